@@ -1,0 +1,1 @@
+//! An export through a detached mount of the kernel's NFS client.

@@ -1,0 +1,1 @@
+//! The driver's private directory on an export.

@@ -1,0 +1,15 @@
+//! csi-nfs: a CSI driver for NFS.
+#![warn(missing_docs)]
+
+pub mod config;
+pub mod error;
+pub mod export;
+pub mod http;
+pub mod metrics;
+pub mod mount;
+pub mod proto;
+pub mod registration;
+pub mod server;
+pub mod service;
+pub mod telemetry;
+pub mod volume;

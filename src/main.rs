@@ -1,0 +1,2 @@
+//! The `csi-nfs` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The one way to a blocking system call: bounded in number and in waiting.

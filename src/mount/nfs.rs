@@ -1,0 +1,1 @@
+//! NFS mounts by system calls.

@@ -1,0 +1,1 @@
+//! Mount options: what an operator may ask for, as an allow-list.

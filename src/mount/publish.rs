@@ -1,0 +1,1 @@
+//! Volumes at the paths where pods want them.

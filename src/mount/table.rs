@@ -1,0 +1,1 @@
+//! The mount table of this process's namespace.

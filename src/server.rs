@@ -1,0 +1,1 @@
+//! The socket, serving, and a bounded drain.

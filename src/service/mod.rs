@@ -1,0 +1,5 @@
+//! The CSI services: request to domain type to response, and no system call.
+
+pub mod controller;
+pub mod identity;
+pub mod node;

@@ -1,0 +1,1 @@
+//! Logs, and the layer that logs and counts each call.

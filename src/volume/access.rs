@@ -1,0 +1,1 @@
+//! Access modes and capabilities.

@@ -1,0 +1,1 @@
+//! Volume identifiers, interchangeable with those of csi-driver-nfs.

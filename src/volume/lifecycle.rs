@@ -1,0 +1,1 @@
+//! Volumes on an export: create, delete, expand, modify, list.

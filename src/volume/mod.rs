@@ -1,0 +1,8 @@
+//! Volumes: identifiers, parameters, records and their life on an export.
+
+pub mod access;
+pub mod health;
+pub mod id;
+pub mod lifecycle;
+pub mod parameters;
+pub mod record;
