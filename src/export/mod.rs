@@ -34,7 +34,13 @@ pub struct Export<F: Fs> {
 impl<F: Fs> Export<F> {
     /// The export `source` (a share), reached through `fs`.
     pub fn new(source: Source, fs: F) -> Self {
-        Self { fs: Arc::new(fs), source, layout: OnceCell::new(), locks: Locks::default(), trash: trash::Signal::default() }
+        Self {
+            fs: Arc::new(fs),
+            source,
+            layout: OnceCell::new(),
+            locks: Locks::default(),
+            trash: trash::Signal::default(),
+        }
     }
 
     /// The operations on it.
@@ -57,7 +63,7 @@ impl<F: Fs> Export<F> {
         if let Some(layout) = self.layout.get() {
             return Ok(Some(layout.clone()));
         }
-        match Layout::open(&self.fs).await.map_err(|e| self.failed("opening the directory `.csi-nfs`", e))? {
+        match Layout::open(self.fs()).await.map_err(|e| self.failed("opening the directory `.csi-nfs`", e))? {
             Some(layout) => Ok(Some(self.layout.get_or_init(async || Arc::new(layout)).await.clone())),
             None => Ok(None),
         }
@@ -66,7 +72,7 @@ impl<F: Fs> Export<F> {
     /// The driver's private directory, made where it is not there yet.
     pub async fn make_layout(&self) -> Result<Arc<Layout<F>>> {
         let make = async || {
-            let layout = Layout::make(&self.fs).await;
+            let layout = Layout::make(self.fs()).await;
             layout.map(Arc::new).map_err(|e| self.failed("creating the directory `.csi-nfs`", e))
         };
         self.layout.get_or_try_init(make).await.cloned()
@@ -123,9 +129,10 @@ impl<F: Fs> Export<F> {
                 Some(found) => found,
                 None => match self.fs.mkdir(&dir, &name, mode).await {
                     Ok(made) => made,
-                    Err(Status::Exist) => self.find_dir(&dir, [name.clone()]).await?.ok_or_else(|| {
-                        self.failed(format!("creating directory `{name}`"), Status::NoEnt)
-                    })?,
+                    Err(Status::Exist) => self
+                        .find_dir(&dir, [name.clone()])
+                        .await?
+                        .ok_or_else(|| self.failed(format!("creating directory `{name}`"), Status::NoEnt))?,
                     Err(status) => return Err(self.failed(format!("creating directory `{name}`"), status)),
                 },
             };

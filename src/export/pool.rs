@@ -70,7 +70,7 @@ impl<C: Connect> Pool<C> {
             .entry(key)
             .or_insert_with(|| Arc::new(Entry { export: OnceCell::new(), used: Mutex::new(Instant::now()) }))
             .clone();
-        let connect = async || {
+        let connect = async || -> Result<_> {
             let export = Arc::new(Export::new(share.clone(), self.connect.connect(share, options).await?));
             let trash = tokio::spawn(trash::keep_clear(export.clone())).abort_handle();
             lock(&self.known).insert(share.clone(), options.clone());
@@ -107,9 +107,10 @@ impl<C: Connect> Pool<C> {
             tokio::time::sleep(IDLE / 5).await;
             lock(&self.entries).retain(|_, entry| {
                 // Held by the entry and by its trash task; anything more is a call under way.
-                let busy = entry.export.get().is_none_or(|(export, _)| {
-                    Arc::strong_count(export) > 2 || export.trash.waiting() > 0
-                });
+                let busy = entry
+                    .export
+                    .get()
+                    .is_some_and(|(export, _)| Arc::strong_count(export) > 2 || export.trash.waiting() > 0);
                 busy || lock(&entry.used).elapsed() < IDLE
             });
         }

@@ -22,7 +22,9 @@ pub fn parse(capability: Option<&csi::VolumeCapability>) -> Result<Capability> {
                 "NFS has no block devices: use volumeMode Filesystem",
             ));
         }
-        None => return Err(Error::invalid(format!("{FIELD}.access_type"), "missing: mount is what this driver serves")),
+        None => {
+            return Err(Error::invalid(format!("{FIELD}.access_type"), "missing: mount is what this driver serves"));
+        }
     };
     let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, csi::volume_capability::AccessMode::mode);
     let mode = match mode {
@@ -58,5 +60,8 @@ pub fn parse_all(capabilities: &[csi::VolumeCapability]) -> Result<Vec<Capabilit
 
 /// Parses a capacity range; none is one that says nothing.
 pub fn parse_range(range: Option<&csi::CapacityRange>) -> Result<CapacityRange> {
-    range.map_or_else(|| Ok(CapacityRange::default()), |range| CapacityRange::new(range.required_bytes, range.limit_bytes))
+    range.map_or_else(
+        || Ok(CapacityRange::default()),
+        |range| CapacityRange::new(range.required_bytes, range.limit_bytes),
+    )
 }

@@ -11,7 +11,7 @@ use super::capability;
 use super::list::{self, Page};
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Status as FsStatus};
+use crate::export::fs::Status as FsStatus;
 use crate::export::pool::{Connect, Pool};
 use crate::mount::options::MountOptions;
 use crate::mount::source::Source;
@@ -103,7 +103,9 @@ impl<C: Connect> Controller<C> {
             async move { Record::read(&export, &name).await }
         };
         match self.on(share, &options, read).await? {
-            Some(record) if record.id.sub_dir == id.sub_dir => MountOptions::parse("mountOptions", record.mount_options),
+            Some(record) if record.id.sub_dir == id.sub_dir => {
+                MountOptions::parse("mountOptions", record.mount_options)
+            }
             _ => Ok(options),
         }
     }
@@ -189,10 +191,11 @@ impl<C: Connect> Controller<C> {
         }
         self.find(&id, &request.secrets).await?;
         // What the driver cannot serve is not confirmed, and the message says why.
-        let refused = capabilities.err().or_else(|| Attributes::parse(&request.mutable_parameters).err()).or_else(|| {
-            let given = !request.parameters.is_empty();
-            given.then(|| Parameters::parse(&request.parameters).err()).flatten()
-        });
+        let refused =
+            capabilities.err().or_else(|| Attributes::parse(&request.mutable_parameters).err()).or_else(|| {
+                let given = !request.parameters.is_empty();
+                given.then(|| Parameters::parse(&request.parameters).err()).flatten()
+            });
         Ok(match refused {
             Some(reason) => csi::ValidateVolumeCapabilitiesResponse { confirmed: None, message: reason.to_string() },
             None => csi::ValidateVolumeCapabilitiesResponse {
@@ -371,9 +374,9 @@ fn secret_options(secrets: &HashMap<String, String>) -> Result<Option<MountOptio
     let Some((_, value)) = secrets.iter().find(|(key, _)| key.eq_ignore_ascii_case("mountOptions")) else {
         return Ok(None);
     };
-    MountOptions::parse(FIELD, [value])
-        .map(Some)
-        .map_err(|_| Error::invalid(FIELD, "not a list of mount options that this driver allows; see docs/parameters.md"))
+    MountOptions::parse(FIELD, [value]).map(Some).map_err(|_| {
+        Error::invalid(FIELD, "not a list of mount options that this driver allows; see docs/parameters.md")
+    })
 }
 
 fn volume(record: &Record) -> csi::Volume {

@@ -38,11 +38,7 @@ impl Neighbours {
 }
 
 /// Finds the volumes, other than `me`, whose directories are `sub_dir`, above it or below it.
-pub async fn neighbours<F: Fs>(
-    export: &Export<F>,
-    sub_dir: &SubDir,
-    me: Option<&VolumeName>,
-) -> Result<Neighbours> {
+pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<&VolumeName>) -> Result<Neighbours> {
     let mut found = Neighbours::default();
     let Some(layout) = export.layout().await? else { return Ok(found) };
     let nested = sub_dir.names().count() > 1;

@@ -162,10 +162,37 @@ mod tests {
     #[rstest]
     fn an_id_that_names_no_volume_is_refused(
         #[values(
-            "", ".", "..", "../x", "a", "a/b", "/", "//", "a//b", "s###", "s#a##", "s#a#.#u#", "s#a#..##", "s#a#a/../b##",
-            "s#a#/##", "s#a#.csi-nfs##", "s#a#.csi-nfs/volumes##", "s#..#a##", "s#a#b#c#d#e", "#a#b##", "s#a#b#u#Delete ",
-            "s#a#b#u#shred", "--bind#a#b##", "-overs=3#a#b##", "h,opt#a#b##", "s#a#b\0##", "s#a\n#b##", "s#a#b#x/y#", "s/a/..",
-            "s/a/.csi-nfs", "s/../b/c"
+            "",
+            ".",
+            "..",
+            "../x",
+            "a",
+            "a/b",
+            "/",
+            "//",
+            "a//b",
+            "s###",
+            "s#a##",
+            "s#a#.#u#",
+            "s#a#..##",
+            "s#a#a/../b##",
+            "s#a#/##",
+            "s#a#.csi-nfs##",
+            "s#a#.csi-nfs/volumes##",
+            "s#..#a##",
+            "s#a#b#c#d#e",
+            "#a#b##",
+            "s#a#b#u#Delete ",
+            "s#a#b#u#shred",
+            "--bind#a#b##",
+            "-overs=3#a#b##",
+            "h,opt#a#b##",
+            "s#a#b\0##",
+            "s#a\n#b##",
+            "s#a#b#x/y#",
+            "s/a/..",
+            "s/a/.csi-nfs",
+            "s/../b/c"
         )]
         text: &str,
     ) {

@@ -88,11 +88,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create) -> Result<Record
 }
 
 /// Locks a volume's name and the part of the export that its directory is in.
-pub(super) async fn lock<F: Fs>(
-    export: &Export<F>,
-    name: Option<&VolumeName>,
-    sub_dir: &SubDir,
-) -> Result<Guard<F>> {
+pub(super) async fn lock<F: Fs>(export: &Export<F>, name: Option<&VolumeName>, sub_dir: &SubDir) -> Result<Guard<F>> {
     export.lock(&[name.map_or(sub_dir.first(), VolumeName::as_str), sub_dir.first()]).await
 }
 

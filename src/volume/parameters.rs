@@ -199,8 +199,9 @@ pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> 
     let mut text = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("${") {
-        let (name, after) =
-            after.split_once('}').ok_or_else(|| Error::invalid(field, format!("`{template}`: a `${{` without `}}`")))?;
+        let (name, after) = after
+            .split_once('}')
+            .ok_or_else(|| Error::invalid(field, format!("`{template}`: a `${{` without `}}`")))?;
         let key = match name {
             "pvc.metadata.name" => "csi.storage.k8s.io/pvc/name",
             "pvc.metadata.namespace" => "csi.storage.k8s.io/pvc/namespace",
