@@ -1,5 +1,6 @@
 //! NFS mounting: options, reachability, the kernel's mount calls, and volumes published on a node.
 
+pub mod detached;
 pub mod gate;
 pub mod health;
 pub mod nfs;
@@ -10,3 +11,4 @@ pub mod rpc;
 pub mod source;
 pub mod stats;
 pub mod table;
+pub mod version;
