@@ -33,8 +33,7 @@ const HEAD_MAX: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const OPENMETRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Listens on the address.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener> {

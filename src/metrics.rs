@@ -164,7 +164,8 @@ mod tests {
         let trash = std::sync::Arc::new(Mutex::new(1.0));
         let read = trash.clone();
         metrics.gauge("mounts", "Mounts", || vec![Reading::labelled("server", "a\"\n", 2.0)]);
-        metrics.gauge("copies_running", "Copies", move || vec![Reading { labels: vec![], value: *read.lock().unwrap() }]);
+        metrics
+            .gauge("copies_running", "Copies", move || vec![Reading { labels: vec![], value: *read.lock().unwrap() }]);
         let scraped = metrics.scrape();
         assert!(scraped.contains("csi_nfs_mounts{server=\"a\\\"\\n\"} 2.0\n"), "{scraped}");
         assert!(scraped.contains("csi_nfs_copies_running{} 1.0\n"), "{scraped}");

@@ -175,9 +175,9 @@ fn is_taken(path: &Path) -> Result<bool> {
     let shown = path.display();
     match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Ok(true),
-        Ok(_) => {
-            Err(Error::Precondition(format!("`{shown}` exists and is not a socket: remove it, or serve on another path")))
-        }
+        Ok(_) => Err(Error::Precondition(format!(
+            "`{shown}` exists and is not a socket: remove it, or serve on another path"
+        ))),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(Error::Internal(format!("looking at `{shown}`: {errno}"))),
     }

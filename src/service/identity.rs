@@ -57,7 +57,8 @@ impl NodeId {
         }
         if text.len() > 256 || text.chars().any(char::is_control) {
             let shown: String = text.chars().take(80).collect();
-            let reason = format!("`{}`: a node's name has at most 256 bytes and no control characters", shown.escape_debug());
+            let reason =
+                format!("`{}`: a node's name has at most 256 bytes and no control characters", shown.escape_debug());
             return Err(Error::invalid(field, reason));
         }
         Ok(Self(text.to_owned()))
