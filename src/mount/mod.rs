@@ -9,3 +9,4 @@ pub mod reachability;
 pub mod source;
 pub mod stats;
 pub mod table;
+pub mod target;
