@@ -1,7 +1,9 @@
 //! NFS mounting: options, reachability, the kernel's mount calls, and volumes published on a node.
 
+pub mod compare;
 pub mod gate;
 pub mod health;
+pub mod local;
 pub mod nfs;
 pub mod options;
 pub mod publish;
@@ -11,3 +13,4 @@ pub mod source;
 pub mod stats;
 pub mod table;
 pub mod target;
+pub mod turns;
