@@ -1,6 +1,8 @@
 //! Volumes: identifiers, parameters, records and their life on an export.
 
 pub mod access;
+pub mod claims;
+pub mod delete;
 pub mod health;
 pub mod id;
 pub mod lifecycle;

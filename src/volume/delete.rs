@@ -1,0 +1,156 @@
+//! Deleting a volume: into the trash, kept, or archived (CSI `DeleteVolume`).
+
+use uuid::Uuid;
+
+use super::claims;
+use super::id::{VolumeId, VolumeName};
+use super::lifecycle::{lock, read_own};
+use super::parameters::{ARCHIVED, OnDelete};
+use super::record::Record;
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, Name, Status};
+use crate::mount::source::SubDir;
+
+/// Beyond this many archives of one directory, the next one is numbered at random.
+const ARCHIVES: u32 = 100;
+
+/// What the driver's flags say of deleting.
+#[derive(Debug, Clone, Copy)]
+pub struct DeletePolicy {
+    /// `--default-ondelete-policy`: what becomes of a directory where neither record nor identifier tells.
+    pub default: OnDelete,
+    /// `--remove-archived-volume-path`: an archive of the same name is replaced.
+    pub replace_archive: bool,
+}
+
+/// Deletes a volume. One that is not there is deleted.
+///
+/// # Errors
+/// [`Error::Precondition`] where the directory is inside another volume's, or another volume is inside it.
+pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePolicy) -> Result<()> {
+    // Nothing is written to an export that has nothing to delete.
+    if export.layout().await?.is_none() && find(export, &id.sub_dir).await?.is_none() {
+        return Ok(());
+    }
+    let name = id.name();
+    let _guard = lock(export, name.as_ref(), &id.sub_dir).await?;
+    let record = read_own(export, id).await?;
+    // A name whose record is of another directory is another volume's, and is no reason to spare this directory.
+    let me = if record.is_some() { name.as_ref() } else { None };
+    let neighbours = claims::neighbours(export, &id.sub_dir, me).await?;
+    neighbours.check_nesting(&id.sub_dir)?;
+    if neighbours.same.is_none() {
+        let recorded = record.as_ref().and_then(|record| record.attributes.on_delete);
+        match recorded.or(id.on_delete).unwrap_or(policy.default) {
+            OnDelete::Retain => {}
+            OnDelete::Delete => trash(export, &id.sub_dir).await?,
+            OnDelete::Archive => archive(export, &id.sub_dir, policy.replace_archive).await?,
+        }
+    }
+    if let (Some(name), Some(record)) = (&name, &record) {
+        forget(export, name, record).await?;
+    }
+    Ok(())
+}
+
+/// Removes a volume's record and claim.
+async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+    let layout = export.make_layout().await?;
+    match export.fs().unlink(&layout.volumes, &Record::file(name)?).await {
+        Ok(()) | Err(Status::NoEnt) => {}
+        Err(status) => return Err(export.failed(format!("removing the record of volume `{name}`"), status)),
+    }
+    match record.id.uuid {
+        Some(_) => claims::release(export, &record.id.sub_dir, name).await,
+        None => Ok(()),
+    }
+}
+
+/// A place on an export: a directory, and a name in it, taken or not. With the directories that lead there.
+struct Place<F: Fs> {
+    parents: Vec<(F::Handle, Name)>,
+    dir: F::Handle,
+    name: Name,
+}
+
+/// Where `sub_dir` is; `None` where it, or a directory above it, is not there.
+async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Option<Place<F>>> {
+    let mut names: Vec<Name> = sub_dir.names().collect();
+    let name = names.pop().ok_or_else(|| Error::Internal("a directory without a name".to_owned()))?;
+    let mut dir = export.fs().root();
+    let mut parents = Vec::new();
+    for parent in names {
+        let Some(next) = export.find_dir(&dir, [parent.clone()]).await? else { return Ok(None) };
+        parents.push((dir, parent));
+        dir = next;
+    }
+    let found = export.find(&dir, &name).await?;
+    Ok(found.map(|_| Place { parents, dir, name }))
+}
+
+/// Moves a directory into the trash.
+async fn trash<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<()> {
+    let Some(place) = find(export, sub_dir).await? else { return Ok(()) };
+    discard(export, &place.dir, &place.name, sub_dir).await?;
+    remove_empty(export, &place.parents).await
+}
+
+async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, sub_dir: &SubDir) -> Result<()> {
+    let layout = export.make_layout().await?;
+    let failed = |status| export.failed(format!("moving directory `{sub_dir}` into the trash"), status);
+    let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
+    match export.fs().rename(dir, name, &layout.trash, &trashed).await {
+        Ok(()) => export.trash.added(),
+        Err(Status::NoEnt) => {}
+        Err(status) => return Err(failed(status)),
+    }
+    Ok(())
+}
+
+/// Renames a directory to `archived-…`.
+async fn archive<F: Fs>(export: &Export<F>, sub_dir: &SubDir, replace: bool) -> Result<()> {
+    let Some(place) = find(export, sub_dir).await? else { return Ok(()) };
+    let failed = |status| export.failed(format!("archiving directory `{sub_dir}`"), status);
+    let first = Name::new(format!("{ARCHIVED}{}", sub_dir.first())).map_err(failed)?;
+    let mut names: Vec<Name> = [first].into_iter().chain(sub_dir.names().skip(1)).collect();
+    let name = names.pop().ok_or_else(|| failed(Status::Inval))?;
+    let dir = export.make_dirs(&export.fs().root(), names, 0o755).await?;
+    let target = match export.find(&dir, &name).await? {
+        None => name,
+        Some(_) if replace => {
+            discard(export, &dir, &name, sub_dir).await?;
+            name
+        }
+        Some(_) => free_name(export, &dir, &name).await?,
+    };
+    export.fs().rename(&place.dir, &place.name, &dir, &target).await.map_err(failed)?;
+    remove_empty(export, &place.parents).await
+}
+
+/// `name` with a suffix that makes it free in `dir`.
+async fn free_name<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<Name> {
+    let suffixed = |suffix: &str| {
+        Name::new([name.as_bytes(), b"-", suffix.as_bytes()].concat())
+            .map_err(|status| export.failed(format!("archiving to `{name}`, which is taken"), status))
+    };
+    for number in 1..ARCHIVES {
+        let candidate = suffixed(&number.to_string())?;
+        if export.find(dir, &candidate).await?.is_none() {
+            return Ok(candidate);
+        }
+    }
+    suffixed(&Uuid::new_v4().to_string())
+}
+
+/// Removes the directories that led to one that is gone, as far as they are empty.
+async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) -> Result<()> {
+    for (dir, name) in parents.iter().rev() {
+        match export.fs().rmdir(dir, name).await {
+            Ok(()) | Err(Status::NoEnt) => {}
+            // Somebody else's business from here on: not empty, or not ours to remove.
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
