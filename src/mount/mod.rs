@@ -6,6 +6,7 @@ pub mod nfs;
 pub mod options;
 pub mod publish;
 pub mod reachability;
+pub mod rpc;
 pub mod source;
 pub mod stats;
 pub mod table;
