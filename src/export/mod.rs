@@ -1,5 +1,6 @@
 //! The driver's side of an NFS export.
 
+pub mod conformance;
 pub mod fs;
 pub mod kernel;
 pub mod layout;
