@@ -238,6 +238,17 @@ pub struct SetAttr {
     pub mtime: Option<Time>,
 }
 
+impl SetAttr {
+    /// [`Status::Inval`] where a value is none that an object can have: both implementations ask this first.
+    pub fn check(&self) -> FsResult<()> {
+        let mode = self.mode.is_none_or(|mode| mode <= 0o7777);
+        // chown(2) takes the largest number for "leave it", utimensat(2) some nanoseconds for "now".
+        let owner = [self.uid, self.gid].iter().flatten().all(|id| *id != u32::MAX);
+        let times = [self.atime, self.mtime].iter().flatten().all(|time| time.nanoseconds < 1_000_000_000);
+        if mode && owner && times { Ok(()) } else { Err(Status::Inval) }
+    }
+}
+
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
