@@ -22,5 +22,6 @@ pub(in crate::export) fn local() -> (TempDir, KernelFs) {
 pub(in crate::export) fn export(place: &TempDir) -> KernelFs {
     let root: OwnedFd = rustix::fs::open(place.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
     let server = Server::parse("server", "127.0.0.1").unwrap();
-    KernelFs::new(root, Gates::new(Reachability::new()).get(&server, 2049), true)
+    let gate = Gates::new(Reachability::new()).get(&server, 2049);
+    KernelFs::new(gate.hold(root), gate, true)
 }

@@ -95,8 +95,8 @@ impl KernelHandle {
 impl KernelFs {
     /// The export whose root directory is `root`: the descriptor of a mount, or of a directory in one (O_PATH is enough).
     /// `gate` is the one of its server. `locks_are_shared` says whether the mount takes byte-range locks to the server.
-    pub fn new(root: OwnedFd, gate: Gate, locks_are_shared: bool) -> Self {
-        let mount = Arc::new(gate.hold(root));
+    pub fn new(root: Held<OwnedFd>, gate: Gate, locks_are_shared: bool) -> Self {
+        let mount = Arc::new(root);
         let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
         Self { root, mount, gate, locks_are_shared }
     }
