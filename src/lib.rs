@@ -1,6 +1,7 @@
 //! csi-nfs: a CSI driver for NFS.
 #![warn(missing_docs)]
 
+pub mod check;
 pub mod config;
 pub mod error;
 pub mod export;

@@ -1,7 +1,10 @@
 //! NFS mounting: options, reachability, the kernel's mount calls, and volumes published on a node.
 
+pub mod compare;
+pub mod detached;
 pub mod gate;
 pub mod health;
+pub mod local;
 pub mod nfs;
 pub mod options;
 pub mod publish;
@@ -10,3 +13,6 @@ pub mod rpc;
 pub mod source;
 pub mod stats;
 pub mod table;
+pub mod target;
+pub mod turns;
+pub mod version;

@@ -3,5 +3,4 @@
 pub mod capability;
 pub mod controller;
 pub mod identity;
-pub mod list;
 pub mod node;

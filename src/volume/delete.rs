@@ -7,7 +7,7 @@ use super::id::{VolumeId, VolumeName};
 use super::lifecycle::{lock, read_own};
 use super::parameters::{ARCHIVED, OnDelete};
 use super::record::Record;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::mount::source::SubDir;
@@ -30,7 +30,7 @@ pub struct DeletePolicy {
 /// [`Error::Precondition`] where the directory is inside another volume's, or another volume is inside it.
 pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePolicy) -> Result<()> {
     // Nothing is written to an export that has nothing to delete.
-    if export.layout().await?.is_none() && find(export, &id.sub_dir).await?.is_none() {
+    if export.layout().await?.is_none() && find(export, &id.sub_dir).await?.found.is_none() {
         return Ok(());
     }
     let name = id.name();
@@ -40,62 +40,63 @@ pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePoli
     let me = if record.is_some() { name.as_ref() } else { None };
     let neighbours = claims::neighbours(export, &id.sub_dir, me).await?;
     neighbours.check_nesting(&id.sub_dir)?;
-    if neighbours.same.is_none() {
-        let recorded = record.as_ref().and_then(|record| record.attributes.on_delete);
-        match recorded.or(id.on_delete).unwrap_or(policy.default) {
-            OnDelete::Retain => {}
-            OnDelete::Delete => trash(export, &id.sub_dir).await?,
-            OnDelete::Archive => archive(export, &id.sub_dir, policy.replace_archive).await?,
+    let recorded = record.as_ref().and_then(|record| record.attributes.on_delete);
+    let on_delete = recorded.or(id.on_delete).unwrap_or(policy.default);
+    if neighbours.same.is_none() && on_delete != OnDelete::Retain {
+        let place = find(export, &id.sub_dir).await?;
+        if let Some((dir, name)) = &place.found {
+            match on_delete {
+                OnDelete::Archive => archive(export, dir, name, &id.sub_dir, policy.replace_archive).await?,
+                OnDelete::Delete | OnDelete::Retain => discard(export, dir, name, &id.sub_dir).await?,
+            }
+        }
+        // Also where the directory is gone: an earlier call may have come no further.
+        if place.found.is_some() || record.is_some() {
+            remove_empty(export, &place.parents).await?;
         }
     }
-    if let (Some(name), Some(record)) = (&name, &record) {
-        forget(export, name, record).await?;
+    if let (Some(name), Some(_)) = (&name, &record) {
+        forget(export, name).await?;
     }
-    Ok(())
-}
-
-/// Removes a volume's record and claim.
-async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
-    let layout = export.make_layout().await?;
-    match export.fs().unlink(&layout.volumes, &Record::file(name)?).await {
-        Ok(()) | Err(Status::NoEnt) => {}
-        Err(status) => return Err(export.failed(format!("removing the record of volume `{name}`"), status)),
-    }
-    match record.id.uuid {
-        Some(_) => claims::release(export, &record.id.sub_dir, name).await,
+    // Also without a record: an earlier call may have come no further.
+    match &id.uuid {
+        Some(name) => claims::release(export, &id.sub_dir, name).await,
         None => Ok(()),
     }
 }
 
-/// A place on an export: a directory, and a name in it, taken or not. With the directories that lead there.
-struct Place<F: Fs> {
-    parents: Vec<(F::Handle, Name)>,
-    dir: F::Handle,
-    name: Name,
+/// Removes a volume's record.
+async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
+    let layout = export.make_layout().await?;
+    match export.fs().unlink(&layout.volumes, &Record::file(name)?).await {
+        Ok(()) | Err(Status::NoEnt) => Ok(()),
+        Err(status) => Err(export.failed(format!("removing the record of volume `{name}`"), status)),
+    }
 }
 
-/// Where `sub_dir` is; `None` where it, or a directory above it, is not there.
-async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Option<Place<F>>> {
+/// Where a directory is, or was.
+struct Place<F: Fs> {
+    /// The directories that lead to it, as far as they are there, each by the one above it and its name.
+    parents: Vec<(F::Handle, Name)>,
+    /// The directory it is in, and its name there; `None` where it is gone.
+    found: Option<(F::Handle, Name)>,
+}
+
+async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Place<F>> {
+    let mut place = Place { parents: Vec::new(), found: None };
     let mut names: Vec<Name> = sub_dir.names().collect();
-    let name = names.pop().ok_or_else(|| Error::Internal("a directory without a name".to_owned()))?;
+    let Some(name) = names.pop() else { return Ok(place) };
     let mut dir = export.fs().root();
-    let mut parents = Vec::new();
     for parent in names {
-        let Some(next) = export.find_dir(&dir, [parent.clone()]).await? else { return Ok(None) };
-        parents.push((dir, parent));
+        let Some(next) = export.find_dir(&dir, [parent.clone()]).await? else { return Ok(place) };
+        place.parents.push((dir, parent));
         dir = next;
     }
-    let found = export.find(&dir, &name).await?;
-    Ok(found.map(|_| Place { parents, dir, name }))
+    place.found = export.find(&dir, &name).await?.map(|_| (dir, name));
+    Ok(place)
 }
 
 /// Moves a directory into the trash.
-async fn trash<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<()> {
-    let Some(place) = find(export, sub_dir).await? else { return Ok(()) };
-    discard(export, &place.dir, &place.name, sub_dir).await?;
-    remove_empty(export, &place.parents).await
-}
-
 async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, sub_dir: &SubDir) -> Result<()> {
     let layout = export.make_layout().await?;
     let failed = |status| export.failed(format!("moving directory `{sub_dir}` into the trash"), status);
@@ -109,8 +110,13 @@ async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, sub_di
 }
 
 /// Renames a directory to `archived-…`.
-async fn archive<F: Fs>(export: &Export<F>, sub_dir: &SubDir, replace: bool) -> Result<()> {
-    let Some(place) = find(export, sub_dir).await? else { return Ok(()) };
+async fn archive<F: Fs>(
+    export: &Export<F>,
+    from_dir: &F::Handle,
+    from: &Name,
+    sub_dir: &SubDir,
+    replace: bool,
+) -> Result<()> {
     let failed = |status| export.failed(format!("archiving directory `{sub_dir}`"), status);
     let first = Name::new(format!("{ARCHIVED}{}", sub_dir.first())).map_err(failed)?;
     let mut names: Vec<Name> = [first].into_iter().chain(sub_dir.names().skip(1)).collect();
@@ -124,8 +130,7 @@ async fn archive<F: Fs>(export: &Export<F>, sub_dir: &SubDir, replace: bool) -> 
         }
         Some(_) => free_name(export, &dir, &name).await?,
     };
-    export.fs().rename(&place.dir, &place.name, &dir, &target).await.map_err(failed)?;
-    remove_empty(export, &place.parents).await
+    export.fs().rename(from_dir, from, &dir, &target).await.map_err(failed)
 }
 
 /// `name` with a suffix that makes it free in `dir`.
@@ -143,13 +148,13 @@ async fn free_name<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> R
     suffixed(&Uuid::new_v4().to_string())
 }
 
-/// Removes the directories that led to one that is gone, as far as they are empty.
+/// Removes the directories that led to one that is gone, as far as they are empty and may be removed.
 async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) -> Result<()> {
     for (dir, name) in parents.iter().rev() {
         match export.fs().rmdir(dir, name).await {
             Ok(()) | Err(Status::NoEnt) => {}
-            // Somebody else's business from here on: not empty, or not ours to remove.
-            Err(_) => break,
+            Err(Status::NotEmpty | Status::Access | Status::Perm) => break,
+            Err(status) => return Err(export.failed(format!("removing the empty directory `{name}`"), status)),
         }
     }
     Ok(())

@@ -80,7 +80,8 @@ impl VolumeId {
         let (server, share, sub_dir, uuid, on_delete) = match parts[..] {
             [_] => {
                 let (server, path) = text.split_once('/').ok_or_else(malformed)?;
-                let (share, sub_dir) = path.rsplit_once('/').ok_or_else(malformed)?;
+                let (share, sub_dir) =
+                    path.rsplit_once('/').filter(|(share, _)| !share.is_empty()).ok_or_else(malformed)?;
                 (server, share, sub_dir, "", "")
             }
             [server, share, sub_dir] => (server, share, sub_dir, "", ""),

@@ -8,3 +8,6 @@ pub mod id;
 pub mod lifecycle;
 pub mod parameters;
 pub mod record;
+
+#[cfg(test)]
+mod crashes;

@@ -296,7 +296,7 @@ mod tests {
     #[case("subDir", "${")]
     #[case("Server", "nfs")]
     fn a_wrong_parameter_is_named(#[case] key: &str, #[case] value: &str) {
-        assert_eq!(field(with(key, value)), format!("parameters[{key}]"));
+        assert!(field(with(key, value)).eq_ignore_ascii_case(&format!("parameters[{key}]")));
     }
 
     #[test]
