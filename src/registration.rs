@@ -206,7 +206,7 @@ mod tests {
         }
 
         async fn kubelet(&self) -> RegistrationClient<Channel> {
-            let channel = Endpoint::from_shared(format!("unix:{}", self.path)).unwrap().connect().await.unwrap();
+            let channel = Endpoint::from_shared(format!("unix://{}", self.path)).unwrap().connect().await.unwrap();
             RegistrationClient::new(channel)
         }
 
