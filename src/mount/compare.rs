@@ -54,9 +54,10 @@ fn told(asked: &str, shown: &str) -> String {
 
 fn version(mount: &Mount, options: &MountOptions) -> Option<String> {
     let shown = mount.option("vers")?;
-    let asked = options.versions();
-    let differs = !asked.iter().any(|version| version.as_str() == shown);
-    let list = || asked.iter().copied().map(Version::as_str).collect::<Vec<_>>().join(" or ");
+    let (best, others) = options.versions();
+    let asked = || std::iter::once(best).chain(others.iter().copied());
+    let differs = !asked().any(|version| version.as_str() == shown);
+    let list = || asked().map(Version::as_str).collect::<Vec<_>>().join(" or ");
     differs.then(|| told(&format!("vers={}", list()), &format!("vers={shown}")))
 }
 

@@ -2,6 +2,7 @@
 
 pub mod compare;
 pub mod condition;
+pub mod detached;
 pub mod gate;
 pub mod health;
 pub mod local;
@@ -18,3 +19,4 @@ pub mod table;
 pub mod target;
 pub mod turns;
 pub mod unpublish;
+pub mod version;

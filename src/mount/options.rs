@@ -295,14 +295,14 @@ impl MountOptions {
 
     /// The version, where the options leave only one.
     pub fn version(&self) -> Option<Version> {
-        match *self.versions() {
-            [version] => Some(version),
+        match self.versions() {
+            (version, []) => Some(version),
             _ => None,
         }
     }
 
-    /// The versions that the options allow, the best first; never empty.
-    pub fn versions(&self) -> &'static [Version] {
+    /// The versions that the options allow: the best one, and the others in the order in which to try them.
+    pub fn versions(&self) -> (Version, &'static [Version]) {
         let mut versions = Versions::default();
         for item in &self.0 {
             // The options fit together: `parse` saw to it.
@@ -482,15 +482,15 @@ impl Versions {
         Ok(())
     }
 
-    fn allowed(&self) -> &'static [Version] {
-        const ALL: &[Version] = &[Version::V4_2, Version::V4_1, Version::V4_0, Version::V3];
+    fn allowed(&self) -> (Version, &'static [Version]) {
+        use Version::{V3, V4_0, V4_1, V4_2};
         match (self.major, self.minor) {
-            (Some(3), _) => &ALL[3..],
-            (_, Some(0)) => &ALL[2..3],
-            (_, Some(1)) => &ALL[1..2],
-            (_, Some(2)) => &ALL[..1],
-            (Some(_), _) => &ALL[..3],
-            (None, _) => ALL,
+            (Some(3), _) => (V3, &[]),
+            (_, Some(0)) => (V4_0, &[]),
+            (_, Some(1)) => (V4_1, &[]),
+            (_, Some(2)) => (V4_2, &[]),
+            (Some(_), _) => (V4_2, &[V4_1, V4_0]),
+            (None, _) => (V4_2, &[V4_1, V4_0, V3]),
         }
     }
 }

@@ -352,7 +352,7 @@ impl<C: Connect> Controller<C> {
 }
 
 /// Runs work to its end, whatever becomes of the caller.
-async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub(super) async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let done = tokio::spawn(work.in_current_span()).await;
     done.unwrap_or_else(|error| Err(Error::Internal(format!("the work on the export broke off: {error}"))))
 }
@@ -396,7 +396,7 @@ fn context(id: &VolumeId) -> HashMap<String, String> {
         .into()
 }
 
-fn volume_health(volume_id: String, conditions: Vec<Condition>) -> csi::VolumeHealth {
+pub(super) fn volume_health(volume_id: String, conditions: Vec<Condition>) -> csi::VolumeHealth {
     let health_statuses = conditions
         .into_iter()
         .map(|condition| csi::volume_health::VolumeHealthEntry {
@@ -528,6 +528,6 @@ impl<C: Connect> Rpc for Controller<C> {
     }
 }
 
-fn volume_span(volume: &str) {
+pub(super) fn volume_span(volume: &str) {
     tracing::Span::current().record("volume", volume);
 }
