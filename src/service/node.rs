@@ -30,6 +30,8 @@ use crate::volume::parameters::{expand, parse_mode};
 pub struct Settings {
     /// `--nodeid`.
     pub node_id: String,
+    /// `--mount-options`: where neither the capability nor the volume's context names any.
+    pub mount_options: MountOptions,
     /// `--mount-permissions`: of a volume's root, where its context says nothing; `None` leaves it as it is.
     pub mount_permissions: Option<u32>,
     /// Whether pods may name servers and shares themselves, in inline ephemeral volumes.
@@ -183,7 +185,10 @@ fn parse_publish(request: csi::NodePublishVolumeRequest, settings: &Settings) ->
     }
     let mut flags = capability.mount_options.to_vec();
     flags.extend(context.get("mountOptions")?.map(|(_, value)| value.to_owned()));
-    flags.extend(request.readonly.then(|| "ro".to_owned()));
+    if flags.is_empty() {
+        flags = settings.mount_options.to_vec();
+    }
+    flags.extend((request.readonly || capability.mode.is_read_only()).then(|| "ro".to_owned()));
     let mode = match context.get("mountPermissions")? {
         Some((field, value)) => parse_mode(&field, value)?,
         None => settings.mount_permissions,
