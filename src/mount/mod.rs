@@ -12,3 +12,4 @@ pub mod source;
 pub mod stats;
 pub mod table;
 pub mod version;
+pub mod version3;
