@@ -1,1 +1,161 @@
 //! NFS mounts by system calls.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, move_mount};
+
+use super::detached::{self, Attempt, Parameter, Request};
+use super::gate::{Gate, Gates, Held};
+pub use super::options::Role;
+use super::options::{MountOptions, Version};
+use super::reachability::Reachability;
+use super::source::Source;
+use super::version::Remembered;
+use super::version3;
+use crate::error::Result;
+
+/// Makes NFS mounts.
+#[derive(Debug)]
+pub struct Mounter {
+    reachability: Arc<Reachability>,
+    gates: Arc<Gates>,
+    versions: Remembered,
+}
+
+/// A mount that was made and is in no directory yet, or never will be. It ends when this is dropped, unless it was
+/// attached.
+#[derive(Debug)]
+pub struct Mounted {
+    /// The root directory of the mount.
+    pub root: Held<OwnedFd>,
+    /// The version that it uses.
+    pub version: Version,
+    /// The server's address that it uses.
+    pub address: IpAddr,
+    /// The options that it was made with, apart from what every mount has.
+    pub options: MountOptions,
+    /// Whether the server keeps its locks, so that other clients see them.
+    pub locks_are_shared: bool,
+    /// The way to every call on it.
+    pub gate: Gate,
+}
+
+impl Mounter {
+    /// A mounter; it asks `reachability` first, and its calls go through `gates`.
+    pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
+        Self { reachability, gates, versions: Remembered::default() }
+    }
+
+    /// Mounts `source`, in no directory. The version is what the options say, otherwise the best that the server has.
+    ///
+    /// [`Unreachable`](crate::error::Error::Unreachable) within 5 s where the server does not answer, or stops to;
+    /// [`Mount`](crate::error::Error::Mount) with what the kernel said and what to do where it does not mount;
+    /// [`Precondition`](crate::error::Error::Precondition) where locks of version 3 were asked for and rpc.statd does
+    /// not run here. One exception to the 5 s: a server that answers all that it is asked and does not carry out the
+    /// mount is waited for; the caller's deadline is the limit.
+    pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
+        let (server, port) = (&source.server, options.port());
+        let address = self.reachability.check(server, port).await?;
+        let gate = self.gates.get(server, port);
+        let options = options.for_role(role);
+        let mut negotiation = self.versions.negotiate(server, &options);
+        loop {
+            let version = negotiation.version();
+            let failure = match attempt(source, &options, version, address, &gate).await {
+                Ok(root) => {
+                    self.versions.keep(server, &options, &negotiation);
+                    tracing::debug!(%source, %version, %address, %options, "mounted");
+                    let locks_are_shared = version != Version::V3 || options.locks();
+                    return Ok(Mounted { root, version, address, options, locks_are_shared, gate });
+                }
+                Err(failure) => failure,
+            };
+            let errno = failure.errno();
+            negotiation.failed(failure, errno).map_err(|failure| failure.into_error(source, &options))?;
+        }
+    }
+}
+
+/// Mounts with one version.
+async fn attempt(
+    source: &Source,
+    options: &MountOptions,
+    version: Version,
+    address: IpAddr,
+    gate: &Gate,
+) -> std::result::Result<Held<OwnedFd>, Attempt> {
+    let mut parameters = common(options, version, address);
+    if version == Version::V3 {
+        parameters.extend(version3::prepare(options, address).await?);
+    }
+    let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
+    let holder = gate.clone();
+    // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
+    match gate.run(move || detached::detached(&request).map(|root| holder.hold(root))).await {
+        Ok(result) => result.map_err(Attempt::Refused),
+        Err(stalled) => Err(Attempt::Other(stalled.into())),
+    }
+}
+
+impl Mounted {
+    /// Puts the mount on the directory `target`, which is not followed if it is a symbolic link. It then lives on
+    /// without this value. Does not wait for the server.
+    pub fn attach(&self, target: &Path) -> rustix::io::Result<()> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let target = rustix::fs::openat(CWD, target, flags, Mode::empty())?;
+        self.attach_at(target.as_fd())
+    }
+
+    /// Puts the mount on an open directory (`O_PATH` will do).
+    pub fn attach_at(&self, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(self.root.as_fd(), "", target, "", flags)
+    }
+}
+
+/// What every version takes.
+fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Parameter> {
+    let mut parameters: Vec<_> = options.parameters().map(|(key, value)| (key, value.map(str::to_owned))).collect();
+    parameters.push(("vers", Some(version.to_string())));
+    parameters.push(("addr", Some(address.to_string())));
+    parameters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::source::{Server, Share};
+    use super::*;
+    use crate::error::Error;
+
+    #[tokio::test]
+    async fn a_server_that_refuses_is_unreachable_and_the_call_can_move_between_threads() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let reachability = Reachability::new();
+        let mounter = Mounter::new(Arc::clone(&reachability), Gates::new(reachability));
+        let source =
+            Source::share(Server::parse("server", "127.0.0.1").unwrap(), Share::parse("share", "/export").unwrap());
+        let options = MountOptions::parse("mountOptions", [format!("port={port}")]).unwrap();
+        let call =
+            tokio::spawn(
+                async move { mounter.mount(&source, &options, Role::Node).await.map(|mounted| mounted.version) },
+            );
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { port: tried, .. } if *tried == port), "{error}");
+    }
+
+    #[test]
+    fn every_version_is_mounted_at_the_address_that_answered() {
+        let options = MountOptions::parse("mountOptions", ["nfsvers=4.1,hard,ro"]).unwrap();
+        let text = |value: &str| Some(value.to_owned());
+        assert_eq!(
+            common(&options, Version::V4_1, "::1".parse().unwrap()),
+            [("hard", None), ("vers", text("4.1")), ("addr", text("::1"))]
+        );
+    }
+}
