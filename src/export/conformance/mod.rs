@@ -17,6 +17,8 @@ mod listing;
 mod locks;
 mod moves;
 mod names;
+#[cfg(test)]
+mod random;
 
 pub use clients::clients;
 pub use foreign::foreign;
