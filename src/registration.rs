@@ -201,12 +201,12 @@ mod tests {
                 if !names.is_empty() {
                     return names;
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
 
         async fn kubelet(&self) -> RegistrationClient<Channel> {
-            let channel = Endpoint::from_shared(format!("unix:{}", self.path)).unwrap().connect().await.unwrap();
+            let channel = Endpoint::from_shared(format!("unix://{}", self.path)).unwrap().connect().await.unwrap();
             RegistrationClient::new(channel)
         }
 

@@ -134,7 +134,7 @@ mod tests {
     }
 
     async fn connect(path: &Path) -> Channel {
-        Endpoint::from_shared(format!("unix:{}", path.display())).unwrap().connect().await.unwrap()
+        Endpoint::from_shared(format!("unix://{}", path.display())).unwrap().connect().await.unwrap()
     }
 
     const LONG: Duration = Duration::from_secs(3600);

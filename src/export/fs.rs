@@ -296,6 +296,16 @@ pub enum OpenMode {
     ReadWrite,
 }
 
+/// [`Status::Inval`] where the mode is none that a new object may get: more than the permission bits.
+pub(super) fn check_new_mode(mode: u32) -> FsResult<()> {
+    if mode <= 0o777 { Ok(()) } else { Err(Status::Inval) }
+}
+
+/// The byte that is locked for a key: its low 62 bits, which fit every offset on the way.
+pub(super) fn lock_offset(key: u64) -> i64 {
+    (key & (u64::MAX >> 2)).cast_signed()
+}
+
 /// An export: a tree of objects on an NFS server.
 ///
 /// No operation follows a symbolic link or leaves the export's file system. Every one ends: with

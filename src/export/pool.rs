@@ -10,9 +10,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::fs::Fs;
+use super::kernel::KernelFs;
 use super::{Export, trash};
 use crate::error::Result;
-use crate::mount::options::MountOptions;
+use crate::mount::nfs::Mounter;
+use crate::mount::options::{MountOptions, Role};
 use crate::mount::source::Source;
 
 /// An export that nobody used for so long is closed.
@@ -28,6 +30,19 @@ pub trait Connect: Send + Sync + 'static {
 
     /// Connects to the export.
     fn connect(&self, share: &Source, options: &MountOptions) -> impl Future<Output = Result<Self::Fs>> + Send;
+}
+
+impl Connect for Arc<Mounter> {
+    type Fs = KernelFs;
+
+    async fn check(&self, share: &Source, options: &MountOptions) -> Result<()> {
+        Mounter::check(self, &share.server, options.port()).await.map(drop)
+    }
+
+    async fn connect(&self, share: &Source, options: &MountOptions) -> Result<KernelFs> {
+        let mounted = self.mount(share, options, Role::Controller).await?;
+        Ok(KernelFs::new(mounted.root, mounted.gate, mounted.locks_are_shared))
+    }
 }
 
 type Key = (Source, MountOptions);

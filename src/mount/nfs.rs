@@ -16,7 +16,7 @@ pub use super::options::Role;
 use super::options::{MountOptions, Transport, Version};
 use super::reachability::{LIMIT, Reachability};
 use super::rpc::{self, Reply};
-use super::source::Source;
+use super::source::{Server, Source};
 use super::version::{Remembered, negotiate};
 use crate::error::{Error, Result};
 
@@ -52,6 +52,11 @@ impl Mounter {
         Self { reachability, gates, versions: Remembered::default() }
     }
 
+    /// Asks a server whether it is there; answers where. See [`Reachability::check`].
+    pub async fn check(&self, server: &Server, port: u16) -> Result<IpAddr> {
+        self.reachability.check(server, port).await
+    }
+
     /// Mounts `source`, in no directory. The version is what the options say, otherwise the best that the server has.
     ///
     /// [`Error::Unreachable`] within 5 s where the server does not answer, or stops to; [`Error::Mount`] with what the
@@ -59,13 +64,16 @@ impl Mounter {
     /// for and rpc.statd does not run here.
     pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
         let (server, port) = (&source.server, options.port());
-        let address = self.reachability.check(server, port).await?;
+        let address = self.check(server, port).await?;
         let gate = self.gates.get(server, port);
         let options = options.for_role(role);
-        let attempt = async |version| {
-            let mut parameters = parameters(&options, version, address);
+        let (asked, through) = (&options, &gate);
+        // Not an async closure: its future would not be Send.
+        let attempt = |version| async move {
+            let (options, gate) = (asked, through);
+            let mut parameters = parameters(options, version, address);
             if version == Version::V3 {
-                parameters.extend(prepare_version_3(&options, address).await?);
+                parameters.extend(prepare_version_3(options, address).await?);
             }
             let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
             let held = gate.clone();

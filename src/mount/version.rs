@@ -43,9 +43,9 @@ pub struct Found<T> {
 /// Tries versions in the order in which [`Remembered`] has them. `errno` is that of a failed attempt, `None` where it
 /// did not fail in the kernel. The error that comes back is the one that says most: that of the version wanted most, or
 /// of the first attempt that failed for another reason than its version.
-pub async fn negotiate<T, E>(
+pub async fn negotiate<T, E, F: Future<Output = Result<T, E>>>(
     (first, others): (Version, Vec<Version>),
-    mut attempt: impl AsyncFnMut(Version) -> Result<T, E>,
+    mut attempt: impl FnMut(Version) -> F,
     errno: impl Fn(&E) -> Option<Errno>,
 ) -> Result<Found<T>, E> {
     let mut failure = match attempt(first).await {
@@ -129,9 +129,11 @@ mod tests {
         order: (Version, Vec<Version>),
     ) -> (Vec<Version>, Result<Found<()>, (Version, Errno)>) {
         let mut tried = Vec::new();
-        let attempt = async |version| {
+        let attempt = |version| {
             tried.push(version);
-            failing.iter().find(|(failing, _)| *failing == version).map_or(Ok(()), |failure| Err(*failure))
+            std::future::ready(
+                failing.iter().find(|(failing, _)| *failing == version).map_or(Ok(()), |failure| Err(*failure)),
+            )
         };
         let result = negotiate(order, attempt, |(_, errno)| Some(*errno)).await;
         (tried, result)

@@ -5,31 +5,10 @@ use super::lifecycle::Found;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, SetAttr, Status};
+pub use crate::mount::condition::{Condition, Severity};
 
 /// An export with less than this part free, in bytes or in inodes, is nearly full.
 const NEARLY_FULL: f64 = 0.05;
-
-/// How bad it is (CSI `VolumeHealthErrorType`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    /// It works, but not as it should.
-    Degraded,
-    /// It cannot be used now.
-    Inaccessible,
-    /// Data is gone.
-    DataLoss,
-}
-
-/// Something that is wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Condition {
-    /// How bad it is.
-    pub severity: Severity,
-    /// A stable name for it, in CamelCase.
-    pub reason: &'static str,
-    /// What is wrong, where, and what to do.
-    pub message: String,
-}
 
 /// What an error that kept the volume's export from being asked says of the volume's health; other errors pass through.
 pub fn from_error(error: Error) -> Result<Condition> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use super::locked;
 use super::state::{Holder, ROOT, State};
-use crate::export::fs::{Attr, Cookie, Fs, FsResult, FsStat, Name, OpenMode, Page, SetAttr, Status};
+use crate::export::fs::{
+    Attr, Cookie, Fs, FsResult, FsStat, Name, OpenMode, Page, SetAttr, Status, check_new_mode, lock_offset,
+};
 
 /// A controller's connection to a [`MemoryServer`](super::MemoryServer). A clone is the same controller.
 #[derive(Clone)]
@@ -222,13 +224,13 @@ impl Fs for MemoryFs {
     }
 
     async fn mkdir(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<MemoryHandle> {
-        check_mode(mode)?;
+        check_new_mode(mode)?;
         let made = self.operate(format!("mkdir {name}"), |state| state.mkdir(dir.fileid, name, mode)).await?;
         Ok(MemoryHandle::unopened(made))
     }
 
     async fn create(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<MemoryHandle> {
-        check_mode(mode)?;
+        check_new_mode(mode)?;
         let made = self.operate(format!("create {name}"), |state| state.create(dir.fileid, name, mode)).await?;
         Ok(self.opened(made, OpenMode::ReadWrite))
     }
@@ -286,7 +288,7 @@ impl Fs for MemoryFs {
     async fn try_lock(&self, file: &MemoryHandle, key: u64) -> FsResult<bool> {
         self.operate(format!("try_lock {file:?} at {key}"), |state| {
             let holder = file.holder(state, true)?;
-            state.try_lock(file.fileid, key, holder)
+            state.try_lock(file.fileid, lock_offset(key), holder)
         })
         .await
     }
@@ -294,7 +296,7 @@ impl Fs for MemoryFs {
     async fn unlock(&self, file: &MemoryHandle, key: u64) -> FsResult<()> {
         self.operate(format!("unlock {file:?} at {key}"), |state| {
             let holder = file.holder(state, true)?;
-            state.unlock(file.fileid, key, holder)
+            state.unlock(file.fileid, lock_offset(key), holder)
         })
         .await
     }
@@ -302,10 +304,6 @@ impl Fs for MemoryFs {
     fn locks_are_shared(&self) -> bool {
         true
     }
-}
-
-fn check_mode(mode: u32) -> FsResult<()> {
-    if mode <= 0o777 { Ok(()) } else { Err(Status::Inval) }
 }
 
 /// Lets whoever else the executor has run first, once.

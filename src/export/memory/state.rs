@@ -28,7 +28,7 @@ pub(super) struct State {
     pub(super) read_only: bool,
     pub(super) root_squash: bool,
     /// Who holds a byte of a file.
-    pub(super) locks: BTreeMap<(u64, u64), Holder>,
+    pub(super) locks: BTreeMap<(u64, i64), Holder>,
     /// How often power was lost.
     pub(super) boot: u64,
 }
@@ -473,15 +473,15 @@ impl State {
         })
     }
 
-    pub(super) fn try_lock(&mut self, fileid: u64, key: u64, holder: Holder) -> FsResult<bool> {
+    pub(super) fn try_lock(&mut self, fileid: u64, byte: i64, holder: Holder) -> FsResult<bool> {
         self.inode(fileid)?;
-        Ok(*self.locks.entry((fileid, key)).or_insert(holder) == holder)
+        Ok(*self.locks.entry((fileid, byte)).or_insert(holder) == holder)
     }
 
-    pub(super) fn unlock(&mut self, fileid: u64, key: u64, holder: Holder) -> FsResult<()> {
+    pub(super) fn unlock(&mut self, fileid: u64, byte: i64, holder: Holder) -> FsResult<()> {
         self.inode(fileid)?;
-        if self.locks.get(&(fileid, key)) == Some(&holder) {
-            self.locks.remove(&(fileid, key));
+        if self.locks.get(&(fileid, byte)) == Some(&holder) {
+            self.locks.remove(&(fileid, byte));
         }
         Ok(())
     }
