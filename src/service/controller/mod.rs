@@ -63,7 +63,6 @@ impl<C: Connect> Controller<C> {
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        telemetry::server(share.server.as_str());
         let done = detached(work(self.pool.get(share, options).await?)).await;
         let Err(Error::Export { status: FsStatus::Stale, .. }) = done else { return done };
         self.pool.forget(share, options);
@@ -82,6 +81,7 @@ impl<C: Connect> Controller<C> {
         W: Future<Output = Result<T>> + Send + 'static,
     {
         let share = id.export();
+        telemetry::server(share.server.as_str());
         let options = self.volume_options(id, &share, secrets).await?;
         self.on(&share, &options, work).await
     }
