@@ -157,7 +157,7 @@ fn plant_hostile_tree(root: &Path, outside: &Path) {
     }
     fs::create_dir(root.join("locked")).unwrap();
     fs::write(root.join("locked/file"), "x").unwrap();
-    fs::set_permissions(root.join("locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(root.join("locked"), fs::Permissions::from_mode(0o000)).unwrap();
     // Deeper than any path can name: level by level, from the inside out.
     let mut deep = root.join("deep");
     fs::create_dir(&deep).unwrap();

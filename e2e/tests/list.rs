@@ -52,8 +52,7 @@ async fn a_token_of_nobody_is_aborted_and_a_negative_size_refused() {
     for token in ["x", "invalid-token", "\0", "../..", "%2e%2e"] {
         let request = csi::ListVolumesRequest { max_entries: 1, starting_token: token.to_owned() };
         assert_eq!(driver.controller().list_volumes(request).await.unwrap_err().code(), Code::Aborted, "{token:?}");
-        let request =
-            csi::ControllerListVolumeHealthRequest { starting_token: token.to_owned(), ..Default::default() };
+        let request = csi::ControllerListVolumeHealthRequest { starting_token: token.to_owned(), ..Default::default() };
         let status = driver.controller().controller_list_volume_health(request).await.unwrap_err();
         assert_eq!(status.code(), Code::Aborted, "{token:?}");
     }

@@ -60,7 +60,8 @@ impl Driver {
     pub async fn with(arguments: &[&str]) -> Self {
         let directory = TempDir::with_prefix("csi-nfs-").unwrap();
         let socket = directory.path().join("csi.sock");
-        let mut words = vec![format!("--endpoint=unix://{}", socket.display()), format!("--nodeid={NODE}"), "-v=5".into()];
+        let mut words =
+            vec![format!("--endpoint=unix://{}", socket.display()), format!("--nodeid={NODE}"), "-v=5".into()];
         words.extend(arguments.iter().map(|&word| word.to_owned()));
         let process = spawn(&words, &directory.path().join("log"));
         let channel = connect(&socket);

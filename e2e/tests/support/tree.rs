@@ -55,7 +55,9 @@ impl Tree {
             .iter()
             .filter(|(path, entry)| now.entries.get(*path) != Some(*entry))
             .map(|(path, entry)| format!("{path:?}: was {entry}\n    is {:?}", now.entries.get(path)))
-            .chain(now.entries.keys().filter(|path| !self.entries.contains_key(*path)).map(|p| format!("{p:?}: is new")))
+            .chain(
+                now.entries.keys().filter(|path| !self.entries.contains_key(*path)).map(|p| format!("{p:?}: is new")),
+            )
             .collect();
         assert!(differences.is_empty(), "{what} changed the export:\n{}", differences.join("\n"));
     }

@@ -30,3 +30,12 @@ pub async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T
         Err(_) => panic!("{what}: not done after {took:?}, and should be within {limit:?}"),
     }
 }
+
+/// [`until`], where looking takes a call.
+pub async fn until_async(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !look().await {
+        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
