@@ -153,14 +153,11 @@ async fn all_mounts_that_are_stacked_on_a_target_go() {
     let (_share, volume) = volume(&lab, &driver).await;
     let target = driver.target("pod");
     driver.publish(&volume, &target).await.unwrap();
-    let other = driver.path("other");
-    fs::create_dir(&other).unwrap();
-    mount_bind(&other, &target).unwrap();
-    mount_bind(&other, &target).unwrap();
+    mount_bind(&target, &target).unwrap();
+    mount_bind(&target, &target).unwrap();
     assert_eq!(mounts::at(&target).len(), 3);
     driver.unpublish(&volume.volume_id, &target).await.unwrap();
     assert!(mounts::at(&target).is_empty() && !target.exists());
-    assert!(other.is_dir());
 }
 
 #[tokio::test]
@@ -181,19 +178,43 @@ async fn a_stale_mount_on_the_target_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_foreign_mount_on_the_target_is_not_taken_for_the_volume() {
+async fn a_foreign_mount_on_the_target_is_neither_taken_for_the_volume_nor_removed() {
     let lab = Lab::enter().await;
     let driver = Driver::start().await;
     let (_share, volume) = volume(&lab, &driver).await;
     let target = driver.target("pod");
     fs::create_dir(&target).unwrap();
     mount("none", &target, "tmpfs", MountFlags::empty(), None).unwrap();
-    let taken = driver.publish(&volume, &target).await;
-    let [mount] = &mounts::at(&target)[..] else { panic!("{:?}", mounts::at(&target)) };
-    match taken {
-        // Either it says so, or the volume is there in place of it.
-        Err(status) => assert_eq!((status.code(), mount.kind.as_str()), (Code::AlreadyExists, "tmpfs"), "{status}"),
-        Ok(()) => assert_eq!(mount.kind, "nfs4"),
+    let table = mounts::all();
+    let taken = driver.publish(&volume, &target).await.unwrap_err();
+    assert_eq!(taken.code(), Code::AlreadyExists, "{taken}");
+    let kept = driver.unpublish(&volume.volume_id, &target).await.unwrap_err();
+    assert_eq!(kept.code(), Code::FailedPrecondition, "{kept}");
+    assert_eq!(mounts::all(), table);
+}
+
+#[tokio::test]
+async fn a_server_by_one_name_is_the_same_by_another() {
+    let lab = Lab::enter().await;
+    let driver = Driver::start().await;
+    let (share, by_address) = volume(&lab, &driver).await;
+    let by_name = driver.create(requests::create(&share.by("localhost"), "w")).await.unwrap();
+    let (one, two) = (driver.target("one"), driver.target("two"));
+    for (volume, target) in [(&by_address, &one), (&by_name, &two), (&by_address, &one), (&by_name, &two)] {
+        driver.publish(volume, target).await.unwrap();
+        assert_eq!(mounts::at(target).len(), 1);
+    }
+    // But another directory is another volume.
+    assert_eq!(driver.publish(&by_name, &one).await.unwrap_err().code(), Code::AlreadyExists);
+    for (volume, target) in [(&by_address, &one), (&by_name, &two)] {
+        let health = csi::NodeGetVolumeHealthRequest {
+            volume_id: volume.volume_id.clone(),
+            volume_publish_path: target.to_str().unwrap().to_owned(),
+            ..Default::default()
+        };
+        let health = driver.node().node_get_volume_health(health).await.unwrap().into_inner().volume_health.unwrap();
+        assert_eq!(health.health_statuses, []);
+        driver.unpublish(&volume.volume_id, target).await.unwrap();
     }
 }
 

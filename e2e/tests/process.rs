@@ -104,7 +104,7 @@ async fn calls_and_mounts_are_counted_and_health_is_told_over_http() {
     let metrics = get("/metrics");
     for line in [
         r#"csi_nfs_rpc_duration_seconds_count{method="CreateVolume",code="OK"} 1"#,
-        r#"csi_nfs_rpc_duration_seconds_count{method="CreateVolume",code="INVALID_ARGUMENT"} 1"#,
+        r#"csi_nfs_rpc_duration_seconds_count{method="CreateVolume",code="InvalidArgument"} 1"#,
         r#"csi_nfs_rpc_duration_seconds_count{method="NodePublishVolume",code="OK"} 1"#,
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in:\n{metrics}");

@@ -127,9 +127,9 @@ impl Driver {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// A target path for a pod, as kubelet prepares it: the parent is there, the target is not.
+    /// A target path for a pod, of the form that kubelet's have: the parent is there, the target is not.
     pub fn target(&self, pod: &str) -> PathBuf {
-        let parent = self.directory.path().join("pods").join(pod);
+        let parent = self.directory.path().join("pods").join(pod).join("volumes/kubernetes.io~csi/pv");
         fs::create_dir_all(&parent).unwrap();
         parent.join("mount")
     }
