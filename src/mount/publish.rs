@@ -148,7 +148,7 @@ impl Publisher {
         }
         let root = on_node({
             let place = Arc::clone(&place);
-            move || attach(&place, &mounted)
+            move || attach(&place, mounted)
         });
         self.requested.set(place.path(), Wanted { root: Some(root.await?), ..wanted });
         Ok(())
@@ -240,8 +240,8 @@ fn no_parent(target: &Target) -> Error {
 }
 
 /// Puts a mount on its target, and tells what it is. Blocks, but not on the server.
-fn attach(place: &Place, mounted: &Mounted) -> Result<Identity> {
-    let root = Root::of(mounted.root.as_fd(), Path::new("."), AtFlags::STATX_DONT_SYNC)
+fn attach(place: &Place, mounted: Mounted) -> Result<Identity> {
+    let root = Root::known(mounted.root.as_fd())
         .map_err(|error| Error::Internal(format!("{place}: looking at the mount for it: {error}")))?;
     let made = place.create()?;
     mounted.attach(&place.call_path()).map_err(|error| {
@@ -250,6 +250,8 @@ fn attach(place: &Place, mounted: &Mounted) -> Result<Identity> {
         }
         Error::Internal(format!("{place}: putting the mount there: {error}"))
     })?;
+    // It now lives by its place: an open descriptor would only keep it from being unmounted.
+    mounted.root.release();
     Ok(root.identity)
 }
 
@@ -260,7 +262,6 @@ async fn settle(mounted: &Mounted, source: &Source, wanted: RootAttributes) -> R
     }
     let root =
         mounted.root.try_clone().map_err(|error| Error::Internal(format!("a descriptor of {source}: {error}")))?;
-    let root = mounted.gate.hold(root);
     let set = mounted.gate.run(move || set_attributes(root.as_fd(), wanted)).await?;
     set.map_err(|errno| Error::Export {
         export: source.to_string(),
@@ -271,7 +272,7 @@ async fn settle(mounted: &Mounted, source: &Source, wanted: RootAttributes) -> R
 }
 
 fn set_attributes(root: BorrowedFd<'_>, wanted: RootAttributes) -> rustix::io::Result<()> {
-    let now = Root::of(root, Path::new("."), AtFlags::STATX_FORCE_SYNC)?;
+    let now = Root::ask(root)?;
     let change = wanted.change(now.mode, now.group);
     if let Some(group) = change.group {
         rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
