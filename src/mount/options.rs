@@ -61,10 +61,14 @@ pub enum Role {
 }
 
 /// Mount options that were checked. `Display` gives them as `a,b,c` in the order in which they were asked for, without
-/// what the driver adds; [`MountOptions::parse`] reads that again. What has no effect here (`defaults`, `_netdev`) is
+/// what the driver adds; [`MountOptions::parse`] reads that again. Options that came from a secret are not displayed. What has no effect here (`defaults`, `_netdev`) is
 /// accepted and dropped.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct MountOptions(Vec<Item>);
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct MountOptions {
+    items: Vec<Item>,
+    /// They came from a secret: no message, log or record may show them.
+    secret: bool,
+}
 
 /// One option.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -255,7 +259,8 @@ impl MountOptions {
     /// Like [`MountOptions::parse`], for options that come from a secret: the error says which one is at fault by its
     /// place, not by its text.
     pub fn parse_secret(field: &str, text: &str) -> Result<Self> {
-        Self::collect(field, [text], |place, _| format!("mount option number {place}"))
+        let options = Self::collect(field, [text], |place, _| format!("mount option number {place}"))?;
+        Ok(Self { secret: true, ..options })
     }
 
     fn collect<S: AsRef<str>>(
@@ -280,17 +285,22 @@ impl MountOptions {
                 }
             }
         }
-        Ok(Self(items))
+        Ok(Self { items, secret: false })
+    }
+
+    /// Whether they came from a secret, so that they must not be shown or written anywhere.
+    pub fn is_secret(&self) -> bool {
+        self.secret
     }
 
     /// Whether nothing was asked for.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.items.is_empty()
     }
 
     /// The options, one by one.
     pub fn to_vec(&self) -> Vec<String> {
-        self.0.iter().map(Item::to_string).collect()
+        self.items.iter().map(Item::to_string).collect()
     }
 
     /// The version, where the options leave only one.
@@ -304,7 +314,7 @@ impl MountOptions {
     /// The versions that the options allow: the best one, and the others in the order in which to try them.
     pub fn versions(&self) -> (Version, &'static [Version]) {
         let mut versions = Versions::default();
-        for item in &self.0 {
+        for item in &self.items {
             // The options fit together: `parse` saw to it.
             let _: std::result::Result<(), String> = versions.narrow(item);
         }
@@ -349,7 +359,7 @@ impl MountOptions {
     /// The mount's attributes: what was asked for, and `nodev` and `nosuid` always.
     pub(super) fn attributes(&self) -> Attributes {
         let always = Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOSUID;
-        self.0.iter().fold(always, |attributes, item| match item.effect {
+        self.items.iter().fold(always, |attributes, item| match item.effect {
             Effect::Attribute { clear, set } => attributes.difference(clear).union(set),
             _ => attributes,
         })
@@ -358,7 +368,7 @@ impl MountOptions {
     /// What goes to the file system, as the kernel takes it, apart from the version and from what the driver adds.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
         let to_kernel = |item: &&Item| matches!(item.effect, Connection | Behaviour);
-        self.0.iter().filter(to_kernel).map(|item| match item.value.as_deref() {
+        self.items.iter().filter(to_kernel).map(|item| match item.value.as_deref() {
             // As words of their own these leave the address family to the server's address.
             Some("tcp") if item.name == "proto" => ("tcp", None),
             Some("rdma") if item.name == "proto" => ("rdma", None),
@@ -373,23 +383,32 @@ impl MountOptions {
         if role == Role::Node {
             return self.clone();
         }
-        let mut items = self.0.clone();
+        let mut items = self.items.clone();
         items.retain(|item| matches!(item.effect, Connection | Effect::Version));
         for own in ["softerr", "timeo=50", "retrans=1", "actimeo=0", "lookupcache=none", "noexec"] {
             items.extend(Item::parse(own));
         }
-        Self(items)
+        Self { items, secret: self.secret }
     }
 
     /// The last of these options: as in the kernel, a later one has the last word.
     fn last(&self, names: &[&str]) -> Option<&Item> {
-        self.0.iter().rev().find(|item| names.contains(&item.name))
+        self.items.iter().rev().find(|item| names.contains(&item.name))
+    }
+}
+
+impl fmt::Debug for MountOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MountOptions({self})")
     }
 }
 
 impl fmt::Display for MountOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, item) in self.0.iter().enumerate() {
+        if self.secret {
+            return f.write_str("options from a secret");
+        }
+        for (index, item) in self.items.iter().enumerate() {
             write!(f, "{}{item}", if index == 0 { "" } else { "," })?;
         }
         Ok(())
