@@ -93,7 +93,7 @@ impl Health {
         let servers: BTreeSet<(Server, u16)> = table
             .mounts()
             .filter(|mount| is_target(&mount.target))
-            .filter_map(|mount| Some((mount.server()?, mount.port())))
+            .filter_map(|mount| Some((mount.server()?, mount.tcp_port())))
             .collect();
         let mut asked = JoinSet::new();
         for (server, port) in servers {

@@ -20,3 +20,4 @@ pub mod target;
 pub mod turns;
 pub mod unpublish;
 pub mod version;
+pub mod version3;

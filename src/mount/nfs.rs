@@ -1,23 +1,21 @@
 //! NFS mounts by system calls.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
-use tokio::time::timeout;
 
-use super::detached::{self, Failure, Request};
+use super::detached::{self, Attempt, Parameter, Request};
 use super::gate::{Gate, Gates, Held};
 pub use super::options::Role;
-use super::options::{MountOptions, Transport, Version};
-use super::reachability::{LIMIT, Reachability};
-use super::rpc::{self, Reply};
+use super::options::{MountOptions, Version};
+use super::reachability::Reachability;
 use super::source::{Server, Source};
 use super::version::{Remembered, negotiate};
+use super::version3;
 use crate::error::{Error, Result};
 
 /// Makes NFS mounts.
@@ -71,9 +69,9 @@ impl Mounter {
         // Not an async closure: its future would not be Send.
         let attempt = |version| async move {
             let (options, gate) = (asked, through);
-            let mut parameters = parameters(options, version, address);
+            let mut parameters = common(options, version, address);
             if version == Version::V3 {
-                parameters.extend(prepare_version_3(options, address).await?);
+                parameters.extend(version3::prepare(options, address).await?);
             }
             let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
             let held = gate.clone();
@@ -81,7 +79,7 @@ impl Mounter {
             gate.run(move || detached::detached(&request).map(|root| held.hold(root)))
                 .await
                 .map_err(|stalled| Attempt::Other(stalled.into()))?
-                .map_err(Attempt::Kernel)
+                .map_err(Attempt::Refused)
         };
         match negotiate(self.versions.order(server, &options), attempt, Attempt::errno).await {
             Ok(found) => {
@@ -96,10 +94,10 @@ impl Mounter {
                     gate,
                 })
             }
-            Err(Attempt::Kernel(failure)) => Err(Error::Mount {
+            Err(Attempt::Refused(failure)) => Err(Error::Mount {
                 source_name: source.to_string(),
-                options: options.to_string(),
-                reason: explain(&failure, &options),
+                options: if options.is_empty() { "defaults".to_owned() } else { options.to_string() },
+                reason: failure.to_string(),
                 errno: failure.errno.raw_os_error(),
             }),
             Err(Attempt::Other(error)) => Err(error),
@@ -123,41 +121,10 @@ impl Mounted {
     }
 }
 
-/// Why one attempt failed.
-enum Attempt {
-    Kernel(Failure),
-    Other(Error),
-}
-
-impl Attempt {
-    fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Kernel(failure) => Some(failure.errno),
-            Self::Other(_) => None,
-        }
-    }
-}
-
-fn parameters(options: &MountOptions, version: Version, address: IpAddr) -> Vec<(&'static str, Option<String>)> {
+/// What every version takes.
+fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Parameter> {
     let mut parameters: Vec<_> = options.parameters().map(|(key, value)| (key, value.map(str::to_owned))).collect();
     parameters.push(("vers", Some(version.to_string())));
     parameters.push(("addr", Some(address.to_string())));
     parameters
-}
-
-/// What version 3 takes besides. Its other protocols are asked for here, so that the kernel does not wait for minutes
-/// for one that a firewall swallows.
-async fn prepare_version_3(
-    options: &MountOptions,
-    address: IpAddr,
-) -> std::result::Result<Vec<(&'static str, Option<String>)>, Attempt> {
-    let _ =
-        (options, address, Ipv4Addr::LOCALHOST, SocketAddr::new(address, 1), timeout(LIMIT, async {}), Transport::Tcp);
-    let _ = rpc::NFS;
-    let _: Option<Reply> = None;
-    Ok(vec![])
-}
-
-fn explain(failure: &Failure, _options: &MountOptions) -> String {
-    format!("{failure:?}")
 }

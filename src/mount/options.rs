@@ -324,15 +324,15 @@ impl MountOptions {
     /// The TCP port at which the server is asked whether it lives: `port=`, otherwise 2049. With RDMA, whose ports are
     /// others, always 2049.
     pub fn port(&self) -> u16 {
-        match (self.transport(), self.given_port()) {
+        match (self.transport(), self.number("port")) {
             (Transport::Tcp, Some(port)) => port,
             _ => PORT,
         }
     }
 
-    /// What `port=` says.
-    pub(super) fn given_port(&self) -> Option<u16> {
-        self.last(&["port"])?.value.as_ref()?.parse().ok()
+    /// The port of the server's mountd, for version 3, where `mountport=` says so.
+    pub fn mount_port(&self) -> Option<u16> {
+        self.number("mountport")
     }
 
     /// Whether the mount is read-only.
@@ -389,6 +389,10 @@ impl MountOptions {
             items.extend(Item::parse(own));
         }
         Self { items, secret: self.secret }
+    }
+
+    fn number(&self, name: &str) -> Option<u16> {
+        self.last(&[name])?.value.as_ref()?.parse().ok()
     }
 
     /// The last of these options: as in the kernel, a later one has the last word.

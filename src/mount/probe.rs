@@ -152,9 +152,9 @@ impl Probe {
         call: impl FnOnce(PathBuf) -> rustix::io::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
         let server = mount.server().ok_or(Failure::Gone)?;
-        self.server(&server, mount.port(), deadline).await?;
+        self.server(&server, mount.tcp_port(), deadline).await?;
         let place = Arc::clone(place);
-        let gate = self.gates.get(&server, mount.port());
+        let gate = self.gates.get(&server, mount.tcp_port());
         match timeout_at(deadline, gate.run(move || call(place.call_path()))).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(errno))) => Err(Failure::Failed(errno.into())),

@@ -94,7 +94,7 @@ fn explain(failure: Failure, target: &Target, mount: &Mount) -> Error {
     let status = match failure {
         Failure::Unreachable(reason) => {
             let server = mount.server().map_or_else(|| mount.source(), |server| server.to_string());
-            return Error::Unreachable { server, port: mount.port(), reason };
+            return Error::Unreachable { server, port: mount.tcp_port(), reason };
         }
         Failure::Gone => return not_mounted(target),
         Failure::Silent => Status::TimedOut,

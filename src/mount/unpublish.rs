@@ -64,15 +64,15 @@ impl Publisher {
     /// Unmounts while the server answers.
     async fn unmount_alive(&self, place: &Arc<Place>, mount: &Mount) -> Result<rustix::io::Result<()>> {
         let Some(server) = mount.server() else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
-        self.reachability.check(&server, mount.port()).await?;
+        self.reachability.check(&server, mount.tcp_port()).await?;
         let place = Arc::clone(place);
         let call = move || unmount(place.call_path(), UnmountFlags::NOFOLLOW);
-        Ok(self.gates.get(&server, mount.port()).run(call).await?)
+        Ok(self.gates.get(&server, mount.tcp_port()).run(call).await?)
     }
 
     /// Takes the visible mount from its place without waiting for its server; `dead` says that it does not answer.
     pub(super) async fn detach(&self, place: &Arc<Place>, mount: &Mount, dead: bool) -> Result<()> {
-        let gate = mount.server().map(|server| self.gates.get(&server, mount.port()));
+        let gate = mount.server().map(|server| self.gates.get(&server, mount.tcp_port()));
         let (place, mount) = (Arc::clone(place), mount.clone());
         let last = on_node(move || detach(&place, &mount, dead)).await?;
         // The end of the last user may wait for the server: on a thread of its gate.
