@@ -195,7 +195,7 @@ fn parse_publish(request: csi::NodePublishVolumeRequest, settings: &Settings) ->
     };
     Ok(Publish {
         source: context.source(&request.volume_id)?,
-        options: MountOptions::parse("mount_flags and volume_context[mountOptions]", flags)?,
+        options: MountOptions::parse("volume_context[mountOptions]", flags)?,
         single_target: capability.mode == AccessMode::SingleNodeSingleWriter,
         root: RootAttributes { group: capability.group, mode },
         volume_id: request.volume_id,
