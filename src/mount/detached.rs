@@ -15,6 +15,8 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, open_tree,
 };
 
+use super::options::MountOptions;
+use super::source::Source;
 use crate::error::Error;
 
 /// The kernel's one name for all versions.
@@ -64,6 +66,19 @@ impl Attempt {
         match self {
             Self::Refused(failure) => Some(failure.errno),
             Self::Other(_) => None,
+        }
+    }
+
+    /// The error for a mount that was not made.
+    pub fn into_error(self, source: &Source, options: &MountOptions) -> Error {
+        match self {
+            Self::Refused(failure) => Error::Mount {
+                source_name: source.to_string(),
+                options: if options.is_empty() { "defaults".to_owned() } else { options.to_string() },
+                reason: failure.to_string(),
+                errno: failure.errno.raw_os_error(),
+            },
+            Self::Other(error) => error,
         }
     }
 }
@@ -201,4 +216,49 @@ fn flags(attributes: MountAttrFlags) -> MountFlags {
     .into_iter()
     .filter(|(attribute, _)| attributes.contains(*attribute))
     .fold(MountFlags::empty(), |flags, (_, flag)| flags.union(flag))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn failure(call: &str, errno: Errno, log: &str) -> String {
+        Failure { call: call.to_owned(), errno, log: log.to_owned() }.to_string()
+    }
+
+    #[rstest]
+    #[case("fsopen", Errno::PERM, "CAP_SYS_ADMIN")]
+    #[case("fsopen", Errno::NODEV, "modprobe nfs")]
+    #[case("fsconfig create", Errno::PERM, "`sec=`")]
+    #[case("fsconfig create", Errno::ACCESS, "/etc/exports")]
+    #[case("fsconfig create", Errno::NOENT, "no such directory")]
+    #[case("fsconfig create", Errno::SRCH, "tlshd")]
+    #[case("fsconfig create", Errno::PROTONOSUPPORT, "a version that the server has")]
+    #[case("fsconfig alignwrite", Errno::INVAL, "does not take that option")]
+    fn a_failure_says_what_to_do(#[case] call: &str, #[case] errno: Errno, #[case] advice: &str) {
+        let text = failure(call, errno, "");
+        assert!(text.starts_with(call) && text.contains(advice), "{text}");
+    }
+
+    #[test]
+    fn a_failure_says_what_the_file_system_said() {
+        assert_eq!(
+            failure("fsconfig create", Errno::INVAL, "NFS: Server address does not match proto= option"),
+            "fsconfig create: Invalid argument (os error 22) (NFS: Server address does not match proto= option)"
+        );
+    }
+
+    #[test]
+    fn every_attribute_has_its_flag() {
+        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        assert_eq!(
+            flags(attributes),
+            MountFlags::NODEV | MountFlags::NOSUID | MountFlags::RDONLY | MountFlags::NOATIME
+        );
+    }
 }

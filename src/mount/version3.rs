@@ -100,3 +100,51 @@ async fn limited<T>(question: impl Future<Output = io::Result<T>>) -> io::Result
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", LIMIT.as_secs()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::super::rpc::fake::{Behaviour, Server};
+    use super::*;
+
+    const VERSION_4_ALONE: [u32; 7] = [1, 0, 0, 0, 2, 4, 4];
+
+    #[tokio::test]
+    async fn a_server_with_version_3_and_mountd_is_mounted_at_those_ports() {
+        let (nfs, mountd) = (Server::start(Behaviour::alive()).await, Server::start(Behaviour::alive()).await);
+        let (port, mount_port) = (nfs.address.port().to_string(), mountd.address.port().to_string());
+        let options = format!("port={port},mountport={mount_port}");
+        let options = MountOptions::parse("mountOptions", [options]).unwrap();
+        let expected = [
+            ("nolock", None),
+            ("port", Some(port)),
+            ("mountaddr", Some("127.0.0.1".to_owned())),
+            ("mountport", Some(mount_port)),
+        ];
+        assert_eq!(prepare(&options, nfs.address.ip()).await.unwrap(), expected);
+    }
+
+    #[rstest]
+    #[case::without_version_3(Behaviour::Words(VERSION_4_ALONE.to_vec()), Errno::PROTONOSUPPORT, "versions 4 to 4")]
+    #[case::silent(Behaviour::Silent, Errno::TIMEDOUT, "no answer")]
+    #[tokio::test]
+    async fn a_server_that_cannot_is_not_left_to_the_kernel(
+        #[case] behaviour: Behaviour,
+        #[case] errno: Errno,
+        #[case] said: &str,
+    ) {
+        let server = Server::start(behaviour).await;
+        let failure = nfs(server.address).await.unwrap_err();
+        assert_eq!(failure.errno, errno);
+        assert!(failure.to_string().contains(said), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_mountd_behind_a_firewall_is_named_with_its_port() {
+        let server = Server::start(Behaviour::Silent).await;
+        let port = server.address.port();
+        let failure = mountd(server.address.ip(), Some(port)).await.unwrap_err();
+        assert!(failure.to_string().contains(&format!("needs port {port}/tcp")), "{failure}");
+    }
+}
