@@ -2,14 +2,14 @@
 use anyhow::{Result, ensure};
 use tokio::process::Command;
 
-use crate::repository;
+use crate::{repository, tool};
 
 /// Where the driver is installed.
 pub const NAMESPACE: &str = "kube-system";
 
 async fn helm(arguments: &[&str]) -> Result<()> {
     let chart = repository("deploy/helm/csi-nfs");
-    let output = Command::new(std::env::var("HELM").unwrap_or_else(|_| "helm".to_owned()))
+    let output = Command::new(tool("helm"))
         .args(arguments)
         .arg("--namespace")
         .arg(NAMESPACE)

@@ -20,6 +20,14 @@ pub fn repository(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
 }
 
+/// A program that `build` made, in the cache.
+pub fn tool(name: &str) -> PathBuf {
+    let cache = std::env::var_os("CSI_NFS_CACHE").map(PathBuf::from);
+    let cache =
+        cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/csi-nfs"));
+    cache.join("kubernetes/bin").join(name)
+}
+
 /// A client for the cluster of KUBECONFIG.
 pub async fn client() -> Result<Client> {
     Client::try_default().await.context("no cluster: e2e/kubernetes/up makes one, and KUBECONFIG names it")
