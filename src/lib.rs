@@ -1,15 +1,19 @@
 //! csi-nfs: a CSI driver for NFS.
 #![warn(missing_docs)]
 
+pub mod check;
 pub mod config;
 pub mod error;
 pub mod export;
 pub mod http;
 pub mod metrics;
 pub mod mount;
+pub mod probe;
 pub mod proto;
 pub mod registration;
+pub mod run;
 pub mod server;
 pub mod service;
+pub mod socket;
 pub mod telemetry;
 pub mod volume;

@@ -1,2 +1,87 @@
-//! The `csi-nfs` binary.
-fn main() {}
+//! The `csi-nfs` binary: reads the configuration, prepares the process, runs, and says how it ended.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use csi_nfs::config::{self, Config, Refusal, Task};
+use csi_nfs::telemetry::{one_line, subscriber};
+use csi_nfs::{probe, run};
+
+/// EX_USAGE of sysexits.h: bad configuration.
+const BAD_CONFIGURATION: u8 = 64;
+/// How long `csi-nfs probe` waits for an answer.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// Threads that serve; whatever blocks runs elsewhere.
+const WORKERS: usize = 2;
+/// Threads for what blocks, at most. Stuck servers are bounded by the gate long before.
+const BLOCKING_THREADS: usize = 128;
+
+fn main() -> ExitCode {
+    let done = match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
+        Ok(Task::Serve(config)) => serve(*config),
+        Ok(Task::Probe(socket)) => match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(probe::probe(&socket, PROBE_LIMIT)).map_err(Into::into),
+            Err(error) => Err(error.into()),
+        },
+        Err(Refusal::Shown(text)) => {
+            // Nobody may be listening any more.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        Err(Refusal::Bad(line)) => {
+            complain(line);
+            return ExitCode::from(BAD_CONFIGURATION);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line on standard error.
+fn complain(what: impl Display) {
+    let _ = writeln!(std::io::stderr(), "csi-nfs: {}", one_line(&what.to_string()));
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
+    // Directories on an export get exactly the mode that is asked for.
+    rustix::process::umask(Mode::empty());
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(async { run::run(config, terminated()?).await.map_err(anyhow::Error::from) });
+    // A thread that waits for a lost server ends with the process, not before.
+    runtime.shutdown_background();
+    done
+}
+
+/// Over when the process is told to end. Signals count from this call on, not only once it is awaited.
+fn terminated() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = name, "told to end");
+    })
+}

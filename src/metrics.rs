@@ -1,1 +1,175 @@
-//! The metrics that /metrics shows.
+//! What is measured, in Prometheus' terms and under its naming rules
+//! (<https://prometheus.io/docs/practices/naming/>): the calls are counted here, everything else is read where its
+//! truth lives, at the moment of a scrape.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Upper bounds in seconds: from a cached answer to a call that waited for a lost server.
+const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Method {
+    method: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    method: String,
+    code: String,
+}
+
+type Latency = Family<Outcome, Histogram, fn() -> Histogram>;
+
+/// All metrics of the process. Every name begins with `csi_nfs_`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    duration: Latency,
+    in_flight: Family<Method, Gauge>,
+}
+
+/// One value of a gauge that is read at a scrape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// Names and values, in the same order in each reading of a gauge. Empty for a gauge without labels.
+    pub labels: Vec<(&'static str, String)>,
+    /// In the gauge's unit.
+    pub value: f64,
+}
+
+impl Reading {
+    /// A reading with one label.
+    pub fn labelled(name: &'static str, label: impl Into<String>, value: f64) -> Self {
+        Self { labels: vec![(name, label.into())], value }
+    }
+}
+
+impl Default for Metrics {
+    /// The metrics of the calls, and `csi_nfs_build_info`.
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("csi_nfs");
+        let duration = Latency::new_with_constructor(|| Histogram::new(BUCKETS));
+        let in_flight = Family::default();
+        registry.register_with_unit(
+            "rpc_duration",
+            "How long calls took, by method and gRPC code",
+            Unit::Seconds,
+            duration.clone(),
+        );
+        registry.register("rpcs_in_flight", "Calls being served, by method", in_flight.clone());
+        registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        Self { registry: Mutex::new(registry), duration, in_flight }
+    }
+}
+
+impl Metrics {
+    /// Adds a gauge whose values are asked for at each scrape. `read` answers from memory: it must not wait.
+    pub fn gauge(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        read: impl Fn() -> Vec<Reading> + Send + Sync + 'static,
+    ) {
+        self.registry().register_collector(Box::new(ReadGauge { name, help, read: Box::new(read) }));
+    }
+
+    /// A call begins.
+    pub fn call_started(&self, method: &str) {
+        self.in_flight.get_or_create(&Method { method: method.to_owned() }).inc();
+    }
+
+    /// A call that began has ended.
+    pub fn call_ended(&self, method: &str, code: &str, took: Duration) {
+        let method = method.to_owned();
+        self.in_flight.get_or_create(&Method { method: method.clone() }).dec();
+        self.duration.get_or_create(&Outcome { method, code: code.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// Everything in the OpenMetrics text format, version 1.0.0.
+    pub fn scrape(&self) -> String {
+        let mut scraped = String::new();
+        // Writing to a string does not fail, and a collector that stops half-way must not take the others with it.
+        if let Err(error) = text::encode(&mut scraped, &self.registry()) {
+            tracing::error!(%error, "a metric could not be written");
+        }
+        scraped
+    }
+
+    fn registry(&self) -> std::sync::MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct ReadGauge {
+    name: &'static str,
+    help: &'static str,
+    read: Box<dyn Fn() -> Vec<Reading> + Send + Sync>,
+}
+
+impl fmt::Debug for ReadGauge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadGauge").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Collector for ReadGauge {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let mut descriptor = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
+        for Reading { labels, value } in (self.read)() {
+            ConstGauge::new(value).encode(descriptor.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_method_and_code_and_while_they_run() {
+        let metrics = Metrics::default();
+        metrics.call_started("Probe");
+        metrics.call_started("Probe");
+        metrics.call_ended("Probe", "OK", Duration::from_millis(3));
+        let scraped = metrics.scrape();
+        for line in [
+            "# TYPE csi_nfs_rpc_duration_seconds histogram",
+            "# UNIT csi_nfs_rpc_duration_seconds seconds",
+            "csi_nfs_rpc_duration_seconds_count{method=\"Probe\",code=\"OK\"} 1",
+            "csi_nfs_rpc_duration_seconds_bucket{le=\"0.005\",method=\"Probe\",code=\"OK\"} 1",
+            "csi_nfs_rpc_duration_seconds_bucket{le=\"0.0025\",method=\"Probe\",code=\"OK\"} 0",
+            "csi_nfs_rpcs_in_flight{method=\"Probe\"} 1",
+            concat!("csi_nfs_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(scraped.lines().any(|l| l == line), "{line}\n{scraped}");
+        }
+        assert!(scraped.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_gauge_is_read_at_each_scrape_and_its_labels_are_escaped() {
+        let metrics = Metrics::default();
+        let trash = std::sync::Arc::new(Mutex::new(1.0));
+        let read = trash.clone();
+        metrics.gauge("mounts", "Mounts", || vec![Reading::labelled("server", "a\"\n", 2.0)]);
+        metrics
+            .gauge("copies_running", "Copies", move || vec![Reading { labels: vec![], value: *read.lock().unwrap() }]);
+        let scraped = metrics.scrape();
+        assert!(scraped.contains("csi_nfs_mounts{server=\"a\\\"\\n\"} 2.0\n"), "{scraped}");
+        assert!(scraped.contains("csi_nfs_copies_running{} 1.0\n"), "{scraped}");
+        *trash.lock().unwrap() = 3.0;
+        assert!(metrics.scrape().contains("csi_nfs_copies_running{} 3.0\n"));
+    }
+}

@@ -238,6 +238,17 @@ pub struct SetAttr {
     pub mtime: Option<Time>,
 }
 
+impl SetAttr {
+    /// [`Status::Inval`] where a value is none that an object can have: both implementations ask this first.
+    pub fn check(&self) -> FsResult<()> {
+        let mode = self.mode.is_none_or(|mode| mode <= 0o7777);
+        // chown(2) takes the largest number for "leave it", utimensat(2) some nanoseconds for "now".
+        let owner = [self.uid, self.gid].iter().flatten().all(|id| *id != u32::MAX);
+        let times = [self.atime, self.mtime].iter().flatten().all(|time| time.nanoseconds < 1_000_000_000);
+        if mode && owner && times { Ok(()) } else { Err(Status::Inval) }
+    }
+}
+
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -283,6 +294,16 @@ pub enum OpenMode {
     Read,
     /// OPEN4_SHARE_ACCESS_BOTH.
     ReadWrite,
+}
+
+/// [`Status::Inval`] where the mode is none that a new object may get: more than the permission bits.
+pub(super) fn check_new_mode(mode: u32) -> FsResult<()> {
+    if mode <= 0o777 { Ok(()) } else { Err(Status::Inval) }
+}
+
+/// The byte that is locked for a key: its low 62 bits, which fit every offset on the way.
+pub(super) fn lock_offset(key: u64) -> i64 {
+    (key & (u64::MAX >> 2)).cast_signed()
 }
 
 /// An export: a tree of objects on an NFS server.

@@ -1,1 +1,74 @@
 //! The driver's private directory on an export.
+//!
+//! ```text
+//! SHARE/.csi-nfs/            mode 0700
+//!     lock                   a byte of it is locked for each operation under way: see locks.rs
+//!     volumes/               records, one a volume: volumes/NAME.json
+//!     paths/                 who has which directory, where `subDir` was given: paths/a/b/#/NAME
+//!     staging/               half-made, named after what it becomes
+//!     trash/                 half-gone
+//! ```
+
+use super::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
+use crate::mount::source::SubDir;
+
+/// Handles of the private directory's parts.
+pub struct Layout<F: Fs> {
+    /// Records of volumes.
+    pub volumes: F::Handle,
+    /// Which volumes have which directories.
+    pub paths: F::Handle,
+    /// What is not yet whole.
+    pub staging: F::Handle,
+    /// What is about to go.
+    pub trash: F::Handle,
+    /// The file whose bytes are locked.
+    pub lock: F::Handle,
+}
+
+impl<F: Fs> Layout<F> {
+    /// Opens it; `None` where it, or a part of it, is not there yet.
+    pub async fn open(fs: &F) -> FsResult<Option<Self>> {
+        match Self::walk(fs, false).await {
+            Ok(layout) => Ok(Some(layout)),
+            Err(Status::NoEnt) => Ok(None),
+            Err(status) => Err(status),
+        }
+    }
+
+    /// Opens it, and makes what is missing.
+    pub async fn make(fs: &F) -> FsResult<Self> {
+        Self::walk(fs, true).await
+    }
+
+    async fn walk(fs: &F, make: bool) -> FsResult<Self> {
+        let private = directory(fs, &fs.root(), SubDir::PRIVATE, make).await?;
+        let part = async |name: &str| directory(fs, &private, name, make).await;
+        let (volumes, paths) = (part("volumes").await?, part("paths").await?);
+        let (staging, trash) = (part("staging").await?, part("trash").await?);
+        let name = Name::new("lock")?;
+        let lock = match fs.open(&private, &name, OpenMode::ReadWrite).await {
+            Err(Status::NoEnt) if make => match fs.create(&private, &name, 0o600).await {
+                Err(Status::Exist) => fs.open(&private, &name, OpenMode::ReadWrite).await?.0,
+                created => created?,
+            },
+            opened => opened?.0,
+        };
+        Ok(Self { volumes, paths, staging, trash, lock })
+    }
+}
+
+async fn directory<F: Fs>(fs: &F, parent: &F::Handle, name: &str, make: bool) -> FsResult<F::Handle> {
+    let name = Name::new(name)?;
+    let found = match fs.lookup(parent, &name).await {
+        Err(Status::NoEnt) if make => match fs.mkdir(parent, &name, 0o700).await {
+            Err(Status::Exist) => fs.lookup(parent, &name).await?,
+            made => return made,
+        },
+        found => found?,
+    };
+    match found {
+        (dir, attr) if attr.kind == Kind::Directory => Ok(dir),
+        _ => Err(Status::NotDir),
+    }
+}

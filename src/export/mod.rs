@@ -1,5 +1,6 @@
-//! The driver's side of an NFS export.
+//! The driver's side of an NFS export: the interface to it, its implementations, and what is built on the interface alone.
 
+pub mod conformance;
 pub mod fs;
 pub mod kernel;
 pub mod layout;
@@ -7,3 +8,183 @@ pub mod locks;
 pub mod memory;
 pub mod pool;
 pub mod trash;
+
+use std::sync::Arc;
+
+use tokio::sync::OnceCell;
+
+use crate::error::{Error, Result};
+use crate::mount::source::Source;
+use fs::{Attr, Fs, Kind, Name, OpenMode, Status};
+use layout::Layout;
+use locks::Locks;
+
+/// Records and claims are smaller than this; a file that is not is none of the driver's.
+const SMALL: usize = 64 << 10;
+
+/// An export in use.
+pub struct Export<F: Fs> {
+    fs: Arc<F>,
+    source: Source,
+    layout: OnceCell<Arc<Layout<F>>>,
+    locks: Locks,
+    /// Told when something was put into the trash.
+    pub(crate) trash: trash::Signal,
+}
+
+impl<F: Fs> Export<F> {
+    /// The export `source` (a share), reached through `fs`.
+    pub fn new(source: Source, fs: F) -> Self {
+        Self {
+            fs: Arc::new(fs),
+            source,
+            layout: OnceCell::new(),
+            locks: Locks::default(),
+            trash: trash::Signal::default(),
+        }
+    }
+
+    /// The operations on it.
+    pub fn fs(&self) -> &F {
+        &self.fs
+    }
+
+    /// Server and share.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The error for an operation that failed: `action` says what was tried, such as ``creating directory `a` ``.
+    pub fn failed(&self, action: impl Into<String>, status: Status) -> Error {
+        Error::Export { export: self.source.to_string(), action: action.into(), status }
+    }
+
+    /// The driver's private directory; `None` while there is none on this export.
+    pub async fn layout(&self) -> Result<Option<Arc<Layout<F>>>> {
+        if let Some(layout) = self.layout.get() {
+            return Ok(Some(layout.clone()));
+        }
+        match Layout::open(self.fs()).await.map_err(|e| self.failed("opening the directory `.csi-nfs`", e))? {
+            Some(layout) => Ok(Some(self.layout.get_or_init(async || Arc::new(layout)).await.clone())),
+            None => Ok(None),
+        }
+    }
+
+    /// The driver's private directory, made where it is not there yet.
+    pub async fn make_layout(&self) -> Result<Arc<Layout<F>>> {
+        let make = async || {
+            let layout = Layout::make(self.fs()).await;
+            layout.map(Arc::new).map_err(|e| self.failed("creating the directory `.csi-nfs`", e))
+        };
+        self.layout.get_or_try_init(make).await.cloned()
+    }
+
+    /// Locks parts of the export, named by `names`, against other operations of this process and of other controllers.
+    pub async fn lock(&self, names: &[&str]) -> Result<locks::Guard<F>> {
+        let layout = self.make_layout().await?;
+        self.locks.acquire(&self.fs, &layout.lock, names).await.map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
+    }
+
+    /// Locks the part of the export called `name` if nobody holds it.
+    pub async fn try_lock(&self, name: &str) -> Result<Option<locks::Guard<F>>> {
+        let layout = self.make_layout().await?;
+        let locked = self.locks.try_acquire(&self.fs, &layout.lock, name).await;
+        locked.map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
+    }
+
+    /// The object of that name; `None` where there is none.
+    pub async fn find(&self, dir: &F::Handle, name: &Name) -> Result<Option<(F::Handle, Attr)>> {
+        match self.fs.lookup(dir, name).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Status::NoEnt) => Ok(None),
+            Err(status) => Err(self.failed(format!("looking up `{name}`"), status)),
+        }
+    }
+
+    /// The directory at that path below `dir`; `None` where one of the names is not there.
+    ///
+    /// # Errors
+    /// [`Status::NotDir`] where something else than a directory has one of the names.
+    pub async fn find_dir(&self, dir: &F::Handle, path: impl IntoIterator<Item = Name>) -> Result<Option<F::Handle>> {
+        let mut dir = dir.clone();
+        for name in path {
+            match self.find(&dir, &name).await? {
+                Some((found, attr)) if attr.kind == Kind::Directory => dir = found,
+                Some(_) => return Err(self.failed(format!("looking up directory `{name}`"), Status::NotDir)),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(dir))
+    }
+
+    /// The directory at that path below `dir`; what is missing of it is made, with `mode`.
+    pub async fn make_dirs(
+        &self,
+        dir: &F::Handle,
+        path: impl IntoIterator<Item = Name>,
+        mode: u32,
+    ) -> Result<F::Handle> {
+        let mut dir = dir.clone();
+        for name in path {
+            dir = match self.find_dir(&dir, [name.clone()]).await? {
+                Some(found) => found,
+                None => match self.fs.mkdir(&dir, &name, mode).await {
+                    Ok(made) => made,
+                    Err(Status::Exist) => self
+                        .find_dir(&dir, [name.clone()])
+                        .await?
+                        .ok_or_else(|| self.failed(format!("creating directory `{name}`"), Status::NoEnt))?,
+                    Err(status) => return Err(self.failed(format!("creating directory `{name}`"), status)),
+                },
+            };
+        }
+        Ok(dir)
+    }
+
+    /// All names in a directory, in no order.
+    pub async fn names(&self, dir: &F::Handle) -> Result<Vec<Name>> {
+        let mut names = Vec::new();
+        let mut cookie = Some(0);
+        while let Some(from) = cookie {
+            let page = self.fs.readdir(dir, from).await.map_err(|e| self.failed("listing a directory", e))?;
+            names.extend(page.entries.into_iter().map(|entry| entry.name));
+            cookie = page.next;
+        }
+        Ok(names)
+    }
+
+    /// The content of a small file of the driver's; `None` where there is none.
+    pub async fn read_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<Vec<u8>>> {
+        let failed = |status| self.failed(format!("reading `{name}`"), status);
+        let (file, attr) = match self.fs.open(dir, name, OpenMode::Read).await {
+            Ok(opened) => opened,
+            Err(Status::NoEnt) => return Ok(None),
+            Err(status) => return Err(failed(status)),
+        };
+        if attr.size > SMALL as u64 {
+            return Err(failed(Status::FBig));
+        }
+        self.fs.read(&file, 0, SMALL).await.map(Some).map_err(failed)
+    }
+
+    /// Writes a small file of the driver's so that under its name there is the old content or the new, never less: in
+    /// staging, committed, renamed into place. The caller holds the lock of the file's volume.
+    pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
+        let layout = self.make_layout().await?;
+        let write = async {
+            let file = match self.fs.create(&layout.staging, name, 0o600).await {
+                // Left by a process that died here: the lock says that nobody writes it now.
+                Err(Status::Exist) => {
+                    self.fs.unlink(&layout.staging, name).await?;
+                    self.fs.create(&layout.staging, name, 0o600).await?
+                }
+                created => created?,
+            };
+            self.fs.write(&file, 0, content).await?;
+            self.fs.commit(&file).await?;
+            drop(file);
+            self.fs.rename(&layout.staging, name, dir, name).await
+        };
+        write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))
+    }
+}

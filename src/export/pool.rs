@@ -1,1 +1,137 @@
-//! The exports in use: one detached mount each, kept while used, closed when idle.
+//! The exports in use: one connection each, kept while used, closed when idle.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::fs::Fs;
+use super::kernel::KernelFs;
+use super::{Export, trash};
+use crate::error::Result;
+use crate::mount::nfs::Mounter;
+use crate::mount::options::{MountOptions, Role};
+use crate::mount::source::Source;
+
+/// An export that nobody used for so long is closed.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// How an export is reached.
+pub trait Connect: Send + Sync + 'static {
+    /// What a connection gives.
+    type Fs: Fs;
+
+    /// Asks the server whether it is there, before a call that could wait for it.
+    fn check(&self, share: &Source, options: &MountOptions) -> impl Future<Output = Result<()>> + Send;
+
+    /// Connects to the export.
+    fn connect(&self, share: &Source, options: &MountOptions) -> impl Future<Output = Result<Self::Fs>> + Send;
+}
+
+impl Connect for Arc<Mounter> {
+    type Fs = KernelFs;
+
+    async fn check(&self, share: &Source, options: &MountOptions) -> Result<()> {
+        Mounter::check(self, &share.server, options.port()).await.map(drop)
+    }
+
+    async fn connect(&self, share: &Source, options: &MountOptions) -> Result<KernelFs> {
+        let mounted = self.mount(share, options, Role::Controller).await?;
+        Ok(KernelFs::new(mounted.root, mounted.gate, mounted.locks_are_shared))
+    }
+}
+
+type Key = (Source, MountOptions);
+
+struct Entry<F: Fs> {
+    export: OnceCell<(Arc<Export<F>>, AbortHandle)>,
+    used: Mutex<Instant>,
+}
+
+impl<F: Fs> Drop for Entry<F> {
+    fn drop(&mut self) {
+        if let Some((_, trash)) = self.export.get() {
+            trash.abort();
+        }
+    }
+}
+
+/// The exports in use. Each is connected to once per set of mount options.
+pub struct Pool<C: Connect> {
+    connect: C,
+    entries: Mutex<HashMap<Key, Arc<Entry<C::Fs>>>>,
+    /// Every export that was named to this process, and the options that worked last.
+    known: Mutex<BTreeMap<Source, MountOptions>>,
+}
+
+impl<C: Connect> Pool<C> {
+    /// A pool that knows of `exports` from the start.
+    pub fn new(connect: C, exports: impl IntoIterator<Item = (Source, MountOptions)>) -> Self {
+        Self { connect, entries: Mutex::default(), known: Mutex::new(exports.into_iter().collect()) }
+    }
+
+    /// The export `share`, connected to with `options`.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount).
+    pub async fn get(&self, share: &Source, options: &MountOptions) -> Result<Arc<Export<C::Fs>>> {
+        self.connect.check(share, options).await?;
+        let key = (share.clone(), options.clone());
+        let entry = lock(&self.entries)
+            .entry(key)
+            .or_insert_with(|| Arc::new(Entry { export: OnceCell::new(), used: Mutex::new(Instant::now()) }))
+            .clone();
+        let connect = async || -> Result<_> {
+            let export = Arc::new(Export::new(share.clone(), self.connect.connect(share, options).await?));
+            let trash = tokio::spawn(trash::keep_clear(export.clone())).abort_handle();
+            lock(&self.known).insert(share.clone(), options.clone());
+            Ok((export, trash))
+        };
+        let (export, _) = entry.export.get_or_try_init(connect).await?;
+        *lock(&entry.used) = Instant::now();
+        Ok(export.clone())
+    }
+
+    /// Drops a connection that is of no use any more; the next call makes a new one.
+    pub fn forget(&self, share: &Source, options: &MountOptions) {
+        lock(&self.entries).remove(&(share.clone(), options.clone()));
+    }
+
+    /// The options that an export was reached with last, in this process.
+    pub fn options(&self, share: &Source) -> Option<MountOptions> {
+        lock(&self.known).get(share).cloned()
+    }
+
+    /// Every export that was named to this process, with the options to reach it by, in order.
+    pub fn known(&self) -> Vec<(Source, MountOptions)> {
+        lock(&self.known).iter().map(|(share, options)| (share.clone(), options.clone())).collect()
+    }
+
+    /// The exports connected to now.
+    pub fn connected(&self) -> Vec<Arc<Export<C::Fs>>> {
+        lock(&self.entries).values().filter_map(|entry| entry.export.get()).map(|(export, _)| export.clone()).collect()
+    }
+
+    /// Closes, for ever, what is idle.
+    pub async fn close_idle(&self) {
+        loop {
+            tokio::time::sleep(IDLE / 5).await;
+            lock(&self.entries).retain(|_, entry| {
+                // Held by the entry and by its trash task; anything more is a call under way.
+                let busy = entry
+                    .export
+                    .get()
+                    .is_some_and(|(export, _)| Arc::strong_count(export) > 2 || export.trash.waiting() > 0);
+                busy || lock(&entry.used).elapsed() < IDLE
+            });
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,1 +1,193 @@
-//! What was deleted is renamed into the trash and cleared in the background.
+//! What was deleted is renamed into `.csi-nfs/trash`, and cleared from there in the background: by the process that put it
+//! there, or by the next one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::Export;
+use super::fs::{Entry, Fs, FsResult, Kind, Name, Status};
+use crate::error::Result;
+
+/// Removals under way at once.
+const WORKERS: usize = 8;
+
+/// Directories below this depth become entries of the trash of their own, so that no tree takes more handles than this.
+const DEPTH: usize = 32;
+
+/// Tells whoever clears the trash that there is something in it.
+#[derive(Default)]
+pub struct Signal {
+    notify: Notify,
+    waiting: AtomicU64,
+}
+
+impl Signal {
+    /// Something was put into the trash.
+    pub fn added(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    /// Waits until something was put into the trash since the last time.
+    pub async fn wait(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Entries that are not cleared yet, as far as this process knows.
+    pub fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// Clears the trash of an export once. What cannot be removed stays, is logged, and is tried again the next time.
+///
+/// Answers how many entries were left.
+pub async fn clear<F: Fs>(export: &Export<F>) -> Result<u64> {
+    let Some(layout) = export.layout().await? else { return Ok(0) };
+    // A deep tree turns into more entries while it is cleared: again, as long as something goes.
+    loop {
+        let names = export.names(&layout.trash).await?;
+        export.trash.waiting.store(names.len() as u64, Ordering::Relaxed);
+        let mut cleared = false;
+        for name in &names {
+            match remove_tree(export.fs(), &layout.trash, name, &layout.trash).await {
+                Ok(()) => {
+                    cleared = true;
+                    export.trash.waiting.fetch_sub(1, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    tracing::warn!(export = %export.source(), entry = %name, %error, "the trash is not cleared; will be tried again");
+                }
+            }
+        }
+        if !cleared {
+            return Ok(names.len() as u64);
+        }
+    }
+}
+
+/// Removes what an earlier process left half-made in staging. The export's locks tell what is in use by one that lives.
+pub async fn sweep_staging<F: Fs>(export: &Export<F>) -> Result<()> {
+    let Some(layout) = export.layout().await? else { return Ok(()) };
+    if !export.fs().locks_are_shared() {
+        // Another controller's work cannot be told from a dead one's: it stays, and its retry takes it up.
+        return Ok(());
+    }
+    for name in export.names(&layout.staging).await? {
+        let Some(_guard) = export.try_lock(staged_for(&name)).await? else { continue };
+        let trashed = Name::new(Uuid::new_v4().to_string()).map_err(|e| export.failed("naming an entry", e))?;
+        match export.fs().rename(&layout.staging, &name, &layout.trash, &trashed).await {
+            Ok(()) => export.trash.added(),
+            Err(Status::NoEnt) => {}
+            Err(status) => return Err(export.failed(format!("clearing `{name}` from staging"), status)),
+        }
+    }
+    Ok(())
+}
+
+/// The name whose lock covers an entry of staging: the volume's.
+fn staged_for(entry: &Name) -> &str {
+    let text = std::str::from_utf8(entry.as_bytes()).unwrap_or_default();
+    text.strip_suffix(".json").unwrap_or(text)
+}
+
+/// Removes whatever `name` in `dir` is, with all that is below it. Nothing outside is touched: symbolic links are removed,
+/// not followed, and every step starts at a handle.
+async fn remove_tree<F: Fs>(fs: &F, dir: &F::Handle, name: &Name, trash: &F::Handle) -> FsResult<()> {
+    let found = match fs.lookup(dir, name).await {
+        Err(Status::NoEnt) => return Ok(()),
+        found => found?,
+    };
+    if found.1.kind != Kind::Directory {
+        return gone(fs.unlink(dir, name).await);
+    }
+    let mut path = vec![(found.0, dir.clone(), name.clone())];
+    while let Some((top, parent, name)) = path.last() {
+        let page = fs.readdir(top, 0).await?;
+        if page.entries.is_empty() {
+            gone(fs.rmdir(parent, name).await)?;
+            path.pop();
+            continue;
+        }
+        let deep = path.len() >= DEPTH;
+        let full: Vec<Option<Name>> = stream::iter(page.entries)
+            .map(|entry| remove_entry(fs, top, entry, deep.then_some(trash)))
+            .buffer_unordered(WORKERS)
+            .try_collect()
+            .await?;
+        if let Some(name) = full.into_iter().flatten().next() {
+            match fs.lookup(top, &name).await {
+                Ok((child, _)) => path.push((child, top.clone(), name)),
+                Err(Status::NoEnt) => {}
+                Err(status) => return Err(status),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes one entry; answers its name where it is a directory with something in it. With `away`, such a directory is
+/// moved there instead.
+async fn remove_entry<F: Fs>(
+    fs: &F,
+    dir: &F::Handle,
+    entry: Entry,
+    away: Option<&F::Handle>,
+) -> FsResult<Option<Name>> {
+    let name = entry.name;
+    if entry.kind != Some(Kind::Directory) {
+        match fs.unlink(dir, &name).await {
+            Err(Status::IsDir) => {}
+            removed => return gone(removed).map(|()| None),
+        }
+    }
+    match fs.rmdir(dir, &name).await {
+        Err(Status::NotEmpty) => match away {
+            Some(trash) => {
+                gone(fs.rename(dir, &name, trash, &Name::new(Uuid::new_v4().to_string())?).await).map(|()| None)
+            }
+            None => Ok(Some(name)),
+        },
+        removed => gone(removed).map(|()| None),
+    }
+}
+
+/// Somebody else may clear the same trash.
+fn gone(removed: FsResult<()>) -> FsResult<()> {
+    match removed {
+        Err(Status::NoEnt) => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Clears an export's trash for as long as the export is in use: now, whenever something is put into it, and again after
+/// a while where something could not be removed.
+pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
+    const AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+    let mut pause = AGAIN;
+    if let Err(error) = sweep_staging(&export).await {
+        tracing::warn!(export = %export.source(), %error, "staging is not swept");
+    }
+    loop {
+        let left = match clear(&export).await {
+            Ok(left) => left > 0,
+            Err(error) => {
+                tracing::warn!(export = %export.source(), %error, "the trash is not cleared; will be tried again");
+                true
+            }
+        };
+        if left {
+            tokio::select! {
+                () = export.trash.wait() => {}
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(AGAIN * 16),
+            }
+        } else {
+            pause = AGAIN;
+            export.trash.wait().await;
+        }
+    }
+}

@@ -1,11 +1,22 @@
 //! NFS mounting: options, reachability, the kernel's mount calls, and volumes published on a node.
 
+pub mod compare;
+pub mod condition;
+pub mod detached;
 pub mod gate;
 pub mod health;
+pub mod local;
 pub mod nfs;
 pub mod options;
+pub mod probe;
 pub mod publish;
 pub mod reachability;
+pub mod requested;
+pub mod rpc;
 pub mod source;
 pub mod stats;
 pub mod table;
+pub mod target;
+pub mod turns;
+pub mod unpublish;
+pub mod version;

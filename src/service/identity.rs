@@ -1,1 +1,226 @@
-//! CSI Identity.
+//! The Identity service (CSI, "Identity Service RPC"): who the driver is, what it serves, and whether it can.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use crate::error::{Error, Result};
+use crate::proto::csi;
+use crate::proto::csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
+
+/// A driver's name as GetPluginInfo has it: at most 63 letters, digits, dashes and dots, a letter or digit at both ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverName(String);
+
+impl DriverName {
+    /// Parses a name such as `nfs.csi.k8s.io`; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+        let outer = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = text.as_bytes();
+        if bytes.len() > 63 || !bytes.iter().copied().all(inner) || !outer(bytes.first()) || !outer(bytes.last()) {
+            return Err(Error::invalid(
+                field,
+                format!(
+                    "`{}`: a driver's name has at most 63 letters, digits, dashes and dots, with a letter or digit at \
+                     both ends, such as nfs.csi.k8s.io",
+                    text.escape_debug()
+                ),
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DriverName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A node's identifier as NodeGetInfo has it: 1 to 256 bytes, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeId(String);
+
+impl NodeId {
+    /// Parses an identifier, on Kubernetes the node's name; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::invalid(field, "missing: the node's name, which the node service needs"));
+        }
+        if text.len() > 256 || text.chars().any(char::is_control) {
+            let shown: String = text.chars().take(80).collect();
+            let reason =
+                format!("`{}`: a node's name has at most 256 bytes and no control characters", shown.escape_debug());
+            return Err(Error::invalid(field, reason));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the driver can do for a caller now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not all of it is up yet.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It is going down: calls in flight are finished.
+    Draining,
+}
+
+/// Whether the driver can serve, shared by Probe, `/readyz` and whoever brings the driver up and down.
+#[derive(Debug, Clone)]
+pub struct Readiness(Arc<watch::Sender<State>>);
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(State::Starting)))
+    }
+}
+
+impl Readiness {
+    /// The state as of now.
+    pub fn state(&self) -> State {
+        *self.0.borrow()
+    }
+
+    /// Everything is up. A driver that is going down stays so.
+    pub fn serving(&self) {
+        self.0.send_if_modified(|state| match state {
+            State::Starting => {
+                *state = State::Serving;
+                true
+            }
+            State::Serving | State::Draining => false,
+        });
+    }
+
+    /// The driver is going down.
+    pub fn draining(&self) {
+        self.0.send_replace(State::Draining);
+    }
+}
+
+/// The service.
+#[derive(Debug)]
+pub struct Identity {
+    name: DriverName,
+    controller: bool,
+    readiness: Readiness,
+}
+
+impl Identity {
+    /// `controller` says whether this instance serves the Controller service.
+    pub fn new(name: DriverName, controller: bool, readiness: Readiness) -> Self {
+        Self { name, controller, readiness }
+    }
+}
+
+#[tonic::async_trait]
+impl csi::identity_server::Identity for Identity {
+    async fn get_plugin_info(
+        &self,
+        _: Request<csi::GetPluginInfoRequest>,
+    ) -> Result<Response<csi::GetPluginInfoResponse>, Status> {
+        Ok(Response::new(csi::GetPluginInfoResponse {
+            name: self.name.to_string(),
+            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<csi::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
+        let controller = Type::Service(Service { r#type: service::Type::ControllerService.into() });
+        let expansion = Type::VolumeExpansion(VolumeExpansion { r#type: volume_expansion::Type::Online.into() });
+        let served = self.controller.then_some(controller).into_iter().chain([expansion]);
+        Ok(Response::new(csi::GetPluginCapabilitiesResponse {
+            capabilities: served.map(|r#type| csi::PluginCapability { r#type: Some(r#type) }).collect(),
+        }))
+    }
+
+    async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
+        Ok(Response::new(csi::ProbeResponse { ready: Some(self.readiness.state() == State::Serving) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::proto::csi::identity_server::Identity as _;
+
+    fn identity(controller: bool, readiness: Readiness) -> Identity {
+        Identity::new(DriverName::parse("name", "nfs.csi.k8s.io").unwrap(), controller, readiness)
+    }
+
+    #[rstest]
+    fn a_name_outside_of_the_rule_is_refused(
+        #[values("", ".", "-a", "a-", "a.", "a_b", "a b", "é", "a\n", &"n".repeat(64))] name: &str,
+    ) {
+        assert!(DriverName::parse("--drivername", name).is_err(), "{name:?}");
+    }
+
+    #[rstest]
+    fn a_name_inside_of_the_rule_is_kept(#[values("csi-nfs.rs", "nfs.csi.k8s.io", "a", &"n".repeat(63))] name: &str) {
+        assert_eq!(DriverName::parse("--drivername", name).unwrap().as_str(), name);
+    }
+
+    #[rstest]
+    fn a_node_without_a_usable_name_is_refused(#[values("", "a\nb", &"n".repeat(257))] name: &str) {
+        assert!(NodeId::parse("--nodeid", name).is_err(), "{name:?}");
+    }
+
+    #[tokio::test]
+    async fn the_driver_says_its_name_and_version() {
+        let identity = identity(true, Readiness::default());
+        let info = identity.get_plugin_info(Request::new(Default::default())).await.unwrap().into_inner();
+        assert_eq!((&*info.name, &*info.vendor_version), ("nfs.csi.k8s.io", env!("CARGO_PKG_VERSION")));
+    }
+
+    #[rstest]
+    #[case(true, 2)]
+    #[case(false, 1)]
+    #[tokio::test]
+    async fn the_controller_is_announced_only_where_it_is_served(#[case] controller: bool, #[case] count: usize) {
+        let identity = identity(controller, Readiness::default());
+        let answer = identity.get_plugin_capabilities(Request::new(Default::default())).await.unwrap().into_inner();
+        let announced = answer.capabilities.iter().any(|c| matches!(c.r#type, Some(Type::Service(_))));
+        assert_eq!((announced, answer.capabilities.len()), (controller, count));
+    }
+
+    #[tokio::test]
+    async fn the_driver_is_ready_between_its_start_and_its_end_and_never_again() {
+        let readiness = Readiness::default();
+        let identity = identity(true, readiness.clone());
+        let ready = async || identity.probe(Request::new(Default::default())).await.unwrap().into_inner().ready;
+        assert_eq!(ready().await, Some(false));
+        readiness.serving();
+        assert_eq!(ready().await, Some(true));
+        readiness.draining();
+        readiness.serving();
+        assert_eq!(ready().await, Some(false));
+    }
+}

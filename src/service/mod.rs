@@ -1,5 +1,6 @@
 //! The CSI services: request to domain type to response, and no system call.
 
+pub mod capability;
 pub mod controller;
 pub mod identity;
 pub mod node;

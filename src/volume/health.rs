@@ -1,1 +1,94 @@
-//! What is wrong with a volume, seen from the controller.
+//! What is wrong with a volume, seen from the controller (CSI 1.13, "Volume Health").
+
+use super::id::VolumeId;
+use super::lifecycle::Found;
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, FsStat, SetAttr, Status};
+pub use crate::mount::condition::{Condition, Severity};
+
+/// An export with less than this part free, in bytes or in inodes, is nearly full.
+const NEARLY_FULL: f64 = 0.05;
+
+/// What an error that kept the volume's export from being asked says of the volume's health; other errors pass through.
+pub fn from_error(error: Error) -> Result<Condition> {
+    let reason = match &error {
+        Error::Unreachable { .. } | Error::Export { status: Status::TimedOut, .. } => "ServerUnreachable",
+        Error::Mount { .. } => "ExportNotMountable",
+        _ => return Err(error),
+    };
+    Ok(Condition { severity: Severity::Inaccessible, reason, message: error.to_string() })
+}
+
+/// What is wrong with a volume that was found on its export.
+pub fn of_volume(id: &VolumeId, found: &Found) -> Option<Condition> {
+    (!found.directory).then(|| Condition {
+        severity: Severity::DataLoss,
+        reason: "DirectoryMissing",
+        message: format!(
+            "directory `{}` is gone from {} though the volume was not deleted; restore it from a backup, or delete the volume",
+            id.sub_dir,
+            id.export()
+        ),
+    })
+}
+
+/// What is wrong with an export, and so with every volume on it.
+pub async fn of_export<F: Fs>(export: &Export<F>) -> Result<Vec<Condition>> {
+    let fs = export.fs();
+    let stat = fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the free space", e))?;
+    let mut conditions = nearly_full(&export.source().to_string(), &stat);
+    if let Some(layout) = export.layout().await? {
+        // The mode it has already: changes nothing, but only where something could be changed.
+        let same = SetAttr { mode: Some(0o700), ..SetAttr::default() };
+        if fs.setattr(&layout.staging, same).await == Err(Status::RoFs) {
+            conditions.push(Condition {
+                severity: Severity::Degraded,
+                reason: "ExportReadOnly",
+                message: format!(
+                    "{} is read-only: export it with rw in /etc/exports, and check the server's file system for errors",
+                    export.source()
+                ),
+            });
+        }
+    }
+    Ok(conditions)
+}
+
+fn nearly_full(export: &str, stat: &FsStat) -> Vec<Condition> {
+    let low = |free: u64, total: u64| total > 0 && (free as f64) < total as f64 * NEARLY_FULL;
+    let condition = |reason, what: &str, free: u64, total: u64| Condition {
+        severity: Severity::Degraded,
+        reason,
+        message: format!("{export} has {free} of {total} {what} left: free some on the server, or enlarge it"),
+    };
+    let mut conditions = Vec::new();
+    if low(stat.available_bytes, stat.total_bytes) {
+        conditions.push(condition("ExportNearlyFull", "bytes", stat.available_bytes, stat.total_bytes));
+    }
+    if low(stat.free_inodes, stat.total_inodes) {
+        conditions.push(condition("ExportInodesNearlyUsedUp", "inodes", stat.free_inodes, stat.total_inodes));
+    }
+    conditions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_is_nearly_full_in_bytes_or_in_inodes() {
+        let stat = |available_bytes, free_inodes| FsStat {
+            total_bytes: 1000,
+            free_bytes: available_bytes,
+            available_bytes,
+            total_inodes: 100,
+            free_inodes,
+        };
+        let reasons = |stat| nearly_full("nfs:/export", &stat).iter().map(|c| c.reason).collect::<Vec<_>>();
+        assert!(reasons(stat(50, 5)).is_empty());
+        assert_eq!(reasons(stat(49, 5)), ["ExportNearlyFull"]);
+        assert_eq!(reasons(stat(50, 4)), ["ExportInodesNearlyUsedUp"]);
+        assert!(reasons(FsStat { total_inodes: 0, free_inodes: 0, ..stat(50, 0) }).is_empty());
+    }
+}

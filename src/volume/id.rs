@@ -1,1 +1,230 @@
-//! Volume identifiers, interchangeable with those of csi-driver-nfs.
+//! Volume identifiers, interchangeable with those of csi-driver-nfs in both directions.
+//!
+//! `SERVER#SHARE#SUBDIR#UUID#ONDELETE`: SHARE without outer slashes; UUID is the volume's name where `subDir` was given,
+//! else empty (SUBDIR is the name then); ONDELETE is empty unless `retain` or `archive`. The older
+//! `SERVER/SHARE/SUBDIR`, and forms that lack the last parts, are read too.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::export::fs::Name;
+use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::volume::parameters::OnDelete;
+
+/// The name that a caller gives a volume: one path component of at most 128 bytes, so that it can name a record and, by
+/// default, the volume's directory.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VolumeName(String);
+
+impl VolumeName {
+    /// CSI's limit for strings.
+    const MAX: usize = 128;
+
+    /// Parses a name; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        let bad = |reason: &str| {
+            let shown: String = text.chars().take(80).collect::<String>().escape_debug().to_string();
+            Err(Error::invalid(field, format!("`{shown}`: {reason}")))
+        };
+        if text.is_empty() {
+            return Err(Error::invalid(field, "missing: a volume needs a name"));
+        }
+        if text.len() > Self::MAX {
+            return bad("a name has at most 128 bytes");
+        }
+        if text.contains('#') || text.chars().any(char::is_control) || Name::new(text).is_err() {
+            return bad("a name is one path component, without `#` and control characters");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for VolumeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A volume's identifier, parsed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct VolumeId {
+    /// The server, as it was named when the volume was made.
+    pub server: Server,
+    /// The share.
+    pub share: Share,
+    /// The volume's directory on it.
+    pub sub_dir: SubDir,
+    /// The volume's name, where its directory has another.
+    pub uuid: Option<VolumeName>,
+    /// What becomes of the directory, where the identifier says so.
+    pub on_delete: Option<OnDelete>,
+}
+
+impl VolumeId {
+    /// Parses an identifier.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has not the form, or names the share itself, the driver's own directory or a place
+    /// outside the share.
+    pub fn parse(text: &str) -> Result<Self> {
+        const FIELD: &str = "volume_id";
+        if text.is_empty() {
+            return Err(Error::invalid(FIELD, "missing"));
+        }
+        let parts: Vec<&str> = text.split('#').collect();
+        let (server, share, sub_dir, uuid, on_delete) = match parts[..] {
+            [_] => {
+                let (server, path) = text.split_once('/').ok_or_else(malformed)?;
+                let (share, sub_dir) =
+                    path.rsplit_once('/').filter(|(share, _)| !share.is_empty()).ok_or_else(malformed)?;
+                (server, share, sub_dir, "", "")
+            }
+            [server, share, sub_dir] => (server, share, sub_dir, "", ""),
+            [server, share, sub_dir, uuid] => (server, share, sub_dir, uuid, ""),
+            [server, share, sub_dir, uuid, on_delete] => (server, share, sub_dir, uuid, on_delete),
+            _ => return Err(malformed()),
+        };
+        Ok(Self {
+            server: Server::parse(FIELD, server)?,
+            share: Share::parse_bare(FIELD, share)?,
+            sub_dir: SubDir::parse(FIELD, sub_dir)?,
+            uuid: if uuid.is_empty() { None } else { Some(VolumeName::parse(FIELD, uuid)?) },
+            on_delete: if on_delete.is_empty() { None } else { Some(OnDelete::parse(FIELD, on_delete)?) },
+        })
+    }
+
+    /// The name that the volume was created under; `None` where the identifier does not tell (a nested directory without
+    /// a UUID, which only others make).
+    pub fn name(&self) -> Option<VolumeName> {
+        match &self.uuid {
+            Some(uuid) => Some(uuid.clone()),
+            None => VolumeName::parse("volume_id", self.sub_dir.as_str()).ok(),
+        }
+    }
+
+    /// What a node mounts.
+    pub fn source(&self) -> Source {
+        Source { server: self.server.clone(), share: self.share.clone(), sub_dir: Some(self.sub_dir.clone()) }
+    }
+
+    /// The export that the volume is on.
+    pub fn export(&self) -> Source {
+        Source::share(self.server.clone(), self.share.clone())
+    }
+}
+
+fn malformed() -> Error {
+    Error::invalid("volume_id", "not of the form SERVER#SHARE#SUBDIR#UUID#ONDELETE or SERVER/SHARE/SUBDIR")
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uuid = self.uuid.as_ref().map_or("", VolumeName::as_str);
+        let on_delete = match self.on_delete {
+            Some(policy @ (OnDelete::Retain | OnDelete::Archive)) => policy.as_str(),
+            Some(OnDelete::Delete) | None => "",
+        };
+        write!(f, "{}#{}#{}#{uuid}#{on_delete}", self.server, self.share.as_str(), self.sub_dir)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("nfs#export#pvc-1##", "nfs", "export", "pvc-1", Some("pvc-1"))]
+    #[case("nfs#export/a#team/app#pvc-1#retain", "nfs", "export/a", "team/app", Some("pvc-1"))]
+    #[case("nfs#export#pvc-1", "nfs", "export", "pvc-1", Some("pvc-1"))]
+    #[case("nfs#export#sub#pvc-1", "nfs", "export", "sub", Some("pvc-1"))]
+    #[case("nfs##pvc-1##", "nfs", "", "pvc-1", Some("pvc-1"))]
+    #[case("nfs/export/a/pvc-1", "nfs", "export/a", "pvc-1", Some("pvc-1"))]
+    #[case("fd00::1#export#a/b##", "fd00::1", "export", "a/b", None)]
+    fn every_form_of_the_incumbent_is_read(
+        #[case] text: &str,
+        #[case] server: &str,
+        #[case] share: &str,
+        #[case] sub_dir: &str,
+        #[case] name: Option<&str>,
+    ) {
+        let id = VolumeId::parse(text).unwrap();
+        assert_eq!((id.server.as_str(), id.share.as_str(), id.sub_dir.as_str()), (server, share, sub_dir));
+        assert_eq!(id.name().as_ref().map(VolumeName::as_str), name);
+    }
+
+    #[rstest]
+    fn an_id_that_names_no_volume_is_refused(
+        #[values(
+            "",
+            ".",
+            "..",
+            "../x",
+            "a",
+            "a/b",
+            "/",
+            "//",
+            "a//b",
+            "s###",
+            "s#a##",
+            "s#a#.#u#",
+            "s#a#..##",
+            "s#a#a/../b##",
+            "s#a#/##",
+            "s#a#.csi-nfs##",
+            "s#a#.csi-nfs/volumes##",
+            "s#..#a##",
+            "s#a#b#c#d#e",
+            "#a#b##",
+            "s#a#b#u#Delete ",
+            "s#a#b#u#shred",
+            "--bind#a#b##",
+            "-overs=3#a#b##",
+            "h,opt#a#b##",
+            "s#a#b\0##",
+            "s#a\n#b##",
+            "s#a#b#x/y#",
+            "s/a/..",
+            "s/a/.csi-nfs",
+            "s/../b/c"
+        )]
+        text: &str,
+    ) {
+        assert!(matches!(VolumeId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back_the_same(
+            server in "[a-z][a-z0-9-]{0,20}",
+            share in "([a-zA-Z0-9_ é.]{1,8}x/){0,3}",
+            sub_dir in "[a-zA-Z0-9_é%][a-zA-Z0-9_ é.%]{0,20}(/[a-z]{1,8}){0,3}",
+            uuid in proptest::option::of("[a-z][a-z0-9.-]{0,40}"),
+            on_delete in proptest::option::of(prop_oneof![Just(OnDelete::Retain), Just(OnDelete::Archive)]),
+        ) {
+            let id = VolumeId {
+                server: Server::parse("server", &server).unwrap(),
+                share: Share::parse_bare("share", &share).unwrap(),
+                sub_dir: SubDir::parse("subDir", &sub_dir).unwrap(),
+                uuid: uuid.map(|name| VolumeName::parse("name", &name).unwrap()),
+                on_delete,
+            };
+            prop_assert_eq!(VolumeId::parse(&id.to_string()).unwrap(), id);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic_or_yield_a_path_outside_the_share(text in "[a-z#/.\\PC]{0,60}") {
+            if let Ok(id) = VolumeId::parse(&text) {
+                prop_assert!(id.sub_dir.as_str().split('/').all(|c| !c.is_empty() && c != "." && c != ".."));
+                prop_assert_ne!(id.sub_dir.first(), SubDir::PRIVATE);
+            }
+        }
+    }
+}

@@ -1,1 +1,293 @@
-//! Volumes on an export: create, delete, expand, modify, list.
+//! Volumes on an export: create, get, expand, modify, list. (Deleting has a file of its own.)
+//!
+//! Every change is made under the export's locks of the volume's name and of its directory's first component, and in an
+//! order in which a crash at any point leaves nothing that a repeated call would not finish:
+//!
+//! - create: claim, directory, record. The record is what makes the volume exist.
+//! - delete: directory into the trash, record, claim.
+//! - expand, modify: attributes, record.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::access::CapacityRange;
+use super::claims;
+use super::id::{VolumeId, VolumeName};
+use super::parameters::{Attributes, OnDelete};
+use super::record::Record;
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, FsStat, Kind, Name, SetAttr, Status};
+use crate::export::locks::Guard;
+use crate::mount::source::SubDir;
+
+/// The mode of a volume's directory, and of the directories above it, where none was asked for.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// A volume to be made.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its directory; `None` for one named after it.
+    pub sub_dir: Option<SubDir>,
+    /// Its capacity.
+    pub capacity: CapacityRange,
+    /// What was asked for.
+    pub asked: Attributes,
+    /// What holds where nothing was asked for: the driver's defaults.
+    pub defaults: Attributes,
+    /// The options that the controller mounts the export with.
+    pub mount_options: Vec<String>,
+}
+
+impl Create {
+    fn id<F: Fs>(&self, export: &Export<F>) -> Result<VolumeId> {
+        let on_delete = self.asked.or(self.defaults).on_delete.filter(|policy| *policy != OnDelete::Delete);
+        let (sub_dir, uuid) = match &self.sub_dir {
+            Some(sub_dir) => (sub_dir.clone(), Some(self.name.clone())),
+            None => (super::parameters::volume_directory("name", self.name.as_str())?, None),
+        };
+        let source = export.source();
+        Ok(VolumeId { server: source.server.clone(), share: source.share.clone(), sub_dir, uuid, on_delete })
+    }
+}
+
+/// Makes a volume, or finds the one that an earlier call with the same arguments made (CSI `CreateVolume`).
+///
+/// # Errors
+/// [`Error::Conflict`] where the name belongs to a volume of another capacity or other parameters,
+/// [`Error::Precondition`] where the directory is inside another volume's, [`Error::Exhausted`] where the export has not
+/// enough free.
+pub async fn create<F: Fs>(export: &Export<F>, create: &Create) -> Result<Record> {
+    let id = create.id(export)?;
+    let _guard = lock(export, Some(&create.name), &id.sub_dir).await?;
+    let wanted = create.asked.or(create.defaults);
+    if let Some(record) = Record::read(export, &create.name).await? {
+        check_same(create, &id, &record)?;
+        // Whoever wrote the record had made the directory; it may have been removed by hand since.
+        make_directory(export, &create.name, &id.sub_dir, record.attributes).await?;
+        return Ok(record);
+    }
+    claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?.check_nesting(&id.sub_dir)?;
+    let capacity = create.capacity.choose();
+    check_space(export, capacity).await?;
+    if id.uuid.is_some() {
+        claims::claim(export, &id.sub_dir, &create.name).await?;
+    }
+    make_directory(export, &create.name, &id.sub_dir, wanted).await?;
+    let record = Record {
+        id,
+        capacity,
+        created_with: create.asked,
+        attributes: wanted,
+        mount_options: create.mount_options.clone(),
+        created: now(),
+    };
+    record.write(export, &create.name).await?;
+    Ok(record)
+}
+
+/// Locks a volume's name and the part of the export that its directory is in.
+pub(super) async fn lock<F: Fs>(export: &Export<F>, name: Option<&VolumeName>, sub_dir: &SubDir) -> Result<Guard<F>> {
+    export.lock(&[name.map_or(sub_dir.first(), VolumeName::as_str), sub_dir.first()]).await
+}
+
+fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
+    let differs = |what: &str, is: String, asked: String| {
+        let reason = format!("it has {what} {is}, and {asked} is asked for now; choose another name");
+        Err(Error::conflict(format!("volume `{}`", create.name), reason))
+    };
+    if (&id.server, &id.share, &id.sub_dir) != (&record.id.server, &record.id.share, &record.id.sub_dir) {
+        return differs("directory", record.id.source().to_string(), id.source().to_string());
+    }
+    if !create.capacity.allows(record.capacity) {
+        let asked = format!("{:?}", create.capacity);
+        return differs("capacity", record.capacity.to_string(), asked);
+    }
+    if create.asked != record.created_with {
+        return differs("parameters", format!("{:?}", record.created_with), format!("{:?}", create.asked));
+    }
+    Ok(())
+}
+
+/// Refuses what the export has not free, in bytes or in inodes.
+async fn check_space<F: Fs>(export: &Export<F>, bytes: u64) -> Result<()> {
+    let stat = statfs(export).await?;
+    if stat.available_bytes < bytes {
+        return Err(Error::Exhausted(format!(
+            "{} has {} bytes free, and {bytes} are asked for; free space on the server or ask for less",
+            export.source(),
+            stat.available_bytes
+        )));
+    }
+    if stat.total_inodes > 0 && stat.free_inodes == 0 {
+        return Err(Error::Exhausted(format!("{} has no inodes free; free some on the server", export.source())));
+    }
+    Ok(())
+}
+
+async fn statfs<F: Fs>(export: &Export<F>) -> Result<FsStat> {
+    let fs = export.fs();
+    fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the free space", e))
+}
+
+/// The bytes that a new volume could have (CSI `GetCapacity`).
+pub async fn available<F: Fs>(export: &Export<F>) -> Result<u64> {
+    statfs(export).await.map(|stat| stat.available_bytes)
+}
+
+/// Makes a volume's directory so that nobody sees it without its mode and owner. One that is there is taken as it is, and
+/// given what `attributes` say.
+async fn make_directory<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    sub_dir: &SubDir,
+    attributes: Attributes,
+) -> Result<()> {
+    let fs = export.fs();
+    let failed = |status| export.failed(format!("creating directory `{sub_dir}`"), status);
+    let (parent, last) = make_parent(export, sub_dir).await?;
+    if let Some((directory, attr)) = export.find(&parent, &last).await? {
+        if attr.kind != Kind::Directory {
+            return Err(failed(Status::NotDir));
+        }
+        return fs.setattr(&directory, set_attr(attributes)).await.map_err(failed);
+    }
+    let mode = attributes.mode.unwrap_or(DIRECTORY_MODE);
+    if attributes.uid.is_none() && attributes.gid.is_none() && mode <= 0o777 {
+        return fs.mkdir(&parent, &last, mode).await.map(drop).map_err(failed);
+    }
+    let layout = export.make_layout().await?;
+    let staged = Name::new(name.as_str()).map_err(failed)?;
+    let directory = match fs.mkdir(&layout.staging, &staged, 0o700).await {
+        // Left by a process that died here: the lock says that nobody else uses it.
+        Err(Status::Exist) => fs.lookup(&layout.staging, &staged).await.map_err(failed)?.0,
+        made => made.map_err(failed)?,
+    };
+    let attr = SetAttr { mode: Some(mode), ..set_attr(attributes) };
+    fs.setattr(&directory, attr).await.map_err(failed)?;
+    fs.rename(&layout.staging, &staged, &parent, &last).await.map_err(failed)
+}
+
+async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
+    let mut names: Vec<Name> = sub_dir.names().collect();
+    let last = names.pop().ok_or_else(|| Error::Internal("a directory without a name".to_owned()))?;
+    Ok((export.make_dirs(&export.fs().root(), names, DIRECTORY_MODE).await?, last))
+}
+
+fn set_attr(attributes: Attributes) -> SetAttr {
+    SetAttr { mode: attributes.mode, uid: attributes.uid, gid: attributes.gid, ..SetAttr::default() }
+}
+
+/// A volume as it is found on the export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its record; `None` for one that was made by hand or by csi-driver-nfs.
+    pub record: Option<Record>,
+    /// Whether its directory is there.
+    pub directory: bool,
+}
+
+/// Looks a volume up by its identifier (CSI `ControllerGetVolume`).
+///
+/// # Errors
+/// [`Error::NotFound`] where there is neither a record nor a directory.
+pub async fn get<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
+    let record = read_own(export, id).await?;
+    let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;
+    if record.is_none() && directory.is_none() {
+        let reason = format!("{} has no directory `{}`", export.source(), id.sub_dir);
+        return Err(Error::not_found(format!("volume `{id}`"), reason));
+    }
+    Ok(Found { record, directory: directory.is_some() })
+}
+
+/// The record of the volume that `id` names; `None` where the name's record is of a volume with another directory.
+pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Option<Record>> {
+    match id.name() {
+        Some(name) => Ok(Record::read(export, &name).await?.filter(|record| record.id.sub_dir == id.sub_dir)),
+        None => Ok(None),
+    }
+}
+
+/// Reads the record of a volume for a change; a volume without one is taken over: it gets one.
+async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeName, Record)> {
+    let found = get(export, id).await?;
+    let name = id.name().ok_or_else(|| {
+        Error::Precondition(format!(
+            "volume `{id}` cannot be changed: its ID does not tell its name (a nested directory without UUID)"
+        ))
+    })?;
+    let record = match found.record {
+        Some(record) => record,
+        None => Record {
+            id: id.clone(),
+            capacity: 0,
+            created_with: Attributes::default(),
+            attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
+            mount_options: Vec::new(),
+            created: now(),
+        },
+    };
+    Ok((name, record))
+}
+
+/// Makes a volume larger (CSI `ControllerExpandVolume`): answers its capacity, in bytes.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::CapacityOutOfRange`] where it is larger than the limit already; [`Error::Exhausted`].
+pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRange) -> Result<u64> {
+    let _guard = lock(export, id.name().as_ref(), &id.sub_dir).await?;
+    let (name, mut record) = for_change(export, id).await?;
+    let capacity = range.required().max(record.capacity);
+    if !range.allows(capacity) {
+        return Err(Error::CapacityOutOfRange(format!(
+            "volume `{id}` has {} bytes already, more than the limit; volumes do not shrink",
+            record.capacity
+        )));
+    }
+    if capacity > record.capacity {
+        check_space(export, capacity - record.capacity).await?;
+        record.capacity = capacity;
+        claim_if_named(export, &record, &name).await?;
+        record.write(export, &name).await?;
+    }
+    Ok(capacity)
+}
+
+/// Changes what can be changed of a volume (CSI `ControllerModifyVolume`).
+pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attributes) -> Result<()> {
+    let _guard = lock(export, id.name().as_ref(), &id.sub_dir).await?;
+    let (name, mut record) = for_change(export, id).await?;
+    let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
+    let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;
+    let directory = directory.ok_or_else(|| failed(Status::NoEnt))?;
+    export.fs().setattr(&directory, set_attr(changes)).await.map_err(failed)?;
+    let attributes = changes.or(record.attributes);
+    if attributes != record.attributes {
+        record.attributes = attributes;
+        claim_if_named(export, &record, &name).await?;
+        record.write(export, &name).await?;
+    }
+    Ok(())
+}
+
+/// A volume that is taken over may have a `subDir` of its own, and no claim yet.
+async fn claim_if_named<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName) -> Result<()> {
+    match record.id.uuid {
+        Some(_) => claims::claim(export, &record.id.sub_dir, name).await,
+        None => Ok(()),
+    }
+}
+
+/// The names of the volumes that have records on an export, sorted (CSI `ListVolumes`).
+pub async fn names<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
+    let Some(layout) = export.layout().await? else { return Ok(Vec::new()) };
+    let mut names: Vec<VolumeName> = export.names(&layout.volumes).await?.iter().filter_map(Record::volume).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,8 +1,13 @@
 //! Volumes: identifiers, parameters, records and their life on an export.
 
 pub mod access;
+pub mod claims;
+pub mod delete;
 pub mod health;
 pub mod id;
 pub mod lifecycle;
 pub mod parameters;
 pub mod record;
+
+#[cfg(test)]
+mod crashes;

@@ -1,1 +1,328 @@
-//! The parameters of a StorageClass.
+//! The parameters of a StorageClass and of a VolumeAttributesClass, parsed at the door.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::export::fs::Name;
+use crate::mount::source::{Server, Share, Source, SubDir};
+
+/// Keys that external-provisioner adds with `--extra-create-metadata` start with this.
+const INJECTED: &str = "csi.storage.k8s.io/";
+
+/// A volume's directory may not start with this: it is where archived volumes go.
+pub const ARCHIVED: &str = "archived-";
+
+/// What becomes of a volume's directory when the volume is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDelete {
+    /// It goes.
+    Delete,
+    /// It stays where it is.
+    Retain,
+    /// It is renamed to `archived-<subDir>`.
+    Archive,
+}
+
+impl OnDelete {
+    /// Parses a policy, in any case; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "delete" => Ok(Self::Delete),
+            "retain" => Ok(Self::Retain),
+            "archive" => Ok(Self::Archive),
+            _ => {
+                let shown = text.escape_debug();
+                Err(Error::invalid(field, format!("`{shown}` is not one of delete, retain and archive")))
+            }
+        }
+    }
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Retain => "retain",
+            Self::Archive => "archive",
+        }
+    }
+}
+
+/// Parses permission bits: octal, at most 7777. `0`, which for csi-driver-nfs means "leave as it is", is `None`.
+pub fn parse_mode(field: &str, text: &str) -> Result<Option<u32>> {
+    let octal = !text.is_empty() && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+    match u32::from_str_radix(text, 8) {
+        Ok(0) if octal => Ok(None),
+        Ok(mode) if octal && mode <= 0o7777 => Ok(Some(mode)),
+        _ => {
+            let shown = text.escape_debug();
+            Err(Error::invalid(field, format!("`{shown}` is not an octal mode from 0 to 7777, such as 0770")))
+        }
+    }
+}
+
+fn parse_owner(field: &str, text: &str) -> Result<u32> {
+    match text.parse::<u32>() {
+        // (uid_t)-1 means "leave as it is" to chown(2), and could not be set.
+        Ok(id) if id != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => Ok(id),
+        _ => Err(Error::invalid(field, format!("`{}` is not a number from 0 to 4294967294", text.escape_debug()))),
+    }
+}
+
+/// What ControllerModifyVolume can change of a volume; `None` where nothing was said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attributes {
+    /// What becomes of the directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_delete: Option<OnDelete>,
+    /// The directory's permission bits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// The directory's owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// The directory's group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+}
+
+impl Attributes {
+    /// These, and where they say nothing what `other` says.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            on_delete: self.on_delete.or(other.on_delete),
+            mode: self.mode.or(other.mode),
+            uid: self.uid.or(other.uid),
+            gid: self.gid.or(other.gid),
+        }
+    }
+
+    /// Parses mutable parameters (CSI `mutable_parameters`): `onDelete`, `mountPermissions`, `uid`, `gid`.
+    pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
+        let mut attributes = Self::default();
+        for (key, value) in parameters {
+            let field = format!("mutable_parameters[{}]", key.escape_debug());
+            if !attributes.take(&field, key, value)? && !key.starts_with(INJECTED) {
+                return Err(Error::invalid(
+                    field,
+                    "not a parameter that can be changed: onDelete, mountPermissions, uid and gid can",
+                ));
+            }
+        }
+        Ok(attributes)
+    }
+
+    /// Takes one parameter; false where it is not one of these.
+    fn take(&mut self, field: &str, key: &str, value: &str) -> Result<bool> {
+        match key.to_ascii_lowercase().as_str() {
+            "ondelete" => self.on_delete = Some(OnDelete::parse(field, value)?),
+            "mountpermissions" => self.mode = parse_mode(field, value)?,
+            "uid" => self.uid = Some(parse_owner(field, value)?),
+            "gid" => self.gid = Some(parse_owner(field, value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+/// The parameters of a StorageClass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameters {
+    /// The export.
+    pub export: Source,
+    /// The volume's directory, where `subDir` was given, its templates filled in.
+    pub sub_dir: Option<SubDir>,
+    /// What can change later.
+    pub attributes: Attributes,
+}
+
+impl Parameters {
+    /// Parses the parameters of CreateVolume or GetCapacity. Keys are compared without regard to case.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the key.
+    pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
+        let (mut server, mut share, mut sub_dir) = (None, None, None);
+        let mut attributes = Attributes::default();
+        let mut seen = Vec::new();
+        for (key, value) in parameters {
+            let field = format!("parameters[{}]", key.escape_debug());
+            let lower = key.to_ascii_lowercase();
+            match lower.as_str() {
+                "server" => server = Some(Server::parse(&field, value)?),
+                "share" => share = Some(Share::parse(&field, value)?),
+                "subdir" => sub_dir = Some((field.clone(), value)),
+                _ if attributes.take(&field, key, value)? || lower.starts_with(INJECTED) => {}
+                _ => {
+                    return Err(Error::invalid(
+                        field,
+                        "not a parameter of this driver: server, share, subDir, onDelete, mountPermissions, uid and gid are",
+                    ));
+                }
+            }
+            if seen.contains(&lower) {
+                return Err(Error::invalid(
+                    format!("parameters[{}]", key.escape_debug()),
+                    "given twice, in different spelling",
+                ));
+            }
+            seen.push(lower);
+        }
+        let missing = |key: &str, what: &str| Error::invalid(format!("parameters[{key}]"), format!("missing: {what}"));
+        let export = Source::share(
+            server.ok_or_else(|| missing("server", "the NFS server's host name or IP address"))?,
+            share.ok_or_else(|| missing("share", "the path that the server exports, such as /export"))?,
+        );
+        let sub_dir = match sub_dir {
+            Some((_, template)) if template.is_empty() => None,
+            Some((field, template)) => Some(volume_directory(&field, &expand(&field, template, parameters)?)?),
+            None => None,
+        };
+        Ok(Self { export, sub_dir, attributes })
+    }
+}
+
+/// A directory that a new volume may have: not where archived volumes go.
+pub fn volume_directory(field: &str, text: &str) -> Result<SubDir> {
+    let sub_dir = SubDir::parse(field, text)?;
+    if sub_dir.first().starts_with(ARCHIVED) {
+        return Err(Error::invalid(field, format!("`{ARCHIVED}…` is where archived volumes go")));
+    }
+    Ok(sub_dir)
+}
+
+/// Fills in the templates of a `subDir`; each becomes one path component.
+pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> Result<String> {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, after) = after
+            .split_once('}')
+            .ok_or_else(|| Error::invalid(field, format!("`{template}`: a `${{` without `}}`")))?;
+        let key = match name {
+            "pvc.metadata.name" => "csi.storage.k8s.io/pvc/name",
+            "pvc.metadata.namespace" => "csi.storage.k8s.io/pvc/namespace",
+            "pv.metadata.name" => "csi.storage.k8s.io/pv/name",
+            _ => {
+                return Err(Error::invalid(
+                    field,
+                    format!(
+                        "`${{{}}}` is not one of ${{pvc.metadata.name}}, ${{pvc.metadata.namespace}} and ${{pv.metadata.name}}",
+                        name.escape_debug()
+                    ),
+                ));
+            }
+        };
+        let value = values.get(key).ok_or_else(|| {
+            Error::invalid(
+                field,
+                format!("`${{{name}}}` needs `{key}`: run external-provisioner with --extra-create-metadata"),
+            )
+        })?;
+        if Name::new(value).is_err() {
+            return Err(Error::invalid(
+                field,
+                format!("`${{{name}}}` is `{}`, which is not one path component", value.escape_debug()),
+            ));
+        }
+        text.push_str(before);
+        text.push_str(value);
+        rest = after;
+    }
+    text.push_str(rest);
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn with(key: &str, value: &str) -> Result<Parameters> {
+        Parameters::parse(&map(&[("server", "nfs"), ("share", "/export"), (key, value)]))
+    }
+
+    fn field(result: Result<Parameters>) -> String {
+        match result {
+            Err(Error::Invalid { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn keys_are_read_in_any_case() {
+        let parameters = Parameters::parse(&map(&[
+            ("SERVER", "nfs"),
+            ("Share", "/export/"),
+            ("subdir", "a/b"),
+            ("onDelete", "Retain"),
+            ("MountPermissions", "0770"),
+            ("uid", "1000"),
+            ("gid", "0"),
+            ("csi.storage.k8s.io/pvc/name", "x"),
+        ]))
+        .unwrap();
+        assert_eq!(parameters.export.to_string(), "nfs:/export");
+        assert_eq!(parameters.sub_dir.unwrap().as_str(), "a/b");
+        let attributes =
+            Attributes { on_delete: Some(OnDelete::Retain), mode: Some(0o770), uid: Some(1000), gid: Some(0) };
+        assert_eq!(parameters.attributes, attributes);
+    }
+
+    #[rstest]
+    #[case("subdirectory", "x")]
+    #[case("onDelete", "Delete ")]
+    #[case("onDelete", "")]
+    #[case("mountPermissions", "8")]
+    #[case("mountPermissions", "77777777777")]
+    #[case("mountPermissions", "10000")]
+    #[case("mountPermissions", "+7")]
+    #[case("mountPermissions", "")]
+    #[case("uid", "-1")]
+    #[case("uid", "4294967295")]
+    #[case("gid", "root")]
+    #[case("subDir", "archived-x")]
+    #[case("subDir", ".csi-nfs")]
+    #[case("subDir", "a/${pvc.metadata.uid}")]
+    #[case("subDir", "a/${pvc.metadata.name}")]
+    #[case("subDir", "${")]
+    #[case("Server", "nfs")]
+    fn a_wrong_parameter_is_named(#[case] key: &str, #[case] value: &str) {
+        assert!(field(with(key, value)).eq_ignore_ascii_case(&format!("parameters[{key}]")));
+    }
+
+    #[test]
+    fn server_and_share_are_required() {
+        assert_eq!(field(Parameters::parse(&map(&[("server", "nfs")]))), "parameters[share]");
+        assert_eq!(field(Parameters::parse(&map(&[("share", "/")]))), "parameters[server]");
+    }
+
+    #[test]
+    fn templates_become_one_component_each() {
+        let values = map(&[
+            ("csi.storage.k8s.io/pvc/name", "claim"),
+            ("csi.storage.k8s.io/pvc/namespace", "team"),
+            ("csi.storage.k8s.io/pv/name", "pv"),
+        ]);
+        let template = "${pvc.metadata.namespace}/x-${pvc.metadata.name}/${pv.metadata.name}";
+        assert_eq!(expand("subDir", template, &values).unwrap(), "team/x-claim/pv");
+        for hostile in ["..", "../x", "a/b", "", "."] {
+            let values = map(&[("csi.storage.k8s.io/pvc/name", hostile)]);
+            assert!(expand("subDir", "${pvc.metadata.name}", &values).is_err(), "{hostile:?}");
+        }
+    }
+
+    #[test]
+    fn a_mode_of_zero_leaves_the_directory_as_it_is() {
+        assert_eq!(parse_mode("mountPermissions", "0").unwrap(), None);
+        assert_eq!(parse_mode("mountPermissions", "02770").unwrap(), Some(0o2770));
+    }
+}

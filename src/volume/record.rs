@@ -1,1 +1,144 @@
-//! What the driver remembers of a volume: a small JSON file on the export.
+//! What the driver remembers of a volume: a small JSON file in `.csi-nfs/volumes`, named after the volume.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, Name};
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::parameters::Attributes;
+
+/// The form of the records that this driver writes. Reading refuses a newer one.
+const VERSION: u32 = 1;
+
+/// A volume, as it was made and as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The volume's identifier, as CreateVolume answered it.
+    pub id: VolumeId,
+    /// Its capacity in bytes; 0 where none was asked.
+    pub capacity: u64,
+    /// What it was created with: a repeated CreateVolume is compared with it.
+    pub created_with: Attributes,
+    /// What ControllerModifyVolume made of that.
+    pub attributes: Attributes,
+    /// The options that the controller needs to mount the export.
+    pub mount_options: Vec<String>,
+    /// When it was made, in seconds since the epoch.
+    pub created: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Json {
+    version: u32,
+    id: String,
+    capacity: u64,
+    created_with: Attributes,
+    attributes: Attributes,
+    #[serde(default)]
+    mount_options: Vec<String>,
+    created: u64,
+}
+
+impl Record {
+    /// The bytes of the file.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let json = Json {
+            version: VERSION,
+            id: self.id.to_string(),
+            capacity: self.capacity,
+            created_with: self.created_with,
+            attributes: self.attributes,
+            mount_options: self.mount_options.clone(),
+            created: self.created,
+        };
+        serde_json::to_vec(&json).map_err(|e| Error::Internal(format!("writing the record of volume {}: {e}", self.id)))
+    }
+
+    /// The record of the volume `name` from the bytes of its file.
+    pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
+        let bad = |reason: String| {
+            Error::Internal(format!(
+                "the record `.csi-nfs/volumes/{name}.json` cannot be used: {reason}; run `csi-nfs check` on the export"
+            ))
+        };
+        let json: Json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if json.version > VERSION {
+            return Err(bad(format!("it is of version {}, and this driver knows {VERSION}: upgrade it", json.version)));
+        }
+        let id = VolumeId::parse(&json.id).map_err(|e| bad(e.to_string()))?;
+        if id.name().as_ref() != Some(name) {
+            return Err(bad(format!("it is of another volume, {id}")));
+        }
+        let Json { capacity, created_with, attributes, mount_options, created, .. } = json;
+        Ok(Self { id, capacity, created_with, attributes, mount_options, created })
+    }
+
+    /// The name of the record's file.
+    pub fn file(name: &VolumeName) -> Result<Name> {
+        Name::new(format!("{name}.json")).map_err(|e| Error::invalid("name", format!("`{name}`: {e}")))
+    }
+
+    /// The volume whose record is in the file of that name; `None` for a file that is no record.
+    pub fn volume(file: &Name) -> Option<VolumeName> {
+        let name = std::str::from_utf8(file.as_bytes()).ok()?.strip_suffix(".json")?;
+        VolumeName::parse("name", name).ok()
+    }
+
+    /// Reads a volume's record; `None` where there is none.
+    pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
+        match export.layout().await? {
+            Some(layout) => match export.read_small(&layout.volumes, &Self::file(name)?).await? {
+                Some(bytes) => Self::decode(name, &bytes).map(Some),
+                None => Ok(None),
+            },
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a volume's record, in place of one that is there. The caller holds the volume's lock.
+    pub async fn write<F: Fs>(&self, export: &Export<F>, name: &VolumeName) -> Result<()> {
+        let layout = export.make_layout().await?;
+        export.write_small(&layout.volumes, &Self::file(name)?, self.encode()?).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::parameters::OnDelete;
+
+    fn record() -> Record {
+        Record {
+            id: VolumeId::parse("nfs#export#team/a#pvc-1#retain").unwrap(),
+            capacity: 1 << 30,
+            created_with: Attributes { mode: Some(0o770), ..Attributes::default() },
+            attributes: Attributes { mode: Some(0o777), on_delete: Some(OnDelete::Archive), ..Attributes::default() },
+            mount_options: vec!["vers=3".to_owned()],
+            created: 1_700_000_000,
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let name = VolumeName::parse("name", "pvc-1").unwrap();
+        assert_eq!(Record::decode(&name, &record().encode().unwrap()).unwrap(), record());
+    }
+
+    #[test]
+    fn a_record_that_is_torn_newer_or_of_another_volume_is_refused() {
+        let name = VolumeName::parse("name", "pvc-1").unwrap();
+        let bytes = record().encode().unwrap();
+        assert!(Record::decode(&name, &bytes[..bytes.len() - 1]).is_err());
+        assert!(Record::decode(&name, b"").is_err());
+        assert!(Record::decode(&VolumeName::parse("name", "pvc-2").unwrap(), &bytes).is_err());
+        let newer = String::from_utf8(bytes).unwrap().replace("\"version\":1", "\"version\":2");
+        assert!(Record::decode(&name, newer.as_bytes()).unwrap_err().to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn the_form_on_the_export_stays_readable() {
+        insta::assert_snapshot!(String::from_utf8(record().encode().unwrap()).unwrap(), @r#"{"version":1,"id":"nfs#export#team/a#pvc-1#retain","capacity":1073741824,"createdWith":{"mode":504},"attributes":{"onDelete":"archive","mode":511},"mountOptions":["vers=3"],"created":1700000000}"#);
+    }
+}

@@ -1,0 +1,56 @@
+# `make help` lists what there is. All of it sets up what it needs; that takes root on Debian once (e2e/README.md).
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.PHONY: help demo test test-unit e2e sanity bench lint audit setup release csi-sanity
+
+# What is downloaded and built beside the project.
+export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
+# The driver that the end-to-end programs start.
+export CSI_NFS_DRIVER = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/x86_64-unknown-linux-gnu/release/csi-nfs
+
+# cargo hands each program that it built to this, which runs it where there is NFS.
+IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
+# Only the end-to-end tests whose names contain this, such as `make e2e TESTS=unreachable::`.
+TESTS ?=
+
+help:  ## this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+
+demo: setup release  ## the main job, step by step, on a real NFS server
+	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
+
+test: test-unit e2e  ## every test
+
+test-unit:  ## the tests that need no NFS
+	cargo test --locked
+
+e2e: setup release csi-sanity  ## the tests on real NFS servers, csi-sanity included
+	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo test --locked --features e2e --test e2e -- $(TESTS)
+
+sanity: TESTS = sanity::
+sanity: e2e  ## csi-sanity alone
+
+bench: setup release  ## how fast it is, and how that compares with the bare system calls
+	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed
+
+lint: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## format, clippy, licences and sources of the dependencies
+	cargo fmt --check
+	cargo clippy --locked --all-targets --all-features -- -D warnings
+	$< --locked check bans licenses sources
+
+audit: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## known vulnerabilities of the dependencies (asks the advisory database)
+	$< --locked check advisories
+
+setup:  ## what the end-to-end tests need of the machine
+	@e2e/vm/install
+
+release:
+	@cargo build --locked --release
+
+csi-sanity:
+	@echo "Building csi-sanity in $(CSI_NFS_CACHE)"
+	@cd e2e/sanity && CGO_ENABLED=0 go build -trimpath -o $(CSI_NFS_CACHE)/csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+
+$(CSI_NFS_CACHE)/tools/bin/cargo-deny:
+	cargo install --locked --quiet --root $(CSI_NFS_CACHE)/tools --version 0.20.2 cargo-deny

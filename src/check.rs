@@ -1,0 +1,184 @@
+//! Do the records on an export and its directories agree?
+//!
+//! Run on an export at rest: what an operation under way has in staging, or has not recorded yet, is reported like what
+//! a crash left.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::fs::{Fs, Kind, Name};
+use crate::export::layout::Layout;
+use crate::mount::source::SubDir;
+use crate::volume::id::VolumeName;
+use crate::volume::lifecycle;
+use crate::volume::parameters::ARCHIVED;
+use crate::volume::record::Record;
+
+/// Something on an export that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "finding", rename_all = "camelCase")]
+pub enum Finding {
+    /// A record that cannot be read.
+    RecordUnreadable {
+        /// Its file in `.csi-nfs/volumes`.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// A volume whose directory is gone.
+    DirectoryMissing {
+        /// The volume's name.
+        volume: String,
+        /// The directory.
+        directory: String,
+    },
+    /// A directory that belongs to no volume with a record: made by hand, by csi-driver-nfs, retained, or left by a crash.
+    DirectoryUnrecorded {
+        /// The directory.
+        directory: String,
+    },
+    /// A volume with a directory of another name, that nothing protects from a volume inside it.
+    ClaimMissing {
+        /// The volume's name.
+        volume: String,
+        /// The directory.
+        directory: String,
+    },
+    /// A claim on a directory by a volume that has no record, or another directory.
+    ClaimStale {
+        /// The claim's path in `.csi-nfs/paths`.
+        claim: String,
+    },
+    /// Something in staging.
+    StagingLeftover {
+        /// Its name.
+        entry: String,
+    },
+    /// Something in the trash.
+    TrashLeftover {
+        /// Its name.
+        entry: String,
+    },
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RecordUnreadable { file, reason } => write!(f, "record {file} cannot be read: {reason}"),
+            Self::DirectoryMissing { volume, directory } => {
+                write!(f, "volume {volume} has a record, but its directory {directory} is gone")
+            }
+            Self::DirectoryUnrecorded { directory } => write!(f, "directory {directory} belongs to no recorded volume"),
+            Self::ClaimMissing { volume, directory } => {
+                write!(f, "volume {volume} has no claim on its directory {directory}")
+            }
+            Self::ClaimStale { claim } => write!(f, "claim {claim} is of no volume with that directory"),
+            Self::StagingLeftover { entry } => write!(f, "{entry} is left in staging"),
+            Self::TrashLeftover { entry } => write!(f, "{entry} is left in the trash"),
+        }
+    }
+}
+
+/// Reads an export and reports what does not fit, sorted.
+pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut recorded: BTreeMap<SubDir, BTreeSet<VolumeName>> = BTreeMap::new();
+    let mut records = BTreeMap::new();
+    for name in lifecycle::names(export).await? {
+        match Record::read(export, &name).await {
+            Ok(Some(record)) => {
+                recorded.entry(record.id.sub_dir.clone()).or_default().insert(name.clone());
+                records.insert(name, record);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let file = Record::file(&name)?.to_string();
+                findings.push(Finding::RecordUnreadable { file, reason: error.to_string() });
+            }
+        }
+    }
+    for (sub_dir, volumes) in &recorded {
+        if export.find_dir(&export.fs().root(), sub_dir.names()).await?.is_none() {
+            findings.extend(volumes.iter().map(|volume| Finding::DirectoryMissing {
+                volume: volume.to_string(),
+                directory: sub_dir.to_string(),
+            }));
+        }
+    }
+    unrecorded(export, &recorded, &mut findings).await?;
+    if let Some(layout) = export.layout().await? {
+        claims(export, &layout, &records, &mut findings).await?;
+        let text = |names: Vec<Name>| names.into_iter().map(|name| name.to_string());
+        let staging = text(export.names(&layout.staging).await?);
+        findings.extend(staging.map(|entry| Finding::StagingLeftover { entry }));
+        let trash = text(export.names(&layout.trash).await?);
+        findings.extend(trash.map(|entry| Finding::TrashLeftover { entry }));
+    }
+    findings.sort();
+    Ok(findings)
+}
+
+/// Directories that are no volume's, and lead to none.
+async fn unrecorded<F: Fs>(
+    export: &Export<F>,
+    recorded: &BTreeMap<SubDir, BTreeSet<VolumeName>>,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let mut open = vec![(export.fs().root(), String::new())];
+    while let Some((dir, above)) = open.pop() {
+        for name in export.names(&dir).await? {
+            let text = name.to_string();
+            if above.is_empty() && (text == SubDir::PRIVATE || text.starts_with(ARCHIVED)) {
+                continue;
+            }
+            let path = format!("{above}{text}");
+            if recorded.keys().any(|sub_dir| sub_dir.as_str() == path) {
+                continue;
+            }
+            let Some((child, attr)) = export.find(&dir, &name).await? else { continue };
+            if attr.kind != Kind::Directory {
+                continue;
+            }
+            let inside = format!("{path}/");
+            if recorded.keys().any(|sub_dir| sub_dir.as_str().starts_with(&inside)) {
+                open.push((child, inside));
+            } else {
+                findings.push(Finding::DirectoryUnrecorded { directory: path });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Claims without volumes, and volumes without claims.
+async fn claims<F: Fs>(
+    export: &Export<F>,
+    layout: &Layout<F>,
+    records: &BTreeMap<VolumeName, Record>,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let mut missing: BTreeMap<String, &Record> = records
+        .iter()
+        .filter(|(_, record)| record.id.uuid.is_some())
+        .map(|(name, record)| (format!("{}/#/{name}", record.id.sub_dir), record))
+        .collect();
+    let mut open = vec![(layout.paths.clone(), String::new())];
+    while let Some((dir, above)) = open.pop() {
+        for name in export.names(&dir).await? {
+            let path = format!("{above}{name}");
+            match export.find(&dir, &name).await? {
+                Some((child, attr)) if attr.kind == Kind::Directory => open.push((child, format!("{path}/"))),
+                Some(_) if missing.remove(&path).is_none() => findings.push(Finding::ClaimStale { claim: path }),
+                _ => {}
+            }
+        }
+    }
+    findings.extend(missing.values().filter_map(|record| {
+        Some(Finding::ClaimMissing { volume: record.id.name()?.to_string(), directory: record.id.sub_dir.to_string() })
+    }));
+    Ok(())
+}

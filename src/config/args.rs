@@ -1,0 +1,219 @@
+//! The command line and the environment as they are written: names, help, and the ways of giving a flag.
+//!
+//! A flag `--some-flag` can also be given as `-some-flag` (as Go's flag package takes it) and by the environment variable
+//! `CSI_NFS_SOME_FLAG`. The command line wins over the environment. An empty value is the same as none: manifests pass
+//! such for "the default".
+
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use super::Mode;
+use crate::telemetry::Format;
+
+/// Variables that manifests of CSI drivers set by custom, and the flags that they stand for, behind the flag's own.
+const CUSTOMARY: [(&str, &str); 2] = [("endpoint", "CSI_ENDPOINT"), ("nodeid", "NODE_ID")];
+
+/// A CSI driver for NFS.
+#[derive(Debug, Parser)]
+#[command(name = "csi-nfs", version, args_override_self = true, disable_help_subcommand = true)]
+pub(super) struct Args {
+    /// The CSI socket: unix:///absolute/path or unix://relative/path.
+    #[arg(long, global = true, default_value = "unix:///csi/csi.sock")]
+    pub(super) endpoint: String,
+
+    /// The node's name in Kubernetes; needed where the node service runs.
+    #[arg(long)]
+    pub(super) nodeid: Option<String>,
+
+    /// The driver's name. nfs.csi.k8s.io takes over the volumes of csi-driver-nfs.
+    #[arg(long, default_value = "csi-nfs.rs")]
+    pub(super) drivername: String,
+
+    /// The services to run: controller, node or all.
+    #[arg(long, default_value = "all", value_parser = mode)]
+    pub(super) mode: Mode,
+
+    /// An export that listings cover from the start, as SERVER:/SHARE, an IPv6 address in brackets. Repeated, or several
+    /// with commas between.
+    #[arg(long, value_delimiter = ',')]
+    pub(super) export: Vec<String>,
+
+    /// NFS mount options, with commas between, for volumes that name none.
+    #[arg(long)]
+    pub(super) mount_options: Option<String>,
+
+    /// Mode of a volume's directory where its class names none: octal, with a leading 0. 0 leaves it as it is.
+    #[arg(long, default_value = "0")]
+    pub(super) mount_permissions: String,
+
+    /// What becomes of a deleted volume's directory where its class says nothing: delete, retain or archive.
+    #[arg(long, default_value = "delete")]
+    pub(super) default_ondelete_policy: String,
+
+    /// Let an archived volume replace an archive of the same name; otherwise it gets a name of its own.
+    #[arg(long)]
+    pub(super) remove_archived_volume_path: bool,
+
+    /// Minutes for which a volume's figures are not asked for again. 0 asks each time.
+    #[arg(long, default_value = "10", value_name = "MINUTES")]
+    pub(super) vol_stats_cache_expire_in_minutes: u32,
+
+    /// Serve inline ephemeral volumes, by which whoever makes a pod chooses the NFS server.
+    #[arg(long)]
+    pub(super) enable_inline_volumes: bool,
+
+    /// Register with kubelet by a socket of this path, in kubelet's plugins_registry directory.
+    #[arg(long, value_name = "PATH")]
+    pub(super) registration_socket: Option<String>,
+
+    /// The CSI socket's path as kubelet, on the host, sees it.
+    #[arg(long, value_name = "PATH")]
+    pub(super) kubelet_socket_path: Option<String>,
+
+    /// Serve /healthz, /readyz and /metrics over HTTP on this IP address and port.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) http_endpoint: Option<SocketAddr>,
+
+    /// How long calls in flight may take to end when the driver is told to.
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) shutdown_grace: Duration,
+
+    /// How log lines look: text or json.
+    #[arg(long, default_value = "text", value_parser = log_format, value_name = "FORMAT")]
+    pub(super) log_format: Format,
+
+    /// Verbosity of the log, as klog has it: below 3 info, 3 and 4 debug, from 5 on trace.
+    #[arg(long = "v", default_value = "0", value_name = "N")]
+    pub(super) verbosity: u32,
+
+    /// Accepted from manifests of csi-driver-nfs, and unneeded: nothing is mounted in a directory.
+    #[arg(long, value_name = "PATH")]
+    working_mount_dir: Option<String>,
+
+    /// Accepted from manifests of csi-driver-nfs, and unneeded: no process is started.
+    #[arg(long)]
+    use_tar_command_in_snapshot: bool,
+
+    /// Accepted from manifests of csi-driver-nfs, and unneeded: snapshots are not packed.
+    #[arg(long)]
+    enable_snapshot_compression: bool,
+
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Ask the driver that runs on --endpoint whether it can serve, and exit 0 or 1.
+    Probe,
+}
+
+impl Args {
+    /// Parses the command line, program name first, and the environment, which `variable` looks up.
+    pub(super) fn read(
+        words: impl IntoIterator<Item = OsString>,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, clap::Error> {
+        let mut words = words.into_iter();
+        let program = words.next().unwrap_or_default();
+        let words: Vec<OsString> = words.map(double_dash).filter(|word| !is_empty_flag(word)).collect();
+        let command = Self::command().mut_args(name_variables).mut_args(take_value);
+        let from_environment: Vec<OsString> = command
+            .get_arguments()
+            .filter_map(Arg::get_long)
+            .filter(|flag| !words.iter().any(|word| gives(word, flag)))
+            .filter_map(|flag| {
+                let value = variables(flag).filter_map(|name| variable(&name)).find(|value| !value.is_empty())?;
+                let mut word = OsString::from(format!("--{flag}="));
+                word.push(value);
+                Some(word)
+            })
+            .collect();
+        let matches = command.try_get_matches_from([program].into_iter().chain(from_environment).chain(words))?;
+        Self::from_arg_matches(&matches)
+    }
+}
+
+/// The names of the variables that stand for a flag.
+fn variables(flag: &str) -> impl Iterator<Item = String> {
+    let own = format!("CSI_NFS_{}", flag.replace('-', "_").to_ascii_uppercase());
+    let customary = CUSTOMARY.into_iter().filter(move |(of, _)| *of == flag).map(|(_, name)| name.to_owned());
+    std::iter::once(own).chain(customary.collect::<Vec<_>>())
+}
+
+fn name_variables(arg: Arg) -> Arg {
+    let Some(flag) = arg.get_long() else { return arg };
+    let names = variables(flag).collect::<Vec<_>>().join(", ");
+    let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    arg.help(format!("{help} [env: {names}]"))
+}
+
+/// A switch, as Go has them: `--flag`, or `--flag=true` and `--flag=false`; never the next word.
+fn take_value(arg: Arg) -> Arg {
+    match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .value_name("BOOL")
+            .value_parser(switch)
+            .default_value("false")
+            .default_missing_value("true"),
+        _ => arg,
+    }
+}
+
+/// Go's flags take one dash as well as two: `-nodeid=x`. `-h` and `-V` are clap's own.
+fn double_dash(word: OsString) -> OsString {
+    match word.as_bytes() {
+        b"-h" | b"-V" => word,
+        [b'-', b'a'..=b'z' | b'A'..=b'Z', ..] => {
+            let mut long = OsString::from("-");
+            long.push(&word);
+            long
+        }
+        _ => word,
+    }
+}
+
+/// `--flag=`.
+fn is_empty_flag(word: &OsStr) -> bool {
+    let word = word.as_bytes();
+    word.starts_with(b"--") && word.iter().position(|b| *b == b'=') == Some(word.len() - 1)
+}
+
+/// Whether the word gives the flag: `--flag` or `--flag=…`.
+fn gives(word: &OsStr, flag: &str) -> bool {
+    let rest = word.as_bytes().strip_prefix(b"--").and_then(|word| word.strip_prefix(flag.as_bytes()));
+    matches!(rest, Some([]) | Some([b'=', ..]))
+}
+
+/// What Go's strconv.ParseBool takes.
+fn switch(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("neither true nor false"),
+    }
+}
+
+fn mode(text: &str) -> Result<Mode, &'static str> {
+    match text {
+        "controller" => Ok(Mode::Controller),
+        "node" => Ok(Mode::Node),
+        "all" => Ok(Mode::All),
+        _ => Err("not one of controller, node and all"),
+    }
+}
+
+fn log_format(text: &str) -> Result<Format, &'static str> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("neither text nor json"),
+    }
+}

@@ -1,0 +1,224 @@
+use rstest::rstest;
+
+use super::*;
+
+fn read(words: &[&str], variables: &[(&str, &str)]) -> Result<Task, Refusal> {
+    let words = ["csi-nfs"].iter().chain(words).map(OsString::from);
+    parse(words, |name| variables.iter().find(|(of, _)| *of == name).map(|(_, value)| value.into()))
+}
+
+/// The configuration of a node called `n`, with these flags.
+fn config(words: &[&str]) -> Config {
+    let words: Vec<&str> = ["--nodeid=n"].iter().chain(words).copied().collect();
+    match read(&words, &[]) {
+        Ok(Task::Serve(config)) => *config,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+fn bad(words: &[&str]) -> String {
+    match read(words, &[]) {
+        Err(Refusal::Bad(line)) => line,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+/// The flag's value as it arrived, for flags of different kinds.
+fn seen(config: &Config, flag: &str) -> String {
+    let (controller, node) = (config.controller.as_ref().unwrap(), config.node.as_ref().unwrap());
+    let registration = || node.registration.as_ref().unwrap();
+    match flag {
+        "endpoint" => config.endpoint.to_string(),
+        "nodeid" => node.id.to_string(),
+        "drivername" => config.driver_name.to_string(),
+        "export" => controller.exports.iter().map(Source::to_string).collect::<Vec<_>>().join(" "),
+        "mount-options" => node.mount_options.to_vec().join(","),
+        "mount-permissions" => format!("{:o}", node.mount_permissions.unwrap_or_default()),
+        "default-ondelete-policy" => controller.settings.delete.default.as_str().to_owned(),
+        "remove-archived-volume-path" => controller.settings.delete.replace_archive.to_string(),
+        "vol-stats-cache-expire-in-minutes" => (node.stats_cache.as_secs() / 60).to_string(),
+        "enable-inline-volumes" => node.inline_volumes.to_string(),
+        "registration-socket" => registration().socket.to_string(),
+        "kubelet-socket-path" => registration().endpoint.to_string(),
+        "http-endpoint" => config.http_endpoint.unwrap().to_string(),
+        "shutdown-grace" => format!("{:?}", config.shutdown_grace),
+        "log-format" => format!("{:?}", config.log_format).to_lowercase(),
+        "v" => config.verbosity.to_string(),
+        other => panic!("{other}"),
+    }
+}
+
+#[rstest]
+#[case("endpoint", "unix://a/b.sock", "a/b.sock")]
+#[case("nodeid", "node-1", "node-1")]
+#[case("drivername", "nfs.csi.k8s.io", "nfs.csi.k8s.io")]
+#[case("export", "h:/a,[::1]:/", "h:/a [::1]:/")]
+#[case("mount-options", "nfsvers=4.1,hard", "nfsvers=4.1,hard")]
+#[case("mount-permissions", "0777", "777")]
+#[case("default-ondelete-policy", "retain", "retain")]
+#[case("remove-archived-volume-path", "true", "true")]
+#[case("vol-stats-cache-expire-in-minutes", "3", "3")]
+#[case("enable-inline-volumes", "T", "true")]
+#[case("http-endpoint", "[::]:9809", "[::]:9809")]
+#[case("shutdown-grace", "1m30s", "90s")]
+#[case("log-format", "json", "json")]
+#[case("v", "5", "5")]
+fn every_flag_is_taken_in_gos_ways_and_from_the_environment(
+    #[case] flag: &str,
+    #[case] value: &str,
+    #[case] expected: &str,
+) {
+    for word in [format!("--{flag}={value}"), format!("-{flag}={value}")] {
+        assert_eq!(seen(&config(&[&word]), flag), expected, "{word}");
+        let twice = config(&[&word, &word]);
+        assert!(seen(&twice, flag).starts_with(expected), "{word} twice");
+    }
+    let variable = format!("CSI_NFS_{}", flag.replace('-', "_").to_uppercase());
+    let Ok(Task::Serve(config)) = read(&[], &[("NODE_ID", "n"), (&variable, value)]) else { panic!("{variable}") };
+    assert_eq!(seen(&config, flag), expected, "{variable}");
+}
+
+#[test]
+fn without_flags_the_defaults_hold_and_empty_values_are_none() {
+    let empty: Vec<String> = ["endpoint", "drivername", "default-ondelete-policy", "mount-options", "http-endpoint"]
+        .iter()
+        .chain(&["mode", "export", "working-mount-dir", "enable-snapshot-compression", "registration-socket"])
+        .map(|flag| format!("--{flag}="))
+        .collect();
+    let empty: Vec<&str> = empty.iter().map(String::as_str).collect();
+    for config in [config(&[]), config(&empty)] {
+        assert_eq!(seen(&config, "endpoint"), "/csi/csi.sock");
+        assert_eq!(seen(&config, "drivername"), "csi-nfs.rs");
+        assert_eq!(seen(&config, "default-ondelete-policy"), "delete");
+        assert_eq!(seen(&config, "mount-permissions"), "0");
+        assert_eq!(seen(&config, "vol-stats-cache-expire-in-minutes"), "10");
+        assert_eq!(seen(&config, "shutdown-grace"), "10s");
+        assert_eq!(seen(&config, "remove-archived-volume-path"), "false");
+        assert_eq!(seen(&config, "enable-inline-volumes"), "false");
+        assert_eq!((config.http_endpoint, config.verbosity, config.log_format), (None, 0, Format::Text));
+    }
+}
+
+#[test]
+fn the_arguments_of_the_incumbents_manifests_are_taken() {
+    let config = config(&[
+        "-v=5",
+        "--nodeid=node-1",
+        "--endpoint=unix:///csi/csi.sock",
+        "--drivername=nfs.csi.k8s.io",
+        "--mount-permissions=0",
+        "--working-mount-dir=/tmp",
+        "--default-ondelete-policy=",
+        "--use-tar-command-in-snapshot=false",
+        "--enable-snapshot-compression=true",
+        "--vol-stats-cache-expire-in-minutes=10",
+        "--remove-archived-volume-path=true",
+    ]);
+    assert_eq!((config.verbosity, seen(&config, "nodeid").as_str()), (5, "node-1"));
+}
+
+#[rstest]
+#[case(&["--remove-archived-volume-path"], true)]
+#[case(&["-remove-archived-volume-path"], true)]
+#[case(&["--remove-archived-volume-path=1"], true)]
+#[case(&["--remove-archived-volume-path", "--remove-archived-volume-path=FALSE"], false)]
+fn a_switch_is_given_as_go_has_it(#[case] words: &[&str], #[case] expected: bool) {
+    assert_eq!(config(words).controller.unwrap().settings.delete.replace_archive, expected);
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_a_flags_own_variable_over_the_customary() {
+    let variables = [("CSI_NFS_NODEID", "own"), ("NODE_ID", "customary"), ("CSI_ENDPOINT", "unix:///e")];
+    let node = |words: &[&str], variables: &[(&str, &str)]| match read(words, variables) {
+        Ok(Task::Serve(config)) => (seen(&config, "nodeid"), seen(&config, "endpoint")),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(node(&["-nodeid", "flag"], &variables), ("flag".into(), "/e".into()));
+    assert_eq!(node(&[], &variables), ("own".into(), "/e".into()));
+    assert_eq!(node(&[], &[("CSI_NFS_NODEID", ""), variables[1]]), ("customary".into(), "/csi/csi.sock".into()));
+    let exports = [("NODE_ID", "n"), ("CSI_NFS_EXPORT", "h:/env")];
+    let Ok(Task::Serve(config)) = read(&["--export=h:/flag"], &exports) else { panic!() };
+    assert_eq!(seen(&config, "export"), "h:/flag");
+}
+
+#[test]
+fn a_mode_has_its_own_part_of_the_configuration() {
+    let node = config(&["--mode=node"]);
+    assert!(node.controller.is_none() && node.node.is_some());
+    let Ok(Task::Serve(controller)) = read(&["--mode=controller"], &[]) else { panic!() };
+    assert!(controller.controller.is_some() && controller.node.is_none());
+}
+
+#[test]
+fn registration_takes_both_paths() {
+    let config = config(&["--registration-socket=/registration/x.sock", "--kubelet-socket-path=/var/lib/csi.sock"]);
+    assert_eq!(seen(&config, "registration-socket"), "/registration/x.sock");
+    assert_eq!(seen(&config, "kubelet-socket-path"), "/var/lib/csi.sock");
+}
+
+#[rstest]
+#[case(&[], "nodeid")]
+#[case(&["--mode=node"], "nodeid")]
+#[case(&["--nodeid=a\nb"], "nodeid")]
+#[case(&["--nodeid=n", "--endpoint=tcp://0.0.0.0:1"], "endpoint")]
+#[case(&["--nodeid=n", "--endpoint=/csi/csi.sock"], "endpoint")]
+#[case(&["--nodeid=n", "--endpoint=unix:csi.sock"], "endpoint")]
+#[case(&["--nodeid=n", "--endpoint=unix://"], "endpoint")]
+#[case(&["--nodeid=n", "--drivername=a_b"], "drivername")]
+#[case(&["--nodeid=n", "--mode=both"], "controller, node and all")]
+#[case(&["--nodeid=n", "--export=h"], "SERVER:/SHARE")]
+#[case(&["--nodeid=n", "--export=:/a"], "export")]
+#[case(&["--nodeid=n", "--export=::1:/a"], "[::1]:/a")]
+#[case(&["--nodeid=n", "--export=h:/a/../b"], "export")]
+#[case(&["--nodeid=n", "--mount-options=bind"], "bind")]
+#[case(&["--nodeid=n", "--mount-permissions=777"], "leading 0")]
+#[case(&["--nodeid=n", "--mount-permissions=08"], "mount-permissions")]
+#[case(&["--nodeid=n", "--mount-permissions=077777777777"], "mount-permissions")]
+#[case(&["--nodeid=n", "--default-ondelete-policy=Delete "], "default-ondelete-policy")]
+#[case(&["--nodeid=n", "--remove-archived-volume-path=maybe"], "remove-archived-volume-path")]
+#[case(&["--nodeid=n", "--vol-stats-cache-expire-in-minutes=-1"], "vol-stats-cache-expire-in-minutes")]
+#[case(&["--nodeid=n", "--registration-socket=/r.sock"], "kubelet-socket-path")]
+#[case(&["--nodeid=n", "--kubelet-socket-path=/k.sock"], "registration-socket")]
+#[case(&["--nodeid=n", "--registration-socket=/r.sock", "--kubelet-socket-path=k.sock"], "absolute")]
+#[case(&["--mode=controller", "--registration-socket=/r.sock", "--kubelet-socket-path=/k.sock"], "--mode")]
+#[case(&["--nodeid=n", "--http-endpoint=localhost:80"], "http-endpoint")]
+#[case(&["--nodeid=n", "--shutdown-grace=soon"], "shutdown-grace")]
+#[case(&["--nodeid=n", "--log-format=xml"], "neither text nor json")]
+#[case(&["--nodeid=n", "--v=loud"], "--v")]
+#[case(&["--nodeid=n", "--no-such-flag\n\u{1b}[2J"], "no-such-flag")]
+#[case(&["--nodeid=n", "stray"], "stray")]
+#[case(&["--nodeid"], "nodeid")]
+#[case(&["probe", "--endpoint=tcp://x"], "endpoint")]
+fn bad_configuration_is_one_line_that_names_what_is_wrong(#[case] words: &[&str], #[case] named: &str) {
+    let line = bad(words);
+    assert!(line.contains(named), "{line}");
+    assert!(!line.contains(char::is_control), "{line:?}");
+}
+
+#[rstest]
+#[case(&["probe"], &[], "/csi/csi.sock")]
+#[case(&["probe", "-endpoint=unix:/a"], &[], "/a")]
+#[case(&["--endpoint", "unix:///a", "probe"], &[], "/a")]
+#[case(&["probe"], &[("CSI_ENDPOINT", "unix:///e")], "/e")]
+fn a_probe_needs_no_more_than_the_endpoint(
+    #[case] words: &[&str],
+    #[case] variables: &[(&str, &str)],
+    #[case] path: &str,
+) {
+    let Ok(Task::Probe(socket)) = read(words, variables) else { panic!("{words:?}") };
+    assert_eq!(socket.to_string(), path);
+}
+
+#[rstest]
+fn help_names_every_flag_and_variable(#[values("--help", "-help", "-h")] word: &str) {
+    let Err(Refusal::Shown(help)) = read(&[word], &[]) else { panic!("{word}") };
+    for name in ["--endpoint", "CSI_ENDPOINT", "NODE_ID", "CSI_NFS_SHUTDOWN_GRACE", "probe", "[default: 10s]"] {
+        assert!(help.contains(name), "{name}\n{help}");
+    }
+}
+
+#[rstest]
+fn the_version_is_shown(#[values("--version", "-version", "-V")] word: &str) {
+    let shown = format!("csi-nfs {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(read(&[word], &[]).unwrap_err(), Refusal::Shown(shown));
+}

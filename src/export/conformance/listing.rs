@@ -1,0 +1,61 @@
+//! Listings of directories, and figures of the file system.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+
+/// So many entries, with names so long, that every implementation needs several pages.
+async fn fill<F: Fs>(fs: &F, dir: &F::Handle) -> BTreeSet<Name> {
+    let mut made = BTreeSet::new();
+    for number in 0..600 {
+        let name = name(format!("{number:0>200}"));
+        if number % 3 == 0 {
+            fs.mkdir(dir, &name, 0o755).await.unwrap();
+        } else {
+            fs.create(dir, &name, 0o644).await.unwrap();
+        }
+        made.insert(name);
+    }
+    made
+}
+
+pub(super) async fn a_listing_has_every_entry_once<F: Fs>(fs: &F, dir: &F::Handle) {
+    assert_eq!(fs.readdir(dir, 0).await.unwrap().entries, [], "neither . nor ..");
+    let made = fill(fs, dir).await;
+    let first = fs.readdir(dir, 0).await.unwrap();
+    assert!(first.entries.len() < made.len() && first.next.is_some(), "one page is not all");
+    let listed = list(fs, dir).await;
+    assert_eq!(listed.len(), made.len());
+    let by_name: BTreeMap<_, _> = listed.into_iter().map(|entry| (entry.name.clone(), entry)).collect();
+    assert_eq!(by_name.keys().cloned().collect::<BTreeSet<_>>(), made);
+    for (name, entry) in by_name {
+        let (_, attr) = fs.lookup(dir, &name).await.unwrap();
+        assert_eq!(entry.fileid, attr.fileid);
+        assert!(entry.kind.is_none_or(|kind| kind == attr.kind), "{entry:?}");
+    }
+}
+
+pub(super) async fn a_listing_goes_on_where_it_was_while_entries_are_removed<F: Fs>(fs: &F, dir: &F::Handle) {
+    let made = fill(fs, dir).await;
+    let (mut seen, mut next) = (BTreeSet::new(), Some(0));
+    while let Some(cookie) = next {
+        let page = fs.readdir(dir, cookie).await.unwrap();
+        for Entry { name, .. } in page.entries {
+            match fs.unlink(dir, &name).await {
+                Err(Status::IsDir) => fs.rmdir(dir, &name).await.unwrap(),
+                other => other.unwrap(),
+            }
+            assert!(seen.insert(name), "seen twice");
+        }
+        next = page.next;
+    }
+    assert_eq!(seen, made);
+    assert_eq!(list(fs, dir).await, []);
+}
+
+pub(super) async fn the_figures_of_the_file_system_make_sense<F: Fs>(fs: &F, dir: &F::Handle) {
+    let stat = fs.statfs(dir).await.unwrap();
+    assert!(stat.total_bytes > 0, "{stat:?}");
+    assert!(stat.available_bytes <= stat.free_bytes && stat.free_bytes <= stat.total_bytes, "{stat:?}");
+    assert!(stat.free_inodes <= stat.total_inodes, "{stat:?}");
+}

@@ -1,0 +1,143 @@
+//! Renaming and removing.
+
+use super::*;
+use crate::export::fs::OpenMode;
+
+pub(super) async fn a_rename_replaces_like_by_like_alone<F: Fs>(fs: &F, dir: &F::Handle) {
+    const DONE: FsResult<()> = Ok(());
+    let cases = [
+        ("file", "file", DONE),
+        ("file", "empty", Err(Status::IsDir)),
+        ("file", "full", Err(Status::IsDir)),
+        ("empty", "file", Err(Status::NotDir)),
+        ("empty", "empty", DONE),
+        ("empty", "full", Err(Status::NotEmpty)),
+        ("full", "file", Err(Status::NotDir)),
+        ("full", "empty", DONE),
+        ("full", "full", Err(Status::NotEmpty)),
+        ("file", "", DONE),
+        ("empty", "", DONE),
+        ("full", "", DONE),
+    ];
+    for (number, (from, to, expected)) in cases.into_iter().enumerate() {
+        for across in [false, true] {
+            let place = mkdir(fs, dir, &format!("case-{number}-{across}")).await;
+            let other = if across { mkdir(fs, &place, "other").await } else { place.clone() };
+            for (at, text, what) in [(&place, "from", from), (&other, "to", to)] {
+                match what {
+                    "file" => file(fs, at, text, text).await,
+                    "empty" => drop(mkdir(fs, at, text).await),
+                    "full" => drop(mkdir(fs, &mkdir(fs, at, text).await, "inner").await),
+                    _ => {}
+                }
+            }
+            let (_, moving) = fs.lookup(&place, &name("from")).await.unwrap();
+            let before = (list(fs, &place).await, list(fs, &other).await);
+            assert_eq!(fs.rename(&place, &name("from"), &other, &name("to")).await, expected, "{from} over {to}");
+            if expected.is_ok() {
+                assert_eq!(answer(fs.lookup(&place, &name("from")).await), Err(Status::NoEnt));
+                let (_, moved) = fs.lookup(&other, &name("to")).await.unwrap();
+                assert_eq!((moved.fileid, moved.kind), (moving.fileid, moving.kind), "{from} over {to}");
+                assert_eq!(names(fs, &other).await, ["to"]);
+            } else {
+                assert_eq!((list(fs, &place).await, list(fs, &other).await), before, "{from} over {to}");
+            }
+        }
+    }
+    let place = mkdir(fs, dir, "itself").await;
+    file(fs, &place, "f", "content").await;
+    fs.rename(&place, &name("f"), &place, &name("f")).await.unwrap();
+    let (same, _) = fs.open(&place, &name("f"), OpenMode::Read).await.unwrap();
+    assert_eq!(fs.read(&same, 0, 100).await.unwrap(), b"content");
+}
+
+pub(super) async fn a_directory_moves_with_all_that_is_in_it<F: Fs>(fs: &F, dir: &F::Handle) {
+    let (from, to) = (mkdir(fs, dir, "from").await, mkdir(fs, dir, "to").await);
+    let moving = mkdir(fs, &from, "d").await;
+    let inner = mkdir(fs, &moving, "inner").await;
+    file(fs, &inner, "f", "content").await;
+    let before = fs.getattr(&moving).await.unwrap();
+    fs.rename(&from, &name("d"), &to, &name("e")).await.unwrap();
+    assert_eq!(fs.getattr(&moving).await.unwrap(), before, "the handle is the object's, not the name's");
+    file(fs, &moving, "g", "new").await;
+    let (found, _) = fs.lookup(&to, &name("e")).await.unwrap();
+    assert_eq!(names(fs, &found).await, ["g", "inner"]);
+    let (f, _) = fs.open(&inner, &name("f"), OpenMode::Read).await.unwrap();
+    assert_eq!(fs.read(&f, 0, 100).await.unwrap(), b"content");
+    assert_eq!(names(fs, &from).await, [""; 0]);
+}
+
+pub(super) async fn a_directory_does_not_move_into_itself<F: Fs>(fs: &F, dir: &F::Handle) {
+    let outer = mkdir(fs, dir, "outer").await;
+    let middle = mkdir(fs, &outer, "middle").await;
+    let inner = mkdir(fs, &middle, "inner").await;
+    file(fs, &inner, "f", "").await;
+    for below in [&outer, &middle, &inner] {
+        assert_eq!(fs.rename(dir, &name("outer"), below, &name("new")).await, Err(Status::Inval));
+        assert_eq!(fs.rename(dir, &name("outer"), below, &name("middle")).await, Err(Status::Inval));
+    }
+    for (from_dir, from) in [(&outer, "middle"), (&middle, "inner"), (&inner, "f")] {
+        let onto_its_own_place = fs.rename(from_dir, &name(from), dir, &name("outer")).await;
+        assert_eq!(onto_its_own_place, Err(Status::NotEmpty), "{from}");
+    }
+    assert_eq!(names(fs, &inner).await, ["f"]);
+}
+
+pub(super) async fn only_an_empty_directory_is_removed<F: Fs>(fs: &F, dir: &F::Handle) {
+    let full = mkdir(fs, dir, "full").await;
+    mkdir(fs, &full, "empty").await;
+    file(fs, &full, "f", "").await;
+    assert_eq!(fs.rmdir(dir, &name("full")).await, Err(Status::NotEmpty));
+    assert_eq!(fs.rmdir(&full, &name("f")).await, Err(Status::NotDir));
+    assert_eq!(fs.unlink(&full, &name("empty")).await, Err(Status::IsDir));
+    assert_eq!(fs.unlink(dir, &name("full")).await, Err(Status::IsDir));
+    assert_eq!(names(fs, &full).await, ["empty", "f"]);
+    fs.rmdir(&full, &name("empty")).await.unwrap();
+    fs.unlink(&full, &name("f")).await.unwrap();
+    fs.rmdir(dir, &name("full")).await.unwrap();
+    assert_eq!(list(fs, dir).await, []);
+}
+
+pub(super) async fn a_removed_directory_is_stale<F: Fs>(fs: &F, dir: &F::Handle) {
+    let removed = mkdir(fs, dir, "removed").await;
+    let replaced = mkdir(fs, dir, "replaced").await;
+    fs.rmdir(dir, &name("removed")).await.unwrap();
+    mkdir(fs, dir, "new").await;
+    fs.rename(dir, &name("new"), dir, &name("replaced")).await.unwrap();
+    mkdir(fs, dir, "removed").await;
+    for gone in [&removed, &replaced] {
+        assert_eq!(answer(fs.getattr(gone).await), Err(Status::Stale));
+        assert_eq!(answer(fs.mkdir(gone, &name("d"), 0o755).await), Err(Status::Stale));
+        assert_eq!(answer(fs.create(gone, &name("f"), 0o644).await), Err(Status::Stale));
+        assert_eq!(answer(fs.readdir(gone, 0).await), Err(Status::Stale));
+        assert_eq!(answer(fs.lookup(gone, &name("d")).await), Err(Status::Stale));
+        assert_eq!(fs.unlink(gone, &name("d")).await, Err(Status::Stale));
+        assert_eq!(fs.rmdir(gone, &name("d")).await, Err(Status::Stale));
+        assert_eq!(fs.rename(gone, &name("d"), dir, &name("d")).await, Err(Status::Stale));
+        assert_eq!(fs.rename(dir, &name("removed"), gone, &name("d")).await, Err(Status::Stale));
+    }
+    for text in ["removed", "replaced"] {
+        let (new, _) = fs.lookup(dir, &name(text)).await.unwrap();
+        assert_eq!(list(fs, &new).await, [], "{text}");
+    }
+}
+
+pub(super) async fn a_removed_file_is_gone_by_name<F: Fs>(fs: &F, dir: &F::Handle) {
+    let place = mkdir(fs, dir, "place").await;
+    let held = fs.create(&place, &name("held"), 0o644).await.unwrap();
+    file(fs, &place, "old", "old").await;
+    file(fs, &place, "new", "new").await;
+    let (old, _) = fs.open(&place, &name("old"), OpenMode::Read).await.unwrap();
+    fs.rename(&place, &name("new"), &place, &name("old")).await.unwrap();
+    fs.unlink(&place, &name("held")).await.unwrap();
+    assert_eq!(answer(fs.lookup(&place, &name("held")).await), Err(Status::NoEnt));
+    let (new, _) = fs.open(&place, &name("old"), OpenMode::Read).await.unwrap();
+    assert_eq!(fs.read(&new, 0, 100).await.unwrap(), b"new");
+    fs.create(&place, &name("held"), 0o644).await.unwrap();
+    // While somebody holds a file, an NFS client keeps it under another name in its directory.
+    drop((held, old, new));
+    for text in ["held", "old"] {
+        fs.unlink(&place, &name(text)).await.unwrap();
+    }
+    becomes(Ok(()), async || fs.rmdir(dir, &name("place")).await).await;
+}

@@ -1,1 +1,0 @@
-//! An export through a detached mount of the kernel's NFS client.

@@ -1,0 +1,296 @@
+//! The system calls on an export. Each function is one operation, may block as long as the server does, and therefore runs
+//! behind the gate.
+//!
+//! Every call starts at a descriptor and goes one name down at most. Nothing is followed: neither a symbolic link, nor a
+//! mount, nor a file system that the server has below the export.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes, StatxFlags, Timespec,
+    Timestamps, Uid,
+};
+use rustix::io::Errno;
+
+use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, Time};
+
+const BELOW: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+/// An object as such: nothing is opened, no device is touched, no FIFO waited for, no symbolic link followed.
+const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// Were the file a FIFO or a device for once, opening it would still neither wait nor take a terminal.
+const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+/// As much of a directory as one getdents64(2) may give.
+const LISTING: usize = 32 * 1024;
+/// Enough of one for any single entry.
+const ONE_ENTRY: usize = 512;
+/// As much as one read(2) is asked for, so that a length without sense takes no memory.
+const READ: usize = 1 << 20;
+
+/// The object of that name, opened as a place only (O_PATH).
+pub(super) fn lookup(dir: BorrowedFd<'_>, name: &Name) -> FsResult<(OwnedFd, Attr)> {
+    let object = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
+    let attr = getattr(object.as_fd())?;
+    Ok((object, attr))
+}
+
+/// statx(2), from the server; [`Status::Stale`] for an object without a name, [`Status::XDev`] for the place where another
+/// file system of the server begins.
+pub(super) fn getattr(object: BorrowedFd<'_>) -> FsResult<Attr> {
+    stat(object, AtFlags::STATX_FORCE_SYNC)
+}
+
+fn stat(object: BorrowedFd<'_>, sync: AtFlags) -> FsResult<Attr> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | sync;
+    let statx = retry(|| rustix::fs::statx(object, "", flags, StatxFlags::BASIC_STATS))?;
+    if statx.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
+        return Err(Status::XDev);
+    }
+    if statx.stx_nlink == 0 {
+        return Err(Status::Stale);
+    }
+    attr(&statx)
+}
+
+fn attr(statx: &Statx) -> FsResult<Attr> {
+    let time = |time: rustix::fs::StatxTimestamp| Time { seconds: time.tv_sec, nanoseconds: time.tv_nsec };
+    let mode = u32::from(statx.stx_mode);
+    Ok(Attr {
+        kind: kind(FileType::from_raw_mode(mode)).ok_or(Status::Io)?,
+        mode: mode & 0o7777,
+        uid: statx.stx_uid,
+        gid: statx.stx_gid,
+        size: statx.stx_size,
+        used: statx.stx_blocks.saturating_mul(512),
+        links: statx.stx_nlink.into(),
+        fileid: statx.stx_ino,
+        device: (statx.stx_rdev_major, statx.stx_rdev_minor),
+        atime: time(statx.stx_atime),
+        mtime: time(statx.stx_mtime),
+    })
+}
+
+fn kind(file_type: FileType) -> Option<Kind> {
+    Some(match file_type {
+        FileType::RegularFile => Kind::File,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        FileType::Fifo => Kind::Fifo,
+        FileType::Socket => Kind::Socket,
+        FileType::CharacterDevice => Kind::CharDevice,
+        FileType::BlockDevice => Kind::BlockDevice,
+        FileType::Unknown => return None,
+    })
+}
+
+/// chown(2), chmod(2), utimensat(2), in this order: the first clears what the second sets.
+pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsResult<()> {
+    if set.mode.is_some() && kind == Kind::Symlink {
+        return Err(Status::NotSupp);
+    }
+    if set.uid.is_some() || set.gid.is_some() {
+        let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
+        retry(|| rustix::fs::chownat(object, "", uid, gid, AtFlags::EMPTY_PATH))?;
+    }
+    if let Some(mode) = set.mode {
+        // chmod(2) has a form for a descriptor opened with O_PATH only since Linux 6.6; this one is as old as O_PATH.
+        let itself = format!("/proc/self/fd/{}", object.as_raw_fd());
+        let mode = Mode::from_raw_mode(mode);
+        retry(|| rustix::fs::chmodat(rustix::fs::CWD, &*itself, mode, AtFlags::empty())).map_err(
+            |status| match status {
+                Status::NoEnt => Status::NotSupp, // no /proc here
+                other => other,
+            },
+        )?;
+    }
+    if set.atime.is_some() || set.mtime.is_some() {
+        let time = |time: Option<Time>| match time {
+            Some(Time { seconds, nanoseconds }) => Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
+            None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+        };
+        let times = Timestamps { last_access: time(set.atime), last_modification: time(set.mtime) };
+        retry(|| rustix::fs::utimensat(object, "", &times, AtFlags::EMPTY_PATH))?;
+    }
+    Ok(())
+}
+
+/// mkdir(2), and the directory that is then there.
+pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<OwnedFd> {
+    retry(|| rustix::fs::mkdirat(dir, name.as_bytes(), Mode::from_raw_mode(mode))).map_err(stale_if_removed(dir))?;
+    open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)
+}
+
+/// open(2) of a new file.
+pub(super) fn create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<OwnedFd> {
+    let flags = FILE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    open_below(dir, name.as_bytes(), flags, mode).map_err(stale_if_removed(dir))
+}
+
+/// open(2) of what is seen to be a regular file, before (so that nothing else is touched) and after (so that nothing else
+/// is returned where a name changed its object in between).
+pub(super) fn open(dir: BorrowedFd<'_>, name: &Name, mode: OpenMode) -> FsResult<(OwnedFd, Attr)> {
+    let regular = |attr: Attr| match attr.kind {
+        Kind::File => Ok(attr),
+        Kind::Directory => Err(Status::IsDir),
+        Kind::Symlink => Err(Status::Symlink),
+        _ => Err(Status::WrongType),
+    };
+    let seen = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
+    regular(stat(seen.as_fd(), AtFlags::empty())?)?;
+    let access = match mode {
+        OpenMode::Read => OFlags::RDONLY,
+        OpenMode::ReadWrite => OFlags::RDWR,
+    };
+    let file = open_below(dir, name.as_bytes(), FILE | access, 0)?;
+    let attr = regular(getattr(file.as_fd())?)?;
+    Ok((file, attr))
+}
+
+/// pread(2), until `length` or the end of the file.
+pub(super) fn read(file: BorrowedFd<'_>, offset: u64, length: usize) -> FsResult<Vec<u8>> {
+    let mut data = Vec::new();
+    while data.len() < length {
+        let have = data.len();
+        data.resize(length.min(have + READ), 0);
+        let got = retry(|| rustix::io::pread(file, &mut data[have..], offset + have as u64))?;
+        data.truncate(have + got);
+        if got == 0 {
+            break;
+        }
+    }
+    Ok(data)
+}
+
+/// pwrite(2), until all is written.
+pub(super) fn write(file: BorrowedFd<'_>, offset: u64, data: &[u8]) -> FsResult<()> {
+    let mut written = 0;
+    while written < data.len() {
+        match retry(|| rustix::io::pwrite(file, &data[written..], offset + written as u64))? {
+            0 => return Err(Status::Io),
+            more => written += more,
+        }
+    }
+    Ok(())
+}
+
+/// fsync(2). It reports each failed write since the file was opened, those that the kernel did on its own included.
+pub(super) fn commit(file: BorrowedFd<'_>) -> FsResult<()> {
+    retry(|| rustix::fs::fsync(file))
+}
+
+/// rename(2).
+pub(super) fn rename(from_dir: BorrowedFd<'_>, from: &Name, to_dir: BorrowedFd<'_>, to: &Name) -> FsResult<()> {
+    retry(|| rustix::fs::renameat(from_dir, from.as_bytes(), to_dir, to.as_bytes()))
+        .map_err(not_empty)
+        .map_err(stale_if_removed(from_dir))
+        .map_err(stale_if_removed(to_dir))
+}
+
+/// unlink(2).
+pub(super) fn unlink(dir: BorrowedFd<'_>, name: &Name) -> FsResult<()> {
+    retry(|| rustix::fs::unlinkat(dir, name.as_bytes(), AtFlags::empty())).map_err(stale_if_removed(dir))
+}
+
+/// rmdir(2).
+pub(super) fn rmdir(dir: BorrowedFd<'_>, name: &Name) -> FsResult<()> {
+    retry(|| rustix::fs::unlinkat(dir, name.as_bytes(), AtFlags::REMOVEDIR))
+        .map_err(not_empty)
+        .map_err(stale_if_removed(dir))
+}
+
+/// getdents64(2), once, from where the cookie says.
+pub(super) fn readdir(dir: BorrowedFd<'_>, from: Cookie) -> FsResult<Page> {
+    let listed = open_below(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, 0)?;
+    let seek = |cookie| retry(|| rustix::fs::seek(&listed, SeekFrom::Start(cookie)));
+    if from != 0 {
+        seek(from)?;
+    }
+    let mut buffer = vec![MaybeUninit::uninit(); LISTING];
+    let mut listing = RawDir::new(&listed, &mut buffer);
+    let (mut entries, mut last) = (Vec::new(), None);
+    while last.is_none() || !listing.is_buffer_empty() {
+        let entry = match listing.next() {
+            None => return Ok(Page { entries, next: None }),
+            Some(Err(Errno::INTR)) => continue,
+            Some(Err(errno)) => return Err(stale_if_removed(dir)(errno.into())),
+            Some(Ok(entry)) => entry,
+        };
+        last = Some(entry.next_entry_cookie());
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            let name = Name::new(name).map_err(|_| Status::Io)?;
+            entries.push(Entry { name, kind: kind(entry.file_type()), fileid: entry.ino() });
+        }
+    }
+    // Most directories fit into one page: saying so saves their callers a second one.
+    let mut buffer = [MaybeUninit::uninit(); ONE_ENTRY];
+    let more = RawDir::new(&listed, &mut buffer).next().is_some();
+    Ok(Page { entries, next: last.filter(|_| more) })
+}
+
+/// statfs(2).
+pub(super) fn statfs(dir: BorrowedFd<'_>) -> FsResult<FsStat> {
+    let stat = retry(|| rustix::fs::fstatvfs(dir))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(FsStat {
+        total_bytes: bytes(stat.f_blocks),
+        free_bytes: bytes(stat.f_bfree),
+        available_bytes: bytes(stat.f_bavail),
+        total_inodes: stat.f_files,
+        free_inodes: stat.f_ffree,
+    })
+}
+
+/// fcntl(2), F_OFD_SETLK on one byte: whether it was granted.
+pub(super) fn lock(file: BorrowedFd<'_>, byte: i64) -> FsResult<bool> {
+    match set_lock(file, byte, libc::F_WRLCK) {
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
+        set => set.map(|()| true).map_err(Status::from),
+    }
+}
+
+/// fcntl(2), F_OFD_SETLK with F_UNLCK on one byte.
+pub(super) fn unlock(file: BorrowedFd<'_>, byte: i64) -> FsResult<()> {
+    set_lock(file, byte, libc::F_UNLCK).map_err(Status::from)
+}
+
+fn set_lock(file: BorrowedFd<'_>, byte: i64, what: i32) -> Result<(), Errno> {
+    let lock = libc::flock {
+        l_type: what as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    };
+    rustix::io::retry_on_intr(|| match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(()),
+        Err(errno) => Err(Errno::from_raw_os_error(errno as i32)),
+    })
+}
+
+fn open_below(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: u32) -> FsResult<OwnedFd> {
+    retry(|| rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode), BELOW))
+}
+
+fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> FsResult<T> {
+    rustix::io::retry_on_intr(call).map_err(Status::from)
+}
+
+/// In a directory that this client has removed, Linux finds no names; the server would say that it is stale.
+fn stale_if_removed(dir: BorrowedFd<'_>) -> impl Fn(Status) -> Status {
+    move |status| match status {
+        // From what is known here: the server was not asked either.
+        Status::NoEnt if stat(dir, AtFlags::STATX_DONT_SYNC) == Err(Status::Stale) => Status::Stale,
+        other => other,
+    }
+}
+
+/// rename(2) and rmdir(2) say EEXIST or ENOTEMPTY, as the file system likes.
+fn not_empty(status: Status) -> Status {
+    if status == Status::Exist { Status::NotEmpty } else { status }
+}

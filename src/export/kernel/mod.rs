@@ -1,0 +1,216 @@
+//! An export behind a mount of the kernel's NFS client.
+//!
+//! Each operation is a few system calls in one closure behind the server's [`Gate`]: it costs no other server anything, and
+//! ends with [`Status::TimedOut`] when this one is gone. When the caller no longer waits, the operation may yet be
+//! carried out.
+//!
+//! What it needs of its surroundings:
+//! - umask(2) 0, which `main` sets: the mode of what is made is the one that was asked for.
+//! - /proc, as every container has it: chmod(2) of an object that is not open goes through /proc/self/fd.
+//! - A mount that asks the server before it believes what it knows (`actimeo=0` or `lookupcache=none`), where another
+//!   controller may work on the same export; and `nodev`, since the content is hostile.
+//!
+//! Descriptors: a handle that was looked up is a place only (O_PATH), and letting go of it does not block. An open file
+//! is closed behind the gate, soon after its last handle is gone; what closing could report, [`Fs::commit`] has
+//! reported before.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::fs::{
+    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, check_new_mode, lock_offset,
+};
+use crate::mount::gate::{Gate, Held};
+
+mod calls;
+#[cfg(test)]
+mod local;
+
+#[cfg(test)]
+pub(super) use local::{export, local};
+
+/// An export of one server, through a descriptor of its mount. A clone is the same.
+#[derive(Debug, Clone)]
+pub struct KernelFs {
+    root: KernelHandle,
+    mount: Mount,
+    gate: Gate,
+    locks_are_shared: bool,
+}
+
+/// Keeps the mount as long as a handle needs it: its end may block.
+type Mount = Arc<Held<OwnedFd>>;
+
+/// An object on an export, held by a descriptor.
+#[derive(Clone)]
+pub struct KernelHandle(Arc<Object>);
+
+struct Object {
+    kind: Kind,
+    descriptor: Descriptor,
+}
+
+enum Descriptor {
+    Root(Mount),
+    /// Opened with O_PATH. The fields are dropped in this order: the mount last.
+    Place(OwnedFd, #[expect(dead_code, reason = "held, not used")] Mount),
+    File(Held<OwnedFd>, OpenMode, #[expect(dead_code, reason = "held, not used")] Mount),
+}
+
+impl AsFd for KernelHandle {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0.descriptor {
+            Descriptor::Root(mount) => mount.as_fd(),
+            Descriptor::Place(place, _) => place.as_fd(),
+            Descriptor::File(file, ..) => file.as_fd(),
+        }
+    }
+}
+
+impl fmt::Debug for KernelHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at descriptor {}", self.0.kind, self.as_fd().as_raw_fd())
+    }
+}
+
+impl KernelHandle {
+    fn new(kind: Kind, descriptor: Descriptor) -> Self {
+        Self(Arc::new(Object { kind, descriptor }))
+    }
+
+    fn directory(&self) -> FsResult<Self> {
+        if self.0.kind == Kind::Directory { Ok(self.clone()) } else { Err(Status::NotDir) }
+    }
+
+    /// The file, open for writing where `writing` says that this is needed.
+    fn file(&self, writing: bool) -> FsResult<Self> {
+        match &self.0.descriptor {
+            Descriptor::File(_, mode, _) if !writing || *mode == OpenMode::ReadWrite => Ok(self.clone()),
+            _ => Err(Status::Inval),
+        }
+    }
+}
+
+impl KernelFs {
+    /// The export whose root directory is `root`: the descriptor of a mount, or of a directory in one (O_PATH is enough).
+    /// `gate` is the one of its server. `locks_are_shared` says whether the mount takes byte-range locks to the server.
+    pub fn new(root: Held<OwnedFd>, gate: Gate, locks_are_shared: bool) -> Self {
+        let mount = Arc::new(root);
+        let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
+        Self { root, mount, gate, locks_are_shared }
+    }
+
+    async fn call<T: Send + 'static>(&self, call: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
+        self.gate.run(call).await?
+    }
+
+    fn place(&self, kind: Kind, descriptor: OwnedFd) -> KernelHandle {
+        KernelHandle::new(kind, Descriptor::Place(descriptor, Arc::clone(&self.mount)))
+    }
+
+    fn file(&self, descriptor: OwnedFd, mode: OpenMode) -> KernelHandle {
+        let file = self.gate.hold(descriptor);
+        KernelHandle::new(Kind::File, Descriptor::File(file, mode, Arc::clone(&self.mount)))
+    }
+}
+
+impl Fs for KernelFs {
+    type Handle = KernelHandle;
+
+    fn root(&self) -> KernelHandle {
+        self.root.clone()
+    }
+
+    async fn lookup(&self, dir: &KernelHandle, name: &Name) -> FsResult<(KernelHandle, Attr)> {
+        let (dir, name) = (dir.directory()?, name.clone());
+        let (object, attr) = self.call(move || calls::lookup(dir.as_fd(), &name)).await?;
+        Ok((self.place(attr.kind, object), attr))
+    }
+
+    async fn getattr(&self, object: &KernelHandle) -> FsResult<Attr> {
+        let object = object.clone();
+        self.call(move || calls::getattr(object.as_fd())).await
+    }
+
+    async fn setattr(&self, object: &KernelHandle, attr: SetAttr) -> FsResult<()> {
+        attr.check()?;
+        let object = object.clone();
+        self.call(move || calls::setattr(object.as_fd(), object.0.kind, attr)).await
+    }
+
+    async fn mkdir(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<KernelHandle> {
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        let made = self.call(move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
+        Ok(self.place(Kind::Directory, made))
+    }
+
+    async fn create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<KernelHandle> {
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        let file = self.call(move || calls::create(dir.as_fd(), &name, mode)).await?;
+        Ok(self.file(file, OpenMode::ReadWrite))
+    }
+
+    async fn open(&self, dir: &KernelHandle, name: &Name, mode: OpenMode) -> FsResult<(KernelHandle, Attr)> {
+        let (dir, name) = (dir.directory()?, name.clone());
+        let (file, attr) = self.call(move || calls::open(dir.as_fd(), &name, mode)).await?;
+        Ok((self.file(file, mode), attr))
+    }
+
+    async fn read(&self, file: &KernelHandle, offset: u64, length: usize) -> FsResult<Vec<u8>> {
+        let file = file.file(false)?;
+        self.call(move || calls::read(file.as_fd(), offset, length)).await
+    }
+
+    async fn write(&self, file: &KernelHandle, offset: u64, data: Vec<u8>) -> FsResult<()> {
+        let file = file.file(true)?;
+        self.call(move || calls::write(file.as_fd(), offset, &data)).await
+    }
+
+    async fn commit(&self, file: &KernelHandle) -> FsResult<()> {
+        let file = file.file(false)?;
+        self.call(move || calls::commit(file.as_fd())).await
+    }
+
+    async fn rename(&self, from_dir: &KernelHandle, from: &Name, to_dir: &KernelHandle, to: &Name) -> FsResult<()> {
+        let (from_dir, from) = (from_dir.directory()?, from.clone());
+        let (to_dir, to) = (to_dir.directory()?, to.clone());
+        self.call(move || calls::rename(from_dir.as_fd(), &from, to_dir.as_fd(), &to)).await
+    }
+
+    async fn unlink(&self, dir: &KernelHandle, name: &Name) -> FsResult<()> {
+        let (dir, name) = (dir.directory()?, name.clone());
+        self.call(move || calls::unlink(dir.as_fd(), &name)).await
+    }
+
+    async fn rmdir(&self, dir: &KernelHandle, name: &Name) -> FsResult<()> {
+        let (dir, name) = (dir.directory()?, name.clone());
+        self.call(move || calls::rmdir(dir.as_fd(), &name)).await
+    }
+
+    async fn readdir(&self, dir: &KernelHandle, from: Cookie) -> FsResult<Page> {
+        let dir = dir.directory()?;
+        self.call(move || calls::readdir(dir.as_fd(), from)).await
+    }
+
+    async fn statfs(&self, dir: &KernelHandle) -> FsResult<FsStat> {
+        let dir = dir.directory()?;
+        self.call(move || calls::statfs(dir.as_fd())).await
+    }
+
+    async fn try_lock(&self, file: &KernelHandle, key: u64) -> FsResult<bool> {
+        let (file, byte) = (file.file(true)?, lock_offset(key));
+        self.call(move || calls::lock(file.as_fd(), byte)).await
+    }
+
+    async fn unlock(&self, file: &KernelHandle, key: u64) -> FsResult<()> {
+        let (file, byte) = (file.file(true)?, lock_offset(key));
+        self.call(move || calls::unlock(file.as_fd(), byte)).await
+    }
+
+    fn locks_are_shared(&self) -> bool {
+        self.locks_are_shared
+    }
+}

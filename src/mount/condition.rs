@@ -1,0 +1,23 @@
+//! What is wrong with a volume or with the storage behind it (CSI 1.13, "Volume Health").
+
+/// How bad it is (CSI `VolumeHealthErrorType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// It works, but not as it should.
+    Degraded,
+    /// It cannot be used now.
+    Inaccessible,
+    /// Data is gone.
+    DataLoss,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// How bad it is.
+    pub severity: Severity,
+    /// A stable name for it, in CamelCase.
+    pub reason: &'static str,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}

@@ -1,0 +1,336 @@
+//! The little of ONC RPC that asking a server takes: a call over TCP (RFC 5531) and rpcbind's "which port" (RFC 1833).
+//!
+//! What a server answers is hostile until it is parsed: an answer is read up to a limit and never trusted for a length.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The NFS program (RFC 5531, appendix C).
+pub const NFS: u32 = 100_003;
+/// The MOUNT program, which version 3 needs (RFC 1813, appendix I).
+pub const MOUNT: u32 = 100_005;
+/// The Network Status Monitor, rpc.statd(8), which locks of version 3 need.
+pub const STATUS: u32 = 100_024;
+/// rpcbind(8), and the port it always has.
+const RPCBIND: (u32, u16) = (100_000, 111);
+
+/// Bytes of the largest answer that is read; those expected here have some tens.
+const REPLY_MAX: usize = 2048;
+const CALL: u32 = 0;
+const REPLY: u32 = 1;
+const LAST_FRAGMENT: u32 = 1 << 31;
+
+/// What a server said to a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// SUCCESS, with the results.
+    Success(Vec<u8>),
+    /// PROG_MISMATCH: the program is there, in these versions only.
+    OtherVersions {
+        /// The lowest version served.
+        low: u32,
+        /// The highest version served.
+        high: u32,
+    },
+    /// MSG_DENIED: a server that wants other credentials.
+    Denied,
+}
+
+/// Calls procedure 0, which every program has and which does nothing: is it there, and in that version?
+///
+/// No limit of its own on time: the caller sets one.
+pub async fn null(to: SocketAddr, program: u32, version: u32) -> io::Result<Reply> {
+    call(to, program, version, 0, &[]).await
+}
+
+/// The TCP port of a program, as the rpcbind of that host says; `None` where it is not registered.
+///
+/// Version 2 of rpcbind (portmap) knows IPv4 alone and is the one that every server has; IPv6 needs version 4.
+pub async fn port_of(host: IpAddr, program: u32, version: u32) -> io::Result<Option<u16>> {
+    const GETPORT: u32 = 3;
+    const GETADDR: u32 = 3;
+    const TCP: u32 = 6;
+    let to = SocketAddr::new(host, RPCBIND.1);
+    let mut arguments = Vec::new();
+    put(&mut arguments, program);
+    put(&mut arguments, version);
+    let reply = if host.is_ipv4() {
+        put(&mut arguments, TCP);
+        put(&mut arguments, 0);
+        call(to, RPCBIND.0, 2, GETPORT, &arguments).await?
+    } else {
+        for text in ["tcp6", "", ""] {
+            put_text(&mut arguments, text);
+        }
+        call(to, RPCBIND.0, 4, GETADDR, &arguments).await?
+    };
+    let Reply::Success(results) = reply else { return Err(invalid("rpcbind refuses the question")) };
+    let mut results = Parser(&results);
+    let port = if host.is_ipv4() {
+        u16::try_from(results.number()?).map_err(|_| invalid("a port beyond 65535"))?
+    } else {
+        universal_port(results.opaque()?)?
+    };
+    Ok((port != 0).then_some(port))
+}
+
+/// The port in a universal address such as `::1.8.1`: its last two numbers (RFC 5665, section 5.2.3); 0 for none.
+fn universal_port(address: &[u8]) -> io::Result<u16> {
+    if address.is_empty() {
+        return Ok(0);
+    }
+    let bad = || invalid("not a universal address");
+    let mut parts = std::str::from_utf8(address).map_err(|_| bad())?.rsplit('.');
+    let mut part = || parts.next().and_then(|part| part.parse::<u8>().ok()).ok_or_else(bad);
+    let (low, high) = (part()?, part()?);
+    Ok(u16::from_be_bytes([high, low]))
+}
+
+async fn call(to: SocketAddr, program: u32, version: u32, procedure: u32, arguments: &[u8]) -> io::Result<Reply> {
+    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
+    let xid = u32::from_be_bytes([a, b, c, d]);
+    let mut message = Vec::with_capacity(48 + arguments.len());
+    // The call's header (RFC 5531, section 9): RPC version 2, no credential, no verifier.
+    for word in [0, xid, CALL, 2, program, version, procedure, 0, 0, 0, 0] {
+        put(&mut message, word);
+    }
+    message.extend_from_slice(arguments);
+    let length = u32::try_from(message.len() - 4).map_err(|_| invalid("a call too long"))?;
+    message[..4].copy_from_slice(&(LAST_FRAGMENT | length).to_be_bytes());
+
+    let mut stream = TcpStream::connect(to).await?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&message).await?;
+    parse(&record(&mut stream).await?, xid)
+}
+
+/// One record of a stream (RFC 5531, section 11).
+async fn record(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut record = Vec::new();
+    loop {
+        let mark = stream.read_u32().await?;
+        let length = (mark & !LAST_FRAGMENT) as usize;
+        let start = record.len();
+        // An empty fragment that is not the last would let a server keep the reader busy for nothing.
+        if start + length > REPLY_MAX || (length == 0 && mark & LAST_FRAGMENT == 0) {
+            return Err(invalid("the answer is not one of an RPC server"));
+        }
+        record.resize(start + length, 0);
+        stream.read_exact(&mut record[start..]).await?;
+        if mark & LAST_FRAGMENT != 0 {
+            return Ok(record);
+        }
+    }
+}
+
+fn parse(reply: &[u8], xid: u32) -> io::Result<Reply> {
+    let mut reply = Parser(reply);
+    if reply.number()? != xid || reply.number()? != REPLY {
+        return Err(invalid("the answer is not one to the call"));
+    }
+    match reply.number()? {
+        0 => {}
+        1 => return Ok(Reply::Denied),
+        _ => return Err(invalid("an unknown kind of answer")),
+    }
+    let (_verifier_flavor, _verifier) = (reply.number()?, reply.opaque()?);
+    match reply.number()? {
+        0 => Ok(Reply::Success(reply.0.to_vec())),
+        1 => Err(invalid("an RPC server, but without this program")),
+        2 => Ok(Reply::OtherVersions { low: reply.number()?, high: reply.number()? }),
+        _ => Err(invalid("the RPC server could not carry out the call")),
+    }
+}
+
+/// XDR (RFC 4506), from the front.
+struct Parser<'a>(&'a [u8]);
+
+impl<'a> Parser<'a> {
+    fn bytes(&mut self, length: usize) -> io::Result<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(length).ok_or_else(|| invalid("an answer cut short"))?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    fn number(&mut self) -> io::Result<u32> {
+        Ok(self.bytes(4)?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
+    }
+
+    fn opaque(&mut self) -> io::Result<&'a [u8]> {
+        let length = self.number()? as usize;
+        let opaque = self.bytes(length)?;
+        self.bytes(length.wrapping_neg() % 4)?;
+        Ok(opaque)
+    }
+}
+
+fn put(message: &mut Vec<u8>, word: u32) {
+    message.extend_from_slice(&word.to_be_bytes());
+}
+
+fn put_text(message: &mut Vec<u8>, text: &str) {
+    put(message, text.len() as u32);
+    message.extend_from_slice(text.as_bytes());
+    message.resize(message.len().next_multiple_of(4), 0);
+}
+
+fn invalid(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+/// Servers for tests, each with one way to behave.
+#[cfg(test)]
+pub(super) mod fake {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::watch;
+
+    use super::{LAST_FRAGMENT, REPLY, put};
+
+    #[derive(Debug, Clone, PartialEq)]
+    pub enum Behaviour {
+        /// Answers with these words after the xid.
+        Words(Vec<u32>),
+        /// Answers SUCCESS with another call's xid.
+        OtherXid,
+        /// Answers SUCCESS after a while.
+        Slow(Duration),
+        /// Sends these bytes, whatever it was asked.
+        Bytes(Vec<u8>),
+        /// Accepts, reads, says nothing.
+        Silent,
+        /// Accepts and hangs up.
+        Closing,
+    }
+
+    impl Behaviour {
+        pub fn alive() -> Self {
+            Self::Words(vec![REPLY, 0, 0, 0, 0])
+        }
+    }
+
+    pub struct Server {
+        pub address: SocketAddr,
+        behaviour: watch::Sender<Behaviour>,
+        calls: Arc<AtomicUsize>,
+    }
+
+    impl Server {
+        pub async fn start(behaviour: Behaviour) -> Self {
+            Self::on("127.0.0.1:0", behaviour).await
+        }
+
+        pub async fn on(address: &str, behaviour: Behaviour) -> Self {
+            let listener = TcpListener::bind(address).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (behaviour, now) = watch::channel(behaviour);
+            let calls = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&calls);
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    tokio::spawn(answer(stream, now.borrow().clone()));
+                }
+            });
+            Self { address, behaviour, calls }
+        }
+
+        pub fn become_(&self, behaviour: Behaviour) {
+            self.behaviour.send_replace(behaviour);
+        }
+
+        /// How many connections it has had.
+        pub fn calls(&self) -> usize {
+            self.calls.load(Ordering::SeqCst)
+        }
+    }
+
+    async fn answer(mut stream: TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
+        if behaviour == Behaviour::Closing {
+            return Ok(());
+        }
+        let mut call = vec![0; (stream.read_u32().await? & !LAST_FRAGMENT) as usize];
+        stream.read_exact(&mut call).await?;
+        let xid = u32::from_be_bytes(call[..4].try_into().unwrap());
+        let words = match behaviour {
+            Behaviour::Words(words) => [vec![xid], words].concat(),
+            Behaviour::OtherXid => vec![!xid, REPLY, 0, 0, 0, 0],
+            Behaviour::Slow(delay) => {
+                tokio::time::sleep(delay).await;
+                vec![xid, REPLY, 0, 0, 0, 0]
+            }
+            Behaviour::Bytes(bytes) => return stream.write_all(&bytes).await,
+            Behaviour::Silent | Behaviour::Closing => std::future::pending().await,
+        };
+        let mut reply = Vec::new();
+        put(&mut reply, LAST_FRAGMENT | (4 * words.len()) as u32);
+        words.into_iter().for_each(|word| put(&mut reply, word));
+        stream.write_all(&reply).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::fake::{Behaviour, Server};
+    use super::*;
+
+    #[rstest]
+    #[case::success(vec![REPLY, 0, 0, 0, 0, 7], Reply::Success(vec![0, 0, 0, 7]))]
+    #[case::verifier(vec![REPLY, 0, 1, 5, 0, 0, 0], Reply::Success(vec![]))]
+    #[case::mismatch(vec![REPLY, 0, 0, 0, 2, 3, 3], Reply::OtherVersions { low: 3, high: 3 })]
+    #[case::denied(vec![REPLY, 1, 1, 5], Reply::Denied)]
+    #[tokio::test]
+    async fn an_answer_is_understood(#[case] words: Vec<u32>, #[case] expected: Reply) {
+        let server = Server::start(Behaviour::Words(words)).await;
+        assert_eq!(null(server.address, NFS, 4).await.unwrap(), expected);
+    }
+
+    #[rstest]
+    #[case::another_program(Behaviour::Words(vec![REPLY, 0, 0, 0, 1]))]
+    #[case::system_error(Behaviour::Words(vec![REPLY, 0, 0, 0, 5]))]
+    #[case::a_call(Behaviour::Words(vec![CALL, 2, 0, 0, 0]))]
+    #[case::another_call(Behaviour::OtherXid)]
+    #[case::cut_short(Behaviour::Words(vec![REPLY, 0, 0]))]
+    #[case::a_verifier_longer_than_the_answer(Behaviour::Words(vec![REPLY, 0, 0, u32::MAX, 0]))]
+    #[case::a_record_of_two_gigabytes(Behaviour::Bytes(vec![0xff; 4096]))]
+    #[case::empty_fragments_without_end(Behaviour::Bytes(vec![0; 4096]))]
+    #[case::a_web_server(Behaviour::Bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()))]
+    #[case::hanging_up(Behaviour::Closing)]
+    #[tokio::test]
+    async fn what_is_no_answer_is_an_error(#[case] behaviour: Behaviour) {
+        let server = Server::start(behaviour).await;
+        assert!(null(server.address, NFS, 4).await.is_err());
+    }
+
+    #[rstest]
+    #[case("::.8.1", 2049)]
+    #[case("::1.0.111", 111)]
+    #[case("", 0)]
+    fn a_universal_address_ends_with_the_port(#[case] address: &str, #[case] port: u16) {
+        assert_eq!(universal_port(address.as_bytes()).unwrap(), port);
+    }
+
+    #[rstest]
+    fn what_is_no_universal_address_is_an_error(#[values("::1", "1.256", "a.b", ".", "1")] address: &str) {
+        assert!(universal_port(address.as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_the_parser_panic(reply: Vec<u8>, xid: u32) {
+            let _: io::Result<Reply> = parse(&reply, xid);
+            let _: io::Result<u16> = universal_port(&reply);
+        }
+    }
+}

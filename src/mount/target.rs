@@ -1,0 +1,260 @@
+//! Where a volume is published: a path that the CO names, and the directory there.
+//!
+//! A target is reached through a descriptor of its parent, opened once: what is looked at, made, mounted on and removed
+//! is the same place, whatever is renamed meanwhile. The target itself is never followed when it is a symbolic link.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+use crate::export::fs::Name;
+
+/// PATH_MAX of Linux, less the closing NUL.
+const PATH_MAX: usize = 4095;
+
+/// Of a target that the driver makes: kubelet's own mode for them.
+const DIRECTORY_MODE: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
+
+/// An absolute path without `.` and `..`, below the root: CSI's `target_path`, as it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Target(PathBuf);
+
+impl Target {
+    /// Parses a path; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        let bad = |reason: &str| {
+            let shown: String = text.chars().take(80).collect();
+            Err(Error::invalid(field, format!("`{}`: {reason}", shown.escape_debug())))
+        };
+        if text.is_empty() {
+            return Err(Error::invalid(field, "missing: an absolute path on this node"));
+        }
+        if text.len() > PATH_MAX {
+            return bad("a path has at most 4095 bytes");
+        }
+        if text.contains('\0') {
+            return bad("a path cannot contain NUL");
+        }
+        if !text.starts_with('/') {
+            return bad("not an absolute path");
+        }
+        if text.split('/').any(|name| name == "." || name == "..") {
+            return bad("`.` and `..` cannot be components of the path");
+        }
+        if text.split('/').any(|name| name.len() > Name::MAX) {
+            return bad("a component of a path has at most 255 bytes");
+        }
+        let path: PathBuf = Path::new(text).components().collect();
+        if path.file_name().is_none() {
+            return bad("the root directory cannot hold a volume");
+        }
+        Ok(Self(path))
+    }
+
+    /// The place on this node's file system; `None` where the parent directory does not exist. Blocks.
+    pub fn find(&self) -> Result<Option<Place>> {
+        let (Some(parent), Some(name)) = (self.0.parent(), self.0.file_name()) else {
+            return Err(Error::Internal(format!("{self} has no parent directory")));
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = match rustix::fs::openat(CWD, parent, flags, Mode::empty()) {
+            Ok(parent) => parent,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(failed(self, "opening its parent directory", error)),
+        };
+        let real = std::fs::read_link(descriptor_path(&parent))
+            .map_err(|error| Error::Internal(format!("{self}: reading the path of its parent directory: {error}")))?;
+        Ok(Some(Place { path: real.join(name), name: name.to_owned(), parent }))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.display())
+    }
+}
+
+/// A target on this node's file system: its parent, open, and its name in there. Its methods block.
+#[derive(Debug)]
+pub struct Place {
+    parent: OwnedFd,
+    name: OsString,
+    path: PathBuf,
+}
+
+impl Place {
+    /// The path with symbolic links in it resolved: what the mount table shows.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path for system calls that take no descriptor; it leads through the open parent, not through its name.
+    pub fn call_path(&self) -> PathBuf {
+        descriptor_path(&self.parent).join(&self.name)
+    }
+
+    /// Whether a directory is there. Anything else there is an error: it is not the driver's to touch.
+    ///
+    /// Asks no server, also where the directory is the root of an NFS mount.
+    pub fn is_directory(&self) -> Result<bool> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let stat = match rustix::fs::statx(&self.parent, &self.name, flags, StatxFlags::TYPE) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(false),
+            Err(error) => return Err(failed(self, "looking at it", error)),
+        };
+        match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::Directory => Ok(true),
+            FileType::Symlink => Err(occupied(self, "a symbolic link")),
+            _ => Err(occupied(self, "a file")),
+        }
+    }
+
+    /// Makes the directory, as CSI asks of the driver; true if it was not there.
+    pub fn create(&self) -> Result<bool> {
+        match rustix::fs::mkdirat(&self.parent, &self.name, DIRECTORY_MODE) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) if self.is_directory()? => Ok(false),
+            Err(error) => Err(failed(self, "making the directory", error)),
+        }
+    }
+
+    /// Removes the directory; true if it was there. One that is not empty stays, and is an error.
+    pub fn remove(&self) -> Result<bool> {
+        match rustix::fs::unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(Errno::NOTEMPTY) => Err(Error::Precondition(format!(
+                "{self} is no mount and not empty: something wrote there while no volume was mounted; it is not deleted, \
+                 save what is in it and empty it"
+            ))),
+            Err(Errno::NOTDIR) => Err(occupied(self, "a file or a symbolic link")),
+            Err(error) => Err(failed(self, "removing the directory", error)),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())
+    }
+}
+
+fn descriptor_path(descriptor: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into()
+}
+
+fn occupied(place: &Place, what: &str) -> Error {
+    Error::Precondition(format!("{place} is {what}, not a directory: a volume cannot be there; move it away"))
+}
+
+fn failed(path: &impl fmt::Display, action: &str, error: Errno) -> Error {
+    Error::Internal(format!("{path}: {action}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use rstest::rstest;
+
+    use super::*;
+
+    fn target(path: &Path) -> Target {
+        Target::parse("target_path", path.to_str().unwrap()).unwrap()
+    }
+
+    fn place(path: &Path) -> Place {
+        target(path).find().unwrap().unwrap()
+    }
+
+    #[rstest]
+    fn a_path_that_names_no_place_below_the_root_is_refused(
+        #[values("", "/", "//", "a", "./a", "../a", "/..", "/a/../b", "/a/.", "/a\0", "--bind")] text: &str,
+    ) {
+        assert!(matches!(Target::parse("target_path", text), Err(Error::Invalid { .. })), "{text:?}");
+    }
+
+    #[test]
+    fn a_path_longer_than_linux_takes_is_refused() {
+        assert!(Target::parse("target_path", &"/n".repeat(2047)).is_ok());
+        assert!(Target::parse("target_path", &"/n".repeat(2500)).is_err());
+        assert!(Target::parse("target_path", &format!("/{}", "n".repeat(256))).is_err());
+    }
+
+    #[test]
+    fn doubled_and_closing_slashes_do_not_matter() {
+        assert_eq!(Target::parse("t", "//a//b/").unwrap(), Target::parse("t", "/a/b").unwrap());
+    }
+
+    #[test]
+    fn the_path_is_the_real_one_behind_symbolic_links_above_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("real")).unwrap();
+        symlink("real", dir.path().join("link")).unwrap();
+        let place = place(&dir.path().join("link/target"));
+        assert_eq!(place.path(), dir.path().canonicalize().unwrap().join("real/target"));
+    }
+
+    #[test]
+    fn a_missing_parent_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(target(&dir.path().join("missing/target")).find().unwrap().is_none());
+        assert!(!dir.path().join("missing").exists());
+    }
+
+    #[test]
+    fn a_directory_is_made_for_owner_and_group_and_removed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(&dir.path().join("target"));
+        assert!(!place.is_directory().unwrap());
+        assert!(place.create().unwrap());
+        assert!(!place.create().unwrap());
+        assert_eq!(std::fs::metadata(place.path()).unwrap().permissions().mode() & 0o007, 0);
+        assert!(place.remove().unwrap());
+        assert!(!place.remove().unwrap());
+    }
+
+    #[test]
+    fn data_in_a_target_is_never_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = place(&dir.path().join("target"));
+        place.create().unwrap();
+        std::fs::write(place.path().join("data"), "kept").unwrap();
+        assert!(matches!(place.remove(), Err(Error::Precondition(_))));
+        assert_eq!(std::fs::read(place.path().join("data")).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn a_file_or_a_symbolic_link_at_a_target_is_refused_and_left() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "kept").unwrap();
+        symlink("/", dir.path().join("link")).unwrap();
+        for name in ["file", "link"] {
+            let place = place(&dir.path().join(name));
+            assert!(matches!(place.is_directory(), Err(Error::Precondition(_))), "{name}");
+            assert!(matches!(place.create(), Err(Error::Precondition(_))), "{name}");
+            assert!(matches!(place.remove(), Err(Error::Precondition(_))), "{name}");
+            assert!(dir.path().join(name).symlink_metadata().is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_place_stays_itself_when_its_parent_is_renamed() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("old")).unwrap();
+        let place = place(&dir.path().join("old/target"));
+        std::fs::rename(dir.path().join("old"), dir.path().join("new")).unwrap();
+        place.create().unwrap();
+        assert!(dir.path().join("new/target").is_dir());
+        assert_eq!(
+            std::fs::canonicalize(place.call_path()).unwrap(),
+            dir.path().canonicalize().unwrap().join("new/target")
+        );
+    }
+}

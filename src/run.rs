@@ -1,0 +1,136 @@
+//! The composition: what a configuration becomes, and the order in which it comes up and goes down.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::service::Routes;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::proto::csi::identity_server::IdentityServer;
+use crate::registration::Registration;
+use crate::server;
+use crate::service::identity::{Identity, Readiness};
+use crate::socket::Socket;
+use crate::telemetry::Calls;
+
+/// Runs the driver until `shutdown` is over and the calls in flight have ended, or were cut.
+///
+/// # Errors
+/// What could not be bound. Nothing stays behind then.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let readiness = Readiness::default();
+    let calls = Calls::new(metrics.clone());
+
+    let identity = Identity::new(config.driver_name.clone(), config.controller.is_some(), readiness.clone());
+    let mut services = Routes::builder();
+    services.add_service(IdentityServer::new(identity));
+
+    let socket = Socket::bind(&config.endpoint)?;
+    let registration = match config.node.as_ref().and_then(|node| node.registration.as_ref()) {
+        Some(kubelet) => Some(Registration::bind(kubelet.socket.clone(), &config.driver_name, &kubelet.endpoint)?),
+        None => None,
+    };
+    // Answers until the last call has ended.
+    let _health = match config.http_endpoint {
+        Some(address) => {
+            let listener = http::bind(address).await?;
+            Some(AbortOnDropHandle::new(tokio::spawn(http::serve(listener, readiness.clone(), metrics))))
+        }
+        None => None,
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        driver = %config.driver_name,
+        endpoint = %config.endpoint,
+        controller = config.controller.is_some(),
+        node = config.node.as_ref().map(|node| node.id.as_str()),
+        "serving"
+    );
+    readiness.serving();
+
+    let stop = CancellationToken::new();
+    let ending = async {
+        shutdown.await;
+        readiness.draining();
+        stop.cancel();
+    };
+    let registered = async {
+        if let Some(registration) = registration {
+            registration.run(stop.clone()).await;
+        }
+    };
+    let served = server::run(socket, services.routes(), calls, ending, config.shutdown_grace);
+    let (cut, ()) = tokio::join!(served, registered);
+    tracing::info!(cut = cut?, "ended");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::{Task, parse};
+    use crate::probe::probe;
+
+    /// A node and controller whose sockets are in the directory.
+    fn config(directory: &TempDir, http: &str) -> Config {
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let words = [
+            "csi-nfs".to_owned(),
+            "--nodeid=n".to_owned(),
+            format!("--endpoint=unix://{}", path("csi.sock")),
+            format!("--registration-socket={}", path("reg.sock")),
+            "--kubelet-socket-path=/var/lib/kubelet/plugins/csi-nfs.rs/csi.sock".to_owned(),
+            format!("--http-endpoint={http}"),
+        ];
+        match parse(words.map(Into::into), |_| None) {
+            Ok(Task::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn count(directory: &Path) -> usize {
+        std::fs::read_dir(directory).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn a_driver_comes_up_ready_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(&directory, "127.0.0.1:0");
+        let socket = config.endpoint.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(run(config, async {
+            let _ = stopped.await;
+        }));
+        while count(directory.path()) < 2 {
+            tokio::task::yield_now().await;
+        }
+        probe(&socket, Duration::from_secs(3)).await.unwrap();
+        stop.send(()).unwrap();
+        running.await.unwrap().unwrap();
+        assert_eq!(count(directory.path()), 0);
+        let error = probe(&socket, Duration::from_secs(3)).await.unwrap_err().to_string();
+        assert!(error.contains("No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_start_that_fails_half_way_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let error = run(config(&directory, &address), std::future::pending()).await.unwrap_err().to_string();
+        assert!(error.contains(&address) && error.contains("in use"), "{error}");
+        assert_eq!(count(directory.path()), 0);
+    }
+}

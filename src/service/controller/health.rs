@@ -1,0 +1,137 @@
+//! The health of volumes (CSI 1.13, "Volume Health").
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use super::Controller;
+use super::list::{Page, Token};
+use super::volumes::known_id;
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::fs::Fs;
+use crate::export::pool::Connect;
+use crate::mount::source::Source;
+use crate::proto::csi;
+use crate::volume::health::{self, Condition, Severity};
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle::{self, Found};
+use crate::volume::record::Record;
+
+impl<C: Connect> Controller<C> {
+    pub(super) async fn volume_health(
+        &self,
+        request: csi::ControllerGetVolumeHealthRequest,
+    ) -> Result<csi::VolumeHealth> {
+        let id = known_id(&request.volume_id)?;
+        let conditions = self
+            .on_volume(&id, &request.secrets, |export| {
+                let id = id.clone();
+                async move {
+                    let found = lifecycle::get(&export, &id).await?;
+                    let mut conditions: Vec<_> = health::of_volume(&id, &found).into_iter().collect();
+                    conditions.extend(health::of_export(&export).await?);
+                    Ok(conditions)
+                }
+            })
+            .await
+            .or_else(|error| health::from_error(error).map(|condition| vec![condition]))?;
+        Ok(volume_health(request.volume_id, conditions))
+    }
+
+    pub(super) async fn list_health(
+        &self,
+        request: csi::ControllerListVolumeHealthRequest,
+    ) -> Result<csi::ControllerListVolumeHealthResponse> {
+        let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
+        for (share, options) in self.pool.known() {
+            if start.is_after(&share) {
+                continue;
+            }
+            let after = start.last_of(&share).cloned();
+            let survey = |export: Arc<Export<C::Fs>>| {
+                let (after, room) = (after.clone(), page.room());
+                async move { survey(&export, after.as_ref(), room).await }
+            };
+            let unhealthy = match self.on(&share, &options, survey).await {
+                Ok(Survey { seen, unhealthy }) => {
+                    self.surveyed
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .entry(share.clone())
+                        .or_default()
+                        .extend(seen);
+                    unhealthy
+                }
+                Err(error) => self.inaccessible(&share, after.as_ref(), health::from_error(error)?),
+            };
+            if !page.take(&share, unhealthy) {
+                break;
+            }
+        }
+        Ok(csi::ControllerListVolumeHealthResponse {
+            next_token: page.next_token(),
+            entries: page
+                .entries
+                .into_iter()
+                .map(|(_, _, (id, conditions))| volume_health(id.to_string(), conditions))
+                .collect(),
+        })
+    }
+
+    /// The volumes of an export that cannot be asked, as far as they were seen on it before.
+    fn inaccessible(&self, share: &Source, after: Option<&VolumeName>, why: Condition) -> Vec<(VolumeName, Unhealthy)> {
+        let surveyed = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
+        let volumes =
+            surveyed.get(share).into_iter().flatten().filter(|(name, _)| after.is_none_or(|after| *name > after));
+        volumes.map(|(name, id)| (name.clone(), (id.clone(), vec![why.clone()]))).collect()
+    }
+}
+
+type Unhealthy = (VolumeId, Vec<Condition>);
+
+/// What was found on an export.
+struct Survey {
+    /// Every volume looked at.
+    seen: BTreeMap<VolumeName, VolumeId>,
+    unhealthy: Vec<(VolumeName, Unhealthy)>,
+}
+
+/// Looks at the volumes of an export, in order, those behind `after`, until more than `room` are found unhealthy.
+async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usize) -> Result<Survey> {
+    let mut survey = Survey { seen: BTreeMap::new(), unhealthy: Vec::new() };
+    let of_export = health::of_export(export).await?;
+    for name in lifecycle::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
+        // One that went since its name was read is not looked at.
+        let Some(record) = Record::read(export, &name).await? else { continue };
+        let directory = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await?.is_some();
+        let id = record.id.clone();
+        let mut conditions: Vec<_> =
+            health::of_volume(&id, &Found { record: Some(record), directory }).into_iter().collect();
+        conditions.extend(of_export.iter().cloned());
+        survey.seen.insert(name.clone(), id.clone());
+        if !conditions.is_empty() {
+            survey.unhealthy.push((name, (id, conditions)));
+        }
+        if survey.unhealthy.len() > room {
+            break;
+        }
+    }
+    Ok(survey)
+}
+
+fn volume_health(volume_id: String, conditions: Vec<Condition>) -> csi::VolumeHealth {
+    let health_statuses = conditions
+        .into_iter()
+        .map(|condition| csi::volume_health::VolumeHealthEntry {
+            status: match condition.severity {
+                Severity::Degraded => csi::VolumeHealthErrorType::Degraded,
+                Severity::Inaccessible => csi::VolumeHealthErrorType::Inaccessible,
+                Severity::DataLoss => csi::VolumeHealthErrorType::DataLoss,
+            }
+            .into(),
+            reason: condition.reason.to_owned(),
+            message: condition.message,
+        })
+        .collect();
+    csi::VolumeHealth { volume_id, health_statuses }
+}

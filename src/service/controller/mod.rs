@@ -1,0 +1,267 @@
+//! CSI Controller.
+
+mod health;
+mod list;
+mod volumes;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::Status as FsStatus;
+use crate::export::pool::{Connect, Pool};
+use crate::mount::options::MountOptions;
+use crate::mount::source::Source;
+use crate::proto::csi;
+use crate::proto::csi::controller_server::Controller as Rpc;
+use crate::proto::csi::controller_service_capability::{self as capability_of, rpc::Type};
+use crate::volume::delete::DeletePolicy;
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::parameters::Attributes;
+use crate::volume::record::Record;
+
+/// What the driver's flags say to the controller.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `--mount-options`: where neither the capability nor the secrets name any.
+    pub mount_options: MountOptions,
+    /// `--mount-permissions` and `--default-ondelete-policy`: where the parameters say nothing.
+    pub defaults: Attributes,
+    /// How volumes are deleted.
+    pub delete: DeletePolicy,
+}
+
+/// The Controller service.
+pub struct Controller<C: Connect> {
+    pool: Arc<Pool<C>>,
+    settings: Settings,
+    /// The volumes that were seen on each export: all that is known of them while their server is gone.
+    surveyed: Mutex<HashMap<Source, BTreeMap<VolumeName, VolumeId>>>,
+}
+
+impl<C: Connect> Controller<C> {
+    /// A controller for the exports of `pool`.
+    pub fn new(pool: Arc<Pool<C>>, settings: Settings) -> Self {
+        Self { pool, settings, surveyed: Mutex::default() }
+    }
+
+    /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale. A caller
+    /// that goes away does not leave the work half done: it goes on, and a retry of the call joins it at its lock.
+    async fn on<T, W>(
+        &self,
+        share: &Source,
+        options: &MountOptions,
+        work: impl Fn(Arc<Export<C::Fs>>) -> W,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        tracing::Span::current().record("server", share.server.as_str());
+        let done = detached(work(self.pool.get(share, options).await?)).await;
+        let Err(Error::Export { status: FsStatus::Stale, .. }) = done else { return done };
+        self.pool.forget(share, options);
+        detached(work(self.pool.get(share, options).await?)).await
+    }
+
+    /// Does `work` on the export of a volume.
+    async fn on_volume<T, W>(
+        &self,
+        id: &VolumeId,
+        secrets: &HashMap<String, String>,
+        work: impl Fn(Arc<Export<C::Fs>>) -> W,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let share = id.export();
+        let options = self.volume_options(id, &share, secrets).await?;
+        self.on(&share, &options, work).await
+    }
+
+    /// The options to reach a volume's export by: the secrets', else those of the volume's record.
+    async fn volume_options(
+        &self,
+        id: &VolumeId,
+        share: &Source,
+        secrets: &HashMap<String, String>,
+    ) -> Result<MountOptions> {
+        if let Some(options) = secret_options(secrets)? {
+            return Ok(options);
+        }
+        let options = self.reach(share).await?;
+        let (id, named) = (id.clone(), id.name());
+        let Some(name) = named else { return Ok(options) };
+        let read = |export: Arc<Export<C::Fs>>| {
+            let name = name.clone();
+            async move { Record::read(&export, &name).await }
+        };
+        match self.on(share, &options, read).await? {
+            Some(record) if record.id.sub_dir == id.sub_dir => {
+                MountOptions::parse("mountOptions", record.mount_options)
+            }
+            _ => Ok(options),
+        }
+    }
+
+    /// Options that an export can be reached by, where only a record on that very export knows the right ones: those of
+    /// the last time, the driver's, or the driver's with TLS, which a server may insist on.
+    async fn reach(&self, share: &Source) -> Result<MountOptions> {
+        let configured = &self.settings.mount_options;
+        let tls = || MountOptions::parse("mountOptions", configured.to_vec().into_iter().chain(["xprtsec=tls".into()]));
+        let mut candidates: Vec<MountOptions> = self.pool.options(share).into_iter().collect();
+        candidates.extend([Some(configured.clone()), tls().ok()].into_iter().flatten());
+        let mut refused = None;
+        for options in candidates {
+            match self.pool.get(share, &options).await {
+                Ok(_) => return Ok(options),
+                // The first refusal is the one to tell of: it is about the options that should have worked.
+                Err(error @ Error::Mount { .. }) => refused = refused.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(refused.unwrap_or_else(|| Error::Internal(format!("no options to reach {share} by"))))
+    }
+}
+
+/// Runs work to its end, whatever becomes of the caller.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let done = tokio::spawn(work.in_current_span()).await;
+    done.unwrap_or_else(|error| Err(Error::Internal(format!("the work on the export broke off: {error}"))))
+}
+
+/// The mount options among the secrets. Only this one key is read, and no value is ever shown.
+fn secret_options(secrets: &HashMap<String, String>) -> Result<Option<MountOptions>> {
+    const FIELD: &str = "secrets[mountOptions]";
+    let Some((_, value)) = secrets.iter().find(|(key, _)| key.eq_ignore_ascii_case("mountOptions")) else {
+        return Ok(None);
+    };
+    MountOptions::parse(FIELD, [value]).map(Some).map_err(|_| {
+        Error::invalid(FIELD, "not a list of mount options that this driver allows; see docs/parameters.md")
+    })
+}
+
+#[tonic::async_trait]
+impl<C: Connect> Rpc for Controller<C> {
+    async fn create_volume(
+        &self,
+        request: Request<csi::CreateVolumeRequest>,
+    ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
+        let request = request.into_inner();
+        volume_span(&request.name);
+        let volume = Some(self.create(request).await?);
+        Ok(Response::new(csi::CreateVolumeResponse { volume }))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<csi::DeleteVolumeRequest>,
+    ) -> Result<Response<csi::DeleteVolumeResponse>, Status> {
+        let request = request.into_inner();
+        volume_span(&request.volume_id);
+        self.delete(request).await?;
+        Ok(Response::new(csi::DeleteVolumeResponse {}))
+    }
+
+    async fn validate_volume_capabilities(
+        &self,
+        request: Request<csi::ValidateVolumeCapabilitiesRequest>,
+    ) -> Result<Response<csi::ValidateVolumeCapabilitiesResponse>, Status> {
+        let request = request.into_inner();
+        volume_span(&request.volume_id);
+        Ok(Response::new(self.validate(request).await?))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<csi::ListVolumesRequest>,
+    ) -> Result<Response<csi::ListVolumesResponse>, Status> {
+        Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    async fn controller_list_volume_health(
+        &self,
+        request: Request<csi::ControllerListVolumeHealthRequest>,
+    ) -> Result<Response<csi::ControllerListVolumeHealthResponse>, Status> {
+        Ok(Response::new(self.list_health(request.into_inner()).await?))
+    }
+
+    async fn controller_get_volume_health(
+        &self,
+        request: Request<csi::ControllerGetVolumeHealthRequest>,
+    ) -> Result<Response<csi::ControllerGetVolumeHealthResponse>, Status> {
+        let request = request.into_inner();
+        volume_span(&request.volume_id);
+        let volume_health = Some(self.volume_health(request).await?);
+        Ok(Response::new(csi::ControllerGetVolumeHealthResponse { volume_health }))
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<csi::GetCapacityRequest>,
+    ) -> Result<Response<csi::GetCapacityResponse>, Status> {
+        Ok(Response::new(self.capacity(request.into_inner()).await?))
+    }
+
+    async fn controller_get_capabilities(
+        &self,
+        _: Request<csi::ControllerGetCapabilitiesRequest>,
+    ) -> Result<Response<csi::ControllerGetCapabilitiesResponse>, Status> {
+        let capabilities = [
+            Type::CreateDeleteVolume,
+            Type::ListVolumes,
+            Type::GetCapacity,
+            Type::ExpandVolume,
+            Type::GetVolume,
+            Type::SingleNodeMultiWriter,
+            Type::ModifyVolume,
+            Type::GetVolumeHealth,
+            Type::ListVolumeHealth,
+        ]
+        .map(|rpc| csi::ControllerServiceCapability {
+            r#type: Some(capability_of::Type::Rpc(capability_of::Rpc { r#type: rpc.into() })),
+        });
+        Ok(Response::new(csi::ControllerGetCapabilitiesResponse { capabilities: capabilities.into() }))
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<csi::ControllerExpandVolumeRequest>,
+    ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
+        let request = request.into_inner();
+        volume_span(&request.volume_id);
+        let capacity_bytes = i64::try_from(self.expand(request).await?).unwrap_or(i64::MAX);
+        Ok(Response::new(csi::ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required: false }))
+    }
+
+    async fn controller_get_volume(
+        &self,
+        request: Request<csi::ControllerGetVolumeRequest>,
+    ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
+        let request = request.into_inner();
+        volume_span(&request.volume_id);
+        let volume = Some(self.get(&request.volume_id).await?);
+        let status = Some(csi::controller_get_volume_response::VolumeStatus::default());
+        Ok(Response::new(csi::ControllerGetVolumeResponse { volume, status }))
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        request: Request<csi::ControllerModifyVolumeRequest>,
+    ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
+        let request = request.into_inner();
+        volume_span(&request.volume_id);
+        self.modify(request).await?;
+        Ok(Response::new(csi::ControllerModifyVolumeResponse {}))
+    }
+}
+
+fn volume_span(volume: &str) {
+    tracing::Span::current().record("volume", volume);
+}

@@ -1,0 +1,188 @@
+//! Single volumes: from the request to the life of a volume on its export, and back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Controller, secret_options};
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::pool::Connect;
+use crate::proto::csi;
+use crate::proto::csi::validate_volume_capabilities_response::Confirmed;
+use crate::service::capability;
+use crate::volume::access::CapacityRange;
+use crate::volume::delete;
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle::{self, Create, Found};
+use crate::volume::parameters::{Attributes, Parameters};
+use crate::volume::record::Record;
+
+impl<C: Connect> Controller<C> {
+    pub(super) async fn create(&self, request: csi::CreateVolumeRequest) -> Result<csi::Volume> {
+        let name = VolumeName::parse("name", &request.name)?;
+        let capabilities = capability::parse_all(&request.volume_capabilities)?;
+        let capacity = capability::parse_range(request.capacity_range.as_ref())?;
+        if request.volume_content_source.is_some() {
+            return Err(Error::invalid("volume_content_source", "this driver does not serve clones or snapshots"));
+        }
+        let parameters = Parameters::parse(&request.parameters)?;
+        let changes = Attributes::parse(&request.mutable_parameters)?;
+        let flags = capabilities.into_iter().map(|c| c.mount_options).find(|options| !options.is_empty());
+        let options = match flags {
+            Some(options) => options,
+            None => secret_options(&request.secrets)?.unwrap_or_else(|| self.settings.mount_options.clone()),
+        };
+        let create = Create {
+            name,
+            sub_dir: parameters.sub_dir,
+            capacity,
+            asked: changes.or(parameters.attributes),
+            defaults: self.settings.defaults,
+            mount_options: options.to_vec(),
+        };
+        let work = |export: Arc<Export<C::Fs>>| {
+            let create = create.clone();
+            async move { lifecycle::create(&export, &create).await }
+        };
+        self.on(&parameters.export, &options, work).await.map(|record| volume(&record))
+    }
+
+    pub(super) async fn delete(&self, request: csi::DeleteVolumeRequest) -> Result<()> {
+        if request.volume_id.is_empty() {
+            return Err(Error::invalid("volume_id", "missing"));
+        }
+        // CSI: a volume that cannot exist is deleted.
+        let Ok(id) = VolumeId::parse(&request.volume_id) else { return Ok(()) };
+        let policy = self.settings.delete;
+        self.on_volume(&id, &request.secrets, |export| {
+            let id = id.clone();
+            async move { delete::delete(&export, &id, policy).await }
+        })
+        .await
+    }
+
+    pub(super) async fn find(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<Found> {
+        self.on_volume(id, secrets, |export| {
+            let id = id.clone();
+            async move { lifecycle::get(&export, &id).await }
+        })
+        .await
+    }
+
+    pub(super) async fn validate(
+        &self,
+        request: csi::ValidateVolumeCapabilitiesRequest,
+    ) -> Result<csi::ValidateVolumeCapabilitiesResponse> {
+        let id = known_id(&request.volume_id)?;
+        let capabilities = capability::parse_all(&request.volume_capabilities);
+        if request.volume_capabilities.is_empty() {
+            capabilities.as_ref().map_err(Clone::clone)?;
+        }
+        self.find(&id, &request.secrets).await?;
+        // What the driver cannot serve is not confirmed, and the message says why.
+        let refused =
+            capabilities.err().or_else(|| Attributes::parse(&request.mutable_parameters).err()).or_else(|| {
+                let given = !request.parameters.is_empty();
+                given.then(|| Parameters::parse(&request.parameters).err()).flatten()
+            });
+        Ok(match refused {
+            Some(reason) => csi::ValidateVolumeCapabilitiesResponse { confirmed: None, message: reason.to_string() },
+            None => csi::ValidateVolumeCapabilitiesResponse {
+                confirmed: Some(Confirmed {
+                    volume_context: request.volume_context,
+                    volume_capabilities: request.volume_capabilities,
+                    parameters: request.parameters,
+                    mutable_parameters: request.mutable_parameters,
+                }),
+                message: String::new(),
+            },
+        })
+    }
+
+    pub(super) async fn capacity(&self, request: csi::GetCapacityRequest) -> Result<csi::GetCapacityResponse> {
+        // CSI: nothing of what is asked for can be made, where a capability cannot be served.
+        if request.volume_capabilities.iter().any(|capability| capability::parse(Some(capability)).is_err()) {
+            return Ok(csi::GetCapacityResponse { maximum_volume_size: Some(0), ..Default::default() });
+        }
+        let exports = if request.parameters.is_empty() {
+            self.pool.known()
+        } else {
+            let share = Parameters::parse(&request.parameters)?.export;
+            let options = self.pool.options(&share).unwrap_or_else(|| self.settings.mount_options.clone());
+            vec![(share, options)]
+        };
+        let (mut available, mut largest) = (0, 0);
+        for (share, options) in exports {
+            let free = |export: Arc<Export<C::Fs>>| async move { lifecycle::available(&export).await };
+            let bytes = i64::try_from(self.on(&share, &options, free).await?).unwrap_or(i64::MAX);
+            available = i64::saturating_add(available, bytes);
+            largest = largest.max(bytes);
+        }
+        Ok(csi::GetCapacityResponse {
+            available_capacity: available,
+            maximum_volume_size: Some(largest),
+            minimum_volume_size: None,
+        })
+    }
+
+    pub(super) async fn expand(&self, request: csi::ControllerExpandVolumeRequest) -> Result<u64> {
+        let id = known_id(&request.volume_id)?;
+        let range = request.capacity_range.as_ref().ok_or_else(|| Error::invalid("capacity_range", "missing"))?;
+        let range = CapacityRange::new(range.required_bytes, range.limit_bytes)?;
+        if request.volume_capability.is_some() {
+            capability::parse(request.volume_capability.as_ref())?;
+        }
+        self.on_volume(&id, &request.secrets, |export| {
+            let id = id.clone();
+            async move { lifecycle::expand(&export, &id, range).await }
+        })
+        .await
+    }
+
+    pub(super) async fn modify(&self, request: csi::ControllerModifyVolumeRequest) -> Result<()> {
+        let id = known_id(&request.volume_id)?;
+        let changes = Attributes::parse(&request.mutable_parameters)?;
+        self.on_volume(&id, &request.secrets, |export| {
+            let id = id.clone();
+            async move { lifecycle::modify(&export, &id, changes).await }
+        })
+        .await
+    }
+
+    pub(super) async fn get(&self, volume_id: &str) -> Result<csi::Volume> {
+        let id = known_id(volume_id)?;
+        let found = self.find(&id, &HashMap::new()).await?;
+        Ok(match found.record {
+            Some(record) => volume(&record),
+            None => csi::Volume { volume_id: volume_id.to_owned(), volume_context: context(&id), ..Default::default() },
+        })
+    }
+}
+
+/// Parses the identifier of a volume that has to exist.
+pub(super) fn known_id(text: &str) -> Result<VolumeId> {
+    match VolumeId::parse(text) {
+        Err(Error::Invalid { reason, .. }) if !text.is_empty() => {
+            let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
+            Err(Error::not_found(format!("volume `{shown}`"), reason))
+        }
+        id => id,
+    }
+}
+
+pub(super) fn volume(record: &Record) -> csi::Volume {
+    csi::Volume {
+        capacity_bytes: i64::try_from(record.capacity).unwrap_or(i64::MAX),
+        volume_id: record.id.to_string(),
+        volume_context: context(&record.id),
+        content_source: None,
+        accessible_topology: Vec::new(),
+    }
+}
+
+/// What a node has to know to mount a volume. Nothing that can change later: a PersistentVolume keeps it for ever.
+fn context(id: &VolumeId) -> HashMap<String, String> {
+    [("server", id.server.to_string()), ("share", id.share.to_string()), ("subDir", id.sub_dir.to_string())]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+}

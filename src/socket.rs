@@ -1,0 +1,278 @@
+//! The unix sockets that the driver serves on: made for root alone, taken over from an earlier instance without a gap,
+//! removed only by the instance that they belong to.
+//!
+//! Two instances of a driver share one path while a node plugin is updated. Each makes its socket under a hidden name and
+//! renames it into place, so that the path always leads to a listening socket and kubelet, which watches its
+//! plugins_registry directory for creations and ignores hidden names, sees exactly one. The leaving instance compares
+//! the inode before it removes the path. Both do so under a lock (flock(2)) of the directory, so that nothing happens
+//! between the comparison and the removal.
+
+use std::fmt;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::error::{Error, Result};
+
+/// How long to wait for another instance that holds the directory's lock: it needs microseconds.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 256;
+
+/// The path of a unix socket: not empty, ends in a name, short enough for the kernel (unix(7)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketPath(PathBuf);
+
+impl SocketPath {
+    /// `sun_path` has 108 bytes: one for the closing NUL, one for the dot of the hidden name.
+    pub const MAX: usize = 106;
+
+    /// Parses an absolute or relative path; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", text.escape_debug())));
+        if text.contains('\0') {
+            return bad("a path has no NUL");
+        }
+        if text.len() > Self::MAX {
+            return bad("the path of a unix socket has at most 106 bytes");
+        }
+        if text.ends_with('/') || Path::new(text).file_name().is_none() {
+            return bad("not the path of a socket, such as /csi/csi.sock");
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// As a path.
+    pub fn as_path(&self) -> &Path {
+        &self.0
+    }
+
+    fn directory(&self) -> &Path {
+        match self.0.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// The name beside it under which the socket is made.
+    fn hidden(&self) -> PathBuf {
+        let mut name = std::ffi::OsString::from(".");
+        name.push(self.0.file_name().unwrap_or_default());
+        self.0.with_file_name(name)
+    }
+}
+
+impl fmt::Display for SocketPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+/// A listening socket and its claim to the path.
+#[derive(Debug)]
+pub struct Socket {
+    // Dropped in this order; see `into_parts`.
+    claim: Claim,
+    listener: tokio::net::UnixListener,
+}
+
+impl Socket {
+    /// Makes the socket, mode 0600 from its first moment, and puts it in the place of one that is there: a stale one, or
+    /// an earlier instance's. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] where something that is not a socket has the path; it is left alone.
+    pub fn bind(path: &SocketPath) -> Result<Self> {
+        let failed = |errno: Errno| Error::Internal(format!("making socket `{path}`: {errno}"));
+        let _lock = lock(path.directory()).map_err(failed)?;
+        let hidden = path.hidden();
+        if is_taken(&hidden)? {
+            rustix::fs::unlink(&hidden).map_err(failed)?;
+        }
+        is_taken(path.as_path())?;
+        let socket = listen(&hidden).map_err(failed)?;
+        let made = rustix::fs::statat(CWD, &hidden, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+        rustix::fs::rename(&hidden, path.as_path()).map_err(failed)?;
+        let claim = Claim { path: path.clone(), device: made.st_dev, inode: made.st_ino };
+        let listener = tokio::net::UnixListener::from_std(socket.into())
+            .map_err(|error| Error::Internal(format!("serving on socket `{path}`: {error}")))?;
+        Ok(Self { claim, listener })
+    }
+
+    /// The listener, and the claim, which has to be dropped first: while a listener lives, no other socket can have its
+    /// inode number.
+    pub fn into_parts(self) -> (tokio::net::UnixListener, Claim) {
+        (self.listener, self.claim)
+    }
+}
+
+/// The right to remove a socket's path, for as long as it leads to that socket. Dropping it removes the path.
+#[derive(Debug)]
+pub struct Claim {
+    path: SocketPath,
+    device: u64,
+    inode: u64,
+}
+
+/// Where the path of a socket leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// To this instance's socket.
+    Us,
+    /// To something else: another instance has taken it over.
+    Other,
+    /// Nowhere.
+    Nobody,
+}
+
+impl Claim {
+    /// Where the path leads now.
+    pub fn holder(&self) -> Holder {
+        match rustix::fs::statat(CWD, self.path.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if (stat.st_dev, stat.st_ino) == (self.device, self.inode) => Holder::Us,
+            Ok(_) => Holder::Other,
+            Err(_) => Holder::Nobody,
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let path = &self.path;
+        let removed = lock(path.directory()).and_then(|_lock| match self.holder() {
+            Holder::Us => rustix::fs::unlink(path.as_path()),
+            Holder::Other | Holder::Nobody => Ok(()),
+        });
+        if let Err(errno) = removed {
+            // Harmless: the next instance replaces it.
+            tracing::warn!(socket = %path, error = %errno, "the socket stays behind");
+        }
+    }
+}
+
+/// The directory, locked until the file is closed. A directory, because a lock file would stay behind in it.
+fn lock(directory: &Path) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
+    for _ in 1..LOCK_TRIES {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            other => return other.map(|()| directory),
+        }
+    }
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).map(|()| directory)
+}
+
+/// Whether a socket is there; anything else there is an error.
+fn is_taken(path: &Path) -> Result<bool> {
+    let shown = path.display();
+    match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Ok(true),
+        Ok(_) => Err(Error::Precondition(format!(
+            "`{shown}` exists and is not a socket: remove it, or serve on another path"
+        ))),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(Error::Internal(format!("looking at `{shown}`: {errno}"))),
+    }
+}
+
+fn listen(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Linux gives the name the mode that the socket has when it is bound: no moment at which others could connect, and
+    // no need to touch the umask, which is the process's.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+
+    use rstest::rstest;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn path_in(directory: &TempDir) -> SocketPath {
+        SocketPath::parse("--endpoint", directory.path().join("csi.sock").to_str().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_for_its_owner_alone_and_goes_with_its_claim() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path_in(&directory);
+        let (listener, claim) = Socket::bind(&path).unwrap().into_parts();
+        let metadata = std::fs::symlink_metadata(path.as_path()).unwrap();
+        assert!(metadata.file_type().is_socket());
+        assert_eq!(metadata.permissions().mode() & 0o7777, 0o600);
+        assert_eq!(claim.holder(), Holder::Us);
+        drop(claim);
+        drop(listener);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn stale_sockets_are_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path_in(&directory);
+        drop(std::os::unix::net::UnixListener::bind(path.as_path()).unwrap());
+        drop(std::os::unix::net::UnixListener::bind(path.hidden()).unwrap());
+        let (_listener, claim) = Socket::bind(&path).unwrap().into_parts();
+        tokio::net::UnixStream::connect(path.as_path()).await.unwrap();
+        drop(claim);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[rstest]
+    #[case::a_file(|path: &Path| std::fs::write(path, "kept").unwrap())]
+    #[case::a_directory(|path: &Path| std::fs::create_dir(path).unwrap())]
+    #[case::a_link(|path: &Path| std::os::unix::fs::symlink("/dev/null", path).unwrap())]
+    #[tokio::test]
+    async fn what_is_not_a_socket_is_left_alone(#[case] make: fn(&Path)) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path_in(&directory);
+        make(path.as_path());
+        let before = std::fs::symlink_metadata(path.as_path()).unwrap().ino();
+        let error = Socket::bind(&path).unwrap_err();
+        assert!(matches!(error, Error::Precondition(_)), "{error}");
+        assert_eq!(std::fs::symlink_metadata(path.as_path()).unwrap().ino(), before);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_second_instance_takes_the_path_over_and_the_first_leaves_it_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = path_in(&directory);
+        let (_first, claim) = Socket::bind(&path).unwrap().into_parts();
+        let (second, second_claim) = Socket::bind(&path).unwrap().into_parts();
+        assert_eq!(claim.holder(), Holder::Other);
+        drop(claim);
+        let client = tokio::net::UnixStream::connect(path.as_path());
+        let (client, accepted) = tokio::join!(client, second.accept());
+        assert!(client.is_ok() && accepted.is_ok());
+        drop(second_claim);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_missing_directory_is_an_error_that_names_the_socket() {
+        let path = SocketPath::parse("--endpoint", "/nowhere/csi.sock").unwrap();
+        let error = Socket::bind(&path).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/csi.sock") && error.contains("No such file"), "{error}");
+    }
+
+    #[rstest]
+    fn a_path_that_no_socket_can_have_is_refused(#[values("", "/", "a/", "..", "a\0b", &"n".repeat(107))] text: &str) {
+        assert!(SocketPath::parse("--endpoint", text).is_err(), "{text:?}");
+    }
+}

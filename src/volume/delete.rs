@@ -1,0 +1,161 @@
+//! Deleting a volume: into the trash, kept, or archived (CSI `DeleteVolume`).
+
+use uuid::Uuid;
+
+use super::claims;
+use super::id::{VolumeId, VolumeName};
+use super::lifecycle::{lock, read_own};
+use super::parameters::{ARCHIVED, OnDelete};
+use super::record::Record;
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::fs::{Fs, Name, Status};
+use crate::mount::source::SubDir;
+
+/// Beyond this many archives of one directory, the next one is numbered at random.
+const ARCHIVES: u32 = 100;
+
+/// What the driver's flags say of deleting.
+#[derive(Debug, Clone, Copy)]
+pub struct DeletePolicy {
+    /// `--default-ondelete-policy`: what becomes of a directory where neither record nor identifier tells.
+    pub default: OnDelete,
+    /// `--remove-archived-volume-path`: an archive of the same name is replaced.
+    pub replace_archive: bool,
+}
+
+/// Deletes a volume. One that is not there is deleted.
+///
+/// # Errors
+/// [`Error::Precondition`] where the directory is inside another volume's, or another volume is inside it.
+pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePolicy) -> Result<()> {
+    // Nothing is written to an export that has nothing to delete.
+    if export.layout().await?.is_none() && find(export, &id.sub_dir).await?.found.is_none() {
+        return Ok(());
+    }
+    let name = id.name();
+    let _guard = lock(export, name.as_ref(), &id.sub_dir).await?;
+    let record = read_own(export, id).await?;
+    // A name whose record is of another directory is another volume's, and is no reason to spare this directory.
+    let me = if record.is_some() { name.as_ref() } else { None };
+    let neighbours = claims::neighbours(export, &id.sub_dir, me).await?;
+    neighbours.check_nesting(&id.sub_dir)?;
+    let recorded = record.as_ref().and_then(|record| record.attributes.on_delete);
+    let on_delete = recorded.or(id.on_delete).unwrap_or(policy.default);
+    if neighbours.same.is_none() && on_delete != OnDelete::Retain {
+        let place = find(export, &id.sub_dir).await?;
+        if let Some((dir, name)) = &place.found {
+            match on_delete {
+                OnDelete::Archive => archive(export, dir, name, &id.sub_dir, policy.replace_archive).await?,
+                OnDelete::Delete | OnDelete::Retain => discard(export, dir, name, &id.sub_dir).await?,
+            }
+        }
+        // Also where the directory is gone: an earlier call may have come no further.
+        if place.found.is_some() || record.is_some() {
+            remove_empty(export, &place.parents).await?;
+        }
+    }
+    if let (Some(name), Some(_)) = (&name, &record) {
+        forget(export, name).await?;
+    }
+    // Also without a record: an earlier call may have come no further.
+    match &id.uuid {
+        Some(name) => claims::release(export, &id.sub_dir, name).await,
+        None => Ok(()),
+    }
+}
+
+/// Removes a volume's record.
+async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
+    let layout = export.make_layout().await?;
+    match export.fs().unlink(&layout.volumes, &Record::file(name)?).await {
+        Ok(()) | Err(Status::NoEnt) => Ok(()),
+        Err(status) => Err(export.failed(format!("removing the record of volume `{name}`"), status)),
+    }
+}
+
+/// Where a directory is, or was.
+struct Place<F: Fs> {
+    /// The directories that lead to it, as far as they are there, each by the one above it and its name.
+    parents: Vec<(F::Handle, Name)>,
+    /// The directory it is in, and its name there; `None` where it is gone.
+    found: Option<(F::Handle, Name)>,
+}
+
+async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Place<F>> {
+    let mut place = Place { parents: Vec::new(), found: None };
+    let mut names: Vec<Name> = sub_dir.names().collect();
+    let Some(name) = names.pop() else { return Ok(place) };
+    let mut dir = export.fs().root();
+    for parent in names {
+        let Some(next) = export.find_dir(&dir, [parent.clone()]).await? else { return Ok(place) };
+        place.parents.push((dir, parent));
+        dir = next;
+    }
+    place.found = export.find(&dir, &name).await?.map(|_| (dir, name));
+    Ok(place)
+}
+
+/// Moves a directory into the trash.
+async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, sub_dir: &SubDir) -> Result<()> {
+    let layout = export.make_layout().await?;
+    let failed = |status| export.failed(format!("moving directory `{sub_dir}` into the trash"), status);
+    let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
+    match export.fs().rename(dir, name, &layout.trash, &trashed).await {
+        Ok(()) => export.trash.added(),
+        Err(Status::NoEnt) => {}
+        Err(status) => return Err(failed(status)),
+    }
+    Ok(())
+}
+
+/// Renames a directory to `archived-…`.
+async fn archive<F: Fs>(
+    export: &Export<F>,
+    from_dir: &F::Handle,
+    from: &Name,
+    sub_dir: &SubDir,
+    replace: bool,
+) -> Result<()> {
+    let failed = |status| export.failed(format!("archiving directory `{sub_dir}`"), status);
+    let first = Name::new(format!("{ARCHIVED}{}", sub_dir.first())).map_err(failed)?;
+    let mut names: Vec<Name> = [first].into_iter().chain(sub_dir.names().skip(1)).collect();
+    let name = names.pop().ok_or_else(|| failed(Status::Inval))?;
+    let dir = export.make_dirs(&export.fs().root(), names, 0o755).await?;
+    let target = match export.find(&dir, &name).await? {
+        None => name,
+        Some(_) if replace => {
+            discard(export, &dir, &name, sub_dir).await?;
+            name
+        }
+        Some(_) => free_name(export, &dir, &name).await?,
+    };
+    export.fs().rename(from_dir, from, &dir, &target).await.map_err(failed)
+}
+
+/// `name` with a suffix that makes it free in `dir`.
+async fn free_name<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<Name> {
+    let suffixed = |suffix: &str| {
+        Name::new([name.as_bytes(), b"-", suffix.as_bytes()].concat())
+            .map_err(|status| export.failed(format!("archiving to `{name}`, which is taken"), status))
+    };
+    for number in 1..ARCHIVES {
+        let candidate = suffixed(&number.to_string())?;
+        if export.find(dir, &candidate).await?.is_none() {
+            return Ok(candidate);
+        }
+    }
+    suffixed(&Uuid::new_v4().to_string())
+}
+
+/// Removes the directories that led to one that is gone, as far as they are empty and may be removed.
+async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) -> Result<()> {
+    for (dir, name) in parents.iter().rev() {
+        match export.fs().rmdir(dir, name).await {
+            Ok(()) | Err(Status::NoEnt) => {}
+            Err(Status::NotEmpty | Status::Access | Status::Perm) => break,
+            Err(status) => return Err(export.failed(format!("removing the empty directory `{name}`"), status)),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! The binary as its users meet it: exit codes, what goes to which output, signals.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use rstest::rstest;
+use rustix::process::{Pid, Signal, kill_process};
+
+fn csi_nfs(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_csi-nfs"));
+    command.args(words).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn text(output: &[u8]) -> &str {
+    std::str::from_utf8(output).unwrap()
+}
+
+/// A driver that serves on `csi.sock` in the directory.
+struct Driver(Child);
+
+impl Driver {
+    fn start(directory: &Path) -> Self {
+        let mut command = csi_nfs(&["--mode=controller", "--endpoint=unix://csi.sock"]);
+        let mut child = command.current_dir(directory).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("serving") {
+            line.clear();
+            assert_ne!(log.read_line(&mut line).unwrap(), 0, "the driver ended");
+        }
+        child.stderr = Some(log.into_inner());
+        Self(child)
+    }
+
+    fn end(&mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn probe(directory: &Path) -> Output {
+    csi_nfs(&["probe", "--endpoint=unix://csi.sock"]).current_dir(directory).output().unwrap()
+}
+
+#[rstest]
+#[case(&[])]
+#[case(&["--nodeid=n", "--endpoint=tcp://127.0.0.1:1"])]
+#[case(&["--no-such-flag"])]
+#[case(&["--nodeid=n", "--mode=x\ny"])]
+fn bad_configuration_exits_64_with_one_line_and_binds_nothing(#[case] words: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("unix://{}/csi.sock", directory.path().display());
+    let output = csi_nfs(words).env("CSI_ENDPOINT", socket).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(text(&output.stdout), "");
+    let line = text(&output.stderr);
+    assert!(line.starts_with("csi-nfs: ") && line.ends_with('\n') && line.lines().count() == 1, "{line:?}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[rstest]
+#[case("--version", concat!("csi-nfs ", env!("CARGO_PKG_VERSION")))]
+#[case("--help", "Usage: csi-nfs")]
+fn what_was_asked_for_goes_to_standard_output(#[case] word: &str, #[case] shown: &str) {
+    let output = csi_nfs(&[word]).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    assert!(text(&output.stdout).contains(shown));
+}
+
+#[rstest]
+#[case(Signal::TERM)]
+#[case(Signal::INT)]
+fn a_driver_is_probed_and_ends_cleanly_when_it_is_told_to(#[case] signal: Signal) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut driver = Driver::start(directory.path());
+    let alive = probe(directory.path());
+    assert_eq!((alive.status.code(), text(&alive.stderr)), (Some(0), ""));
+    assert_eq!(driver.end(signal), Some(0));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    let gone = probe(directory.path());
+    assert_eq!(gone.status.code(), Some(1));
+    assert_eq!(text(&gone.stderr).lines().count(), 1);
+}
+
+#[test]
+fn after_a_crash_the_next_instance_serves_on_the_same_socket() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(Driver::start(directory.path()).end(Signal::KILL), None);
+    assert_eq!(probe(directory.path()).status.code(), Some(1));
+    let _driver = Driver::start(directory.path());
+    assert_eq!(probe(directory.path()).status.code(), Some(0));
+}
+
+#[test]
+fn a_second_instance_takes_over_and_outlives_the_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut first = Driver::start(directory.path());
+    let _second = Driver::start(directory.path());
+    assert_eq!(first.end(Signal::TERM), Some(0));
+    assert_eq!(probe(directory.path()).status.code(), Some(0));
+}
+
+#[test]
+fn what_is_not_a_socket_is_kept_and_the_driver_does_not_start() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("csi.sock"), "kept").unwrap();
+    let mut command = csi_nfs(&["--mode=controller", "--endpoint=unix://csi.sock"]);
+    let output = command.current_dir(directory.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr).lines().count(), 1);
+    assert_eq!(std::fs::read_to_string(directory.path().join("csi.sock")).unwrap(), "kept");
+}
