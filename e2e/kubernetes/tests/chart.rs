@@ -67,7 +67,9 @@ const SETTINGS: &[(&str, &str, &[(&str, &str)])] = &[
     ("driver.mountOptions", r#"["nfsvers=4.1","hard"]"#, &[]),
     ("driver.mountPermissions", r#""0770""#, &[]),
     ("driver.name", r#""nfs.csi.k8s.io""#, &[]),
+    ("driver.replaceArchive", "true", &[]),
     ("driver.shutdownGraceSeconds", "60", &[]),
+    ("driver.statsCacheMinutes", "1", &[]),
     ("driver.verbosity", "5", &[]),
     (
         "exports",
@@ -229,6 +231,7 @@ fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
         (&[("volumeSnapshotClasses", r#"[{"name":"a"}]"#)], "volumeSnapshotClasses need snapshots.enabled=true"),
         (&[("snapshots.controller.install", "true")], "snapshots.controller.install needs snapshots.enabled=true"),
         (&[("metrics.serviceMonitor.enabled", "true")], "metrics.serviceMonitor.enabled needs metrics.enabled=true"),
+        (&[("driver.mountPermissions", r#""777""#)], "mountPermissions"),
         (&[("driver.name", r#""Upper Case""#)], "name"),
         (&[("driver.mountOptions", r#"["a,b"]"#)], "mountOptions"),
         (&[("controller.replicas", "-1")], "replicas"),
