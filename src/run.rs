@@ -3,17 +3,26 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::service::Routes;
 
 use crate::config::Config;
 use crate::error::Result;
+use crate::export::Export;
+use crate::export::kernel::KernelFs;
+use crate::export::pool::Pool;
 use crate::http;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Reading};
+use crate::mount::gate::Gates;
+use crate::mount::nfs::Mounter;
+use crate::mount::reachability::{Reachability, ServerState};
+use crate::proto::csi::controller_server::ControllerServer;
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::registration::Registration;
 use crate::server;
+use crate::service::controller::Controller;
 use crate::service::identity::{Identity, Readiness};
 use crate::socket::Socket;
 use crate::telemetry::Calls;
@@ -27,9 +36,35 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let readiness = Readiness::default();
     let calls = Calls::new(metrics.clone());
 
-    let identity = Identity::new(config.driver_name.clone(), config.controller.is_some(), readiness.clone());
+    let serves_controller = config.controller.is_some();
+    let identity = Identity::new(config.driver_name.clone(), serves_controller, readiness.clone());
     let mut services = Routes::builder();
     services.add_service(IdentityServer::new(identity));
+
+    let reachability = Reachability::new();
+    let gates = Gates::new(reachability.clone());
+    let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
+    metrics.gauge("server_reachable", "Whether the NFS server answered when it was asked last.", move || {
+        let reading = |state: ServerState| {
+            Reading::labelled("server", state.server.as_str(), if state.result.is_ok() { 1.0 } else { 0.0 })
+        };
+        reachability.known().into_iter().map(reading).collect()
+    });
+    let mut background = JoinSet::new();
+    if let Some(controller) = config.controller {
+        let options = controller.settings.mount_options.clone();
+        let exports = controller.exports.into_iter().map(|export| (export, options.clone()));
+        let pool = Arc::new(Pool::new(mounter.clone(), exports));
+        services.add_service(ControllerServer::new(Controller::new(pool.clone(), controller.settings)));
+        let trashed = pool.clone();
+        metrics.gauge("trash_entries", "Deleted volumes that are not cleared from the trash yet.", move || {
+            let reading = |export: Arc<Export<KernelFs>>| {
+                Reading::labelled("export", export.source().to_string(), export.trash.waiting() as f64)
+            };
+            trashed.connected().into_iter().map(reading).collect()
+        });
+        background.spawn(async move { pool.close_idle().await });
+    }
 
     let socket = Socket::bind(&config.endpoint)?;
     let registration = match config.node.as_ref().and_then(|node| node.registration.as_ref()) {
@@ -48,7 +83,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         version = env!("CARGO_PKG_VERSION"),
         driver = %config.driver_name,
         endpoint = %config.endpoint,
-        controller = config.controller.is_some(),
+        controller = serves_controller,
         node = config.node.as_ref().map(|node| node.id.as_str()),
         "serving"
     );
