@@ -201,7 +201,7 @@ mod tests {
                 if !names.is_empty() {
                     return names;
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
 

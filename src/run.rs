@@ -1,5 +1,6 @@
 //! The composition: what a configuration becomes, and the order in which it comes up and goes down.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -16,14 +17,22 @@ use crate::export::pool::Pool;
 use crate::http;
 use crate::metrics::{Metrics, Reading};
 use crate::mount::gate::Gates;
+use crate::mount::health::Health;
 use crate::mount::nfs::Mounter;
+use crate::mount::probe::Probe;
+use crate::mount::publish::Publisher;
 use crate::mount::reachability::{Reachability, ServerState};
+use crate::mount::requested::Requested;
+use crate::mount::stats::Stats;
+use crate::mount::table::{Table, is_kubelet_target};
 use crate::proto::csi::controller_server::ControllerServer;
 use crate::proto::csi::identity_server::IdentityServer;
+use crate::proto::csi::node_server::NodeServer;
 use crate::registration::Registration;
 use crate::server;
 use crate::service::controller::Controller;
 use crate::service::identity::{Identity, Readiness};
+use crate::service::node::{self, Node};
 use crate::socket::Socket;
 use crate::telemetry::Calls;
 
@@ -44,11 +53,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let reachability = Reachability::new();
     let gates = Gates::new(reachability.clone());
     let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
+    let known = reachability.clone();
     metrics.gauge("server_reachable", "Whether the NFS server answered when it was asked last.", move || {
         let reading = |state: ServerState| {
             Reading::labelled("server", state.server.as_str(), if state.result.is_ok() { 1.0 } else { 0.0 })
         };
-        reachability.known().into_iter().map(reading).collect()
+        known.known().into_iter().map(reading).collect()
     });
     let mut background = JoinSet::new();
     if let Some(controller) = config.controller {
@@ -64,6 +74,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             trashed.connected().into_iter().map(reading).collect()
         });
         background.spawn(async move { pool.close_idle().await });
+    }
+    let node_id = config.node.as_ref().map(|node| node.id.to_string());
+    if let Some(node) = &config.node {
+        let requested = Arc::new(Requested::default());
+        let probe = Probe::new(reachability.clone(), gates.clone());
+        let settings = node::Settings {
+            node_id: node.id.to_string(),
+            mount_options: node.mount_options.clone(),
+            mount_permissions: node.mount_permissions,
+            allow_inline: node.inline_volumes,
+        };
+        let publisher = Publisher::new(mounter, reachability.clone(), gates, requested.clone());
+        let stats = Arc::new(Stats::new(probe.clone(), node.stats_cache));
+        let health = Arc::new(Health::new(probe, requested));
+        services.add_service(NodeServer::new(Node::new(settings, Arc::new(publisher), stats, health)));
+        metrics.gauge("mounts", "Volumes mounted on this node, by the server's address.", mounts_by_server);
     }
 
     let socket = Socket::bind(&config.endpoint)?;
@@ -84,7 +110,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         driver = %config.driver_name,
         endpoint = %config.endpoint,
         controller = serves_controller,
-        node = config.node.as_ref().map(|node| node.id.as_str()),
+        node = node_id,
         "serving"
     );
     readiness.serving();
@@ -104,6 +130,18 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (cut, ()) = tokio::join!(served, registered);
     tracing::info!(cut = cut?, "ended");
     Ok(())
+}
+
+fn mounts_by_server() -> Vec<Reading> {
+    // A mount table that cannot be read has no figures, rather than wrong ones.
+    let Ok(table) = Table::read() else { return Vec::new() };
+    let mut servers: BTreeMap<String, f64> = BTreeMap::new();
+    for mount in table.mounts().filter(|mount| is_kubelet_target(&mount.target)) {
+        if let Some(server) = mount.server() {
+            *servers.entry(server.to_string()).or_default() += 1.0;
+        }
+    }
+    servers.into_iter().map(|(server, mounts)| Reading::labelled("server", server, mounts)).collect()
 }
 
 #[cfg(test)]

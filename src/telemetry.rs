@@ -26,6 +26,11 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 
 use crate::metrics::Metrics;
 
+/// Bytes of an identifier or a server's name in the log, at most.
+const NAME_MAX: usize = 256;
+/// Bytes of an error's message in the log, at most.
+const MESSAGE_MAX: usize = 2048;
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -98,17 +103,17 @@ impl<W: Write> Write for OneLine<W> {
 
 /// Names the volume, by its ID, of the call that is being served.
 pub fn volume(id: &str) {
-    Span::current().record("volume", shown(id));
+    Span::current().record("volume", shown(id, NAME_MAX));
 }
 
 /// Names the NFS server of the call that is being served.
 pub fn server(name: &str) {
-    Span::current().record("server", shown(name));
+    Span::current().record("server", shown(name, NAME_MAX));
 }
 
-/// At most 256 bytes: a caller may send megabytes.
-fn shown(text: &str) -> &str {
-    &text[..text.floor_char_boundary(256)]
+/// The beginning of a text: a caller may send megabytes.
+fn shown(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
 }
 
 /// The calls that a server serves: a layer that logs, counts and, when the driver has to end, cuts them.
@@ -247,6 +252,7 @@ impl Call {
         };
         self.calls.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.calls.0.metrics.call_ended(&self.method, &name, took);
+        let message = shown(message, MESSAGE_MAX);
         let _entered = self.span.enter();
         let (code_name, ms) = (&*name, (took.as_secs_f64() * 1e4).round() / 10.0);
         match code {

@@ -12,8 +12,10 @@ use super::Export;
 use super::fs::{Entry, Fs, FsResult, Kind, Name, Status};
 use crate::error::Result;
 
-/// Removals under way at once.
-const WORKERS: usize = 8;
+/// Entries that are cleared at once, and removals under way at once in each. Together they leave some of the server's
+/// threads (see the gate) to calls that somebody waits for.
+const ENTRIES: usize = 3;
+const WORKERS: usize = 4;
 
 /// Directories below this depth become entries of the trash of their own, so that no tree takes more handles than this.
 const DEPTH: usize = 32;
@@ -52,19 +54,18 @@ pub async fn clear<F: Fs>(export: &Export<F>) -> Result<u64> {
     loop {
         let names = export.names(&layout.trash).await?;
         export.trash.waiting.store(names.len() as u64, Ordering::Relaxed);
-        let mut cleared = false;
-        for name in &names {
-            match remove_tree(export.fs(), &layout.trash, name, &layout.trash).await {
-                Ok(()) => {
-                    cleared = true;
-                    export.trash.waiting.fetch_sub(1, Ordering::Relaxed);
-                }
+        let clear_one = async |name: &Name| {
+            let removed = remove_tree(export.fs(), &layout.trash, name, &layout.trash).await;
+            match &removed {
+                Ok(()) => drop(export.trash.waiting.fetch_sub(1, Ordering::Relaxed)),
                 Err(error) => {
                     tracing::warn!(export = %export.source(), entry = %name, %error, "the trash is not cleared; will be tried again");
                 }
             }
-        }
-        if !cleared {
+            removed.is_ok()
+        };
+        let cleared: Vec<bool> = stream::iter(&names).map(clear_one).buffer_unordered(ENTRIES).collect().await;
+        if !cleared.contains(&true) {
             return Ok(names.len() as u64);
         }
     }

@@ -55,7 +55,7 @@ fn told(asked: &str, shown: &str) -> String {
 fn version(mount: &Mount, options: &MountOptions) -> Option<String> {
     let shown = mount.option("vers")?;
     let (best, others) = options.versions();
-    let asked = || [best].into_iter().chain(others.iter().copied());
+    let asked = || std::iter::once(best).chain(others.iter().copied());
     let differs = !asked().any(|version| version.as_str() == shown);
     let list = || asked().map(Version::as_str).collect::<Vec<_>>().join(" or ");
     differs.then(|| told(&format!("vers={}", list()), &format!("vers={shown}")))

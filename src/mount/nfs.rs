@@ -67,21 +67,21 @@ impl Mounter {
         let address = self.check(server, port).await?;
         let gate = self.gates.get(server, port);
         let options = options.for_role(role);
-        let attempt = |version| {
-            let (source, options, gate) = (source.to_string(), options.clone(), gate.clone());
-            async move {
-                let mut parameters = parameters(&options, version, address);
-                if version == Version::V3 {
-                    parameters.extend(prepare_version_3(&options, address).await?);
-                }
-                let request = Request { source, parameters, attributes: options.attributes() };
-                let held = gate.clone();
-                // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
-                gate.run(move || detached::detached(&request).map(|root| held.hold(root)))
-                    .await
-                    .map_err(|stalled| Attempt::Other(stalled.into()))?
-                    .map_err(Attempt::Kernel)
+        let (asked, through) = (&options, &gate);
+        // Not an async closure: its future would not be Send.
+        let attempt = |version| async move {
+            let (options, gate) = (asked, through);
+            let mut parameters = parameters(options, version, address);
+            if version == Version::V3 {
+                parameters.extend(prepare_version_3(options, address).await?);
             }
+            let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
+            let held = gate.clone();
+            // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
+            gate.run(move || detached::detached(&request).map(|root| held.hold(root)))
+                .await
+                .map_err(|stalled| Attempt::Other(stalled.into()))?
+                .map_err(Attempt::Kernel)
         };
         match negotiate(self.versions.order(server, &options), attempt, Attempt::errno).await {
             Ok(found) => {

@@ -1,7 +1,9 @@
 //! Calls on a mounted volume that may block in the kernel, none of which is waited for longer than its limit.
 
-use std::path::PathBuf;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Access, AtFlags, CWD, NFS_SUPER_MAGIC, StatFs, StatxFlags, XattrFlags};
 use rustix::io::Errno;
@@ -19,16 +21,23 @@ const NO_ATTRIBUTE: &str = "user.csi-nfs.never-set";
 /// Write permission for everybody.
 const WRITABLE_BY_ALL: u32 = 0o002;
 
+/// For calls that have to answer within two seconds.
+pub const LIMIT: Duration = Duration::from_millis(1800);
+
 /// Why a mounted volume did not answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// Its server does not answer: why.
+    #[error("its server does not answer: {0}")]
     Unreachable(String),
     /// Its server answers, but not for the volume.
+    #[error("its server answers, but not for the volume")]
     Silent,
     /// It is no longer mounted there.
+    #[error("it is no longer mounted")]
     Gone,
     /// The server or the kernel's client said no.
+    #[error("{0}")]
     Failed(Status),
 }
 
@@ -39,11 +48,37 @@ pub struct Probe {
     gates: Arc<Gates>,
 }
 
-/// The root of a mounted volume, as the server has it now.
+/// The root directory of a mounted volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Root {
-    /// Its permission bits.
-    mode: u32,
+    /// Which directory it is, whatever name it was mounted by.
+    pub identity: Identity,
+    /// Its permission bits, with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Its group.
+    pub group: u32,
+}
+
+/// A directory on an NFS server, as long as it is mounted here: `st_dev` (major, minor) and `st_ino`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: (u32, u32),
+    inode: u64,
+}
+
+impl Root {
+    /// Asks for the root of a mount by a descriptor of it, or by a path that leads to it. With `AtFlags::STATX_FORCE_SYNC`
+    /// in `flags` the server is asked, which may block; with `STATX_DONT_SYNC` the kernel tells what it knows.
+    pub fn of(dir: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> rustix::io::Result<Self> {
+        let fields = StatxFlags::MODE | StatxFlags::GID | StatxFlags::INO;
+        let stat = rustix::fs::statx(dir, path, flags | AtFlags::SYMLINK_NOFOLLOW, fields)?;
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        Ok(Self {
+            identity: Identity { device, inode: stat.stx_ino },
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            group: stat.stx_gid,
+        })
+    }
 }
 
 impl Probe {
@@ -64,14 +99,8 @@ impl Probe {
 
     /// Asks the server for the root of `mount`, which is at `place`.
     pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
-        let (device, mode) = self
-            .call(place, mount, deadline, |path| {
-                let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
-                let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::MODE)?;
-                Ok(((stat.stx_dev_major, stat.stx_dev_minor), u32::from(stat.stx_mode) & 0o7777))
-            })
-            .await?;
-        if device == mount.device { Ok(Root { mode }) } else { Err(Failure::Gone) }
+        let root = self.call(place, mount, deadline, |path| Root::of(CWD, &path, AtFlags::STATX_FORCE_SYNC)).await?;
+        if root.identity.device == mount.device { Ok(root) } else { Err(Failure::Gone) }
     }
 
     /// Asks the server for the figures of the file system behind `mount`, which is at `place`.

@@ -1,1 +1,295 @@
-//! Volumes at the paths where pods want them.
+//! Publishing a volume on this node (CSI NodePublishVolume): its directory on the server becomes its target here.
+//!
+//! What is published is told by the mount table, which outlives the driver. A volume is mounted, given its group and
+//! mode, and only then put on its target, in one step: a driver that dies on the way leaves nothing, or a mounted volume.
+//!
+//! # What is on the target already
+//! | the visible mount there | what happens |
+//! |---|---|
+//! | none | the volume is mounted |
+//! | the same source with the same options, and the server answers for it | nothing: it is published |
+//! | alive, but another source or other options | ALREADY_EXISTS, it stays |
+//! | not NFS | ALREADY_EXISTS, it stays |
+//! | stale, failing, or its server does not answer at the address that the mount uses | replaced, once the new one is made |
+//! | its server answers, but not for it within its limit | UNAVAILABLE, it stays |
+//!
+//! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and with
+//! what [`compare`](super::compare) can tell where another process mounted.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, Gid, Mode};
+use tokio::time::Instant;
+
+use super::compare::difference;
+use super::gate::Gates;
+use super::local::on_node;
+use super::nfs::{Mounted, Mounter, Role};
+use super::options::MountOptions;
+use super::probe::{Failure, Identity, LIMIT, Probe, Root};
+use super::reachability::Reachability;
+use super::requested::{Requested, Wanted};
+use super::source::Source;
+use super::table::{Mount, Table, is_kubelet_target};
+use super::target::{Place, Target};
+use super::turns::Turns;
+use crate::error::{Error, Result};
+use crate::export::fs::Status;
+
+/// Setgid, and all rights for the group: what a volume's root has that belongs to a group.
+const GROUP_MODE: u32 = 0o2070;
+/// Read, write and execute for owner, group and others.
+const PERMISSIONS: u32 = 0o777;
+
+/// What to publish, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// CSI `volume_id`.
+    pub volume_id: String,
+    /// What is mounted.
+    pub source: Source,
+    /// Where.
+    pub target: Target,
+    /// How; `ro` for a volume that is published for reading.
+    pub options: MountOptions,
+    /// Whether the volume may have one target on this node (CSI SINGLE_NODE_SINGLE_WRITER).
+    pub single_target: bool,
+    /// What the volume's root directory has to have.
+    pub root: RootAttributes,
+}
+
+/// What the root directory of a volume has to have; `None` leaves it as it is. A volume that is mounted for reading is
+/// left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RootAttributes {
+    /// The group, with setgid and all rights for it (CSI `volume_mount_group`).
+    pub group: Option<u32>,
+    /// Permission bits; setuid, setgid and sticky change only where they are among them.
+    pub mode: Option<u32>,
+}
+
+/// Publishes volumes on this node, and takes them down.
+#[derive(Debug)]
+pub struct Publisher {
+    mounter: Arc<Mounter>,
+    pub(super) reachability: Arc<Reachability>,
+    pub(super) gates: Arc<Gates>,
+    probe: Probe,
+    pub(super) requested: Arc<Requested>,
+    pub(super) targets: Turns<Target>,
+    sources: Turns<Source>,
+}
+
+/// What is to be done at a target.
+enum Verdict {
+    Mount,
+    Replace,
+    Nothing,
+}
+
+impl Publisher {
+    /// A publisher that mounts with `mounter`, asks `reachability` and goes through `gates`, and tells `requested` what
+    /// it is asked for.
+    pub fn new(
+        mounter: Arc<Mounter>,
+        reachability: Arc<Reachability>,
+        gates: Arc<Gates>,
+        requested: Arc<Requested>,
+    ) -> Self {
+        let probe = Probe::new(Arc::clone(&reachability), Arc::clone(&gates));
+        Self { mounter, reachability, gates, probe, requested, targets: Turns::default(), sources: Turns::default() }
+    }
+
+    /// Mounts a volume at its target, which is made if it is missing; its parent is not. A call for a target that
+    /// another is at work on waits for that one.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] within 5 s where the server does not answer; [`Error::Conflict`] where something else is
+    /// mounted at the target; [`Error::Precondition`] where the target cannot be one, or the volume may have one target
+    /// and has another; what [`Mounter::mount`] fails with, and [`Error::Export`] where group or mode cannot be set.
+    pub async fn publish(&self, request: Publish) -> Result<()> {
+        let _turn = self.targets.take(request.target.clone()).await;
+        let _only = match request.single_target {
+            true => Some(self.sources.take(request.source.clone()).await),
+            false => None,
+        };
+        let (place, table) = on_node({
+            let target = request.target.clone();
+            move || Ok((Arc::new(target.find()?.ok_or_else(|| no_parent(&target))?), Table::read()?))
+        })
+        .await?;
+        let wanted = Wanted {
+            volume_id: request.volume_id,
+            source: request.source.clone(),
+            options: request.options.clone(),
+            root: None,
+        };
+        let before = self.requested.at(place.path());
+        self.requested.attempt(place.path(), &wanted, &table);
+        let address = self.reachability.check(&request.source.server, request.options.port()).await?;
+        let verdict = self.judge(&wanted, before.as_ref(), &place, &table, address).await?;
+        if matches!(verdict, Verdict::Nothing) {
+            return Ok(());
+        }
+        if request.single_target {
+            self.refuse_second_target(&wanted, &place, &table, address)?;
+        }
+        let mounted = self.mounter.mount(&request.source, &request.options, Role::Node).await?;
+        if !request.options.read_only() {
+            settle(&mounted, &request.source, request.root).await?;
+        }
+        if matches!(verdict, Verdict::Replace) {
+            for dead in table.at(place.path()) {
+                self.detach(&place, dead, false).await?;
+            }
+        }
+        let root = on_node({
+            let place = Arc::clone(&place);
+            move || attach(&place, &mounted)
+        });
+        self.requested.set(place.path(), Wanted { root: Some(root.await?), ..wanted });
+        Ok(())
+    }
+
+    /// Looks at what is mounted at the target: the table in this file's doc.
+    async fn judge(
+        &self,
+        wanted: &Wanted,
+        before: Option<&Wanted>,
+        place: &Arc<Place>,
+        table: &Table,
+        address: IpAddr,
+    ) -> Result<Verdict> {
+        let stack = table.at(place.path());
+        let Some(top) = stack.first() else { return Ok(Verdict::Mount) };
+        let conflict = |reason: String| Err(Error::conflict(format!("a mount at {place}"), reason));
+        if let Some(other) = stack.iter().find(|mount| !mount.is_nfs()) {
+            return conflict(format!(
+                "it is `{}` of type {}; unmount what does not belong there",
+                other.source(),
+                other.fs_type
+            ));
+        }
+        match self.probe.root(place, top, Instant::now() + LIMIT).await {
+            Ok(root) => {
+                // What this process mounted it knows; else names have to tell.
+                let mine = before.filter(|before| before.root == Some(root.identity));
+                let same =
+                    mine.is_some_and(|mine| mine.source == wanted.source) || top.is_of(&wanted.source, Some(address));
+                if !same {
+                    return conflict(format!(
+                        "it is of {}, not of {}; unpublish it first",
+                        top.source(),
+                        wanted.source
+                    ));
+                }
+                match differs(wanted, mine, top) {
+                    Some(difference) => conflict(format!("{difference}; unpublish it first")),
+                    None => Ok(Verdict::Nothing),
+                }
+            }
+            Err(Failure::Silent) => Err(Error::Export {
+                export: top.source(),
+                action: format!("asking for the volume that is mounted at {place}"),
+                status: Status::TimedOut,
+            }),
+            Err(Failure::Gone) => Err(Error::Precondition(format!(
+                "{place} is being mounted or unmounted by something else; the call has to be tried again"
+            ))),
+            Err(failure @ (Failure::Unreachable(_) | Failure::Failed(_))) => {
+                tracing::warn!(target = %place, source = top.source(), %failure, "replacing a dead mount");
+                Ok(Verdict::Replace)
+            }
+        }
+    }
+
+    /// Refuses a volume that may have one target and has another: a mount of the same source at a path of kubelet's, or
+    /// at one that this process was asked for. Others, such as bind mounts for a pod's `subPath`, are no targets.
+    fn refuse_second_target(&self, wanted: &Wanted, place: &Place, table: &Table, address: IpAddr) -> Result<()> {
+        let is_target = |path: &Path| is_kubelet_target(path) || self.requested.at(path).is_some();
+        let other = table.mounts().find(|mount| {
+            mount.target != place.path() && mount.is_of(&wanted.source, Some(address)) && is_target(&mount.target)
+        });
+        match other {
+            Some(other) => Err(Error::Precondition(format!(
+                "volume {} is for one writer on one node and is published at {} already",
+                wanted.volume_id,
+                other.target.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// In what a mount is not as wanted, apart from its source.
+fn differs(wanted: &Wanted, mine: Option<&Wanted>, mount: &Mount) -> Option<String> {
+    difference(mount, &wanted.options).or_else(|| {
+        let mine = mine.filter(|mine| mine.options != wanted.options)?;
+        Some(format!("`{}` is asked for, it was mounted with `{}`", wanted.options, mine.options))
+    })
+}
+
+fn no_parent(target: &Target) -> Error {
+    Error::Precondition(format!(
+        "the parent directory of {target} does not exist: the CO has to make it, on a file system that this driver sees \
+         (in Kubernetes kubelet's directory, mounted into the driver's container with mountPropagation: Bidirectional)"
+    ))
+}
+
+/// Puts a mount on its target, and tells what it is. Blocks, but not on the server.
+fn attach(place: &Place, mounted: &Mounted) -> Result<Identity> {
+    let root = Root::of(mounted.root.as_fd(), Path::new("."), AtFlags::STATX_DONT_SYNC)
+        .map_err(|error| Error::Internal(format!("{place}: looking at the mount for it: {error}")))?;
+    let made = place.create()?;
+    mounted.attach(&place.call_path()).map_err(|error| {
+        if made && let Err(left) = place.remove() {
+            tracing::warn!(target = %place, error = %left, "leaving a target that was made for nothing");
+        }
+        Error::Internal(format!("{place}: putting the mount there: {error}"))
+    })?;
+    Ok(root.identity)
+}
+
+/// Gives the root of a new mount its group and mode, where it does not have them.
+async fn settle(mounted: &Mounted, source: &Source, wanted: RootAttributes) -> Result<()> {
+    if wanted == RootAttributes::default() {
+        return Ok(());
+    }
+    let root =
+        mounted.root.try_clone().map_err(|error| Error::Internal(format!("a descriptor of {source}: {error}")))?;
+    let root = mounted.gate.hold(root);
+    let set = mounted.gate.run(move || set_attributes(root.as_fd(), wanted)).await?;
+    set.map_err(|errno| Error::Export {
+        export: source.to_string(),
+        action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
+            .to_owned(),
+        status: errno.into(),
+    })
+}
+
+fn set_attributes(root: BorrowedFd<'_>, wanted: RootAttributes) -> rustix::io::Result<()> {
+    let now = Root::of(root, Path::new("."), AtFlags::STATX_FORCE_SYNC)?;
+    let change = wanted.change(now.mode, now.group);
+    if let Some(group) = change.group {
+        rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    if let Some(mode) = change.mode {
+        rustix::fs::chmodat(root, ".", Mode::from_raw_mode(mode), AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+impl RootAttributes {
+    /// What has to be set where mode and group are these.
+    fn change(self, mode: u32, group: u32) -> Self {
+        let given =
+            self.mode.map_or(mode, |given| if given > PERMISSIONS { given } else { mode & !PERMISSIONS | given });
+        let full = if self.group.is_some() { given | GROUP_MODE } else { given };
+        let group = self.group.filter(|wanted| *wanted != group);
+        // A change of the group may take setgid away.
+        Self { group, mode: (full != mode || group.is_some()).then_some(full) }
+    }
+}

@@ -1,11 +1,12 @@
 //! What this process was asked to publish. A memory, not a record: it says more than the mount table does, nothing that
 //! matters is lost with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::options::MountOptions;
+use super::probe::Identity;
 use super::source::Source;
 use super::table::Table;
 
@@ -21,6 +22,8 @@ pub struct Wanted {
     pub source: Source,
     /// And how.
     pub options: MountOptions,
+    /// What that turned out to be, once it was mounted.
+    pub root: Option<Identity>,
 }
 
 /// What was asked for, by the real path of the target.
@@ -32,8 +35,7 @@ impl Requested {
     pub fn attempt(&self, target: &Path, wanted: &Wanted, table: &Table) {
         let mut all = self.all();
         if all.len() > UNMOUNTED + table.mounts().count() {
-            let mounted: std::collections::HashSet<&Path> =
-                table.mounts().map(|mount| mount.target.as_path()).collect();
+            let mounted: HashSet<&Path> = table.mounts().map(|mount| mount.target.as_path()).collect();
             all.retain(|target, _| mounted.contains(target.as_path()));
         }
         all.entry(target.to_owned()).or_insert_with(|| wanted.clone());
@@ -75,6 +77,7 @@ mod tests {
             volume_id: volume_id.to_owned(),
             source: Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/e").unwrap()),
             options: MountOptions::parse("mount_flags", [options]).unwrap(),
+            root: None,
         }
     }
 

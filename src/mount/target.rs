@@ -73,6 +73,15 @@ impl Target {
     }
 }
 
+impl TryFrom<&Path> for Target {
+    type Error = Error;
+
+    fn try_from(path: &Path) -> Result<Self> {
+        let text = path.to_str().ok_or_else(|| Error::Internal(format!("{} is not UTF-8", path.display())))?;
+        Self::parse("path", text)
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.display())

@@ -43,9 +43,9 @@ pub struct Found<T> {
 /// Tries versions in the order in which [`Remembered`] has them. `errno` is that of a failed attempt, `None` where it
 /// did not fail in the kernel. The error that comes back is the one that says most: that of the version wanted most, or
 /// of the first attempt that failed for another reason than its version.
-pub async fn negotiate<T, E, A: Future<Output = Result<T, E>>>(
+pub async fn negotiate<T, E, F: Future<Output = Result<T, E>>>(
     (first, others): (Version, Vec<Version>),
-    mut attempt: impl FnMut(Version) -> A,
+    mut attempt: impl FnMut(Version) -> F,
     errno: impl Fn(&E) -> Option<Errno>,
 ) -> Result<Found<T>, E> {
     let mut failure = match attempt(first).await {

@@ -1,6 +1,8 @@
 //! The CSI services: request to domain type to response, and no system call.
 
 pub mod capability;
+pub mod condition;
 pub mod controller;
+pub mod detached;
 pub mod identity;
 pub mod node;

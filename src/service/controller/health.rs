@@ -12,7 +12,8 @@ use crate::export::fs::Fs;
 use crate::export::pool::Connect;
 use crate::mount::source::Source;
 use crate::proto::csi;
-use crate::volume::health::{self, Condition, Severity};
+use crate::service::condition::volume_health;
+use crate::volume::health::{self, Condition};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{self, Found};
 use crate::volume::record::Record;
@@ -117,21 +118,4 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
         }
     }
     Ok(survey)
-}
-
-fn volume_health(volume_id: String, conditions: Vec<Condition>) -> csi::VolumeHealth {
-    let health_statuses = conditions
-        .into_iter()
-        .map(|condition| csi::volume_health::VolumeHealthEntry {
-            status: match condition.severity {
-                Severity::Degraded => csi::VolumeHealthErrorType::Degraded,
-                Severity::Inaccessible => csi::VolumeHealthErrorType::Inaccessible,
-                Severity::DataLoss => csi::VolumeHealthErrorType::DataLoss,
-            }
-            .into(),
-            reason: condition.reason.to_owned(),
-            message: condition.message,
-        })
-        .collect();
-    csi::VolumeHealth { volume_id, health_statuses }
 }

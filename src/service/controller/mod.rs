@@ -9,8 +9,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use tonic::{Request, Response, Status};
-use tracing::Instrument as _;
 
+use super::detached::detached;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Status as FsStatus;
@@ -20,6 +20,7 @@ use crate::mount::source::Source;
 use crate::proto::csi;
 use crate::proto::csi::controller_server::Controller as Rpc;
 use crate::proto::csi::controller_service_capability::{self as capability_of, rpc::Type};
+use crate::telemetry;
 use crate::volume::delete::DeletePolicy;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
@@ -62,7 +63,6 @@ impl<C: Connect> Controller<C> {
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        tracing::Span::current().record("server", share.server.as_str());
         let done = detached(work(self.pool.get(share, options).await?)).await;
         let Err(Error::Export { status: FsStatus::Stale, .. }) = done else { return done };
         self.pool.forget(share, options);
@@ -81,6 +81,7 @@ impl<C: Connect> Controller<C> {
         W: Future<Output = Result<T>> + Send + 'static,
     {
         let share = id.export();
+        telemetry::server(share.server.as_str());
         let options = self.volume_options(id, &share, secrets).await?;
         self.on(&share, &options, work).await
     }
@@ -130,12 +131,6 @@ impl<C: Connect> Controller<C> {
     }
 }
 
-/// Runs work to its end, whatever becomes of the caller.
-async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    let done = tokio::spawn(work.in_current_span()).await;
-    done.unwrap_or_else(|error| Err(Error::Internal(format!("the work on the export broke off: {error}"))))
-}
-
 /// The mount options among the secrets. Only this one key is read, and no value is ever shown.
 fn secret_options(secrets: &HashMap<String, String>) -> Result<Option<MountOptions>> {
     const FIELD: &str = "secrets[mountOptions]";
@@ -154,7 +149,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::CreateVolumeRequest>,
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
         let request = request.into_inner();
-        volume_span(&request.name);
+        telemetry::volume(&request.name);
         let volume = Some(self.create(request).await?);
         Ok(Response::new(csi::CreateVolumeResponse { volume }))
     }
@@ -164,7 +159,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::DeleteVolumeRequest>,
     ) -> Result<Response<csi::DeleteVolumeResponse>, Status> {
         let request = request.into_inner();
-        volume_span(&request.volume_id);
+        telemetry::volume(&request.volume_id);
         self.delete(request).await?;
         Ok(Response::new(csi::DeleteVolumeResponse {}))
     }
@@ -174,7 +169,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<csi::ValidateVolumeCapabilitiesResponse>, Status> {
         let request = request.into_inner();
-        volume_span(&request.volume_id);
+        telemetry::volume(&request.volume_id);
         Ok(Response::new(self.validate(request).await?))
     }
 
@@ -197,7 +192,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ControllerGetVolumeHealthRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeHealthResponse>, Status> {
         let request = request.into_inner();
-        volume_span(&request.volume_id);
+        telemetry::volume(&request.volume_id);
         let volume_health = Some(self.volume_health(request).await?);
         Ok(Response::new(csi::ControllerGetVolumeHealthResponse { volume_health }))
     }
@@ -235,7 +230,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ControllerExpandVolumeRequest>,
     ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
         let request = request.into_inner();
-        volume_span(&request.volume_id);
+        telemetry::volume(&request.volume_id);
         let capacity_bytes = i64::try_from(self.expand(request).await?).unwrap_or(i64::MAX);
         Ok(Response::new(csi::ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required: false }))
     }
@@ -245,7 +240,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ControllerGetVolumeRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
         let request = request.into_inner();
-        volume_span(&request.volume_id);
+        telemetry::volume(&request.volume_id);
         let volume = Some(self.get(&request.volume_id).await?);
         let status = Some(csi::controller_get_volume_response::VolumeStatus::default());
         Ok(Response::new(csi::ControllerGetVolumeResponse { volume, status }))
@@ -256,12 +251,8 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ControllerModifyVolumeRequest>,
     ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
         let request = request.into_inner();
-        volume_span(&request.volume_id);
+        telemetry::volume(&request.volume_id);
         self.modify(request).await?;
         Ok(Response::new(csi::ControllerModifyVolumeResponse {}))
     }
-}
-
-fn volume_span(volume: &str) {
-    tracing::Span::current().record("volume", volume);
 }

@@ -10,6 +10,7 @@ use crate::export::pool::Connect;
 use crate::proto::csi;
 use crate::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::service::capability;
+use crate::telemetry;
 use crate::volume::access::CapacityRange;
 use crate::volume::delete;
 use crate::volume::id::{VolumeId, VolumeName};
@@ -26,6 +27,7 @@ impl<C: Connect> Controller<C> {
             return Err(Error::invalid("volume_content_source", "this driver does not serve clones or snapshots"));
         }
         let parameters = Parameters::parse(&request.parameters)?;
+        telemetry::server(parameters.export.server.as_str());
         let changes = Attributes::parse(&request.mutable_parameters)?;
         let flags = capabilities.into_iter().map(|c| c.mount_options).find(|options| !options.is_empty());
         let options = match flags {

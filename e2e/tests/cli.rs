@@ -1,4 +1,5 @@
 //! The binary as its users meet it: exit codes, what goes to which output, signals.
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
