@@ -48,14 +48,23 @@ impl Call {
                 let attributes = Attributes { uid: Some(1000), mode: Some(0o2770), ..Attributes::default() };
                 create(export, name, None, attributes).await
             }
-            Delete(volume) => delete::delete(export, &id(volume), POLICY).await.map(|()| "gone".to_owned()),
+            Delete(volume) => {
+                let id = id(volume);
+                if !delete::is_gone(export, &id).await? {
+                    delete::delete(export, &id, POLICY, &lifecycle::lock(export, &id).await?).await?;
+                }
+                Ok("gone".to_owned())
+            }
             Expand(volume, to) => {
-                let range = CapacityRange::new(*to, 0).unwrap();
-                lifecycle::expand(export, &id(volume), range).await.map(|bytes| bytes.to_string())
+                let (id, range) = (id(volume), CapacityRange::new(*to, 0).unwrap());
+                let lock = lifecycle::lock(export, &id).await?;
+                lifecycle::expand(export, &id, range, &lock).await.map(|bytes| bytes.to_string())
             }
             Modify(volume) => {
+                let id = id(volume);
                 let changes = Attributes { mode: Some(0o700), gid: Some(7), ..Attributes::default() };
-                lifecycle::modify(export, &id(volume), changes).await.map(|()| "changed".to_owned())
+                let lock = lifecycle::lock(export, &id).await?;
+                lifecycle::modify(export, &id, changes, &lock).await.map(|()| "changed".to_owned())
             }
             List => lifecycle::names(export).await.map(|names| format!("{names:?}")),
         }
@@ -71,7 +80,8 @@ async fn create(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>, as
         defaults: Attributes::default(),
         mount_options: Vec::new(),
     };
-    lifecycle::create(export, &create).await.map(|record| format!("{} {}", record.id, record.capacity))
+    let lock = lifecycle::lock(export, &create.id(export)?).await?;
+    lifecycle::create(export, &create, &lock).await.map(|record| format!("{} {}", record.id, record.capacity))
 }
 
 /// Lets a controller do in the background what it does there.

@@ -4,12 +4,13 @@ use uuid::Uuid;
 
 use super::claims;
 use super::id::{VolumeId, VolumeName};
-use super::lifecycle::{lock, read_own};
+use super::lifecycle::read_own;
 use super::parameters::{ARCHIVED, OnDelete};
 use super::record::Record;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
+use crate::export::locks::Guard;
 use crate::mount::source::SubDir;
 
 /// Beyond this many archives of one directory, the next one is numbered at random.
@@ -24,17 +25,17 @@ pub struct DeletePolicy {
     pub replace_archive: bool,
 }
 
+/// Whether there is nothing of a volume on an export that the driver never wrote to, and so nothing to lock.
+pub async fn is_gone<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
+    Ok(export.layout().await?.is_none() && find(export, &id.sub_dir).await?.found.is_none())
+}
+
 /// Deletes a volume. One that is not there is deleted.
 ///
 /// # Errors
 /// [`Error::Precondition`] where the directory is inside another volume's, or another volume is inside it.
-pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePolicy) -> Result<()> {
-    // Nothing is written to an export that has nothing to delete.
-    if export.layout().await?.is_none() && find(export, &id.sub_dir).await?.found.is_none() {
-        return Ok(());
-    }
+pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePolicy, _lock: &Guard<F>) -> Result<()> {
     let name = id.name();
-    let _guard = lock(export, name.as_ref(), &id.sub_dir).await?;
     let record = read_own(export, id).await?;
     // A name whose record is of another directory is another volume's, and is no reason to spare this directory.
     let me = if record.is_some() { name.as_ref() } else { None };

@@ -1,7 +1,7 @@
 //! Volumes on an export: create, get, expand, modify, list. (Deleting has a file of its own.)
 //!
-//! Every change is made under the export's locks of the volume's name and of its directory's first component, and in an
-//! order in which a crash at any point leaves nothing that a repeated call would not finish:
+//! Every change is made under the volume's lock, which the caller takes (so that it can give up waiting for it) and hands
+//! in as a proof, and in an order in which a crash at any point leaves nothing that a repeated call would not finish:
 //!
 //! - create: claim, directory, record. The record is what makes the volume exist.
 //! - delete: directory into the trash, record, claim.
@@ -41,7 +41,8 @@ pub struct Create {
 }
 
 impl Create {
-    fn id<F: Fs>(&self, export: &Export<F>) -> Result<VolumeId> {
+    /// The identifier that the volume will have.
+    pub fn id<F: Fs>(&self, export: &Export<F>) -> Result<VolumeId> {
         let on_delete = self.asked.or(self.defaults).on_delete.filter(|policy| *policy != OnDelete::Delete);
         let (sub_dir, uuid) = match &self.sub_dir {
             Some(sub_dir) => (sub_dir.clone(), Some(self.name.clone())),
@@ -58,9 +59,8 @@ impl Create {
 /// [`Error::Conflict`] where the name belongs to a volume of another capacity or other parameters,
 /// [`Error::Precondition`] where the directory is inside another volume's, [`Error::Exhausted`] where the export has not
 /// enough free.
-pub async fn create<F: Fs>(export: &Export<F>, create: &Create) -> Result<Record> {
+pub async fn create<F: Fs>(export: &Export<F>, create: &Create, _lock: &Guard<F>) -> Result<Record> {
     let id = create.id(export)?;
-    let _guard = lock(export, Some(&create.name), &id.sub_dir).await?;
     let wanted = create.asked.or(create.defaults);
     if let Some(record) = Record::read(export, &create.name).await? {
         check_same(create, &id, &record)?;
@@ -87,9 +87,11 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create) -> Result<Record
     Ok(record)
 }
 
-/// Locks a volume's name and the part of the export that its directory is in.
-pub(super) async fn lock<F: Fs>(export: &Export<F>, name: Option<&VolumeName>, sub_dir: &SubDir) -> Result<Guard<F>> {
-    export.lock(&[name.map_or(sub_dir.first(), VolumeName::as_str), sub_dir.first()]).await
+/// Locks a volume for a change: its name, and the part of the export that its directory is in.
+pub async fn lock<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Guard<F>> {
+    let name = id.name();
+    let first = id.sub_dir.first();
+    export.lock(&[name.as_ref().map_or(first, VolumeName::as_str), first]).await
 }
 
 fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
@@ -236,8 +238,7 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::CapacityOutOfRange`] where it is larger than the limit already; [`Error::Exhausted`].
-pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRange) -> Result<u64> {
-    let _guard = lock(export, id.name().as_ref(), &id.sub_dir).await?;
+pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRange, _lock: &Guard<F>) -> Result<u64> {
     let (name, mut record) = for_change(export, id).await?;
     let capacity = range.required().max(record.capacity);
     if !range.allows(capacity) {
@@ -256,8 +257,7 @@ pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRan
 }
 
 /// Changes what can be changed of a volume (CSI `ControllerModifyVolume`).
-pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attributes) -> Result<()> {
-    let _guard = lock(export, id.name().as_ref(), &id.sub_dir).await?;
+pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attributes, _lock: &Guard<F>) -> Result<()> {
     let (name, mut record) = for_change(export, id).await?;
     let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
     let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;

@@ -14,6 +14,7 @@ use super::detached::detached;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Status as FsStatus;
+use crate::export::locks::Guard;
 use crate::export::pool::{Connect, Pool};
 use crate::mount::options::MountOptions;
 use crate::mount::source::Source;
@@ -23,6 +24,7 @@ use crate::proto::csi::controller_service_capability::{self as capability_of, rp
 use crate::telemetry;
 use crate::volume::delete::DeletePolicy;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
 
@@ -51,8 +53,7 @@ impl<C: Connect> Controller<C> {
         Self { pool, settings, surveyed: Mutex::default() }
     }
 
-    /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale. A caller
-    /// that goes away does not leave the work half done: it goes on, and a retry of the call joins it at its lock.
+    /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale.
     async fn on<T, W>(
         &self,
         share: &Source,
@@ -60,13 +61,28 @@ impl<C: Connect> Controller<C> {
         work: impl Fn(Arc<Export<C::Fs>>) -> W,
     ) -> Result<T>
     where
+        W: Future<Output = Result<T>>,
+    {
+        let done = work(self.pool.get(share, options).await?).await;
+        let Err(Error::Export { status: FsStatus::Stale, .. }) = done else { return done };
+        self.pool.forget(share, options);
+        work(self.pool.get(share, options).await?).await
+    }
+
+    /// Makes a change to a volume under its lock. Who waits for the lock may give up; once the change has begun it is made
+    /// to its end, whatever becomes of the caller, and a retry of the call waits for it at the lock.
+    async fn change<T, W>(
+        &self,
+        export: Arc<Export<C::Fs>>,
+        id: &VolumeId,
+        change: impl FnOnce(Arc<Export<C::Fs>>, Guard<C::Fs>) -> W,
+    ) -> Result<T>
+    where
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        let done = detached(work(self.pool.get(share, options).await?)).await;
-        let Err(Error::Export { status: FsStatus::Stale, .. }) = done else { return done };
-        self.pool.forget(share, options);
-        detached(work(self.pool.get(share, options).await?)).await
+        let lock = lifecycle::lock(&export, id).await?;
+        detached(change(export, lock)).await
     }
 
     /// Does `work` on the export of a volume.
@@ -77,8 +93,7 @@ impl<C: Connect> Controller<C> {
         work: impl Fn(Arc<Export<C::Fs>>) -> W,
     ) -> Result<T>
     where
-        T: Send + 'static,
-        W: Future<Output = Result<T>> + Send + 'static,
+        W: Future<Output = Result<T>>,
     {
         let share = id.export();
         telemetry::server(share.server.as_str());
@@ -104,7 +119,7 @@ impl<C: Connect> Controller<C> {
             async move { Record::read(&export, &name).await }
         };
         match self.on(share, &options, read).await? {
-            Some(record) if record.id.sub_dir == id.sub_dir => {
+            Some(record) if record.id.sub_dir == id.sub_dir && !record.mount_options.is_empty() => {
                 MountOptions::parse("mountOptions", record.mount_options)
             }
             _ => Ok(options),
@@ -137,9 +152,7 @@ fn secret_options(secrets: &HashMap<String, String>) -> Result<Option<MountOptio
     let Some((_, value)) = secrets.iter().find(|(key, _)| key.eq_ignore_ascii_case("mountOptions")) else {
         return Ok(None);
     };
-    MountOptions::parse(FIELD, [value]).map(Some).map_err(|_| {
-        Error::invalid(FIELD, "not a list of mount options that this driver allows; see docs/parameters.md")
-    })
+    MountOptions::parse_secret(FIELD, value).map(Some)
 }
 
 #[tonic::async_trait]
@@ -256,3 +269,6 @@ impl<C: Connect> Rpc for Controller<C> {
         Ok(Response::new(csi::ControllerModifyVolumeResponse {}))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -40,11 +40,17 @@ impl<C: Connect> Controller<C> {
             capacity,
             asked: changes.or(parameters.attributes),
             defaults: self.settings.defaults,
-            mount_options: options.to_vec(),
+            // Of a secret nothing is kept: who deletes the volume brings it again.
+            mount_options: if options.is_secret() { Vec::new() } else { options.to_vec() },
         };
         let work = |export: Arc<Export<C::Fs>>| {
             let create = create.clone();
-            async move { lifecycle::create(&export, &create).await }
+            async move {
+                let id = create.id(&export)?;
+                let make =
+                    async move |export: Arc<Export<C::Fs>>, lock| lifecycle::create(&export, &create, &lock).await;
+                self.change(export, &id, make).await
+            }
         };
         self.on(&parameters.export, &options, work).await.map(|record| volume(&record))
     }
@@ -56,19 +62,19 @@ impl<C: Connect> Controller<C> {
         // CSI: a volume that cannot exist is deleted.
         let Ok(id) = VolumeId::parse(&request.volume_id) else { return Ok(()) };
         let policy = self.settings.delete;
-        self.on_volume(&id, &request.secrets, |export| {
-            let id = id.clone();
-            async move { delete::delete(&export, &id, policy).await }
+        let id = &id;
+        self.on_volume(id, &request.secrets, |export| async move {
+            if delete::is_gone(&export, id).await? {
+                return Ok(());
+            }
+            let gone = id.clone();
+            self.change(export, id, async move |export, lock| delete::delete(&export, &gone, policy, &lock).await).await
         })
         .await
     }
 
     pub(super) async fn find(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<Found> {
-        self.on_volume(id, secrets, |export| {
-            let id = id.clone();
-            async move { lifecycle::get(&export, &id).await }
-        })
-        .await
+        self.on_volume(id, secrets, |export| async move { lifecycle::get(&export, id).await }).await
     }
 
     pub(super) async fn validate(
@@ -134,9 +140,12 @@ impl<C: Connect> Controller<C> {
         if request.volume_capability.is_some() {
             capability::parse(request.volume_capability.as_ref())?;
         }
-        self.on_volume(&id, &request.secrets, |export| {
-            let id = id.clone();
-            async move { lifecycle::expand(&export, &id, range).await }
+        let id = &id;
+        self.on_volume(id, &request.secrets, |export| {
+            let grown = id.clone();
+            let grow =
+                async move |export: Arc<Export<C::Fs>>, lock| lifecycle::expand(&export, &grown, range, &lock).await;
+            self.change(export, id, grow)
         })
         .await
     }
@@ -144,9 +153,13 @@ impl<C: Connect> Controller<C> {
     pub(super) async fn modify(&self, request: csi::ControllerModifyVolumeRequest) -> Result<()> {
         let id = known_id(&request.volume_id)?;
         let changes = Attributes::parse(&request.mutable_parameters)?;
-        self.on_volume(&id, &request.secrets, |export| {
-            let id = id.clone();
-            async move { lifecycle::modify(&export, &id, changes).await }
+        let id = &id;
+        self.on_volume(id, &request.secrets, |export| {
+            let changed = id.clone();
+            let make = async move |export: Arc<Export<C::Fs>>, lock| {
+                lifecycle::modify(&export, &changed, changes, &lock).await
+            };
+            self.change(export, id, make)
         })
         .await
     }

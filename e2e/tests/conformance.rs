@@ -1,0 +1,70 @@
+//! The contract of the interface to an export (`csi_nfs::export::conformance`), kept by the kernel's client on real servers.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use csi_nfs::export::conformance;
+use csi_nfs::export::fs::{Fs as _, Name};
+use csi_nfs::export::kernel::KernelFs;
+use csi_nfs::export::pool::Connect as _;
+use csi_nfs::mount::gate::Gates;
+use csi_nfs::mount::nfs::Mounter;
+use csi_nfs::mount::options::MountOptions;
+use csi_nfs::mount::reachability::Reachability;
+use csi_nfs::mount::source;
+use rstest::rstest;
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+use crate::support::{Lab, Place, Share};
+
+/// A client of its own on a share, as a controller has it.
+async fn client(share: &Share, options: &str) -> KernelFs {
+    // As the driver's `main` does.
+    rustix::process::umask(Mode::empty());
+    let reachability = Reachability::new();
+    let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
+    let server = source::Server::parse("server", &share.server).unwrap();
+    let share = source::Source::share(server, source::Share::parse("share", &share.share).unwrap());
+    mounter.connect(&share, &MountOptions::parse("options", [options]).unwrap()).await.unwrap()
+}
+
+#[rstest]
+#[case(Place::Tmpfs, "vers=4.2")]
+#[case(Place::Tmpfs, "vers=4.1")]
+#[case(Place::Tmpfs, "vers=4.0")]
+#[case(Place::Tmpfs, "vers=3")]
+#[case(Place::Xfs, "vers=4.2")]
+#[case(Place::Xfs, "vers=4.1")]
+#[case(Place::Xfs, "vers=4.0")]
+#[case(Place::Xfs, "vers=3")]
+#[case(Place::Ganesha, "vers=4.2")]
+#[case(Place::Ganesha, "vers=4.1")]
+#[case(Place::Ganesha, "vers=4.0")]
+#[tokio::test]
+async fn the_kernels_client_keeps_the_contract(#[case] place: Place, #[case] version: &str) {
+    let lab = Lab::enter().await;
+    let share = lab.share(place);
+    let fs = client(&share, version).await;
+    conformance::all(&fs).await;
+    // Options of its own make it a client of its own to the server.
+    conformance::clients(&fs, &client(&share, &format!("{version},acregmin=1")).await).await;
+
+    plant_foreign_objects(&share.path.join("foreign"));
+    let (dir, _) = fs.lookup(&fs.root(), &Name::new("foreign").unwrap()).await.unwrap();
+    conformance::foreign(&fs, &dir).await;
+}
+
+/// What `conformance::foreign` asks for.
+fn plant_foreign_objects(dir: &Path) {
+    fs::create_dir(dir).unwrap();
+    fs::write(dir.join("target"), "target").unwrap();
+    for (link, to) in [("link", "target"), ("outside", "/etc"), ("dangling", "nowhere")] {
+        symlink(to, dir.join(link)).unwrap();
+    }
+    mknodat(CWD, dir.join("fifo"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
+    mknodat(CWD, dir.join("device"), FileType::CharacterDevice, Mode::from(0o644), makedev(1, 3)).unwrap();
+    drop(UnixListener::bind(dir.join("socket")).unwrap());
+}

@@ -1,0 +1,17 @@
+//! The end-to-end tests: the driver's binary on real NFS servers. They run where `e2e/vm/run` puts them: see `e2e/README.md`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
+
+mod access;
+mod bad_input;
+mod conformance;
+mod delete;
+mod health;
+mod idempotency;
+mod list;
+mod mounting;
+mod process;
+mod provision;
+mod registration;
+mod sanity;
+mod support;
+mod unreachable;

@@ -1,0 +1,75 @@
+//! csi-sanity, the conformance tests of CSI, on the driver and a real server: nothing fails, and nothing is skipped but what
+//! `e2e/sanity/skipped.txt` lists, with the reason in `e2e/README.md`.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{Driver, Lab, Place};
+
+/// Built by `make csi-sanity`.
+fn program() -> PathBuf {
+    let cache = std::env::var_os("CSI_NFS_CACHE").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/csi-nfs")));
+    cache.unwrap().join("csi-sanity")
+}
+
+/// The specs of a report of Ginkgo's, as outcome and full name.
+fn specs(report: &Value) -> Vec<(String, String)> {
+    let specs = report.as_array().unwrap().iter().flat_map(|suite| suite["SpecReports"].as_array().unwrap());
+    specs
+        .filter(|spec| spec["LeafNodeType"] == "It")
+        .map(|spec| {
+            let containers = spec["ContainerHierarchyTexts"].as_array();
+            let mut words: Vec<&str> = containers.into_iter().flatten().filter_map(Value::as_str).collect();
+            words.extend(spec["LeafNodeText"].as_str());
+            (spec["State"].as_str().unwrap().to_owned(), words.join(" "))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn csi_sanity_finds_nothing_and_skips_what_the_driver_rightly_lacks() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let parameters = driver.path("parameters.yaml");
+    fs::write(&parameters, format!("server: \"{}\"\nshare: \"{}\"\n", share.server, share.share)).unwrap();
+    let (report, output) = (driver.path("report.json"), driver.path("csi-sanity.log"));
+    let log = File::create(&output).unwrap();
+    let status = Command::new(program())
+        .arg(format!("--csi.endpoint=unix://{}", driver.socket().display()))
+        .arg(format!("--csi.testvolumeparameters={}", parameters.display()))
+        .arg(format!("--csi.mountdir={}", driver.path("mount").display()))
+        .arg(format!("--csi.stagingdir={}", driver.path("staging").display()))
+        .args(["--csi.testvolumesize=1048576", "--csi.testvolumeexpandsize=2097152", "--ginkgo.no-color"])
+        .arg(format!("--ginkgo.json-report={}", report.display()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .status()
+        .expect("csi-sanity is not there: `make csi-sanity` builds it");
+    let output = fs::read_to_string(output).unwrap();
+    let report = fs::read_to_string(report).unwrap_or_else(|_| panic!("csi-sanity did not run:\n{output}"));
+    let specs = specs(&serde_json::from_str(&report).unwrap());
+    let with = |state: &str| specs.iter().filter(|(s, _)| s == state).map(|(_, name)| name.clone()).collect();
+    let (passed, skipped): (BTreeSet<String>, BTreeSet<String>) = (with("passed"), with("skipped"));
+    eprintln!("csi-sanity: {} specs, {} passed, {} skipped", specs.len(), passed.len(), skipped.len());
+    let failed: Vec<_> = specs.iter().filter(|(state, _)| state != "passed" && state != "skipped").collect();
+    assert!(status.success() && failed.is_empty(), "{failed:#?}\n{output}");
+    assert!(passed.len() + skipped.len() > 80, "too few specs: {specs:?}");
+
+    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/sanity/skipped.txt");
+    let list = fs::read_to_string(list).unwrap();
+    let allowed: BTreeSet<String> = list.lines().map(str::to_owned).collect();
+    let more: Vec<_> = skipped.difference(&allowed).collect();
+    let fewer: Vec<_> = allowed.difference(&skipped).collect();
+    assert!(
+        more.is_empty() && fewer.is_empty(),
+        "skipped, but not listed: {more:#?}\nlisted, but not skipped: {fewer:#?}"
+    );
+    assert!(share.names().is_empty(), "csi-sanity left volumes: {:?}", share.names());
+}

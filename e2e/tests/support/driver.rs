@@ -1,0 +1,216 @@
+//! The driver as a process of its own, and clients on its socket.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use csi_nfs::proto::csi;
+use csi_nfs::proto::csi::controller_client::ControllerClient;
+use csi_nfs::proto::csi::identity_client::IdentityClient;
+use csi_nfs::proto::csi::node_client::NodeClient;
+use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::net::UnixStream;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{mounts, requests, wait};
+
+/// The name that the driver gives its node.
+pub const NODE: &str = "node-1";
+/// No call of a test takes longer.
+const CALL_LIMIT: Duration = Duration::from_secs(120);
+/// From the start of the process to its first answer.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// The program under test: what `CSI_NFS_DRIVER` names, else what cargo built with the tests.
+pub fn program() -> PathBuf {
+    std::env::var_os("CSI_NFS_DRIVER").map_or_else(|| env!("CARGO_BIN_EXE_csi-nfs").into(), PathBuf::from)
+}
+
+/// A channel to a CSI driver's (or another gRPC server's) socket; it connects anew when the server was restarted.
+pub fn connect(socket: &Path) -> Channel {
+    let socket = socket.to_owned();
+    Endpoint::from_static("http://localhost").timeout(CALL_LIMIT).connect_with_connector_lazy(tower::service_fn(
+        move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        },
+    ))
+}
+
+/// A running driver, with a directory for its socket, its log and the pods' targets. It ends with this value.
+#[derive(Debug)]
+pub struct Driver {
+    process: Child,
+    arguments: Vec<String>,
+    directory: TempDir,
+    channel: Channel,
+}
+
+impl Driver {
+    /// A driver with all services and default settings.
+    pub async fn start() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A driver with further arguments.
+    pub async fn with(arguments: &[&str]) -> Self {
+        let directory = TempDir::with_prefix("csi-nfs-").unwrap();
+        let socket = directory.path().join("csi.sock");
+        let mut words =
+            vec![format!("--endpoint=unix://{}", socket.display()), format!("--nodeid={NODE}"), "-v=5".into()];
+        words.extend(arguments.iter().map(|&word| word.to_owned()));
+        let process = spawn(&words, &directory.path().join("log"));
+        let channel = connect(&socket);
+        let mut driver = Self { process, arguments: words, directory, channel };
+        driver.ready().await;
+        driver
+    }
+
+    /// Waits until Probe says ready.
+    async fn ready(&mut self) {
+        let start = std::time::Instant::now();
+        loop {
+            if let Ok(Some(status)) = self.process.try_wait() {
+                panic!("the driver ended at its start with {status}:\n{}", self.log());
+            }
+            let probed = self.identity().probe(csi::ProbeRequest {}).await;
+            if probed.as_ref().is_ok_and(|answer| answer.get_ref().ready != Some(false)) {
+                return;
+            }
+            assert!(start.elapsed() < START_LIMIT, "the driver is not ready: {probed:?}\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.process)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// SIGTERM, and its end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).unwrap();
+        let process = &mut self.process;
+        wait::until("the driver's end after SIGTERM", Duration::from_secs(30), || process.try_wait().unwrap()).await
+    }
+
+    /// A new process with the same arguments and directory, after [`Driver::kill`] or [`Driver::terminate`].
+    pub async fn start_again(&mut self) {
+        self.process = spawn(&self.arguments, &self.directory.path().join("log"));
+        self.ready().await;
+    }
+
+    /// Everything that it has logged, over restarts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// The CSI socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("csi.sock")
+    }
+
+    /// The number after a key of `/proc/PID/status`, such as `Threads` or `VmRSS` (in kB).
+    pub fn proc_status(&self, key: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// A target path for a pod, of the form that kubelet's have: the parent is there, the target is not.
+    pub fn target(&self, pod: &str) -> PathBuf {
+        let parent = self.directory.path().join("pods").join(pod).join("volumes/kubernetes.io~csi/pv");
+        fs::create_dir_all(&parent).unwrap();
+        parent.join("mount")
+    }
+
+    /// A path of this driver's directory, for what a test needs besides.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The Identity service.
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.channel.clone())
+    }
+
+    /// The Controller service.
+    pub fn controller(&self) -> ControllerClient<Channel> {
+        ControllerClient::new(self.channel.clone())
+    }
+
+    /// The Node service.
+    pub fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(self.channel.clone())
+    }
+
+    /// CreateVolume.
+    pub async fn create(&self, request: csi::CreateVolumeRequest) -> Result<csi::Volume, Status> {
+        Ok(self.controller().create_volume(request).await?.into_inner().volume.unwrap())
+    }
+
+    /// DeleteVolume without secrets.
+    pub async fn delete(&self, volume_id: &str) -> Result<(), Status> {
+        let request = csi::DeleteVolumeRequest { volume_id: volume_id.to_owned(), ..Default::default() };
+        self.controller().delete_volume(request).await.map(drop)
+    }
+
+    /// ControllerExpandVolume to so many bytes; answers the capacity.
+    pub async fn expand(&self, volume_id: &str, bytes: i64) -> Result<i64, Status> {
+        let request = csi::ControllerExpandVolumeRequest {
+            volume_id: volume_id.to_owned(),
+            capacity_range: requests::bytes(bytes),
+            ..Default::default()
+        };
+        Ok(self.controller().controller_expand_volume(request).await?.into_inner().capacity_bytes)
+    }
+
+    /// NodePublishVolume as kubelet asks for it.
+    pub async fn publish(&self, volume: &csi::Volume, target: &Path) -> Result<(), Status> {
+        self.node().node_publish_volume(requests::publish(volume, target)).await.map(drop)
+    }
+
+    /// NodeUnpublishVolume.
+    pub async fn unpublish(&self, volume_id: &str, target: &Path) -> Result<(), Status> {
+        self.node().node_unpublish_volume(requests::unpublish(volume_id, target)).await.map(drop)
+    }
+
+    /// NodeGetVolumeStats.
+    pub async fn stats(&self, volume_id: &str, path: &Path) -> Result<Vec<csi::VolumeUsage>, Status> {
+        Ok(self.node().node_get_volume_stats(requests::stats(volume_id, path)).await?.into_inner().usage)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        // Before the directory is removed with all that is in it.
+        mounts::clear(self.directory.path());
+        if std::thread::panicking() {
+            eprintln!("--- the driver's log\n{}---", self.log());
+        }
+    }
+}
+
+fn spawn(arguments: &[String], log: &Path) -> Child {
+    let log = File::options().create(true).append(true).open(log).unwrap();
+    let program = program();
+    Command::new(&program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+}

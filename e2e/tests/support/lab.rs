@@ -1,0 +1,218 @@
+//! The NFS servers that `e2e/vm/servers` started, and directories on them for one test each.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Tests run side by side, but for those that disturb a server.
+static TURN: RwLock<()> = RwLock::const_new(());
+
+/// An exported directory: see `e2e/vm/servers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The kernel's server, on tmpfs.
+    Tmpfs,
+    /// The kernel's server, on XFS with reflink and project quotas.
+    Xfs,
+    /// The kernel's server, on a tmpfs of 16 MiB and 1,000 inodes.
+    Small,
+    /// The kernel's server, read-only.
+    ReadOnly,
+    /// The kernel's server, with root squashed.
+    Squashed,
+    /// NFS-Ganesha, on XFS, NFSv4 only.
+    Ganesha,
+}
+
+impl Place {
+    /// The directory's name below `/srv`, and below the server's root.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tmpfs => "tmpfs",
+            Self::Xfs => "xfs",
+            Self::Small => "small",
+            Self::ReadOnly => "readonly",
+            Self::Squashed => "squashed",
+            Self::Ganesha => "ganesha",
+        }
+    }
+
+    /// The address of the server.
+    pub fn server(self) -> &'static str {
+        match self {
+            Self::Ganesha => "10.90.0.2",
+            _ => "127.0.0.1",
+        }
+    }
+
+    /// Where it is on the server's side.
+    pub fn path(self) -> PathBuf {
+        Path::new("/srv").join(self.name())
+    }
+}
+
+/// A test's turn at the servers.
+#[derive(Debug)]
+pub struct Lab {
+    turn: Turn,
+}
+
+#[derive(Debug)]
+enum Turn {
+    Shared { _guard: RwLockReadGuard<'static, ()> },
+    Alone { _guard: RwLockWriteGuard<'static, ()> },
+}
+
+impl Lab {
+    /// A turn beside other tests. Fails where there are no servers.
+    pub async fn enter() -> Self {
+        check();
+        Self { turn: Turn::Shared { _guard: TURN.read().await } }
+    }
+
+    /// A turn without other tests, for one that disturbs a server or measures time.
+    pub async fn alone() -> Self {
+        check();
+        Self { turn: Turn::Alone { _guard: TURN.write().await } }
+    }
+
+    /// A new, empty directory on an export, which a test has for itself: a share of its own.
+    pub fn share(&self, place: Place) -> Share {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("share-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = place.path().join(&name);
+        fs::create_dir(&path).unwrap();
+        // For the client whose root is squashed.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        Share { server: place.server().to_owned(), share: format!("/{}/{name}", place.name()), path }
+    }
+
+    /// Takes NFS-Ganesha away until the answer is dropped.
+    pub fn without_ganesha(&self, outage: Outage) -> Away {
+        self.assert_alone();
+        match outage {
+            Outage::Stopped => ganesha("stop"),
+            Outage::Frozen => kill_process(ganesha_pid(), Signal::STOP).unwrap(),
+            Outage::CutOff => ganesha_link("down"),
+        }
+        Away(match outage {
+            Outage::Stopped => || ganesha("start"),
+            Outage::Frozen => || kill_process(ganesha_pid(), Signal::CONT).unwrap(),
+            Outage::CutOff => || ganesha_link("up"),
+        })
+    }
+
+    /// Stops the kernel's server until the answer is dropped.
+    pub fn without_kernel_server(&self) -> Away {
+        self.assert_alone();
+        run("rpc.nfsd", ["0"]);
+        Away(|| run("rpc.nfsd", ["--grace-time", "10", "--lease-time", "10", "8"]))
+    }
+
+    /// Exports `place` read-only until the answer is dropped.
+    pub fn with_small_read_only(&self) -> Away {
+        self.assert_alone();
+        export_small("ro");
+        Away(|| export_small("rw"))
+    }
+
+    fn assert_alone(&self) {
+        assert!(matches!(self.turn, Turn::Alone { .. }), "only a test that is alone may disturb a server");
+    }
+}
+
+/// How a server goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outage {
+    /// Its process is killed: connections are refused.
+    Stopped,
+    /// Its process stands still: connections are accepted, and nobody answers.
+    Frozen,
+    /// Its network is gone: nothing comes back at all.
+    CutOff,
+}
+
+/// A server that is away, and comes back when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Away(fn());
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// A directory of an export, taken as a share.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// The server, as parameters name it.
+    pub server: String,
+    /// The share, as parameters name it.
+    pub share: String,
+    /// The same directory on the server's side.
+    pub path: PathBuf,
+}
+
+impl Share {
+    /// The same share by another name or address of the server.
+    pub fn by(&self, server: &str) -> Self {
+        Self { server: server.to_owned(), ..self.clone() }
+    }
+
+    /// The names in it, sorted, without the driver's own.
+    pub fn names(&self) -> Vec<String> {
+        let names = fs::read_dir(&self.path).unwrap();
+        let mut names: Vec<String> = names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        names.retain(|name| name != ".csi-nfs");
+        names.sort();
+        names
+    }
+
+    /// Waits until the driver has nothing left in its trash.
+    pub async fn trash_is_empty(&self) {
+        let trash = self.path.join(".csi-nfs/trash");
+        super::wait::until("clearing the trash", Duration::from_secs(60), || {
+            fs::read_dir(&trash).map_or(true, |mut entries| entries.next().is_none()).then_some(())
+        })
+        .await;
+    }
+}
+
+fn check() {
+    let served = fs::read_to_string("/proc/self/mounts").unwrap_or_default().contains(" /srv/xfs xfs ");
+    assert!(served, "there are no NFS servers here: run this by e2e/vm/run, as `make e2e` does");
+}
+
+fn ganesha(what: &str) {
+    run(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/vm/ganesha"), [what]);
+}
+
+fn ganesha_pid() -> Pid {
+    let pid = fs::read_to_string("/run/ganesha.pid").unwrap();
+    Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
+}
+
+fn ganesha_link(state: &str) {
+    run("ip", ["-netns", "ganesha", "link", "set", "eth0", state]);
+}
+
+fn export_small(access: &str) {
+    let options = format!("fsid=3,no_subtree_check,insecure,no_root_squash,{access}");
+    run("exportfs", ["-i", "-o", &options, "*:/small"]);
+}
+
+/// Runs a program that has to succeed.
+pub fn run<const N: usize>(program: impl AsRef<OsStr>, arguments: [&str; N]) {
+    let program = program.as_ref();
+    let status = Command::new(program).args(arguments).stdin(Stdio::null()).status();
+    let status = status.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    assert!(status.success(), "{} {arguments:?}: {status}", program.display());
+}

@@ -1,0 +1,16 @@
+//! What the end-to-end tests, the demo and the benchmark share: the servers of `e2e/vm/servers` and directories on them, the
+//! driver as a process, requests to it, and readers of what it left on the export and in the mount table.
+#![allow(dead_code, reason = "each of these programs uses a part of it")]
+
+pub mod driver;
+pub mod lab;
+pub mod mounts;
+pub mod requests;
+pub mod tree;
+pub mod wait;
+
+pub use csi_nfs::proto::csi;
+pub use driver::Driver;
+pub use lab::{Lab, Outage, Place, Share};
+pub use tonic::Code;
+pub use tree::Tree;

@@ -1,0 +1,67 @@
+//! The mount table as the kernel shows it, and unmounting what a test left.
+
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{UnmountFlags, unmount};
+
+/// A mount: a line of `/proc/self/mountinfo` (proc(5)).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Where it is.
+    pub point: PathBuf,
+    /// What is mounted, such as `127.0.0.1:/xfs`.
+    pub source: String,
+    /// The type: `nfs4`, or `nfs` for version 3.
+    pub kind: String,
+    /// The mount's own options and then the superblock's.
+    pub options: Vec<String>,
+}
+
+impl Mount {
+    /// Whether an option is set.
+    pub fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|o| o == option)
+    }
+}
+
+/// All mounts, in the order in which they were made.
+pub fn all() -> Vec<Mount> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table
+        .lines()
+        .map(|line| {
+            let (first, second) = line.split_once(" - ").unwrap();
+            let first: Vec<&str> = first.split(' ').collect();
+            let second: Vec<&str> = second.split(' ').collect();
+            Mount {
+                point: PathBuf::from(unescape(first[4])),
+                source: unescape(second[1]),
+                kind: second[0].to_owned(),
+                options: first[5].split(',').chain(second[2].split(',')).map(str::to_owned).collect(),
+            }
+        })
+        .collect()
+}
+
+/// The mounts at a path, the uppermost last.
+pub fn at(point: &Path) -> Vec<Mount> {
+    all().into_iter().filter(|mount| mount.point == point).collect()
+}
+
+/// Unmounts everything at or below a path, whatever its server does.
+pub fn clear(below: &Path) {
+    for mount in all().iter().rev().filter(|mount| mount.point.starts_with(below)) {
+        let _ = unmount(&mount.point, UnmountFlags::FORCE | UnmountFlags::DETACH);
+    }
+}
+
+/// Undoes the escapes of mountinfo: `\040` for a space, and so on.
+fn unescape(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push(char::from(u8::from_str_radix(&part[..3], 8).unwrap()));
+        plain.push_str(&part[3..]);
+    }
+    plain
+}

@@ -1,0 +1,64 @@
+//! A picture of everything below a directory, to see what changed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+/// Everything below a directory: inode, type and mode, owner, links, times of change, and content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    root: PathBuf,
+    entries: BTreeMap<PathBuf, String>,
+}
+
+impl Tree {
+    /// A picture of the tree below `root`, which is itself a part of it.
+    pub fn of(root: &Path) -> Self {
+        let mut entries = BTreeMap::new();
+        let mut open = vec![root.to_owned()];
+        while let Some(path) = open.pop() {
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let content = if meta.is_dir() {
+                open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                String::new()
+            } else if meta.is_file() {
+                fs::read(&path).unwrap().escape_ascii().to_string()
+            } else if meta.is_symlink() {
+                fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii().to_string()
+            } else {
+                meta.rdev().to_string()
+            };
+            let entry = format!(
+                "inode {} mode {:o} owner {}:{} links {} modified {}.{:09} changed {}.{:09} {content}",
+                meta.ino(),
+                meta.mode(),
+                meta.uid(),
+                meta.gid(),
+                meta.nlink(),
+                meta.mtime(),
+                meta.mtime_nsec(),
+                meta.ctime(),
+                meta.ctime_nsec(),
+            );
+            entries.insert(path, entry);
+        }
+        Self { root: root.to_owned(), entries }
+    }
+
+    /// Panics, naming each difference, where anything has changed since the picture was taken. `what` is what was done.
+    pub fn assert_unchanged(&self, what: &str) {
+        let now = Self::of(&self.root);
+        let differences: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(path, entry)| now.entries.get(*path) != Some(*entry))
+            .map(|(path, entry)| format!("{path:?}: was {entry}\n    is {:?}", now.entries.get(path)))
+            .chain(
+                now.entries.keys().filter(|path| !self.entries.contains_key(*path)).map(|p| format!("{p:?}: is new")),
+            )
+            .collect();
+        assert!(differences.is_empty(), "{what} changed the export:\n{}", differences.join("\n"));
+    }
+}

@@ -1,0 +1,234 @@
+//! A server that is gone: refused, silent, or cut off. Calls for it end in time, and no other call notices.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use rstest::rstest;
+
+use crate::support::requests;
+use crate::support::wait::{self, within};
+use crate::support::{Code, Driver, Lab, Outage, Place, Share, csi, mounts};
+
+/// CreateVolume and NodePublishVolume say that the server is gone.
+const TOLD: Duration = Duration::from_secs(5);
+/// NodeUnpublishVolume.
+const TAKEN_DOWN: Duration = Duration::from_secs(10);
+/// NodeGetVolumeStats.
+const MEASURED: Duration = Duration::from_secs(2);
+/// Threads that calls to a server that is gone may leave.
+const THREADS: u64 = 16;
+
+fn assert_unreachable(status: &tonic::Status, share: &Share) {
+    assert_eq!(status.code(), Code::Unavailable, "{status}");
+    assert!(status.message().contains(&share.server), "{status}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_server_that_is_gone_is_told_of_in_time_and_serves_again_when_it_is_back(
+    #[values(Outage::Stopped, Outage::Frozen, Outage::CutOff)] outage: Outage,
+    #[values(false, true)] known: bool,
+) {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::Ganesha);
+    let driver = Driver::start().await;
+    let mut volume = csi::Volume {
+        volume_id: format!("{}#{}#static##", share.server, &share.share[1..]),
+        volume_context: requests::map([("server", &share.server), ("share", &share.share), ("subDir", "static")]),
+        ..Default::default()
+    };
+    fs::create_dir(share.path.join("static")).unwrap();
+    if known {
+        // The driver has the export mounted, and a volume of it.
+        volume = driver.create(requests::create(&share, "v")).await.unwrap();
+        driver.publish(&volume, &driver.target("before")).await.unwrap();
+    }
+    {
+        let _away = lab.without_ganesha(outage);
+        let created = within("CreateVolume", TOLD, driver.create(requests::create(&share, "new"))).await;
+        assert_unreachable(&created.unwrap_err(), &share);
+        let target = driver.target("pod");
+        let published = within("NodePublishVolume", TOLD, driver.publish(&volume, &target)).await;
+        assert_unreachable(&published.unwrap_err(), &share);
+        assert!(mounts::at(&target).is_empty());
+        let deleted = within("DeleteVolume", TOLD, driver.delete(&volume.volume_id)).await;
+        assert_unreachable(&deleted.unwrap_err(), &share);
+    }
+    wait::until_async("CreateVolume after the outage", Duration::from_secs(60), async || {
+        driver.create(requests::create(&share, "new")).await.is_ok()
+    })
+    .await;
+    let target = driver.target("pod");
+    driver.publish(&volume, &target).await.unwrap();
+    fs::write(target.join("file"), "x").unwrap();
+    driver.unpublish(&volume.volume_id, &target).await.unwrap();
+    driver.delete(&volume.volume_id).await.unwrap();
+}
+
+#[rstest]
+#[tokio::test]
+async fn calls_for_other_servers_take_no_longer_and_threads_do_not_pile_up(
+    #[values(Outage::Stopped, Outage::Frozen, Outage::CutOff)] outage: Outage,
+) {
+    let lab = Lab::alone().await;
+    let (gone, steady) = (lab.share(Place::Ganesha), lab.share(Place::Xfs));
+    let driver = Driver::start().await;
+    let volume = driver.create(requests::create(&gone, "v")).await.unwrap();
+    driver.publish(&volume, &driver.target("lost")).await.unwrap();
+    let warm = driver.create(requests::create(&steady, "warm")).await.unwrap();
+    driver.publish(&warm, &driver.target("warm")).await.unwrap();
+    let usual = {
+        let start = Instant::now();
+        main_job(&driver, &steady, "usual").await;
+        start.elapsed()
+    };
+    let threads = driver.proc_status("Threads");
+    let away = lab.without_ganesha(outage);
+    let calls: Vec<_> = (0..200)
+        .map(|n| {
+            let (mut controller, mut node) = (driver.controller(), driver.node());
+            let create = requests::create(&gone, &format!("w{n}"));
+            let publish = requests::publish(&volume, &driver.target(&format!("pod{n}")));
+            let stats = requests::stats(&volume.volume_id, &driver.target("lost"));
+            tokio::spawn(async move {
+                match n % 3 {
+                    0 => controller.create_volume(create).await.map(drop),
+                    1 => node.node_publish_volume(publish).await.map(drop),
+                    _ => node.node_get_volume_stats(stats).await.map(drop),
+                }
+            })
+        })
+        .collect();
+    let most = Duration::from_secs(1).max(usual * 5);
+    let mut peak = 0;
+    for n in 0..10 {
+        within("the main job on another server", most, main_job(&driver, &steady, &format!("other{n}"))).await;
+        peak = peak.max(driver.proc_status("Threads"));
+    }
+    for (n, call) in calls.into_iter().enumerate() {
+        let answer = call.await.unwrap();
+        if n % 3 != 2 {
+            assert_unreachable(&answer.unwrap_err(), &gone);
+        }
+        peak = peak.max(driver.proc_status("Threads"));
+    }
+    assert!(peak <= threads + THREADS, "{threads} threads before, up to {peak} meanwhile");
+    drop(away);
+    wait::until_async("the server after the outage", Duration::from_secs(60), async || {
+        driver.create(requests::create(&gone, "back")).await.is_ok()
+    })
+    .await;
+}
+
+/// Makes, publishes, unpublishes and deletes a volume.
+async fn main_job(driver: &Driver, share: &Share, name: &str) {
+    let volume = driver.create(requests::create(share, name)).await.unwrap();
+    let target = driver.target(name);
+    driver.publish(&volume, &target).await.unwrap();
+    driver.stats(&volume.volume_id, &target).await.unwrap();
+    driver.unpublish(&volume.volume_id, &target).await.unwrap();
+    driver.delete(&volume.volume_id).await.unwrap();
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
+    #[values(Outage::Stopped, Outage::Frozen, Outage::CutOff)] outage: Outage,
+    #[values(false, true)] restarted: bool,
+) {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::Ganesha);
+    let mut driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
+    let volume = driver.create(requests::create(&share, "v")).await.unwrap();
+    let (idle, busy) = (driver.target("idle"), driver.target("busy"));
+    for target in [&idle, &busy] {
+        driver.publish(&volume, target).await.unwrap();
+    }
+    let figures = driver.stats(&volume.volume_id, &idle).await.unwrap();
+    // An open file with data that never reached the server.
+    let mut file = File::create(busy.join("file")).unwrap();
+    file.write_all(b"synced").unwrap();
+    file.sync_all().unwrap();
+    let away = lab.without_ganesha(outage);
+    file.write_all(&[b'x'; 100_000]).unwrap();
+    if restarted {
+        driver.kill();
+        driver.start_again().await;
+    }
+    for _ in 0..3 {
+        let measured = within("NodeGetVolumeStats", MEASURED, driver.stats(&volume.volume_id, &idle)).await;
+        // The last figures, where this process has ever had any.
+        match restarted {
+            false => assert_eq!(measured.unwrap(), figures),
+            true => assert_unreachable(&measured.unwrap_err(), &share),
+        }
+    }
+    for target in [&idle, &busy] {
+        let unpublished = within("NodeUnpublishVolume", TAKEN_DOWN, driver.unpublish(&volume.volume_id, target)).await;
+        unpublished.unwrap();
+        assert!(mounts::at(target).is_empty() && !target.exists());
+    }
+    drop(away);
+    // Closing it may wait for the server, which is back.
+    drop(file);
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_is_used_again_without_an_error_left_behind() {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let volume = driver.create(requests::create(&share, "v")).await.unwrap();
+    let target = driver.target("pod");
+    driver.publish(&volume, &target).await.unwrap();
+    {
+        let _away = lab.without_kernel_server();
+        let created = within("CreateVolume", TOLD, driver.create(requests::create(&share, "w"))).await;
+        assert_unreachable(&created.unwrap_err(), &share);
+    }
+    wait::until_async("CreateVolume after the restart", Duration::from_secs(60), async || {
+        driver.create(requests::create(&share, "w")).await.is_ok()
+    })
+    .await;
+    fs::write(target.join("file"), "x").unwrap();
+    driver.unpublish(&volume.volume_id, &target).await.unwrap();
+    driver.delete(&volume.volume_id).await.unwrap();
+}
+
+#[rstest]
+#[case("192.0.2.1")]
+#[case("nfs.invalid")]
+#[case("10.90.0.1")]
+#[tokio::test]
+async fn a_server_that_never_was_there_is_told_of_in_time(#[case] server: &str) {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs).by(server);
+    let driver = Driver::start().await;
+    // 10.90.0.1 is this host, where the kernel's server listens, too: another port is closed.
+    let mut request = requests::create(&share, "v");
+    if server == "10.90.0.1" {
+        request.volume_capabilities =
+            vec![requests::mounted(csi::volume_capability::access_mode::Mode::MultiNodeMultiWriter, &["port=2050"])];
+    }
+    let status = within("CreateVolume", TOLD, driver.create(request)).await.unwrap_err();
+    assert_unreachable(&status, &share);
+    assert_eq!(share.names().len(), 0);
+}
+
+#[tokio::test]
+async fn a_driver_starts_and_stops_while_an_export_of_its_list_is_gone() {
+    let lab = Lab::alone().await;
+    let (gone, steady) = (lab.share(Place::Ganesha), lab.share(Place::Xfs));
+    let _away = lab.without_ganesha(Outage::CutOff);
+    let start = Instant::now();
+    let mut driver = Driver::with(&[&format!("--export={}:{}", gone.server, gone.share)]).await;
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    main_job(&driver, &steady, "v").await;
+    let list = csi::ListVolumesRequest::default();
+    let mut controller = driver.controller();
+    let listed = within("ListVolumes", TOLD, controller.list_volumes(list)).await;
+    assert_unreachable(&listed.unwrap_err(), &gone);
+    let ended = within("its end", Duration::from_secs(12), driver.terminate()).await;
+    assert!(ended.success(), "{ended}");
+}
