@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
 use crate::mount::source::Source;
-use fs::{Attr, Fs, Kind, Name, OpenMode, Status};
+use fs::{Attr, Fs, Kind, Name, Status};
 use layout::Layout;
 use locks::Locks;
 
@@ -150,16 +150,11 @@ impl<F: Fs> Export<F> {
 
     /// The content of a small file of the driver's; `None` where there is none.
     pub async fn read_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<Vec<u8>>> {
-        let failed = |status| self.failed(format!("reading `{name}`"), status);
-        let (file, attr) = match self.fs.open(dir, name, OpenMode::Read).await {
-            Ok(opened) => opened,
-            Err(Status::NoEnt) => return Ok(None),
-            Err(status) => return Err(failed(status)),
-        };
-        if attr.size > SMALL as u64 {
-            return Err(failed(Status::FBig));
+        match self.fs.read_file(dir, name, SMALL).await {
+            Ok(content) => Ok(Some(content)),
+            Err(Status::NoEnt) => Ok(None),
+            Err(status) => Err(self.failed(format!("reading `{name}`"), status)),
         }
-        self.fs.read(&file, 0, SMALL).await.map(Some).map_err(failed)
     }
 
     /// Writes a small file of the driver's so that under its name there is the old content or the new, never less: in
@@ -167,17 +162,14 @@ impl<F: Fs> Export<F> {
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
         let write = async {
-            let file = match self.fs.create(&layout.staging, name, 0o600).await {
+            match self.fs.write_file(&layout.staging, name, 0o600, content.clone()).await {
                 // Left by a process that died here: the lock says that nobody writes it now.
                 Err(Status::Exist) => {
                     self.fs.unlink(&layout.staging, name).await?;
-                    self.fs.create(&layout.staging, name, 0o600).await?
+                    self.fs.write_file(&layout.staging, name, 0o600, content).await?;
                 }
-                created => created?,
-            };
-            self.fs.write(&file, 0, content).await?;
-            self.fs.commit(&file).await?;
-            drop(file);
+                written => written?,
+            }
             self.fs.rename(&layout.staging, name, dir, name).await
         };
         write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))
