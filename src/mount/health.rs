@@ -231,8 +231,8 @@ mod tests {
     use super::*;
     use crate::mount::gate::Gates;
     use crate::mount::options::MountOptions;
-    use crate::mount::probe::Root;
     use crate::mount::reachability::Reachability;
+    use crate::mount::root::Root;
     use crate::mount::rpc::fake::{self, Behaviour};
     use crate::mount::source::Share;
 

@@ -1,16 +1,16 @@
 //! Calls on a mounted volume that may block in the kernel, none of which is waited for longer than its limit.
 
-use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD, NFS_SUPER_MAGIC, StatFs, StatxFlags, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, NFS_SUPER_MAGIC, StatFs, XattrFlags};
 use rustix::io::Errno;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::Gates;
 use super::reachability::Reachability;
+use super::root::Root;
 use super::source::Server;
 use super::table::Mount;
 use super::target::Place;
@@ -48,47 +48,6 @@ pub struct Probe {
     gates: Arc<Gates>,
 }
 
-/// The root directory of a mounted volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Root {
-    /// Which directory it is, whatever name it was mounted by.
-    pub identity: Identity,
-    /// Its permission bits, with setuid, setgid and sticky.
-    pub mode: u32,
-    /// Its group.
-    pub group: u32,
-}
-
-/// A directory on an NFS server, as long as it is mounted here: `st_dev` (major, minor) and `st_ino`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    device: (u32, u32),
-    inode: u64,
-}
-
-impl Root {
-    /// The root of a mount by a descriptor of it, as the server has it now. May block.
-    pub fn ask(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC)
-    }
-
-    /// The root of a mount by a descriptor of it, as the kernel knows it. Does not ask the server.
-    pub fn known(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
-    }
-
-    fn stat(dir: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> rustix::io::Result<Self> {
-        let fields = StatxFlags::MODE | StatxFlags::GID | StatxFlags::INO;
-        let stat = rustix::fs::statx(dir, path, flags | AtFlags::SYMLINK_NOFOLLOW, fields)?;
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        Ok(Self {
-            identity: Identity { device, inode: stat.stx_ino },
-            mode: u32::from(stat.stx_mode) & 0o7777,
-            group: stat.stx_gid,
-        })
-    }
-}
-
 impl Probe {
     /// A probe that asks `reachability` first and goes through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
@@ -107,7 +66,7 @@ impl Probe {
 
     /// Asks the server for the root of `mount`, which is at `place`.
     pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
-        let root = self.call(place, mount, deadline, |path| Root::stat(CWD, &path, AtFlags::STATX_FORCE_SYNC)).await?;
+        let root = self.call(place, mount, deadline, |path| Root::ask_at(&path)).await?;
         if root.identity.device == mount.device { Ok(root) } else { Err(Failure::Gone) }
     }
 

@@ -17,21 +17,22 @@
 //! what [`compare`](super::compare) can tell where another process mounted.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, Gid, Mode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::compare::difference;
 use super::gate::Gates;
 use super::local::on_node;
 use super::nfs::{Mounted, Mounter, Role};
 use super::options::MountOptions;
-use super::probe::{Failure, Identity, LIMIT, Probe, Root};
+use super::probe::{Failure, LIMIT, Probe};
 use super::reachability::Reachability;
 use super::requested::{Requested, Wanted};
+use super::root::{Identity, Root, RootAttributes};
 use super::source::Source;
 use super::table::{Mount, Table, is_kubelet_target};
 use super::target::{Place, Target};
@@ -39,10 +40,8 @@ use super::turns::Turns;
 use crate::error::{Error, Result};
 use crate::export::fs::Status;
 
-/// Setgid, and all rights for the group: what a volume's root has that belongs to a group.
-const GROUP_MODE: u32 = 0o2070;
-/// Read, write and execute for owner, group and others.
-const PERMISSIONS: u32 = 0o777;
+/// For a server that lives and does not carry out what mounting takes: the next call need not wait for longer.
+const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What to publish, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,16 +58,6 @@ pub struct Publish {
     pub single_target: bool,
     /// What the volume's root directory has to have.
     pub root: RootAttributes,
-}
-
-/// What the root directory of a volume has to have; `None` leaves it as it is. A volume that is mounted for reading is
-/// left as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RootAttributes {
-    /// The group, with setgid and all rights for it (CSI `volume_mount_group`).
-    pub group: Option<u32>,
-    /// Permission bits; setuid, setgid and sticky change only where they are among them.
-    pub mode: Option<u32>,
 }
 
 /// Publishes volumes on this node, and takes them down.
@@ -137,10 +126,17 @@ impl Publisher {
         if request.single_target {
             self.refuse_second_target(&wanted, &place, &table, address)?;
         }
-        let mounted = self.mounter.mount(&request.source, &request.options, Role::Node).await?;
-        if !request.options.read_only() {
-            settle(&mounted, &request.source, request.root).await?;
-        }
+        let mounting = async {
+            let mounted = self.mounter.mount(&request.source, &request.options, Role::Node).await?;
+            if !request.options.read_only() {
+                request.root.settle(&mounted, &request.source).await?;
+            }
+            Ok(mounted)
+        };
+        let mounted = timeout(MOUNT_LIMIT, mounting).await.unwrap_or_else(|_| {
+            let action = "mounting the volume and setting up its root directory".to_owned();
+            Err(Error::Export { export: request.source.to_string(), action, status: Status::TimedOut })
+        })?;
         if matches!(verdict, Verdict::Replace) {
             for dead in table.at(place.path()) {
                 self.detach(&place, dead, false).await?;
@@ -253,46 +249,6 @@ fn attach(place: &Place, mounted: Mounted) -> Result<Identity> {
     // It now lives by its place: an open descriptor would only keep it from being unmounted.
     mounted.root.release();
     Ok(root.identity)
-}
-
-/// Gives the root of a new mount its group and mode, where it does not have them.
-async fn settle(mounted: &Mounted, source: &Source, wanted: RootAttributes) -> Result<()> {
-    if wanted == RootAttributes::default() {
-        return Ok(());
-    }
-    let root =
-        mounted.root.try_clone().map_err(|error| Error::Internal(format!("a descriptor of {source}: {error}")))?;
-    let set = mounted.gate.run(move || set_attributes(root.as_fd(), wanted)).await?;
-    set.map_err(|errno| Error::Export {
-        export: source.to_string(),
-        action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
-            .to_owned(),
-        status: errno.into(),
-    })
-}
-
-fn set_attributes(root: BorrowedFd<'_>, wanted: RootAttributes) -> rustix::io::Result<()> {
-    let now = Root::ask(root)?;
-    let change = wanted.change(now.mode, now.group);
-    if let Some(group) = change.group {
-        rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    if let Some(mode) = change.mode {
-        rustix::fs::chmodat(root, ".", Mode::from_raw_mode(mode), AtFlags::empty())?;
-    }
-    Ok(())
-}
-
-impl RootAttributes {
-    /// What has to be set where mode and group are these.
-    fn change(self, mode: u32, group: u32) -> Self {
-        let given =
-            self.mode.map_or(mode, |given| if given > PERMISSIONS { given } else { mode & !PERMISSIONS | given });
-        let full = if self.group.is_some() { given | GROUP_MODE } else { given };
-        let group = self.group.filter(|wanted| *wanted != group);
-        // A change of the group may take setgid away.
-        Self { group, mode: (full != mode || group.is_some()).then_some(full) }
-    }
 }
 
 #[cfg(test)]
@@ -425,27 +381,5 @@ mod tests {
         let request = Publish { volume_id, source, target, options, single_target: false, root };
         assert!(matches!(publisher().publish(request).await, Err(Error::Precondition(_))));
         assert!(!dir.path().join("missing").exists());
-    }
-
-    const NONE: RootAttributes = RootAttributes { group: None, mode: None };
-
-    #[rstest]
-    #[case::nothing_asked(None, None, 0o755, 0, NONE)]
-    #[case::mode_there(None, Some(0o755), 0o755, 0, NONE)]
-    #[case::mode(None, Some(0o777), 0o755, 0, RootAttributes { group: None, mode: Some(0o777) })]
-    #[case::special_bits_stay(None, Some(0o777), 0o2777, 0, NONE)]
-    #[case::special_bits_are_set(None, Some(0o1777), 0o2777, 0, RootAttributes { group: None, mode: Some(0o1777) })]
-    #[case::group_there(Some(5), None, 0o2770, 5, NONE)]
-    #[case::group(Some(5), None, 0o2770, 0, RootAttributes { group: Some(5), mode: Some(0o2770) })]
-    #[case::group_without_rights(Some(5), None, 0o755, 5, RootAttributes { group: None, mode: Some(0o2775) })]
-    #[case::both(Some(5), Some(0o700), 0o755, 0, RootAttributes { group: Some(5), mode: Some(0o2770) })]
-    fn only_what_the_root_lacks_is_set(
-        #[case] group: Option<u32>,
-        #[case] mode: Option<u32>,
-        #[case] has_mode: u32,
-        #[case] has_group: u32,
-        #[case] expected: RootAttributes,
-    ) {
-        assert_eq!(RootAttributes { group, mode }.change(has_mode, has_group), expected);
     }
 }
