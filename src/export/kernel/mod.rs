@@ -231,7 +231,8 @@ mod tests {
     fn root_of(path: &str) -> KernelFs {
         let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let server = Server::parse("server", "127.0.0.1").unwrap();
-        KernelFs::new(root, Gates::new(Reachability::new()).get(&server, 2049), false)
+        let gate = Gates::new(Reachability::new()).get(&server, 2049);
+        KernelFs::new(gate.hold(root), gate, false)
     }
 
     #[tokio::test]
