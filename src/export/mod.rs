@@ -27,21 +27,16 @@ pub struct Export<F: Fs> {
     fs: Arc<F>,
     source: Source,
     layout: OnceCell<Arc<Layout<F>>>,
-    locks: Locks,
+    locks: Arc<Locks>,
     /// Told when something was put into the trash.
     pub(crate) trash: trash::Signal,
 }
 
 impl<F: Fs> Export<F> {
-    /// The export `source` (a share), reached through `fs`.
-    pub fn new(source: Source, fs: F) -> Self {
-        Self {
-            fs: Arc::new(fs),
-            source,
-            layout: OnceCell::new(),
-            locks: Locks::default(),
-            trash: trash::Signal::default(),
-        }
+    /// The export `source` (a share), reached through `fs`. `locks` are those of the share in this process, whatever the
+    /// options it is reached with: the server takes all of a machine's mounts for one client, and grants a lock to each.
+    pub fn new(source: Source, fs: F, locks: Arc<Locks>) -> Self {
+        Self { fs: Arc::new(fs), source, layout: OnceCell::new(), locks, trash: trash::Signal::default() }
     }
 
     /// The operations on it.

@@ -144,6 +144,13 @@ pub struct Held<T: Send + 'static> {
     gate: Gate,
 }
 
+impl<T: Send + 'static> Held<T> {
+    /// Drops the value here: for one whose drop can no longer block.
+    pub fn release(mut self) {
+        drop(self.value.take());
+    }
+}
+
 impl<T: Send + 'static> Deref for Held<T> {
     type Target = T;
 

@@ -67,9 +67,17 @@ pub struct Identity {
 }
 
 impl Root {
-    /// Asks for the root of a mount by a descriptor of it, or by a path that leads to it. With `AtFlags::STATX_FORCE_SYNC`
-    /// in `flags` the server is asked, which may block; with `STATX_DONT_SYNC` the kernel tells what it knows.
-    pub fn of(dir: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> rustix::io::Result<Self> {
+    /// The root of a mount by a descriptor of it, as the server has it now. May block.
+    pub fn ask(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC)
+    }
+
+    /// The root of a mount by a descriptor of it, as the kernel knows it. Does not ask the server.
+    pub fn known(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
+    }
+
+    fn stat(dir: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> rustix::io::Result<Self> {
         let fields = StatxFlags::MODE | StatxFlags::GID | StatxFlags::INO;
         let stat = rustix::fs::statx(dir, path, flags | AtFlags::SYMLINK_NOFOLLOW, fields)?;
         let device = (stat.stx_dev_major, stat.stx_dev_minor);
@@ -99,7 +107,7 @@ impl Probe {
 
     /// Asks the server for the root of `mount`, which is at `place`.
     pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
-        let root = self.call(place, mount, deadline, |path| Root::of(CWD, &path, AtFlags::STATX_FORCE_SYNC)).await?;
+        let root = self.call(place, mount, deadline, |path| Root::stat(CWD, &path, AtFlags::STATX_FORCE_SYNC)).await?;
         if root.identity.device == mount.device { Ok(root) } else { Err(Failure::Gone) }
     }
 
@@ -111,8 +119,9 @@ impl Probe {
 
     /// Whether the server refuses every change in a volume that is mounted for writing.
     ///
-    /// It is asked for a change that cannot be made. A server that does not know extended attributes is asked for the
-    /// right to write instead, which tells only where the mode gives that right to everybody.
+    /// It is asked for a change that cannot be made. A server without extended attributes (version 4.2 has them) is asked
+    /// for the right to write instead; that tells only where the mode gives it to everybody, and not of an export that
+    /// became read-only after the kernel had asked for the same right.
     pub async fn is_read_only(
         &self,
         place: &Arc<Place>,
@@ -143,9 +152,9 @@ impl Probe {
         call: impl FnOnce(PathBuf) -> rustix::io::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
         let server = mount.server().ok_or(Failure::Gone)?;
-        self.server(&server, mount.port(), deadline).await?;
+        self.server(&server, mount.tcp_port(), deadline).await?;
         let place = Arc::clone(place);
-        let gate = self.gates.get(&server, mount.port());
+        let gate = self.gates.get(&server, mount.tcp_port());
         match timeout_at(deadline, gate.run(move || call(place.call_path()))).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(errno))) => Err(Failure::Failed(errno.into())),

@@ -148,7 +148,7 @@ impl Publisher {
         }
         let root = on_node({
             let place = Arc::clone(&place);
-            move || attach(&place, &mounted)
+            move || attach(&place, mounted)
         });
         self.requested.set(place.path(), Wanted { root: Some(root.await?), ..wanted });
         Ok(())
@@ -240,8 +240,8 @@ fn no_parent(target: &Target) -> Error {
 }
 
 /// Puts a mount on its target, and tells what it is. Blocks, but not on the server.
-fn attach(place: &Place, mounted: &Mounted) -> Result<Identity> {
-    let root = Root::of(mounted.root.as_fd(), Path::new("."), AtFlags::STATX_DONT_SYNC)
+fn attach(place: &Place, mounted: Mounted) -> Result<Identity> {
+    let root = Root::known(mounted.root.as_fd())
         .map_err(|error| Error::Internal(format!("{place}: looking at the mount for it: {error}")))?;
     let made = place.create()?;
     mounted.attach(&place.call_path()).map_err(|error| {
@@ -250,6 +250,8 @@ fn attach(place: &Place, mounted: &Mounted) -> Result<Identity> {
         }
         Error::Internal(format!("{place}: putting the mount there: {error}"))
     })?;
+    // It now lives by its place: an open descriptor would only keep it from being unmounted.
+    mounted.root.release();
     Ok(root.identity)
 }
 
@@ -260,7 +262,6 @@ async fn settle(mounted: &Mounted, source: &Source, wanted: RootAttributes) -> R
     }
     let root =
         mounted.root.try_clone().map_err(|error| Error::Internal(format!("a descriptor of {source}: {error}")))?;
-    let root = mounted.gate.hold(root);
     let set = mounted.gate.run(move || set_attributes(root.as_fd(), wanted)).await?;
     set.map_err(|errno| Error::Export {
         export: source.to_string(),
@@ -271,7 +272,7 @@ async fn settle(mounted: &Mounted, source: &Source, wanted: RootAttributes) -> R
 }
 
 fn set_attributes(root: BorrowedFd<'_>, wanted: RootAttributes) -> rustix::io::Result<()> {
-    let now = Root::of(root, Path::new("."), AtFlags::STATX_FORCE_SYNC)?;
+    let now = Root::ask(root)?;
     let change = wanted.change(now.mode, now.group);
     if let Some(group) = change.group {
         rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -291,5 +292,160 @@ impl RootAttributes {
         let group = self.group.filter(|wanted| *wanted != group);
         // A change of the group may take setgid away.
         Self { group, mode: (full != mode || group.is_some()).then_some(full) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::fs::MetadataExt;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::mount::rpc::fake::{Behaviour, Server};
+    use crate::mount::source::{self, Share};
+
+    fn publisher() -> Publisher {
+        let reachability = Reachability::new();
+        let gates = Gates::new(Arc::clone(&reachability));
+        let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
+        Publisher::new(mounter, reachability, gates, Arc::default())
+    }
+
+    fn wanted(share: &str, options: &str) -> Wanted {
+        Wanted {
+            volume_id: "volume".to_owned(),
+            source: Source::share(
+                source::Server::parse("server", "nfs").unwrap(),
+                Share::parse("share", share).unwrap(),
+            ),
+            options: MountOptions::parse("mount_flags", [options]).unwrap(),
+            root: None,
+        }
+    }
+
+    /// A directory that the table shows as a mount of `nfs:/volume`, from the server at `port`.
+    struct Shown {
+        _dir: tempfile::TempDir,
+        place: Arc<Place>,
+        table: Table,
+    }
+
+    impl Shown {
+        fn as_mount(fs_type: &str, port: u16) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let target = Target::try_from(dir.path()).unwrap();
+            let place = Arc::new(target.find().unwrap().unwrap());
+            let device = dir.path().metadata().unwrap().st_dev();
+            let line = format!(
+                "26 25 {}:{} / {} rw,relatime - {fs_type} nfs:/volume rw,vers=4.2,hard,port={port},addr=127.0.0.1",
+                rustix::fs::major(device),
+                rustix::fs::minor(device),
+                place.path().display()
+            );
+            Self { _dir: dir, place, table: Table::parse(line.as_bytes()) }
+        }
+
+        async fn judged(&self, wanted: &Wanted, before: Option<&Wanted>) -> Result<Verdict> {
+            publisher().judge(wanted, before, &self.place, &self.table, "10.0.0.1".parse().unwrap()).await
+        }
+
+        /// What a process remembers that made this mount for `wanted`.
+        fn made_for(&self, wanted: Wanted) -> Wanted {
+            let root = std::fs::File::open(self.place.path()).unwrap();
+            Wanted { root: Some(Root::known(root.as_fd()).unwrap().identity), ..wanted }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_with_the_volume_as_asked_for_is_published() {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        let verdict = shown.judged(&wanted("/volume", "hard,rsize=4096"), None).await;
+        assert!(matches!(verdict, Ok(Verdict::Nothing)));
+    }
+
+    #[rstest]
+    #[case::read_only("/volume", "ro")]
+    #[case::another_option("/volume", "soft")]
+    #[case::another_volume("/other", "")]
+    #[tokio::test]
+    async fn a_target_with_another_volume_or_other_options_is_taken(#[case] share: &str, #[case] options: &str) {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        assert!(matches!(shown.judged(&wanted(share, options), None).await, Err(Error::Conflict { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_this_process_mounted_is_compared_in_full() {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        let before = shown.made_for(wanted("/link-to-volume", "rsize=4096"));
+        let same = shown.judged(&wanted("/link-to-volume", "rsize=4096"), Some(&before)).await;
+        assert!(matches!(same, Ok(Verdict::Nothing)), "the kernel may show another path than was asked for");
+        let other = shown.judged(&wanted("/link-to-volume", "rsize=8192"), Some(&before)).await;
+        assert!(matches!(other, Err(Error::Conflict { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_mount_whose_server_is_gone_is_replaced() {
+        let server = Server::start(Behaviour::Closing).await;
+        let shown = Shown::as_mount("nfs", server.address.port());
+        assert!(matches!(shown.judged(&wanted("/volume", ""), None).await, Ok(Verdict::Replace)));
+    }
+
+    #[tokio::test]
+    async fn a_mount_that_is_not_nfs_is_left_alone() {
+        let shown = Shown::as_mount("tmpfs", 1);
+        assert!(matches!(shown.judged(&wanted("/volume", ""), None).await, Err(Error::Conflict { .. })));
+    }
+
+    #[rstest]
+    #[case::kubelet_s("/k/pods/u/volumes/kubernetes.io~csi/pv/mount", "nfs:/volume", false)]
+    #[case::sub_path("/k/pods/u/volume-subpaths/pv/c/0", "nfs:/volume", true)]
+    #[case::asked_for("/asked", "nfs:/volume", false)]
+    #[case::another_volume("/asked", "nfs:/volume/sub", true)]
+    fn a_volume_for_one_target_has_no_second(#[case] path: &str, #[case] source: &str, #[case] allowed: bool) {
+        let publisher = publisher();
+        let dir = tempfile::tempdir().unwrap();
+        let place = Target::try_from(dir.path()).unwrap().find().unwrap().unwrap();
+        let table = Table::parse(format!("26 25 0:26 / {path} rw - nfs4 {source} rw,addr=10.0.0.9").as_bytes());
+        publisher.requested.set(Path::new("/asked"), wanted("/volume", ""));
+        let checked =
+            publisher.refuse_second_target(&wanted("/volume", ""), &place, &table, "10.0.0.1".parse().unwrap());
+        assert_eq!(checked.is_ok(), allowed, "{checked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_target_without_a_parent_is_refused_before_the_server_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let Wanted { volume_id, source, options, .. } = wanted("/volume", "");
+        let target = Target::try_from(dir.path().join("missing/target").as_path()).unwrap();
+        let root = RootAttributes::default();
+        let request = Publish { volume_id, source, target, options, single_target: false, root };
+        assert!(matches!(publisher().publish(request).await, Err(Error::Precondition(_))));
+        assert!(!dir.path().join("missing").exists());
+    }
+
+    const NONE: RootAttributes = RootAttributes { group: None, mode: None };
+
+    #[rstest]
+    #[case::nothing_asked(None, None, 0o755, 0, NONE)]
+    #[case::mode_there(None, Some(0o755), 0o755, 0, NONE)]
+    #[case::mode(None, Some(0o777), 0o755, 0, RootAttributes { group: None, mode: Some(0o777) })]
+    #[case::special_bits_stay(None, Some(0o777), 0o2777, 0, NONE)]
+    #[case::special_bits_are_set(None, Some(0o1777), 0o2777, 0, RootAttributes { group: None, mode: Some(0o1777) })]
+    #[case::group_there(Some(5), None, 0o2770, 5, NONE)]
+    #[case::group(Some(5), None, 0o2770, 0, RootAttributes { group: Some(5), mode: Some(0o2770) })]
+    #[case::group_without_rights(Some(5), None, 0o755, 5, RootAttributes { group: None, mode: Some(0o2775) })]
+    #[case::both(Some(5), Some(0o700), 0o755, 0, RootAttributes { group: Some(5), mode: Some(0o2770) })]
+    fn only_what_the_root_lacks_is_set(
+        #[case] group: Option<u32>,
+        #[case] mode: Option<u32>,
+        #[case] has_mode: u32,
+        #[case] has_group: u32,
+        #[case] expected: RootAttributes,
+    ) {
+        assert_eq!(RootAttributes { group, mode }.change(has_mode, has_group), expected);
     }
 }
