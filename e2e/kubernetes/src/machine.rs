@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::repository;
+use crate::wait::{SOON, eventually};
 
 /// A virtual machine of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,12 @@ pub fn exported(path: &str) -> String {
 /// The text of a file of the export, read on the server itself.
 pub async fn read_export(path: &str) -> Result<String> {
     Machine::Nfs.run(&format!("cat '{}'", exported(path))).await
+}
+
+/// Waits until the file of the export has this text: a container that is ready may not have written yet.
+pub async fn written(path: &str, text: &str) -> Result<()> {
+    eventually(SOON, &format!("{path} has {text:?}"), async || Ok((read_export(path).await? == text).then_some(())))
+        .await
 }
 
 /// Whether the export has something at `path`.

@@ -45,11 +45,16 @@ pub async fn until_gone<K: Watched>(api: &Api<K>, name: &str, uid: &str, limit: 
     }
 }
 
+/// What the object says of itself: its phase, and each condition that does not hold.
 async fn status<K: Watched>(api: &Api<K>, name: &str) -> String {
-    match api.get(name).await {
-        Ok(object) => serde_json::to_value(object).map_or_else(|e| e.to_string(), |v| v["status"].to_string()),
-        Err(e) => e.to_string(),
-    }
+    let object = match api.get(name).await.map(serde_json::to_value) {
+        Ok(Ok(object)) => object,
+        Ok(Err(e)) => return e.to_string(),
+        Err(e) => return e.to_string(),
+    };
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let failing = conditions.filter(|c| c["status"] == "False").map(|c| format!(", {} {}", c["reason"], c["message"]));
+    format!("phase {}{}", object["status"]["phase"], failing.collect::<String>())
 }
 
 /// Asks `attempt` again and again until it answers Some, for things that cannot be watched.

@@ -1,7 +1,7 @@
 //! Scenario 12: a cluster that ran csi-driver-nfs goes on with this driver, with nothing changed but the driver's image.
 use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::chart;
-use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, read_export};
+use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, written};
 use csi_nfs_e2e_kubernetes::namespace::Namespace;
 use csi_nfs_e2e_kubernetes::wait::{SOON, until, until_gone};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -23,7 +23,7 @@ async fn s12_volumes_of_the_incumbent_are_mounted_grown_and_deleted_under_its_na
     let (app, older) = (ns.bound("app").await?, ns.bound("older").await?);
     ns.ready("app").await?;
     for path in ["legacy/app/after", &format!("{OLDER}/after")] {
-        ensure!(read_export(path).await? == "after", "{path}");
+        written(path, "after").await?;
     }
 
     ns.patch::<PersistentVolumeClaim>("app", json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}})).await?;

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, read_export};
+use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, read_export, written};
 use csi_nfs_e2e_kubernetes::namespace::{Namespace, is_ready, node_of};
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until, until_gone};
 use csi_nfs_e2e_kubernetes::{DRIVER, example};
@@ -31,7 +31,7 @@ async fn s01_a_static_volume_made_by_hand_is_bound_and_written() -> Result<()> {
     ns.apply("01-static.yaml").await?;
     let volume = ns.bound("by-hand").await?;
     ns.ready("writer").await?;
-    ensure!(read_export("by-hand/greeting").await? == "written by a pod");
+    written("by-hand/greeting", "written by a pod").await?;
     ensure!(ns.exec("writer", "cat /data/older").await? == "older");
     ns.remove().await?;
     ensure!(export_has("by-hand/older").await?, "what an administrator made is not the driver's to delete");
@@ -50,7 +50,7 @@ async fn s02_a_dynamic_volume_is_a_directory_named_after_its_claim_and_gone_with
     let handle: Vec<_> = csi.volume_handle.split('#').collect();
     ensure!(handle[..3] == ["nfs.example.org", "share", "dynamic/notes"], "{handle:?}");
     ns.ready("writer").await?;
-    ensure!(read_export("dynamic/notes/greeting").await? == "written by a pod");
+    written("dynamic/notes/greeting", "written by a pod").await?;
     ensure!(ns.exec("writer", "ls -A /data").await? == "greeting", "a pod sees its own files alone");
     ns.remove().await?;
     eventually(SOON, "the directory and its empty parent are gone", async || {
@@ -78,7 +78,7 @@ async fn s03_each_access_mode_lets_in_whom_it_should() -> Result<()> {
     }
 
     ns.ready("once").await?;
-    ensure!(read_export("modes/once/file").await? == "once");
+    written("modes/once/file", "once").await?;
 
     ns.ready("reader").await?;
     let refused = ns.exec("reader", "echo no > /data/file").await;
@@ -95,7 +95,11 @@ async fn s03_each_access_mode_lets_in_whom_it_should() -> Result<()> {
         })
     })
     .await?;
-    ns.event(second, "ReadWriteOncePod").await?;
+    let refused = |p: &Pod| {
+        let conditions = p.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        conditions.iter().any(|c| c.message.as_deref().is_some_and(|m| m.contains("ReadWriteOncePod")))
+    };
+    until(pods_of, second, SOON, "told why it waits", refused).await?;
     ns.delete::<Pod>(first, SOON).await?;
     ns.ready(second).await?;
     ns.remove().await
@@ -108,6 +112,9 @@ async fn s04_what_becomes_of_the_data_is_what_the_class_says() -> Result<()> {
     let retained = ns.bound("retained").await?;
     let archived = ns.bound("archived").await?.name_any();
     ns.ready("writer").await?;
+    for claim in ["reclaim/deleted", "reclaim/retained", "reclaim/kept", &archived] {
+        written(&format!("{claim}/file"), "worth keeping").await?;
+    }
     ns.delete::<Pod>("writer", SOON).await?;
     let volumes = ns.volumes();
     for claim in ["deleted", "retained", "kept", "archived"] {
@@ -134,10 +141,7 @@ async fn s06_scratch_space_is_shared_by_a_pods_containers_and_gone_with_the_pod(
     ns.apply("06-ephemeral.yaml").await?;
     ns.ready("pair").await?;
     let volume = ns.bound("pair-scratch").await?;
-    eventually(SOON, "the right container wrote what the left one had", async || {
-        Ok((read_export("scratch/pair-scratch/right").await? == "from the left").then_some(()))
-    })
-    .await?;
+    written("scratch/pair-scratch/right", "from the left").await?;
     ns.delete::<Pod>("pair", SOON).await?;
     until_gone(&ns.volumes(), &volume.name_any(), &volume.uid().context("no uid")?, SOON).await?;
     ensure!(!export_has("scratch/pair-scratch").await?);
@@ -150,7 +154,7 @@ async fn s06_an_inline_volume_mounts_an_export_where_that_is_allowed() -> Result
     let ns = Namespace::new("inline").await?;
     ns.apply("06-inline.yaml").await?;
     ns.ready("inline").await?;
-    ensure!(read_export("inline/inline").await? == "inline");
+    written("inline/inline", "inline").await?;
     ns.delete::<Pod>("inline", SOON).await?;
     ensure!(read_export("inline/inline").await? == "inline", "an inline volume's data is the export's");
     ns.remove().await
@@ -226,7 +230,7 @@ async fn time_to_start(name: &str, files: usize) -> Result<(Namespace, Duration)
 #[tokio::test]
 async fn s09_a_group_owns_its_volume_at_once_however_many_files_there_are() -> Result<()> {
     let (empty, first) = time_to_start("group-empty", 0).await?;
-    ensure!(read_export("group-empty/team/file").await? == "ours", "a pod that is not root writes to a fresh volume");
+    written("group-empty/team/file", "ours").await?;
     let owner = Machine::Nfs.run(&format!("stat -c %u:%g:%a {}", exported("group-empty/team"))).await?;
     ensure!(owner.starts_with("0:5678:2"), "the group, with setgid: {owner}");
     empty.remove().await?;
