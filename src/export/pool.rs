@@ -124,6 +124,21 @@ impl<C: Connect> Pool<C> {
         lock(&self.entries).values().filter_map(|entry| entry.export.get()).map(|(export, _)| export.clone()).collect()
     }
 
+    /// Connects to every export that is known from the start, so that what an earlier process left in the trash is cleared.
+    /// One that cannot be reached is tried again, less and less often.
+    pub async fn open_known(&self) {
+        const PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+        let open = async |(share, options): (Source, MountOptions)| {
+            let mut pause = PAUSES.0;
+            while let Err(error) = self.get(&share, &options).await {
+                tracing::warn!(export = %share, %error, "cannot be opened; will be tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        };
+        futures_util::future::join_all(self.known().into_iter().map(open)).await;
+    }
+
     /// Closes, for ever, what is idle.
     pub async fn close_idle(&self) {
         loop {

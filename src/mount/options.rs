@@ -219,6 +219,13 @@ impl MountOptions {
         Self { items, secret: self.secret }
     }
 
+    /// The same, for a mount that shares nothing that is cached with others.
+    pub(super) fn unshared(&self) -> Self {
+        let mut options = self.clone();
+        options.items.extend(Item::parse("nosharecache"));
+        options
+    }
+
     fn number(&self, name: &str) -> Option<u16> {
         self.last(&[name])?.value.as_ref()?.parse().ok()
     }
