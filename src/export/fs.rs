@@ -309,24 +309,31 @@ pub(super) fn lock_offset(key: u64) -> i64 {
 /// An export: a tree of objects on an NFS server.
 ///
 /// No operation follows a symbolic link or leaves the export's file system. Every one ends: with
-/// [`Status::TimedOut`] when the server is gone.
+/// [`Status::TimedOut`] when the server is gone, and may then, or when its future is dropped, yet be carried out.
+///
+/// A directory that has been removed is [`Status::Stale`], for itself and for every name in it; what is no directory has
+/// no names: [`Status::NotDir`]. The checks in [`conformance`](super::conformance) are this contract, line by line.
 pub trait Fs: Send + Sync + 'static {
-    /// An object by its identity, whatever its name has become. Cheap to clone.
+    /// An object by its identity, whatever its name has become. Cheap to clone. A file that was opened is closed soon after
+    /// the last clone is gone.
     type Handle: Clone + fmt::Debug + Send + Sync + 'static;
 
     /// The export's root directory.
     fn root(&self) -> Self::Handle;
 
-    /// LOOKUP and GETATTR: the object of that name.
+    /// LOOKUP and GETATTR: the object of that name; [`Status::XDev`] where another file system of the server begins.
     fn lookup(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// GETATTR, from the server, not from a cache.
+    /// GETATTR, from the server, not from a cache. (Size and links of a directory may be old: Linux 7 answers for them itself
+    /// while it holds a delegation.)
     fn getattr(&self, object: &Self::Handle) -> impl Future<Output = FsResult<Attr>> + Send;
 
-    /// SETATTR: owner and group first, then mode, then times.
+    /// SETATTR: owner and group first, then mode, then times; what was set before an error stays set. A symbolic link has
+    /// no mode: [`Status::NotSupp`].
     fn setattr(&self, object: &Self::Handle, attr: SetAttr) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// CREATE of a directory; [`Status::Exist`] when the name is taken. `mode` at most 0o777.
+    /// CREATE of a directory; [`Status::Exist`] when the name is taken. `mode` at most 0o777; in a directory with setgid,
+    /// group and setgid are inherited.
     fn mkdir(&self, dir: &Self::Handle, name: &Name, mode: u32) -> impl Future<Output = FsResult<Self::Handle>> + Send;
 
     /// OPEN with EXCLUSIVE4: a new, empty regular file, open for reading and writing; [`Status::Exist`] when the name is
@@ -343,16 +350,48 @@ pub trait Fs: Send + Sync + 'static {
         mode: OpenMode,
     ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// READ: up to `length` bytes from `offset`; fewer only at the end of the file.
+    /// READ: up to `length` bytes from `offset`; fewer only at the end of the file. [`Status::Inval`] for a handle that
+    /// is not of an open file; so in all that follows down to [`Self::commit`].
     fn read(&self, file: &Self::Handle, offset: u64, length: usize) -> impl Future<Output = FsResult<Vec<u8>>> + Send;
 
     /// WRITE of all of `data`; not yet on stable storage.
     fn write(&self, file: &Self::Handle, offset: u64, data: Vec<u8>) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// COMMIT: what was written to the file is on stable storage.
+    /// COMMIT: what was written to the file is on stable storage. Reports every failed write; nothing later does.
     fn commit(&self, file: &Self::Handle) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// RENAME; replaces a file by a file, and an empty directory by a directory, in one step.
+    /// The whole content of a regular file of at most `limit` bytes; [`Status::FBig`] for a larger one. Otherwise like
+    /// [`Fs::open`] and [`Fs::read`].
+    fn read_file(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        limit: usize,
+    ) -> impl Future<Output = FsResult<Vec<u8>>> + Send {
+        async move {
+            let (file, attr) = self.open(dir, name, OpenMode::Read).await?;
+            if attr.size > limit as u64 { Err(Status::FBig) } else { self.read(&file, 0, limit).await }
+        }
+    }
+
+    /// A new regular file with that content, on stable storage when this answers: like [`Fs::create`], [`Fs::write`] and
+    /// [`Fs::commit`]. Where it fails, a part of the file may be there.
+    fn write_file(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        mode: u32,
+        content: Vec<u8>,
+    ) -> impl Future<Output = FsResult<()>> + Send {
+        async move {
+            let file = self.create(dir, name, mode).await?;
+            self.write(&file, 0, content).await?;
+            self.commit(&file).await
+        }
+    }
+
+    /// RENAME; replaces a file by a file, and an empty directory by a directory, in one step. Otherwise [`Status::IsDir`],
+    /// [`Status::NotDir`] or [`Status::NotEmpty`], by what stands there; [`Status::Inval`] for a directory into itself.
     fn rename(
         &self,
         from_dir: &Self::Handle,
@@ -362,19 +401,24 @@ pub trait Fs: Send + Sync + 'static {
     ) -> impl Future<Output = FsResult<()>> + Send;
 
     /// REMOVE of anything but a directory; [`Status::IsDir`] for one.
+    ///
+    /// As long as this client holds the file, even by a handle from [`Self::lookup`], the directory may keep it under a name
+    /// that begins with `.nfs`, and is not empty: let go of it first. The same goes for a file that a rename replaces.
     fn unlink(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<()>> + Send;
 
     /// REMOVE of an empty directory; [`Status::NotEmpty`], [`Status::NotDir`] otherwise.
     fn rmdir(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// READDIR: a page of the directory's entries.
+    /// READDIR: a page of the directory's entries, which may be empty. Entries that are neither made nor removed between two
+    /// pages come once; removing what was listed does not disturb the rest.
     fn readdir(&self, dir: &Self::Handle, from: Cookie) -> impl Future<Output = FsResult<Page>> + Send;
 
     /// The figures of the file system (or the quota) that the directory is in.
     fn statfs(&self, dir: &Self::Handle) -> impl Future<Output = FsResult<FsStat>> + Send;
 
-    /// LOCK (exclusive, not waiting) of the byte at `key` of an open file: true when this export now holds it. One that
-    /// it holds already is granted again. A lock ends with [`Fs::unlock`] or with its holder, crashed or closed.
+    /// LOCK (exclusive, not waiting) of the byte at `key` (its low 62 bits) of a file that is open for writing: true when
+    /// this handle or a clone of it now holds it. One that it holds already is granted again; another opening of the file
+    /// is another holder, in this process too. A lock ends with [`Fs::unlock`] or with its holder, crashed or closed.
     fn try_lock(&self, file: &Self::Handle, key: u64) -> impl Future<Output = FsResult<bool>> + Send;
 
     /// LOCKU of the byte at `key`.

@@ -2,21 +2,25 @@
 
 pub mod compare;
 pub mod condition;
-pub mod detached;
+mod detached;
 pub mod gate;
 pub mod health;
 pub mod local;
 pub mod nfs;
+mod option_table;
 pub mod options;
 pub mod probe;
 pub mod publish;
 pub mod reachability;
 pub mod requested;
-pub mod rpc;
+mod resolve;
+pub mod root;
+mod rpc;
 pub mod source;
 pub mod stats;
 pub mod table;
 pub mod target;
 pub mod turns;
 pub mod unpublish;
-pub mod version;
+mod version;
+mod version3;

@@ -1,24 +1,22 @@
 //! NFS mounts by system calls.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
-use tokio::time::timeout;
 
-use super::detached::{self, Failure, Request};
+use super::detached::{self, Attempt, Parameter, Request};
 use super::gate::{Gate, Gates, Held};
 pub use super::options::Role;
-use super::options::{MountOptions, Transport, Version};
-use super::reachability::{LIMIT, Reachability};
-use super::rpc::{self, Reply};
+use super::options::{MountOptions, Version};
+use super::reachability::Reachability;
 use super::source::{Server, Source};
-use super::version::{Remembered, negotiate};
-use crate::error::{Error, Result};
+use super::version::Remembered;
+use super::version3;
+use crate::error::Result;
 
 /// Makes NFS mounts.
 #[derive(Debug)]
@@ -59,57 +57,58 @@ impl Mounter {
 
     /// Mounts `source`, in no directory. The version is what the options say, otherwise the best that the server has.
     ///
-    /// [`Error::Unreachable`] within 5 s where the server does not answer, or stops to; [`Error::Mount`] with what the
-    /// kernel said and what to do where it does not mount; [`Error::Precondition`] where locks of version 3 were asked
-    /// for and rpc.statd does not run here.
+    /// [`Unreachable`](crate::error::Error::Unreachable) within 5 s where the server does not answer, or stops to;
+    /// [`Mount`](crate::error::Error::Mount) with what the kernel said and what to do where it does not mount;
+    /// [`Precondition`](crate::error::Error::Precondition) where locks of version 3 were asked for and rpc.statd does
+    /// not run here. One exception to the 5 s: a server that answers all that it is asked and does not carry out the
+    /// mount is waited for; the caller's deadline is the limit.
     pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
         let (server, port) = (&source.server, options.port());
         let address = self.check(server, port).await?;
         let gate = self.gates.get(server, port);
         let options = options.for_role(role);
-        let (asked, through) = (&options, &gate);
-        // Not an async closure: its future would not be Send.
-        let attempt = |version| async move {
-            let (options, gate) = (asked, through);
-            let mut parameters = parameters(options, version, address);
-            if version == Version::V3 {
-                parameters.extend(prepare_version_3(options, address).await?);
-            }
-            let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
-            let held = gate.clone();
-            // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
-            gate.run(move || detached::detached(&request).map(|root| held.hold(root)))
-                .await
-                .map_err(|stalled| Attempt::Other(stalled.into()))?
-                .map_err(Attempt::Kernel)
-        };
-        match negotiate(self.versions.order(server, &options), attempt, Attempt::errno).await {
-            Ok(found) => {
-                self.versions.keep(server, &options, &found);
-                tracing::debug!(%source, version = %found.version, %address, %options, "mounted");
-                Ok(Mounted {
-                    root: found.value,
-                    version: found.version,
-                    address,
-                    locks_are_shared: found.version != Version::V3 || options.locks(),
-                    options,
-                    gate,
-                })
-            }
-            Err(Attempt::Kernel(failure)) => Err(Error::Mount {
-                source_name: source.to_string(),
-                options: options.to_string(),
-                reason: explain(&failure, &options),
-                errno: failure.errno.raw_os_error(),
-            }),
-            Err(Attempt::Other(error)) => Err(error),
+        let mut negotiation = self.versions.negotiate(server, &options);
+        loop {
+            let version = negotiation.version();
+            let failure = match attempt(source, &options, version, address, &gate).await {
+                Ok(root) => {
+                    self.versions.keep(server, &options, &negotiation);
+                    tracing::debug!(%source, %version, %address, %options, "mounted");
+                    let locks_are_shared = version != Version::V3 || options.locks();
+                    return Ok(Mounted { root, version, address, options, locks_are_shared, gate });
+                }
+                Err(failure) => failure,
+            };
+            let errno = failure.errno();
+            negotiation.failed(failure, errno).map_err(|failure| failure.into_error(source, &options))?;
         }
+    }
+}
+
+/// Mounts with one version.
+async fn attempt(
+    source: &Source,
+    options: &MountOptions,
+    version: Version,
+    address: IpAddr,
+    gate: &Gate,
+) -> std::result::Result<Held<OwnedFd>, Attempt> {
+    let mut parameters = common(options, version, address);
+    if version == Version::V3 {
+        parameters.extend(version3::prepare(options, address).await?);
+    }
+    let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
+    let holder = gate.clone();
+    // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
+    match gate.run(move || detached::detached(&request).map(|root| holder.hold(root))).await {
+        Ok(result) => result.map_err(Attempt::Refused),
+        Err(stalled) => Err(Attempt::Other(stalled.into())),
     }
 }
 
 impl Mounted {
     /// Puts the mount on the directory `target`, which is not followed if it is a symbolic link. It then lives on
-    /// without this value. Does not wait for the server.
+    /// without this value, whose descriptor only keeps it busy: [`Held::release`]. Does not wait for the server.
     pub fn attach(&self, target: &Path) -> rustix::io::Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = rustix::fs::openat(CWD, target, flags, Mode::empty())?;
@@ -123,41 +122,45 @@ impl Mounted {
     }
 }
 
-/// Why one attempt failed.
-enum Attempt {
-    Kernel(Failure),
-    Other(Error),
-}
-
-impl Attempt {
-    fn errno(&self) -> Option<Errno> {
-        match self {
-            Self::Kernel(failure) => Some(failure.errno),
-            Self::Other(_) => None,
-        }
-    }
-}
-
-fn parameters(options: &MountOptions, version: Version, address: IpAddr) -> Vec<(&'static str, Option<String>)> {
+/// What every version takes.
+fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Parameter> {
     let mut parameters: Vec<_> = options.parameters().map(|(key, value)| (key, value.map(str::to_owned))).collect();
     parameters.push(("vers", Some(version.to_string())));
     parameters.push(("addr", Some(address.to_string())));
     parameters
 }
 
-/// What version 3 takes besides. Its other protocols are asked for here, so that the kernel does not wait for minutes
-/// for one that a firewall swallows.
-async fn prepare_version_3(
-    options: &MountOptions,
-    address: IpAddr,
-) -> std::result::Result<Vec<(&'static str, Option<String>)>, Attempt> {
-    let _ =
-        (options, address, Ipv4Addr::LOCALHOST, SocketAddr::new(address, 1), timeout(LIMIT, async {}), Transport::Tcp);
-    let _ = rpc::NFS;
-    let _: Option<Reply> = None;
-    Ok(vec![])
-}
+#[cfg(test)]
+mod tests {
+    use super::super::source::Share;
+    use super::*;
+    use crate::error::Error;
 
-fn explain(failure: &Failure, _options: &MountOptions) -> String {
-    format!("{failure:?}")
+    #[tokio::test]
+    async fn a_server_that_refuses_is_unreachable_and_the_call_can_move_between_threads() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let reachability = Reachability::new();
+        let mounter = Mounter::new(Arc::clone(&reachability), Gates::new(reachability));
+        let source =
+            Source::share(Server::parse("server", "127.0.0.1").unwrap(), Share::parse("share", "/export").unwrap());
+        let options = MountOptions::parse("mountOptions", [format!("port={port}")]).unwrap();
+        let call =
+            tokio::spawn(
+                async move { mounter.mount(&source, &options, Role::Node).await.map(|mounted| mounted.version) },
+            );
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { port: tried, .. } if *tried == port), "{error}");
+    }
+
+    #[test]
+    fn every_version_is_mounted_at_the_address_that_answered() {
+        let options = MountOptions::parse("mountOptions", ["nfsvers=4.1,hard,ro"]).unwrap();
+        let text = |value: &str| Some(value.to_owned());
+        assert_eq!(
+            common(&options, Version::V4_1, "::1".parse().unwrap()),
+            [("hard", None), ("vers", text("4.1")), ("addr", text("::1"))]
+        );
+    }
 }

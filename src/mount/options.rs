@@ -1,11 +1,10 @@
 //! Mount options: what an operator may ask for, as an allow-list of what nfs(5) and mount(8) define.
-//!
-//! Every value is a number in a range or one of some words, so nothing that is accepted can smuggle in another option.
 
 use std::fmt;
 
 use rustix::mount::MountAttrFlags as Attributes;
 
+use super::option_table::{Effect, Item};
 use crate::error::{Error, Result};
 
 /// The port of NFS.
@@ -61,190 +60,14 @@ pub enum Role {
 }
 
 /// Mount options that were checked. `Display` gives them as `a,b,c` in the order in which they were asked for, without
-/// what the driver adds; [`MountOptions::parse`] reads that again. Options that came from a secret are not displayed. What has no effect here (`defaults`, `_netdev`) is
-/// accepted and dropped.
+/// what the driver adds; [`MountOptions::parse`] reads that again. Those that came from a secret are not displayed. What
+/// has no effect here (`defaults`, `_netdev`) is accepted and dropped.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct MountOptions {
     items: Vec<Item>,
     /// They came from a secret: no message, log or record may show them.
     secret: bool,
 }
-
-/// One option.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Item {
-    name: &'static str,
-    value: Option<String>,
-    effect: Effect,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Effect {
-    /// To the file system: how the server is reached and spoken to.
-    Connection,
-    /// To the file system: what its user sees.
-    Behaviour,
-    /// To the mount.
-    Attribute { clear: Attributes, set: Attributes },
-    /// Says which version; the driver hands it on in its own way.
-    Version,
-    /// For mount(8), not for the kernel; or what the driver does anyway.
-    Nothing,
-    /// Never: why.
-    Refused(&'static str),
-}
-
-enum Takes {
-    Nothing,
-    Number(u32, u32),
-    OneOf(&'static [&'static str]),
-    /// One or more of them, with colons between.
-    SomeOf(&'static [&'static str]),
-    /// Whatever; for what is refused or dropped.
-    Anything,
-}
-
-use Effect::{Behaviour, Connection, Nothing, Refused};
-
-const SET_BY_DRIVER: Effect = Refused("the driver sets it, from the server's name");
-const NOT_A_MOUNT: Effect = Refused("it does something other than mounting NFS");
-const UNSAFE: Effect = Refused("the driver mounts `nodev,nosuid`: a volume's content is not to be trusted");
-const NO_UDP: Effect = Refused("NFS over UDP loses data and Linux has it off since 5.6; use TCP, which is the default");
-const SECONDS: Takes = Takes::Number(0, 31_536_000);
-const IO_SIZE: Takes = Takes::Number(1024, 1 << 22);
-const SERVER_PORT: Takes = Takes::Number(1, 65535);
-
-const fn attribute(set: Attributes) -> Effect {
-    Effect::Attribute { clear: Attributes::empty(), set }
-}
-
-const fn no_attribute(clear: Attributes) -> Effect {
-    Effect::Attribute { clear, set: Attributes::empty() }
-}
-
-/// The three ways to keep access times share a field of the attributes.
-const fn access_times(set: Attributes) -> Effect {
-    Effect::Attribute { clear: Attributes::MOUNT_ATTR__ATIME, set }
-}
-
-const KNOWN: &[(&str, Takes, Effect)] = &[
-    // The version.
-    ("vers", Takes::OneOf(&["3", "4", "4.0", "4.1", "4.2"]), Effect::Version),
-    ("nfsvers", Takes::OneOf(&["3", "4", "4.0", "4.1", "4.2"]), Effect::Version),
-    ("minorversion", Takes::OneOf(&["0", "1", "2"]), Effect::Version),
-    ("v3", Takes::Nothing, Effect::Version),
-    ("v4", Takes::Nothing, Effect::Version),
-    ("v4.0", Takes::Nothing, Effect::Version),
-    ("v4.1", Takes::Nothing, Effect::Version),
-    ("v4.2", Takes::Nothing, Effect::Version),
-    // The connection.
-    ("proto", Takes::OneOf(&["tcp", "tcp6", "rdma", "rdma6"]), Connection),
-    ("tcp", Takes::Nothing, Connection),
-    ("rdma", Takes::Nothing, Connection),
-    ("port", SERVER_PORT, Connection),
-    ("mountport", SERVER_PORT, Connection),
-    ("mountproto", Takes::OneOf(&["tcp", "tcp6"]), Connection),
-    ("mountvers", Takes::OneOf(&["3"]), Connection),
-    ("namlen", Takes::Number(1, 255), Connection),
-    ("sec", Takes::SomeOf(&["none", "sys", "krb5", "krb5i", "krb5p"]), Connection),
-    ("xprtsec", Takes::OneOf(&["none", "tls", "mtls"]), Connection),
-    ("resvport", Takes::Nothing, Connection),
-    ("noresvport", Takes::Nothing, Connection),
-    ("nconnect", Takes::Number(1, 16), Connection),
-    ("max_connect", Takes::Number(1, 16), Connection),
-    ("trunkdiscovery", Takes::Nothing, Connection),
-    ("notrunkdiscovery", Takes::Nothing, Connection),
-    ("migration", Takes::Nothing, Connection),
-    ("nomigration", Takes::Nothing, Connection),
-    ("rsize", IO_SIZE, Connection),
-    ("wsize", IO_SIZE, Connection),
-    ("acl", Takes::Nothing, Connection),
-    ("noacl", Takes::Nothing, Connection),
-    ("lock", Takes::Nothing, Connection),
-    ("nolock", Takes::Nothing, Connection),
-    ("local_lock", Takes::OneOf(&["none", "all", "flock", "posix"]), Connection),
-    ("fatal_neterrors", Takes::OneOf(&["default", "none", "ENETDOWN:ENETUNREACH", "ENETUNREACH:ENETDOWN"]), Connection),
-    // What the user sees.
-    ("soft", Takes::Nothing, Behaviour),
-    ("softerr", Takes::Nothing, Behaviour),
-    ("hard", Takes::Nothing, Behaviour),
-    ("softreval", Takes::Nothing, Behaviour),
-    ("nosoftreval", Takes::Nothing, Behaviour),
-    ("timeo", Takes::Number(1, 36_000), Behaviour),
-    ("retrans", Takes::Number(0, 1000), Behaviour),
-    ("ac", Takes::Nothing, Behaviour),
-    ("noac", Takes::Nothing, Behaviour),
-    ("acregmin", SECONDS, Behaviour),
-    ("acregmax", SECONDS, Behaviour),
-    ("acdirmin", SECONDS, Behaviour),
-    ("acdirmax", SECONDS, Behaviour),
-    ("actimeo", SECONDS, Behaviour),
-    ("cto", Takes::Nothing, Behaviour),
-    ("nocto", Takes::Nothing, Behaviour),
-    ("lookupcache", Takes::OneOf(&["all", "none", "pos", "positive"]), Behaviour),
-    ("rdirplus", Takes::Nothing, Behaviour),
-    ("rdirplus", Takes::OneOf(&["none", "force"]), Behaviour),
-    ("nordirplus", Takes::Nothing, Behaviour),
-    ("sharecache", Takes::Nothing, Behaviour),
-    ("nosharecache", Takes::Nothing, Behaviour),
-    ("write", Takes::OneOf(&["lazy", "eager", "wait"]), Behaviour),
-    ("alignwrite", Takes::Nothing, Behaviour),
-    ("noalignwrite", Takes::Nothing, Behaviour),
-    ("fsc", Takes::Nothing, Behaviour),
-    ("nofsc", Takes::Nothing, Behaviour),
-    ("sync", Takes::Nothing, Behaviour),
-    ("async", Takes::Nothing, Behaviour),
-    ("dirsync", Takes::Nothing, Behaviour),
-    ("lazytime", Takes::Nothing, Behaviour),
-    ("nolazytime", Takes::Nothing, Behaviour),
-    // The mount.
-    ("ro", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_RDONLY)),
-    ("rw", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_RDONLY)),
-    ("noexec", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_NOEXEC)),
-    ("exec", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_NOEXEC)),
-    ("atime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
-    ("noatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_NOATIME)),
-    ("relatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
-    ("norelatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
-    ("strictatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_STRICTATIME)),
-    ("nostrictatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
-    ("diratime", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_NODIRATIME)),
-    ("nodiratime", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_NODIRATIME)),
-    ("symfollow", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_NOSYMFOLLOW)),
-    ("nosymfollow", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_NOSYMFOLLOW)),
-    // Without effect.
-    ("nodev", Takes::Nothing, Nothing),
-    ("nosuid", Takes::Nothing, Nothing),
-    ("defaults", Takes::Nothing, Nothing),
-    ("auto", Takes::Nothing, Nothing),
-    ("noauto", Takes::Nothing, Nothing),
-    ("nofail", Takes::Nothing, Nothing),
-    ("nouser", Takes::Nothing, Nothing),
-    ("_netdev", Takes::Nothing, Nothing),
-    ("_rnetdev", Takes::Nothing, Nothing),
-    ("silent", Takes::Nothing, Nothing),
-    ("loud", Takes::Nothing, Nothing),
-    ("bg", Takes::Nothing, Nothing),
-    ("fg", Takes::Nothing, Nothing),
-    ("retry", Takes::Number(0, u32::MAX), Nothing),
-    ("intr", Takes::Nothing, Nothing),
-    ("nointr", Takes::Nothing, Nothing),
-    // Refused, with a better reason than that they are not known.
-    ("addr", Takes::Anything, SET_BY_DRIVER),
-    ("mountaddr", Takes::Anything, SET_BY_DRIVER),
-    ("mounthost", Takes::Anything, SET_BY_DRIVER),
-    ("clientaddr", Takes::Anything, SET_BY_DRIVER),
-    ("source", Takes::Anything, SET_BY_DRIVER),
-    ("bind", Takes::Anything, NOT_A_MOUNT),
-    ("rbind", Takes::Anything, NOT_A_MOUNT),
-    ("move", Takes::Anything, NOT_A_MOUNT),
-    ("remount", Takes::Anything, NOT_A_MOUNT),
-    ("loop", Takes::Anything, NOT_A_MOUNT),
-    ("dev", Takes::Anything, UNSAFE),
-    ("suid", Takes::Anything, UNSAFE),
-    ("udp", Takes::Anything, NO_UDP),
-    ("sloppy", Takes::Anything, Refused("it would hide options that do not work")),
-];
 
 impl MountOptions {
     /// Parses mount flags as CSI and StorageClasses give them; each may hold several options, with commas between.
@@ -280,7 +103,7 @@ impl MountOptions {
                 let item = Item::parse(option)
                     .and_then(|item| versions.narrow(&item).map(|()| item))
                     .map_err(|reason| Error::invalid(field, format!("{}: {reason}", shown(place, option))))?;
-                if item.effect != Nothing {
+                if item.effect != Effect::Nothing {
                     items.push(item);
                 }
             }
@@ -332,7 +155,12 @@ impl MountOptions {
 
     /// What `port=` says.
     pub(super) fn given_port(&self) -> Option<u16> {
-        self.last(&["port"])?.value.as_ref()?.parse().ok()
+        self.number("port")
+    }
+
+    /// The port of the server's mountd, for version 3, where `mountport=` says so.
+    pub fn mount_port(&self) -> Option<u16> {
+        self.number("mountport")
     }
 
     /// Whether the mount is read-only.
@@ -367,7 +195,7 @@ impl MountOptions {
 
     /// What goes to the file system, as the kernel takes it, apart from the version and from what the driver adds.
     pub(super) fn parameters(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
-        let to_kernel = |item: &&Item| matches!(item.effect, Connection | Behaviour);
+        let to_kernel = |item: &&Item| matches!(item.effect, Effect::Connection | Effect::Behaviour);
         self.items.iter().filter(to_kernel).map(|item| match item.value.as_deref() {
             // As words of their own these leave the address family to the server's address.
             Some("tcp") if item.name == "proto" => ("tcp", None),
@@ -377,18 +205,29 @@ impl MountOptions {
     }
 
     /// What a mount for `role` is made with. The controller keeps what says how to reach the server, and has its own
-    /// mind about the rest: calls end with an error (`softerr`) some 10 s after the server's last answer, and names and
+    /// mind about the rest: calls end with an error (`softerr`) some 10 s to 30 s after the server's last answer, and names and
     /// attributes are not cached, for other controllers work on the same export.
     pub fn for_role(&self, role: Role) -> Self {
         if role == Role::Node {
             return self.clone();
         }
         let mut items = self.items.clone();
-        items.retain(|item| matches!(item.effect, Connection | Effect::Version));
+        items.retain(|item| matches!(item.effect, Effect::Connection | Effect::Version));
         for own in ["softerr", "timeo=50", "retrans=1", "actimeo=0", "lookupcache=none", "noexec"] {
             items.extend(Item::parse(own));
         }
         Self { items, secret: self.secret }
+    }
+
+    /// The same, for a mount that shares nothing that is cached with others.
+    pub(super) fn unshared(&self) -> Self {
+        let mut options = self.clone();
+        options.items.extend(Item::parse("nosharecache"));
+        options
+    }
+
+    fn number(&self, name: &str) -> Option<u16> {
+        self.last(&[name])?.value.as_ref()?.parse().ok()
     }
 
     /// The last of these options: as in the kernel, a later one has the last word.
@@ -412,63 +251,6 @@ impl fmt::Display for MountOptions {
             write!(f, "{}{item}", if index == 0 { "" } else { "," })?;
         }
         Ok(())
-    }
-}
-
-impl Item {
-    /// Parses one option; the error is the reason.
-    fn parse(option: &str) -> std::result::Result<Self, String> {
-        let (name, value) = match option.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (option, None),
-        };
-        let mut reason = "not an option of nfs(5) or mount(8) that the driver knows".to_owned();
-        for (known, takes, effect) in KNOWN.iter().filter(|(known, ..)| *known == name) {
-            if let Refused(why) = effect {
-                return Err(format!("not allowed: {why}"));
-            }
-            if let ("proto", Some("udp" | "udp6"), Refused(why)) = (name, value, NO_UDP) {
-                return Err(format!("not allowed: {why}"));
-            }
-            match takes.check(value) {
-                Ok(value) => return Ok(Self { name: known, value, effect: *effect }),
-                Err(why) => reason = why,
-            }
-        }
-        Err(reason)
-    }
-}
-
-impl fmt::Display for Item {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            Some(value) => write!(f, "{}={value}", self.name),
-            None => f.write_str(self.name),
-        }
-    }
-}
-
-impl Takes {
-    /// The value in its one form, or what would be right.
-    fn check(&self, value: Option<&str>) -> std::result::Result<Option<String>, String> {
-        match (self, value) {
-            (Self::Nothing, None) => Ok(None),
-            (Self::Nothing, Some(_)) => Err("it takes no value".to_owned()),
-            (Self::Number(low, high), Some(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                match text.parse::<u32>() {
-                    Ok(number) if (*low..=*high).contains(&number) => Ok(Some(number.to_string())),
-                    _ => Err(format!("it takes a number from {low} to {high}")),
-                }
-            }
-            (Self::Number(low, high), _) => Err(format!("it takes a number from {low} to {high}")),
-            (Self::OneOf(words), Some(value)) if words.contains(&value) => Ok(Some(value.to_owned())),
-            (Self::OneOf(words), _) => Err(format!("it takes one of {}", words.join(", "))),
-            (Self::SomeOf(words), Some(value)) if value.split(':').all(|word| words.contains(&word)) => {
-                Ok(Some(value.to_owned()))
-            }
-            (Self::SomeOf(words), _) => Err(format!("it takes one or more of {}, with `:` between", words.join(", "))),
-            (Self::Anything, value) => Ok(value.map(str::to_owned)),
-        }
     }
 }
 
@@ -519,5 +301,242 @@ fn split(version: &str) -> (Option<&str>, Option<&str>) {
     match version.split_once('.') {
         Some((major, minor)) => (Some(major), Some(minor)),
         None => (Some(version), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::super::option_table::KNOWN;
+    use super::Version::{V3, V4_0, V4_1, V4_2};
+    use super::*;
+
+    fn options(text: &str) -> MountOptions {
+        MountOptions::parse("mountOptions", [text]).unwrap()
+    }
+
+    fn reason(text: &str) -> String {
+        MountOptions::parse("mountOptions", [text]).unwrap_err().to_string()
+    }
+
+    #[rstest]
+    #[case("hard,nfsvers=4.1,timeo=600,retrans=2,rsize=1048576,wsize=1048576,noresvport")]
+    #[case("ro,noatime,nodiratime,noexec,lookupcache=pos,nconnect=16,max_connect=4,xprtsec=mtls")]
+    #[case("softerr,softreval,acregmin=0,acregmax=60,acdirmin=30,acdirmax=60,actimeo=3,nocto,noac")]
+    #[case("vers=3,proto=tcp,port=2049,mountport=20048,mountproto=tcp,mountvers=3,nolock,local_lock=all,noacl")]
+    #[case("sec=krb5p:krb5i,rdirplus=force,rdirplus,write=eager,fsc,sync,nosharecache,v4.2,minorversion=2")]
+    fn what_nfs_defines_is_taken_and_reads_as_it_was_asked(#[case] text: &str) {
+        assert_eq!(options(text).to_string(), text);
+        assert_eq!(options(text).to_vec().join(","), text);
+    }
+
+    #[rstest]
+    #[case::for_mount_8("defaults,_netdev,nofail,bg,retry=5,auto", "")]
+    #[case::what_is_done_anyway("nodev,nosuid,hard", "hard")]
+    #[case::numbers_with_zeroes("timeo=0600", "timeo=600")]
+    #[case::blanks_and_nothing(" hard , ,,ro", "hard,ro")]
+    fn what_has_no_effect_is_dropped(#[case] text: &str, #[case] kept: &str) {
+        assert_eq!(options(text).to_string(), kept);
+        assert_eq!(options(text).is_empty(), kept.is_empty());
+    }
+
+    #[test]
+    fn flags_may_come_one_by_one_or_together() {
+        let apart = MountOptions::parse("mount_flags", ["hard", "vers=4.1,ro"]).unwrap();
+        assert_eq!(apart, options("hard,vers=4.1,ro"));
+    }
+
+    #[rstest]
+    fn what_would_do_something_else_is_refused(
+        #[values(
+            "bind",
+            "rbind",
+            "move",
+            "remount",
+            "loop",
+            "loop=/dev/loop0",
+            "X-mount.mkdir",
+            "x-systemd.automount",
+            "addr=10.0.0.1",
+            "addr",
+            "mountaddr=10.0.0.1",
+            "mounthost=h",
+            "clientaddr=10.0.0.1",
+            "source=h:/x",
+            "srcaddr=10.0.0.1",
+            "dev",
+            "suid",
+            "udp",
+            "proto=udp",
+            "sloppy",
+            "context=system_u",
+            "bogus",
+            "HARD",
+            "vers=2",
+            "vers=4.3",
+            "vers",
+            "vers=",
+            "hard=1",
+            "timeo",
+            "timeo=",
+            "timeo=-1",
+            "timeo=+1",
+            "timeo=0",
+            "timeo=0x10",
+            "timeo=99999999999999999999",
+            "rsize=1",
+            "port=0",
+            "port=65536",
+            "nconnect=17",
+            "sec=",
+            "sec=sys:",
+            "sec=sys=krb5",
+            "lookupcache=some",
+            "=",
+            "=hard",
+            "hard\0",
+            "hard\n",
+            "\thard",
+            "ro\0,rw",
+            "timeo=6\x000",
+            "timeo=٣",
+            "hard=,addr=1"
+        )]
+        text: &str,
+    ) {
+        let text = reason(&format!("ro,{text}"));
+        assert!(text.starts_with("mountOptions: mount option `"), "{text}");
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+
+    #[rstest]
+    #[case("proto=sctp", "it takes one of tcp, tcp6, rdma, rdma6")]
+    #[case("proto=udp6", "not allowed: NFS over UDP")]
+    #[case("nconnect=0", "it takes a number from 1 to 16")]
+    #[case("remount", "not allowed")]
+    #[case("bogus", "`bogus`: not an option of nfs(5)")]
+    fn the_error_names_the_option_and_what_would_be_right(#[case] text: &str, #[case] expected: &str) {
+        assert!(reason(text).contains(expected), "{}", reason(text));
+    }
+
+    #[test]
+    fn an_option_from_a_secret_is_not_shown() {
+        let error = MountOptions::parse_secret("secrets[mountOptions]", "hard,hunter2=x").unwrap_err().to_string();
+        assert!(error.contains("option number 2") && !error.contains("hunter2"), "{error}");
+        let options = MountOptions::parse_secret("secrets[mountOptions]", "vers=4.1").unwrap();
+        for options in [options.for_role(Role::Controller), options] {
+            assert!(options.is_secret());
+            let shown = format!("{options} {options:?}");
+            assert!(!shown.contains("4.1"), "{shown}");
+        }
+    }
+
+    #[rstest]
+    #[case("", None, V4_2, &[V4_1, V4_0, V3])]
+    #[case("vers=4", None, V4_2, &[V4_1, V4_0])]
+    #[case("v4,minorversion=1", Some(V4_1), V4_1, &[])]
+    #[case("minorversion=0", Some(V4_0), V4_0, &[])]
+    #[case("nfsvers=4.2,vers=4", Some(V4_2), V4_2, &[])]
+    #[case("vers=3,v3", Some(V3), V3, &[])]
+    fn the_options_about_the_version_are_taken_together(
+        #[case] text: &str,
+        #[case] version: Option<Version>,
+        #[case] best: Version,
+        #[case] others: &[Version],
+    ) {
+        assert_eq!(options(text).version(), version);
+        assert_eq!(options(text).versions(), (best, others));
+    }
+
+    #[rstest]
+    fn versions_that_contradict_each_other_are_refused(
+        #[values("vers=3,vers=4", "vers=4.1,nfsvers=4.2", "vers=3,minorversion=0", "v4.0,minorversion=1")] text: &str,
+    ) {
+        assert!(reason(text).contains("contradicts"), "{}", reason(text));
+    }
+
+    #[rstest]
+    #[case("", Transport::Tcp, 2049)]
+    #[case("port=20490", Transport::Tcp, 20490)]
+    #[case("rdma,port=20049", Transport::Rdma, 2049)]
+    #[case("proto=rdma6", Transport::Rdma, 2049)]
+    #[case("proto=rdma,tcp,port=1", Transport::Tcp, 1)]
+    fn the_server_is_asked_at_its_tcp_port(#[case] text: &str, #[case] transport: Transport, #[case] port: u16) {
+        assert_eq!((options(text).transport(), options(text).port()), (transport, port));
+    }
+
+    #[rstest]
+    #[case("", false)]
+    #[case("lock", true)]
+    #[case("nolock", false)]
+    #[case("lock,nolock", false)]
+    #[case("local_lock=all", false)]
+    #[case("local_lock=none", true)]
+    fn locks_are_on_the_server_where_that_was_asked_for(#[case] text: &str, #[case] locks: bool) {
+        assert_eq!(options(text).locks(), locks);
+    }
+
+    #[rstest]
+    #[case("", Attributes::empty())]
+    #[case("ro,rw,ro", Attributes::MOUNT_ATTR_RDONLY)]
+    #[case("ro,rw", Attributes::empty())]
+    #[case("noexec,nosymfollow", Attributes::MOUNT_ATTR_NOEXEC | Attributes::MOUNT_ATTR_NOSYMFOLLOW)]
+    #[case("noatime,strictatime", Attributes::MOUNT_ATTR_STRICTATIME)]
+    #[case("noatime,relatime", Attributes::empty())]
+    fn a_later_flag_has_the_last_word_and_devices_and_setuid_never_work(
+        #[case] text: &str,
+        #[case] expected: Attributes,
+    ) {
+        let always = Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOSUID;
+        assert_eq!(options(text).attributes(), expected | always);
+        assert_eq!(options(text).read_only(), expected.contains(Attributes::MOUNT_ATTR_RDONLY));
+    }
+
+    #[test]
+    fn the_file_system_gets_its_own_options_alone() {
+        let options = options("vers=4.1,proto=tcp,ro,noatime,hard,timeo=600,_netdev");
+        let parameters: Vec<_> = options.parameters().collect();
+        assert_eq!(parameters, [("tcp", None), ("hard", None), ("timeo", Some("600"))]);
+    }
+
+    #[test]
+    fn a_controller_keeps_the_way_to_the_server_and_writes_uncached() {
+        let controller = options("ro,hard,timeo=600,vers=4.1,sec=krb5,xprtsec=tls,port=1,actimeo=60,sync");
+        let controller = controller.for_role(Role::Controller);
+        assert_eq!(
+            controller.to_string(),
+            "vers=4.1,sec=krb5,xprtsec=tls,port=1,softerr,timeo=50,retrans=1,actimeo=0,lookupcache=none,noexec"
+        );
+        assert!(!controller.read_only());
+        assert_eq!(options("ro,hard").for_role(Role::Node), options("ro,hard"));
+    }
+
+    /// An option that is known, with a value that may be right.
+    fn known() -> impl Strategy<Value = String> {
+        let names: Vec<_> = KNOWN.iter().map(|(name, ..)| *name).collect();
+        let value = prop_oneof![Just(String::new()), "=[0-9]{1,6}", "=[a-z0-9:.=,]{0,8}", "=(tcp|sys|none|all|4.1|3)"];
+        (prop::sample::select(names), value).prop_map(|(name, value)| format!("{name}{value}"))
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text: String) {
+            let _: Result<MountOptions> = MountOptions::parse("mountOptions", [text]);
+        }
+
+        #[test]
+        fn what_is_shown_reads_back_as_the_same(texts in prop::collection::vec(known(), 0..4)) {
+            if let Ok(parsed) = MountOptions::parse("mountOptions", &texts) {
+                prop_assert_eq!(&options(&parsed.to_string()), &parsed);
+                prop_assert_eq!(&MountOptions::parse("mountOptions", parsed.to_vec()).unwrap(), &parsed);
+                for (key, value) in parsed.parameters() {
+                    let value = value.unwrap_or_default();
+                    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:".contains(&byte);
+                    prop_assert!(key.bytes().all(plain) && value.bytes().all(plain), "{}={}", key, value);
+                }
+            }
+        }
     }
 }

@@ -5,17 +5,14 @@
 //! asked over TCP all the same.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
-use super::rpc::{self, Reply};
+use super::resolve::Resolver;
 use super::source::Server;
 use crate::error::{Error, Result};
 
@@ -23,12 +20,6 @@ use crate::error::{Error, Result};
 pub const LIMIT: Duration = Duration::from_secs(2);
 /// How long an answer is good for.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long a name whose address is known may take to resolve before that address is asked.
-const RESOLVER_PATIENCE: Duration = Duration::from_millis(500);
-/// The next address of a server is asked when this long none has answered: a dead one does not use up the limit.
-const STAGGER: Duration = Duration::from_millis(250);
-/// Addresses of one server that are asked.
-const ADDRESSES: usize = 6;
 /// A server that nobody asked about for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -52,10 +43,14 @@ pub struct ServerState {
     pub since: SystemTime,
 }
 
+/// What is known of one server.
 #[derive(Debug)]
 struct Known {
-    asked: Instant,
+    /// When a caller last asked about it.
+    wanted: Instant,
+    /// The answer to the last question; empty while it is on its way.
     answer: watch::Receiver<Option<Answer>>,
+    /// The answer before that.
     last: Option<Answer>,
     resolver: Arc<AsyncMutex<Resolver>>,
 }
@@ -85,10 +80,24 @@ impl Reachability {
         }
     }
 
-    /// The servers that were asked about in the last ten minutes, sorted, with what the last check found.
+    /// The servers that callers asked about in the last ten minutes, each asked now, sorted. Takes two seconds at most.
+    pub async fn check_known(&self) -> Vec<ServerState> {
+        let answers: Vec<_> = {
+            let mut servers = self.servers();
+            servers.retain(|_, known| known.wanted.elapsed() < IDLE);
+            servers.iter_mut().map(|((server, port), known)| known.answer(server, *port)).collect()
+        };
+        for mut answer in answers {
+            // An error means that the runtime ends; what was known then stands.
+            let _: Result<_, watch::error::RecvError> = answer.wait_for(Option::is_some).await;
+        }
+        self.known()
+    }
+
+    /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found.
     pub fn known(&self) -> Vec<ServerState> {
         let mut servers = self.servers();
-        servers.retain(|_, known| known.asked.elapsed() < IDLE);
+        servers.retain(|_, known| known.wanted.elapsed() < IDLE);
         let state = |((server, port), known): (&(Server, u16), &Known)| {
             let answer = known.answer.borrow().clone().or_else(|| known.last.clone())?;
             Some(ServerState { server: server.clone(), port: *port, result: answer.result, since: answer.since })
@@ -98,43 +107,49 @@ impl Reachability {
         states
     }
 
-    /// The answer: a fresh one, or one that is on its way.
+    /// What is asked of a server: its answer, fresh or on its way.
     fn ask(&self, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
         let mut servers = self.servers();
-        let key = (server.clone(), port);
-        let (last, resolver) = match servers.get_mut(&key) {
-            Some(known) => {
-                known.asked = Instant::now();
-                let answer = known.answer.borrow().clone();
-                let usable = match &answer {
-                    Some(answer) => answer.at.elapsed() < FRESH,
-                    None => known.answer.has_changed().is_ok(),
-                };
-                if usable {
-                    return known.answer.clone();
-                }
-                (answer.or_else(|| known.last.take()), Arc::clone(&known.resolver))
-            }
-            None => {
-                servers.retain(|_, known| known.asked.elapsed() < IDLE);
-                (None, Arc::default())
-            }
-        };
-        let (tell, answer) = watch::channel(None);
-        // A task of its own: the question goes on when the caller that began it goes away.
-        tokio::spawn({
-            let (server, last, resolver) = (server.clone(), last.clone(), Arc::clone(&resolver));
-            async move {
-                let result = resolver.lock().await.find(&server, port).await;
-                tell.send_replace(Some(Answer::after(last, &server, port, result)));
-            }
-        });
-        servers.insert(key, Known { asked: Instant::now(), answer: answer.clone(), last, resolver });
-        answer
+        if !servers.contains_key(&(server.clone(), port)) {
+            servers.retain(|_, known| known.wanted.elapsed() < IDLE);
+        }
+        let known = servers.entry((server.clone(), port)).or_insert_with(Known::nothing);
+        known.wanted = Instant::now();
+        known.answer(server, port)
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<(Server, u16), Known>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Of a server that was never asked.
+    fn nothing() -> Self {
+        // Its sender is gone at once: nothing is on its way.
+        let (_, answer) = watch::channel(None);
+        Self { wanted: Instant::now(), answer, last: None, resolver: Arc::default() }
+    }
+
+    /// The answer, which may be on its way; a new question where it is neither that nor fresh.
+    fn answer(&mut self, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
+        let answer = self.answer.borrow().clone();
+        let usable = match &answer {
+            Some(answer) => answer.at.elapsed() < FRESH,
+            None => self.answer.has_changed().is_ok(),
+        };
+        if !usable {
+            self.last = answer.or_else(|| self.last.take());
+            let (tell, answer) = watch::channel(None);
+            let (server, last, resolver) = (server.clone(), self.last.clone(), Arc::clone(&self.resolver));
+            // A task of its own: the question goes on when the caller that began it goes away.
+            tokio::spawn(async move {
+                let result = resolver.lock().await.find(&server, port, LIMIT).await;
+                tell.send_replace(Some(Answer::after(last, &server, port, result)));
+            });
+            self.answer = answer;
+        }
+        self.answer.clone()
     }
 }
 
@@ -158,109 +173,123 @@ impl Answer {
     }
 }
 
-/// Finds the address of one server. One question at a time.
-#[derive(Debug, Default)]
-struct Resolver {
-    /// A lookup that took longer than the check it was for. getaddrinfo(3) blocks a thread and cannot be stopped, so
-    /// there is never a second one for the same name.
-    lookup: Option<JoinHandle<io::Result<Vec<IpAddr>>>>,
-    /// What the last lookup gave; the address that answered last is the first.
-    addresses: Vec<IpAddr>,
-}
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
 
-impl Resolver {
-    async fn find(&mut self, server: &Server, port: u16) -> Result<IpAddr, String> {
-        let deadline = Instant::now() + LIMIT;
-        self.resolve(server, deadline).await?;
-        let address = first_to_answer(&self.addresses, port, deadline).await?;
-        // Stays with it: the kernel takes another address for another server, and would not share what is mounted.
-        self.addresses.sort_by_key(|other| *other != address);
-        Ok(address)
+    use super::super::rpc::fake::{Behaviour, Server as Fake};
+    use super::*;
+
+    fn server(name: &str) -> Server {
+        Server::parse("server", name).unwrap()
     }
 
-    /// Brings `addresses` up to date. A resolver that fails does not make a server dead whose address is known.
-    async fn resolve(&mut self, server: &Server, deadline: Instant) -> Result<(), String> {
-        if let Some(address) = server.address() {
-            self.addresses = vec![address];
-            return Ok(());
-        }
-        let name = server.as_str().to_owned();
-        let lookup = self.lookup.get_or_insert_with(|| tokio::spawn(look_up(name)));
-        let patience = if self.addresses.is_empty() { deadline } else { Instant::now() + RESOLVER_PATIENCE };
-        let found = timeout_at(patience, lookup).await;
-        if found.is_ok() {
-            self.lookup = None;
-        }
-        let reason = match found {
-            Ok(Ok(Ok(mut addresses))) if !addresses.is_empty() => {
-                if let Some(favourite) = self.addresses.first() {
-                    addresses.sort_by_key(|address| address != favourite);
-                }
-                self.addresses = addresses;
-                return Ok(());
-            }
-            Ok(Ok(Ok(_))) => "it has no address".to_owned(),
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(_)) => "the driver is going down".to_owned(),
-            Err(_) => format!("the resolver did not answer within {} s", LIMIT.as_secs()),
+    async fn check(reachability: &Reachability, fake: &Fake) -> Result<IpAddr> {
+        reachability.check(&server("127.0.0.1"), fake.address.port()).await
+    }
+
+    /// A port that nothing listens on.
+    async fn closed_port() -> u16 {
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+    }
+
+    #[rstest]
+    #[case::that_has_version_4(Behaviour::alive())]
+    #[case::that_has_version_3_alone(Behaviour::Words(vec![1, 0, 0, 0, 2, 3, 3]))]
+    #[case::that_wants_other_credentials(Behaviour::Words(vec![1, 1, 1, 5]))]
+    #[case::that_is_slow(Behaviour::Slow(Duration::from_millis(300)))]
+    #[tokio::test]
+    async fn a_server_answers(#[case] behaviour: Behaviour) {
+        let fake = Fake::start(behaviour).await;
+        assert_eq!(check(&Reachability::new(), &fake).await.unwrap(), fake.address.ip());
+    }
+
+    #[rstest]
+    #[case::silent(Behaviour::Silent, "no answer")]
+    #[case::closing(Behaviour::Closing, "")]
+    #[case::another_program(Behaviour::Words(vec![1, 0, 0, 0, 1]), "without this program")]
+    #[case::garbage(Behaviour::Bytes(vec![0xff; 100]), "not one of an RPC server")]
+    #[tokio::test]
+    async fn a_server_that_is_gone_is_reported_within_the_limit(#[case] behaviour: Behaviour, #[case] why: &str) {
+        let fake = Fake::start(behaviour).await;
+        let started = Instant::now();
+        let Err(Error::Unreachable { server, port, reason }) = check(&Reachability::new(), &fake).await else {
+            panic!("reachable");
         };
-        if self.addresses.is_empty() { Err(format!("its name cannot be resolved: {reason}")) } else { Ok(()) }
+        assert!(started.elapsed() < LIMIT + Duration::from_millis(500));
+        assert_eq!((server.as_str(), port), ("127.0.0.1", fake.address.port()));
+        assert!(reason.contains(why), "{reason}");
     }
-}
 
-async fn look_up(name: String) -> io::Result<Vec<IpAddr>> {
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in tokio::net::lookup_host((name, 0)).await? {
-        if !addresses.contains(&address.ip()) {
-            addresses.push(address.ip());
-        }
+    #[tokio::test]
+    async fn a_refusing_server_is_reported_at_once() {
+        let started = Instant::now();
+        let error = Reachability::new().check(&server("127.0.0.1"), closed_port().await).await.unwrap_err();
+        assert!(error.to_string().contains("refused"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(1));
     }
-    Ok(addresses)
-}
 
-/// Asks the addresses, each a moment after the one before it or when that one has failed, until one answers.
-async fn first_to_answer(addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<IpAddr, String> {
-    let mut waiting = addresses.iter().take(ADDRESSES).map(|address| SocketAddr::new(*address, port));
-    let mut asked = JoinSet::new();
-    let mut failures = Failures::default();
-    loop {
-        let Some(next) = waiting.next() else { break };
-        asked.spawn(ask(next, deadline));
-        match timeout(STAGGER, asked.join_next()).await {
-            Ok(Some(Ok(Ok(address)))) => return Ok(address),
-            Ok(Some(Ok(Err(failure)))) => failures.0.push(failure),
-            Ok(_) | Err(_) => {}
-        }
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_reported() {
+        let error = Reachability::new().check(&server("no-such-host.invalid"), 2049).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be resolved"), "{error}");
     }
-    while let Some(answer) = asked.join_next().await {
-        match answer {
-            Ok(Ok(address)) => return Ok(address),
-            Ok(Err(failure)) => failures.0.push(failure),
-            Err(_) => {}
+
+    #[tokio::test]
+    async fn many_callers_are_one_question() {
+        let fake = Fake::start(Behaviour::Slow(Duration::from_millis(100))).await;
+        let reachability = Reachability::new();
+        let mut callers = JoinSet::new();
+        for _ in 0..100 {
+            let (reachability, port) = (Arc::clone(&reachability), fake.address.port());
+            callers.spawn(async move { reachability.check(&server("127.0.0.1"), port).await });
         }
+        assert!(callers.join_all().await.iter().all(Result::is_ok));
+        assert_eq!(fake.calls(), 1);
     }
-    Err(failures.to_string())
-}
 
-async fn ask(to: SocketAddr, deadline: Instant) -> Result<IpAddr, (IpAddr, String)> {
-    let reason = match timeout_at(deadline, rpc::null(to, rpc::NFS, 4)).await {
-        // Any answer of an RPC server that has the program is life: version 3 alone, or other credentials asked for.
-        Ok(Ok(Reply::Success(_) | Reply::OtherVersions { .. } | Reply::Denied)) => return Ok(to.ip()),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer to an RPC call within {} s", LIMIT.as_secs()),
-    };
-    Err((to.ip(), reason))
-}
+    #[tokio::test]
+    async fn a_question_outlives_the_caller_who_began_it() {
+        let fake = Fake::start(Behaviour::Slow(Duration::from_millis(200))).await;
+        let reachability = Reachability::new();
+        timeout(Duration::from_millis(50), check(&reachability, &fake)).await.unwrap_err();
+        check(&reachability, &fake).await.unwrap();
+        assert_eq!(fake.calls(), 1);
+    }
 
-/// Why no address answered: `10.0.0.1: connection refused, 10.0.0.2: …`.
-#[derive(Default)]
-struct Failures(Vec<(IpAddr, String)>);
+    #[tokio::test]
+    async fn an_answer_is_good_for_a_second_either_way() {
+        let fake = Fake::start(Behaviour::Closing).await;
+        let reachability = Reachability::new();
+        check(&reachability, &fake).await.unwrap_err();
+        fake.become_(Behaviour::alive());
+        check(&reachability, &fake).await.unwrap_err();
+        tokio::time::sleep(FRESH).await;
+        check(&reachability, &fake).await.unwrap();
+        fake.become_(Behaviour::Closing);
+        check(&reachability, &fake).await.unwrap();
+        assert_eq!(fake.calls(), 2);
+    }
 
-impl fmt::Display for Failures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (address, reason)) in self.0.iter().enumerate() {
-            write!(f, "{}{address}: {reason}", if index == 0 { "" } else { ", " })?;
-        }
-        Ok(())
+    #[tokio::test]
+    async fn what_is_known_tells_since_when() {
+        let fake = Fake::start(Behaviour::alive()).await;
+        let reachability = Reachability::new();
+        assert_eq!(reachability.known(), []);
+        check(&reachability, &fake).await.unwrap();
+        let [first] = &reachability.known()[..] else { panic!("one server") };
+        assert_eq!(first.result, Ok(fake.address.ip()));
+
+        tokio::time::sleep(FRESH).await;
+        let [second] = &reachability.check_known().await[..] else { panic!("one server") };
+        assert_eq!(fake.calls(), 2, "it was asked anew");
+        assert_eq!(second.since, first.since);
+
+        fake.become_(Behaviour::Closing);
+        tokio::time::sleep(FRESH).await;
+        let [third] = &reachability.check_known().await[..] else { panic!("one server") };
+        assert!(third.result.is_err() && third.since > first.since, "{third:?}");
     }
 }

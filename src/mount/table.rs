@@ -102,6 +102,12 @@ impl Mount {
         self.option("port").and_then(|port| port.parse().ok()).filter(|port| *port != 0).unwrap_or(NFS_PORT)
     }
 
+    /// The TCP port at which its server is asked whether it lives: with RDMA, whose ports are others, always 2049.
+    pub fn tcp_port(&self) -> u16 {
+        let rdma = self.option("proto").is_some_and(|proto| proto.starts_with("rdma"));
+        if rdma { NFS_PORT } else { self.port() }
+    }
+
     /// Whether it is a mount of `source`: the same path, of a server by the same name or at `address`.
     pub fn is_of(&self, source: &Source, address: Option<IpAddr>) -> bool {
         let asked = source.to_string();
@@ -257,6 +263,13 @@ mod tests {
         assert_eq!(ids, [37, 36, 26]);
         assert_eq!(table.at(Path::new("/")).len(), 1);
         assert_eq!(table.top(Path::new("/run/none")), None);
+    }
+
+    #[test]
+    fn a_server_that_is_used_over_rdma_is_asked_over_tcp() {
+        let table = Table::parse(b"1 0 0:1 / /t rw - nfs4 nfs:/e rw,proto=rdma,port=20049,addr=10.0.0.1");
+        let mount = table.top(Path::new("/t")).unwrap();
+        assert_eq!((mount.port(), mount.tcp_port()), (20049, 2049));
     }
 
     #[rstest]

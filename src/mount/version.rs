@@ -29,52 +29,43 @@ fn verdict(version: Version, errno: Option<Errno>) -> Verdict {
     }
 }
 
-/// What trying versions came to.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Found<T> {
-    /// What the attempt gave.
-    pub value: T,
-    /// The version that did it.
-    pub version: Version,
-    /// Whether all that was tried before failed for being a version that the server lacks.
-    server_wide: bool,
+/// Trying the versions of one server in turn. It says which is next, and at the end which error says most: that of the
+/// version wanted most, or of the first attempt that failed for another reason than its version.
+#[derive(Debug)]
+pub struct Negotiation<E> {
+    version: Version,
+    others: std::vec::IntoIter<Version>,
+    failure: Option<(Verdict, E)>,
 }
 
-/// Tries versions in the order in which [`Remembered`] has them. `errno` is that of a failed attempt, `None` where it
-/// did not fail in the kernel. The error that comes back is the one that says most: that of the version wanted most, or
-/// of the first attempt that failed for another reason than its version.
-pub async fn negotiate<T, E, F: Future<Output = Result<T, E>>>(
-    (first, others): (Version, Vec<Version>),
-    mut attempt: impl FnMut(Version) -> F,
-    errno: impl Fn(&E) -> Option<Errno>,
-) -> Result<Found<T>, E> {
-    let mut failure = match attempt(first).await {
-        Ok(value) => return Ok(Found { value, version: first, server_wide: true }),
-        Err(error) => error,
-    };
-    let mut verdict_so_far = verdict(first, errno(&failure));
-    for version in others {
-        match verdict_so_far {
-            Verdict::Final => break,
-            Verdict::NotInVersion4 if version != Version::V3 => continue,
-            Verdict::NotInVersion4 | Verdict::NotThisVersion => {}
-        }
-        let error = match attempt(version).await {
-            Ok(value) => {
-                return Ok(Found { value, version, server_wide: verdict_so_far == Verdict::NotThisVersion });
-            }
-            Err(error) => error,
-        };
-        // That version 3 does not help either says less than what was wrong with version 4.
-        if verdict_so_far == Verdict::NotInVersion4 {
-            break;
-        }
-        verdict_so_far = verdict(version, errno(&error));
-        if verdict_so_far != Verdict::NotThisVersion {
-            failure = error;
-        }
+impl<E> Negotiation<E> {
+    /// The version to try now.
+    pub fn version(&self) -> Version {
+        self.version
     }
-    Err(failure)
+
+    /// Notes that it failed; `errno` is `None` where it did not fail in the kernel. Gives the error of the whole when
+    /// nothing else is to be tried.
+    pub fn failed(&mut self, error: E, errno: Option<Errno>) -> Result<(), E> {
+        let verdict = verdict(self.version, errno);
+        let (verdict, error) = match self.failure.take() {
+            // That version 3 does not help either says less than what was wrong with version 4.
+            Some((Verdict::NotInVersion4, first)) => return Err(first),
+            Some((_, first)) if verdict == Verdict::NotThisVersion => (verdict, first),
+            _ => (verdict, error),
+        };
+        let next = match verdict {
+            Verdict::Final => None,
+            Verdict::NotThisVersion => self.others.next(),
+            Verdict::NotInVersion4 => self.others.find(|version| *version == Version::V3),
+        };
+        match next {
+            Some(version) => self.version = version,
+            None => return Err(error),
+        }
+        self.failure = Some((verdict, error));
+        Ok(())
+    }
 }
 
 /// The version that worked last, by server and port.
@@ -82,24 +73,27 @@ pub async fn negotiate<T, E, F: Future<Output = Result<T, E>>>(
 pub struct Remembered(Mutex<HashMap<(Server, u16), Version>>);
 
 impl Remembered {
-    /// The versions that the options allow, the one that is known to work first.
-    pub fn order(&self, server: &Server, options: &MountOptions) -> (Version, Vec<Version>) {
+    /// Begins to try the versions that the options allow, the one that is known to work first.
+    pub fn negotiate<E>(&self, server: &Server, options: &MountOptions) -> Negotiation<E> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key(server, options)).copied();
         let (best, others) = options.versions();
-        match known {
+        let (version, others) = match known {
             Some(known) if others.contains(&known) => {
                 let rest = others.iter().copied().filter(|version| *version != known);
                 (known, std::iter::once(best).chain(rest).collect())
             }
             _ => (best, others.to_vec()),
-        }
+        };
+        Negotiation { version, others: others.into_iter(), failure: None }
     }
 
-    /// Remembers what was found, where it holds for the server as a whole: not a version that the options insisted on,
-    /// nor one that serves a path which another does not.
-    pub fn keep<T>(&self, server: &Server, options: &MountOptions, found: &Found<T>) {
-        if found.server_wide && options.version().is_none() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(server, options), found.version);
+    /// Remembers the version that worked, where it holds for the server as a whole: not one that the options insisted
+    /// on, nor one that has a path which better versions do not have.
+    pub fn keep<E>(&self, server: &Server, options: &MountOptions, negotiation: &Negotiation<E>) {
+        let server_wide = negotiation.failure.as_ref().is_none_or(|(verdict, _)| *verdict == Verdict::NotThisVersion);
+        if server_wide && options.version().is_none() {
+            let mut versions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            versions.insert(key(server, options), negotiation.version);
         }
     }
 }
@@ -123,20 +117,25 @@ mod tests {
         MountOptions::parse("options", [text]).unwrap()
     }
 
-    /// A server on which these versions fail as said, and all others work.
-    async fn try_on(
+    /// Tries a server on which these versions fail as said, and all others work; remembers what worked.
+    fn try_on(
+        remembered: &Remembered,
+        asked: &str,
         failing: &[(Version, Errno)],
-        order: (Version, Vec<Version>),
-    ) -> (Vec<Version>, Result<Found<()>, (Version, Errno)>) {
+    ) -> (Vec<Version>, Result<Version, (Version, Errno)>) {
         let mut tried = Vec::new();
-        let attempt = |version| {
+        let mut negotiation = remembered.negotiate(&server(), &options(asked));
+        loop {
+            let version = negotiation.version();
             tried.push(version);
-            std::future::ready(
-                failing.iter().find(|(failing, _)| *failing == version).map_or(Ok(()), |failure| Err(*failure)),
-            )
-        };
-        let result = negotiate(order, attempt, |(_, errno)| Some(*errno)).await;
-        (tried, result)
+            let Some((_, errno)) = failing.iter().find(|(failing, _)| *failing == version) else {
+                remembered.keep(&server(), &options(asked), &negotiation);
+                return (tried, Ok(version));
+            };
+            if let Err(error) = negotiation.failed((version, *errno), Some(*errno)) {
+                return (tried, Err(error));
+            }
+        }
     }
 
     const LACKING: Errno = Errno::PROTONOSUPPORT;
@@ -149,15 +148,14 @@ mod tests {
     #[case::a_path_that_only_3_has(&[(V4_2, Errno::NOENT)], "", &[V4_2, V3])]
     #[case::a_path_that_only_3_has_without_4_2(&[(V4_2, LACKING), (V4_1, Errno::ACCESS)], "", &[V4_2, V4_1, V3])]
     #[case::one_version_asked_for(&[], "vers=4.1", &[V4_1])]
-    #[tokio::test]
-    async fn versions_are_tried_from_the_best_downwards(
+    fn versions_are_tried_from_the_best_downwards(
         #[case] failing: &[(Version, Errno)],
         #[case] asked: &str,
         #[case] expected: &[Version],
     ) {
-        let (tried, result) = try_on(failing, Remembered::default().order(&server(), &options(asked))).await;
+        let (tried, result) = try_on(&Remembered::default(), asked, failing);
         assert_eq!(tried, expected);
-        assert_eq!(result.unwrap().version, *expected.last().unwrap());
+        assert_eq!(result.unwrap(), *expected.last().unwrap());
     }
 
     #[rstest]
@@ -170,49 +168,42 @@ mod tests {
         &[V4_2, V4_1, V4_0, V3], (V4_2, Errno::INVAL)
     )]
     #[case::version_3_alone(&[(V3, Errno::ACCESS)], "vers=3", &[V3], (V3, Errno::ACCESS))]
-    #[tokio::test]
-    async fn the_error_is_the_one_that_says_most(
+    fn the_error_is_the_one_that_says_most(
         #[case] failing: &[(Version, Errno)],
         #[case] asked: &str,
         #[case] expected: &[Version],
         #[case] error: (Version, Errno),
     ) {
-        let (tried, result) = try_on(failing, Remembered::default().order(&server(), &options(asked))).await;
+        let (tried, result) = try_on(&Remembered::default(), asked, failing);
         assert_eq!((tried.as_slice(), result.unwrap_err()), (expected, error));
     }
 
-    #[tokio::test]
-    async fn what_a_server_lacks_is_not_tried_again() {
+    #[test]
+    fn what_a_server_lacks_is_not_tried_again() {
         let remembered = Remembered::default();
         let failing = [(V4_2, LACKING), (V4_1, LACKING)];
-        let (_, found) = try_on(&failing, remembered.order(&server(), &options(""))).await;
-        remembered.keep(&server(), &options(""), &found.unwrap());
-        let (tried, _) = try_on(&failing, remembered.order(&server(), &options(""))).await;
-        assert_eq!(tried, [V4_0]);
-        assert_eq!(remembered.order(&server(), &options("port=1")).0, V4_2, "another server");
-        assert_eq!(remembered.order(&server(), &options("vers=4.1")), (V4_1, vec![]), "options have the last word");
+        try_on(&remembered, "", &failing).1.unwrap();
+        assert_eq!(try_on(&remembered, "", &failing).0, [V4_0]);
+        assert_eq!(try_on(&remembered, "port=1", &failing).0, [V4_2, V4_1, V4_0], "another server");
+        assert_eq!(try_on(&remembered, "vers=4.1", &[]).0, [V4_1], "options have the last word");
     }
 
-    #[tokio::test]
-    async fn a_server_that_was_downgraded_is_found_out() {
+    #[test]
+    fn a_server_that_was_downgraded_is_found_out() {
         let remembered = Remembered::default();
-        let (_, found) = try_on(&[(V4_2, LACKING)], remembered.order(&server(), &options(""))).await;
-        remembered.keep(&server(), &options(""), &found.unwrap());
-        let (tried, _) = try_on(&[(V4_2, LACKING), (V4_1, LACKING)], remembered.order(&server(), &options(""))).await;
-        assert_eq!(tried, [V4_1, V4_2, V4_0]);
+        try_on(&remembered, "", &[(V4_2, LACKING)]).1.unwrap();
+        assert_eq!(try_on(&remembered, "", &[(V4_2, LACKING), (V4_1, LACKING)]).0, [V4_1, V4_2, V4_0]);
     }
 
     #[rstest]
     #[case::a_path_that_only_3_has(&[(V4_2, Errno::NOENT)], "")]
     #[case::a_version_that_was_insisted_on(&[], "vers=3")]
-    #[tokio::test]
-    async fn what_does_not_hold_for_the_whole_server_is_not_remembered(
+    fn what_does_not_hold_for_the_whole_server_is_not_remembered(
         #[case] failing: &[(Version, Errno)],
         #[case] asked: &str,
     ) {
         let remembered = Remembered::default();
-        let (_, found) = try_on(failing, remembered.order(&server(), &options(asked))).await;
-        remembered.keep(&server(), &options(asked), &found.unwrap());
-        assert_eq!(remembered.order(&server(), &options("")).0, V4_2);
+        try_on(&remembered, asked, failing).1.unwrap();
+        assert_eq!(try_on(&remembered, "", &[]).0, [V4_2]);
     }
 }

@@ -58,7 +58,8 @@ pub(super) async fn a_directory_moves_with_all_that_is_in_it<F: Fs>(fs: &F, dir:
     file(fs, &inner, "f", "content").await;
     let before = fs.getattr(&moving).await.unwrap();
     fs.rename(&from, &name("d"), &to, &name("e")).await.unwrap();
-    assert_eq!(fs.getattr(&moving).await.unwrap(), before, "the handle is the object's, not the name's");
+    let after = fs.getattr(&moving).await.unwrap();
+    assert_eq!((after.fileid, after.mtime), (before.fileid, before.mtime), "a handle is the object's, not the name's");
     file(fs, &moving, "g", "new").await;
     let (found, _) = fs.lookup(&to, &name("e")).await.unwrap();
     assert_eq!(names(fs, &found).await, ["g", "inner"]);
@@ -94,7 +95,7 @@ pub(super) async fn only_an_empty_directory_is_removed<F: Fs>(fs: &F, dir: &F::H
     assert_eq!(names(fs, &full).await, ["empty", "f"]);
     fs.rmdir(&full, &name("empty")).await.unwrap();
     fs.unlink(&full, &name("f")).await.unwrap();
-    fs.rmdir(dir, &name("full")).await.unwrap();
+    becomes(Ok(()), async || fs.rmdir(dir, &name("full")).await).await;
     assert_eq!(list(fs, dir).await, []);
 }
 

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes, StatxFlags, Timespec,
-    Timestamps, Uid,
+    Advice, AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes, StatxFlags,
+    Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
 
@@ -207,7 +207,11 @@ pub(super) fn rmdir(dir: BorrowedFd<'_>, name: &Name) -> FsResult<()> {
 pub(super) fn readdir(dir: BorrowedFd<'_>, from: Cookie) -> FsResult<Page> {
     let listed = open_below(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, 0)?;
     let seek = |cookie| retry(|| rustix::fs::seek(&listed, SeekFrom::Start(cookie)));
-    if from != 0 {
+    if from == 0 {
+        // What the client remembers of the directory may be old: it trusts a delegation (Linux 7) although another mount of
+        // this machine, which is the same client to the server, has changed the directory since.
+        retry(|| rustix::fs::fadvise(&listed, 0, None, Advice::DontNeed))?;
+    } else {
         seek(from)?;
     }
     let mut buffer = vec![MaybeUninit::uninit(); LISTING];

@@ -7,8 +7,12 @@
 //! What it needs of its surroundings:
 //! - umask(2) 0, which `main` sets: the mode of what is made is the one that was asked for.
 //! - /proc, as every container has it: chmod(2) of an object that is not open goes through /proc/self/fd.
-//! - A mount that asks the server before it believes what it knows (`actimeo=0` or `lookupcache=none`), where another
-//!   controller may work on the same export; and `nodev`, since the content is hostile.
+//! - A mount with `lookupcache=none`, so that a name is asked of the server each time: another controller may work on the
+//!   same export. (It costs nothing that can be measured; listings, attributes and files are asked for by what is done
+//!   here.) And with `nodev`, since the content is hostile.
+//! - One mount of an export in a process, where it changes names: to an NFSv4 server all mounts of a process are one client,
+//!   and it does not recall a directory's delegation for what the client itself does. With two of them, Linux 7 finds
+//!   in one what the other has renamed or removed.
 //!
 //! Descriptors: a handle that was looked up is a place only (O_PATH), and letting go of it does not block. An open file
 //! is closed behind the gate, soon after its last handle is gone; what closing could report, [`Fs::commit`] has
@@ -174,6 +178,28 @@ impl Fs for KernelFs {
         self.call(move || calls::commit(file.as_fd())).await
     }
 
+    /// In one go, so that the call pays for one thread, and the file is closed when this answers.
+    async fn read_file(&self, dir: &KernelHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
+        let (dir, name) = (dir.directory()?, name.clone());
+        self.call(move || {
+            let (file, attr) = calls::open(dir.as_fd(), &name, OpenMode::Read)?;
+            if attr.size > limit as u64 { Err(Status::FBig) } else { calls::read(file.as_fd(), 0, limit) }
+        })
+        .await
+    }
+
+    /// In one go, so that the call pays for one thread, and the file is closed when this answers.
+    async fn write_file(&self, dir: &KernelHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        self.call(move || {
+            let file = calls::create(dir.as_fd(), &name, mode)?;
+            calls::write(file.as_fd(), 0, &content)?;
+            calls::commit(file.as_fd())
+        })
+        .await
+    }
+
     async fn rename(&self, from_dir: &KernelHandle, from: &Name, to_dir: &KernelHandle, to: &Name) -> FsResult<()> {
         let (from_dir, from) = (from_dir.directory()?, from.clone());
         let (to_dir, to) = (to_dir.directory()?, to.clone());
@@ -212,5 +238,51 @@ impl Fs for KernelFs {
 
     fn locks_are_shared(&self) -> bool {
         self.locks_are_shared
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, OFlags};
+
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::reachability::Reachability;
+    use crate::mount::source::Server;
+
+    fn root_of(path: &str) -> KernelFs {
+        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let server = Server::parse("server", "127.0.0.1").unwrap();
+        let gate = Gates::new(Reachability::new()).get(&server, 2049);
+        KernelFs::new(gate.hold(root), gate, false)
+    }
+
+    #[tokio::test]
+    async fn a_mount_below_the_export_is_not_entered() {
+        let fs = root_of("/");
+        let proc = Name::new("proc").unwrap();
+        assert_eq!(fs.lookup(&fs.root(), &proc).await.unwrap_err(), Status::XDev);
+        assert_eq!(fs.open(&fs.root(), &proc, OpenMode::Read).await.unwrap_err(), Status::XDev);
+        assert!(!fs.locks_are_shared());
+    }
+
+    #[tokio::test]
+    async fn a_link_of_proc_is_not_followed() {
+        let fs = root_of("/proc/self");
+        for name in ["exe", "cwd", "root"] {
+            let name = Name::new(name).unwrap();
+            assert_eq!(fs.lookup(&fs.root(), &name).await.unwrap().1.kind, Kind::Symlink, "{name}");
+            assert_eq!(fs.open(&fs.root(), &name, OpenMode::Read).await.unwrap_err(), Status::Symlink, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handle_outlives_the_export_it_came_from() {
+        let (place, fs) = local();
+        let file = fs.create(&fs.root(), &Name::new("f").unwrap(), 0o600).await.unwrap();
+        let other = export(&place);
+        drop(fs);
+        other.write(&file, 0, b"content".to_vec()).await.unwrap();
+        assert_eq!(std::fs::read(place.path().join("f")).unwrap(), b"content");
     }
 }

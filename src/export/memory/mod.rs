@@ -27,6 +27,9 @@ use crate::export::fs::{FsResult, Time};
 
 mod client;
 mod content;
+mod inode;
+mod operations;
+mod outside;
 mod race;
 mod state;
 mod tree;

@@ -1,0 +1,251 @@
+//! The mount options that there are: the allow-list, and what each does.
+//!
+//! Every value is a number in a range or one of some words, so nothing that is accepted can smuggle in another option.
+
+use std::fmt;
+
+use rustix::mount::MountAttrFlags as Attributes;
+
+use Effect::{Behaviour, Connection, Nothing, Refused};
+
+/// One option.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Item {
+    /// Its name in nfs(5) or mount(8).
+    pub name: &'static str,
+    /// Its value, in its one form.
+    pub value: Option<String>,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// What an option does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// To the file system: how the server is reached and spoken to.
+    Connection,
+    /// To the file system: what its user sees.
+    Behaviour,
+    /// To the mount.
+    Attribute {
+        /// Taken away first.
+        clear: Attributes,
+        /// Then added.
+        set: Attributes,
+    },
+    /// Says which version; the driver hands it on in its own way.
+    Version,
+    /// For mount(8), not for the kernel; or what the driver does anyway.
+    Nothing,
+    /// Never: why.
+    Refused(&'static str),
+}
+
+/// What an option takes after its `=`.
+#[derive(Debug)]
+pub enum Takes {
+    /// No value.
+    Nothing,
+    /// A number from the first to the second.
+    Number(u32, u32),
+    /// A word.
+    OneOf(&'static [&'static str]),
+    /// One or more words, with colons between.
+    SomeOf(&'static [&'static str]),
+    /// Whatever; for what is refused or dropped.
+    Anything,
+}
+
+const SET_BY_DRIVER: Effect = Refused("the driver sets it, from the server's name");
+const NOT_A_MOUNT: Effect = Refused("it does something other than mounting NFS");
+const UNSAFE: Effect = Refused("the driver mounts `nodev,nosuid`: a volume's content is not to be trusted");
+const NO_UDP: Effect = Refused("NFS over UDP loses data and Linux has it off since 5.6; use TCP, which is the default");
+const SECONDS: Takes = Takes::Number(0, 31_536_000);
+const IO_SIZE: Takes = Takes::Number(1024, 1 << 22);
+const SERVER_PORT: Takes = Takes::Number(1, 65535);
+
+const fn attribute(set: Attributes) -> Effect {
+    Effect::Attribute { clear: Attributes::empty(), set }
+}
+
+const fn no_attribute(clear: Attributes) -> Effect {
+    Effect::Attribute { clear, set: Attributes::empty() }
+}
+
+/// The three ways to keep access times share a field of the attributes.
+const fn access_times(set: Attributes) -> Effect {
+    Effect::Attribute { clear: Attributes::MOUNT_ATTR__ATIME, set }
+}
+
+/// Every option, with what it takes and does. Where a name stands twice, the last line says in an error what would be right.
+pub const KNOWN: &[(&str, Takes, Effect)] = &[
+    // The version.
+    ("vers", Takes::OneOf(&["3", "4", "4.0", "4.1", "4.2"]), Effect::Version),
+    ("nfsvers", Takes::OneOf(&["3", "4", "4.0", "4.1", "4.2"]), Effect::Version),
+    ("minorversion", Takes::OneOf(&["0", "1", "2"]), Effect::Version),
+    ("v3", Takes::Nothing, Effect::Version),
+    ("v4", Takes::Nothing, Effect::Version),
+    ("v4.0", Takes::Nothing, Effect::Version),
+    ("v4.1", Takes::Nothing, Effect::Version),
+    ("v4.2", Takes::Nothing, Effect::Version),
+    // The connection.
+    ("proto", Takes::OneOf(&["udp", "udp6"]), NO_UDP),
+    ("proto", Takes::OneOf(&["tcp", "tcp6", "rdma", "rdma6"]), Connection),
+    ("tcp", Takes::Nothing, Connection),
+    ("rdma", Takes::Nothing, Connection),
+    ("port", SERVER_PORT, Connection),
+    ("mountport", SERVER_PORT, Connection),
+    ("mountproto", Takes::OneOf(&["tcp", "tcp6"]), Connection),
+    ("mountvers", Takes::OneOf(&["3"]), Connection),
+    ("namlen", Takes::Number(1, 255), Connection),
+    ("sec", Takes::SomeOf(&["none", "sys", "krb5", "krb5i", "krb5p"]), Connection),
+    ("xprtsec", Takes::OneOf(&["none", "tls", "mtls"]), Connection),
+    ("resvport", Takes::Nothing, Connection),
+    ("noresvport", Takes::Nothing, Connection),
+    ("nconnect", Takes::Number(1, 16), Connection),
+    ("max_connect", Takes::Number(1, 16), Connection),
+    ("trunkdiscovery", Takes::Nothing, Connection),
+    ("notrunkdiscovery", Takes::Nothing, Connection),
+    ("migration", Takes::Nothing, Connection),
+    ("nomigration", Takes::Nothing, Connection),
+    ("rsize", IO_SIZE, Connection),
+    ("wsize", IO_SIZE, Connection),
+    ("acl", Takes::Nothing, Connection),
+    ("noacl", Takes::Nothing, Connection),
+    ("lock", Takes::Nothing, Connection),
+    ("nolock", Takes::Nothing, Connection),
+    ("local_lock", Takes::OneOf(&["none", "all", "flock", "posix"]), Connection),
+    ("fatal_neterrors", Takes::OneOf(&["default", "none", "ENETDOWN:ENETUNREACH", "ENETUNREACH:ENETDOWN"]), Connection),
+    // What the user sees.
+    ("soft", Takes::Nothing, Behaviour),
+    ("softerr", Takes::Nothing, Behaviour),
+    ("hard", Takes::Nothing, Behaviour),
+    ("softreval", Takes::Nothing, Behaviour),
+    ("nosoftreval", Takes::Nothing, Behaviour),
+    ("timeo", Takes::Number(1, 36_000), Behaviour),
+    ("retrans", Takes::Number(0, 1000), Behaviour),
+    ("ac", Takes::Nothing, Behaviour),
+    ("noac", Takes::Nothing, Behaviour),
+    ("acregmin", SECONDS, Behaviour),
+    ("acregmax", SECONDS, Behaviour),
+    ("acdirmin", SECONDS, Behaviour),
+    ("acdirmax", SECONDS, Behaviour),
+    ("actimeo", SECONDS, Behaviour),
+    ("cto", Takes::Nothing, Behaviour),
+    ("nocto", Takes::Nothing, Behaviour),
+    ("lookupcache", Takes::OneOf(&["all", "none", "pos", "positive"]), Behaviour),
+    ("rdirplus", Takes::Nothing, Behaviour),
+    ("rdirplus", Takes::OneOf(&["none", "force"]), Behaviour),
+    ("nordirplus", Takes::Nothing, Behaviour),
+    ("sharecache", Takes::Nothing, Behaviour),
+    ("nosharecache", Takes::Nothing, Behaviour),
+    ("write", Takes::OneOf(&["lazy", "eager", "wait"]), Behaviour),
+    ("alignwrite", Takes::Nothing, Behaviour),
+    ("noalignwrite", Takes::Nothing, Behaviour),
+    ("fsc", Takes::Nothing, Behaviour),
+    ("nofsc", Takes::Nothing, Behaviour),
+    ("sync", Takes::Nothing, Behaviour),
+    ("async", Takes::Nothing, Behaviour),
+    ("dirsync", Takes::Nothing, Behaviour),
+    ("lazytime", Takes::Nothing, Behaviour),
+    ("nolazytime", Takes::Nothing, Behaviour),
+    // The mount.
+    ("ro", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_RDONLY)),
+    ("rw", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_RDONLY)),
+    ("noexec", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_NOEXEC)),
+    ("exec", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_NOEXEC)),
+    ("atime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
+    ("noatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_NOATIME)),
+    ("relatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
+    ("norelatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
+    ("strictatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_STRICTATIME)),
+    ("nostrictatime", Takes::Nothing, access_times(Attributes::MOUNT_ATTR_RELATIME)),
+    ("diratime", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_NODIRATIME)),
+    ("nodiratime", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_NODIRATIME)),
+    ("symfollow", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_NOSYMFOLLOW)),
+    ("nosymfollow", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_NOSYMFOLLOW)),
+    // Without effect.
+    ("nodev", Takes::Nothing, Nothing),
+    ("nosuid", Takes::Nothing, Nothing),
+    ("defaults", Takes::Nothing, Nothing),
+    ("auto", Takes::Nothing, Nothing),
+    ("noauto", Takes::Nothing, Nothing),
+    ("nofail", Takes::Nothing, Nothing),
+    ("nouser", Takes::Nothing, Nothing),
+    ("_netdev", Takes::Nothing, Nothing),
+    ("_rnetdev", Takes::Nothing, Nothing),
+    ("silent", Takes::Nothing, Nothing),
+    ("loud", Takes::Nothing, Nothing),
+    ("bg", Takes::Nothing, Nothing),
+    ("fg", Takes::Nothing, Nothing),
+    ("retry", Takes::Number(0, u32::MAX), Nothing),
+    ("intr", Takes::Nothing, Nothing),
+    ("nointr", Takes::Nothing, Nothing),
+    // Refused, with a better reason than that they are not known.
+    ("addr", Takes::Anything, SET_BY_DRIVER),
+    ("mountaddr", Takes::Anything, SET_BY_DRIVER),
+    ("mounthost", Takes::Anything, SET_BY_DRIVER),
+    ("clientaddr", Takes::Anything, SET_BY_DRIVER),
+    ("source", Takes::Anything, SET_BY_DRIVER),
+    ("bind", Takes::Anything, NOT_A_MOUNT),
+    ("rbind", Takes::Anything, NOT_A_MOUNT),
+    ("move", Takes::Anything, NOT_A_MOUNT),
+    ("remount", Takes::Anything, NOT_A_MOUNT),
+    ("loop", Takes::Anything, NOT_A_MOUNT),
+    ("dev", Takes::Anything, UNSAFE),
+    ("suid", Takes::Anything, UNSAFE),
+    ("udp", Takes::Anything, NO_UDP),
+    ("sloppy", Takes::Anything, Refused("it would hide options that do not work")),
+];
+
+impl Item {
+    /// Parses one option; the error is the reason.
+    pub fn parse(option: &str) -> std::result::Result<Self, String> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        let mut reason = "not an option of nfs(5) or mount(8) that the driver knows".to_owned();
+        for (known, takes, effect) in KNOWN.iter().filter(|(known, ..)| *known == name) {
+            match (takes.check(value), effect) {
+                (Ok(_), Refused(why)) => return Err(format!("not allowed: {why}")),
+                (Ok(value), effect) => return Ok(Self { name: known, value, effect: *effect }),
+                (Err(why), _) => reason = why,
+            }
+        }
+        Err(reason)
+    }
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value}", self.name),
+            None => f.write_str(self.name),
+        }
+    }
+}
+
+impl Takes {
+    /// The value in its one form, or what would be right.
+    fn check(&self, value: Option<&str>) -> std::result::Result<Option<String>, String> {
+        match (self, value) {
+            (Self::Nothing, None) => Ok(None),
+            (Self::Nothing, Some(_)) => Err("it takes no value".to_owned()),
+            (Self::Number(low, high), Some(text)) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                match text.parse::<u32>() {
+                    Ok(number) if (*low..=*high).contains(&number) => Ok(Some(number.to_string())),
+                    _ => Err(format!("it takes a number from {low} to {high}")),
+                }
+            }
+            (Self::Number(low, high), _) => Err(format!("it takes a number from {low} to {high}")),
+            (Self::OneOf(words), Some(value)) if words.contains(&value) => Ok(Some(value.to_owned())),
+            (Self::OneOf(words), _) => Err(format!("it takes one of {}", words.join(", "))),
+            (Self::SomeOf(words), Some(value)) if value.split(':').all(|word| words.contains(&word)) => {
+                Ok(Some(value.to_owned()))
+            }
+            (Self::SomeOf(words), _) => Err(format!("it takes one or more of {}, with `:` between", words.join(", "))),
+            (Self::Anything, value) => Ok(value.map(str::to_owned)),
+        }
+    }
+}
