@@ -73,7 +73,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             };
             trashed.connected().into_iter().map(reading).collect()
         });
-        background.spawn(async move { pool.close_idle().await });
+        background.spawn(async move { tokio::join!(pool.open_known(), pool.close_idle()).1 });
     }
     let node_id = config.node.as_ref().map(|node| node.id.to_string());
     if let Some(node) = &config.node {

@@ -1,7 +1,8 @@
 //! A server that is gone: refused, silent, or cut off. Calls for it end in time, and no other call notices.
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
@@ -146,12 +147,17 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         driver.publish(&volume, target).await.unwrap();
     }
     let figures = driver.stats(&volume.volume_id, &idle).await.unwrap();
-    // An open file with data that never reached the server.
-    let mut file = File::create(busy.join("file")).unwrap();
-    file.write_all(b"synced").unwrap();
-    file.sync_all().unwrap();
+    // A pod's process with an open file and data that does not reach the server: it waits in the kernel.
+    let mut pod = Command::new("bash")
+        .args(["-c", r#"exec 3>"$0"; echo first >&3; sync "$0"; echo; read; printf %0100000d 1 >&3; sync "$0""#])
+        .arg(busy.join("file"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    pod.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let away = lab.without_ganesha(outage);
-    file.write_all(&[b'x'; 100_000]).unwrap();
+    pod.stdin.take().unwrap().write_all(b"\n").unwrap();
     if restarted {
         driver.kill();
         driver.start_again().await;
@@ -170,8 +176,8 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         assert!(mounts::at(target).is_empty() && !target.exists());
     }
     drop(away);
-    // Closing it may wait for the server, which is back.
-    drop(file);
+    // It wrote after all, or was told that it could not.
+    wait::until("the end of the pod's process", Duration::from_secs(60), || pod.try_wait().unwrap()).await;
 }
 
 #[tokio::test]

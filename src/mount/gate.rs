@@ -349,6 +349,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_released_value_is_dropped_at_once() {
+        let fake = Fake::start(Behaviour::alive()).await;
+        let (tell, mut dropped) = oneshot::channel();
+        gate(&gates(), &fake).hold(Witness(Some(tell))).release();
+        assert_eq!(dropped.try_recv().unwrap(), std::thread::current().id());
+    }
+
+    #[tokio::test]
     #[should_panic(expected = "in the call")]
     async fn a_panic_in_a_call_is_its_callers() {
         let fake = Fake::start(Behaviour::alive()).await;

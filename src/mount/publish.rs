@@ -32,7 +32,7 @@ use super::options::MountOptions;
 use super::probe::{Failure, LIMIT, Probe};
 use super::reachability::Reachability;
 use super::requested::{Requested, Wanted};
-use super::root::{Identity, Root, RootAttributes};
+use super::root::{self, Identity, Root, RootAttributes};
 use super::source::Source;
 use super::table::{Mount, Table, is_kubelet_target};
 use super::target::{Place, Target};
@@ -127,7 +127,7 @@ impl Publisher {
             self.refuse_second_target(&wanted, &place, &table, address)?;
         }
         let mounting = async {
-            let mounted = self.mounter.mount(&request.source, &request.options, Role::Node).await?;
+            let mounted = self.mount(&request.source, &request.options).await?;
             if !request.options.read_only() {
                 request.root.settle(&mounted, &request.source).await?;
             }
@@ -148,6 +148,17 @@ impl Publisher {
         });
         self.requested.set(place.path(), Wanted { root: Some(root.await?), ..wanted });
         Ok(())
+    }
+
+    /// Mounts the volume, in no directory yet. The kernel finds the way to it by names that it may have cached for other
+    /// mounts of the export, and so may come to a directory that is gone from the server: then a mount of its own helps.
+    async fn mount(&self, source: &Source, options: &MountOptions) -> Result<Mounted> {
+        let mounted = self.mounter.mount(source, options, Role::Node).await?;
+        if !root::is_stale(&mounted).await? {
+            return Ok(mounted);
+        }
+        tracing::debug!(%source, "came to a directory that is gone; mounted apart from other volumes");
+        self.mounter.mount(source, &options.unshared(), Role::Node).await
     }
 
     /// Looks at what is mounted at the target: the table in this file's doc.

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, StatxFlags};
+use rustix::io::Errno;
 
 use super::nfs::Mounted;
 use super::source::Source;
@@ -60,6 +61,16 @@ impl Root {
             group: stat.stx_gid,
         })
     }
+}
+
+/// Whether the root of a new mount is gone from the server.
+///
+/// # Errors
+/// [`Error::Unreachable`] where the server says nothing. What else it says is for whoever uses the mount.
+pub async fn is_stale(mounted: &Mounted) -> Result<bool> {
+    let root = mounted.root.try_clone();
+    let root = root.map_err(|error| Error::Internal(format!("a descriptor of a mount: {error}")))?;
+    Ok(mounted.gate.run(move || Root::ask(root.as_fd()) == Err(Errno::STALE)).await?)
 }
 
 /// What the root directory of a volume has to have; `None` leaves it as it is. A volume that is mounted for reading is

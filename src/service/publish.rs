@@ -86,9 +86,6 @@ impl<'a> Context<'a> {
         };
         let (server, (field, text)) = (Server::parse(&server.0, server.1)?, share);
         let share = Share::parse(&field, text)?;
-        if share.as_str().split('/').any(|name| name == SubDir::PRIVATE) {
-            return Err(Error::invalid(field, format!("`{}` is the driver's own directory", SubDir::PRIVATE)));
-        }
         let sub_dir = match self.get("subDir")? {
             None | Some((_, "")) => None,
             Some((field, template)) => Some(SubDir::parse(&field, &expand(&field, template, self.0)?)?),
