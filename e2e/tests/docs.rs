@@ -284,7 +284,7 @@ fn links_lead_somewhere(#[case] document: &str) {
             "" => document.to_owned(),
             file => fs::read_to_string(root().join("docs").join(file)).unwrap_or_else(|e| panic!("{link}: {e}")),
         };
-        let mut headings = text.lines().filter(|line| line.starts_with('#')).map(|line| anchor(line));
+        let mut headings = text.lines().filter(|line| line.starts_with('#')).map(anchor);
         assert!(heading.is_empty() || headings.any(|other| other == heading), "{link}");
     }
 }
