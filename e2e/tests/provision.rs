@@ -116,7 +116,8 @@ async fn identity_says_who_the_driver_is_and_what_it_can() {
     assert_eq!(info.vendor_version, env!("CARGO_PKG_VERSION"));
     let node = driver.node().node_get_info(csi::NodeGetInfoRequest {}).await.unwrap().into_inner();
     assert_eq!(node.node_id, crate::support::driver::NODE);
-    assert_eq!(node.accessible_topology, None);
+    // One for all nodes: every node reaches every export.
+    assert_eq!(node.accessible_topology.unwrap().segments.len(), 1);
 
     let request = csi::GetPluginCapabilitiesRequest {};
     let capabilities = driver.identity().get_plugin_capabilities(request).await.unwrap().into_inner().capabilities;

@@ -16,14 +16,16 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
+use super::local::Local;
 use super::reachability::Reachability;
 use super::source::Server;
 use crate::error::Error;
 use crate::export::fs::Status;
 
 /// Threads that may be in the kernel for one server.
-pub const THREADS: usize = 16;
+pub const THREADS: usize = 10;
 /// How long a caller waits before it asks whether the server lives, and again. With the age an answer may have (1 s) and
 /// the time a question may take (2 s), a caller learns of a server's death within 5 s.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -37,6 +39,7 @@ struct Inner {
     port: u16,
     reachability: Arc<Reachability>,
     permits: Arc<Semaphore>,
+    closing: TaskTracker,
 }
 
 /// The server died while a call was in the kernel, or waited to go there. The call may yet be carried out.
@@ -167,13 +170,20 @@ impl<T: Send + 'static> Drop for Held<T> {
         let (Some(value), Ok(runtime)) = (self.value.take(), Handle::try_current()) else { return };
         let gate = self.gate.clone();
         // Waits for a thread as long as it takes: it is a task, and costs nobody anything.
-        runtime.spawn(async move {
-            let permit = gate.permit().await;
-            tokio::task::spawn_blocking(move || {
-                drop(value);
-                drop(permit);
-            });
-        });
+        let closing = gate.0.closing.clone();
+        closing.spawn_on(
+            async move {
+                let permit = gate.permit().await;
+                let close = tokio::task::spawn_blocking(move || {
+                    drop(value);
+                    drop(permit);
+                });
+                if let Err(error) = close.await {
+                    tracing::error!(%error, "closing what was open on a server broke off");
+                }
+            },
+            &runtime,
+        );
     }
 }
 
@@ -182,12 +192,29 @@ impl<T: Send + 'static> Drop for Held<T> {
 pub struct Gates {
     reachability: Arc<Reachability>,
     gates: Mutex<HashMap<(Server, u16), Weak<Inner>>>,
+    closing: TaskTracker,
+    local: Local,
 }
 
 impl Gates {
     /// No gates yet; they ask `reachability`.
     pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
-        Arc::new(Self { reachability, gates: Mutex::default() })
+        Arc::new(Self { reachability, gates: Mutex::default(), closing: TaskTracker::new(), local: Local::default() })
+    }
+
+    /// The way to what asks no server.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Waits until every held value that was dropped is closed, `limit` at most. For the end of the process: a thread that
+    /// closes something of a lost server then ends with the others, at once, while the kernel would wait for that server if
+    /// the end of the process were what closes it.
+    pub async fn closed(&self, limit: Duration) {
+        self.closing.close();
+        if timeout(limit, self.closing.wait()).await.is_err() {
+            tracing::info!("a server does not answer, and is not told that this driver ends");
+        }
     }
 
     /// The gate of a server. It exists as long as somebody holds it or one of its threads is in the kernel.
@@ -202,6 +229,7 @@ impl Gates {
             port,
             reachability: Arc::clone(&self.reachability),
             permits: Arc::new(Semaphore::new(THREADS)),
+            closing: self.closing.clone(),
         });
         gates.insert((server.clone(), port), Arc::downgrade(&gate));
         Gate(gate)

@@ -4,6 +4,8 @@
 //! never waits for one. Paths are bytes: one line that is not UTF-8 must not hide the others.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use super::source::{Server, Source};
 use crate::error::{Error, Result};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// Bytes that hold the table of most nodes.
+const ENOUGH: usize = 64 * 1024;
 
 /// The port of NFS, where the options name none (RFC 8881, section 2.9.3).
 const NFS_PORT: u16 = 2049;
@@ -137,8 +141,10 @@ pub struct Table(Vec<Mount>);
 impl Table {
     /// Reads the table.
     pub fn read() -> Result<Self> {
-        let bytes =
-            std::fs::read(MOUNTINFO).map_err(|error| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
+        // The kernel makes the text up anew for each read: the fewer, the better.
+        let mut bytes = Vec::with_capacity(ENOUGH);
+        let read = File::open(MOUNTINFO).and_then(|mut file| file.read_to_end(&mut bytes));
+        read.map_err(|error| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
         Ok(Self::parse(&bytes))
     }
 
