@@ -144,13 +144,6 @@ pub struct Held<T: Send + 'static> {
     gate: Gate,
 }
 
-impl<T: Send + 'static> Held<T> {
-    /// Drops the value here: for one whose drop can no longer block.
-    pub fn release(mut self) {
-        drop(self.value.take());
-    }
-}
-
 impl<T: Send + 'static> Deref for Held<T> {
     type Target = T;
 
@@ -346,14 +339,6 @@ mod tests {
         let (tell, dropped) = oneshot::channel();
         drop(gate(&gates(), &fake).hold(Witness(Some(tell))));
         assert_ne!(dropped.await.unwrap(), std::thread::current().id());
-    }
-
-    #[tokio::test]
-    async fn a_released_value_is_dropped_at_once() {
-        let fake = Fake::start(Behaviour::alive()).await;
-        let (tell, mut dropped) = oneshot::channel();
-        gate(&gates(), &fake).hold(Witness(Some(tell))).release();
-        assert_eq!(dropped.try_recv().unwrap(), std::thread::current().id());
     }
 
     #[tokio::test]
