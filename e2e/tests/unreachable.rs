@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
+use rustix::process::{Signal, kill_process};
 
 use crate::support::requests;
 use crate::support::wait::{self, within};
@@ -140,8 +141,9 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
 ) {
     let lab = Lab::alone().await;
     let share = lab.share(Place::Ganesha);
-    let mut driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
-    let volume = driver.create(requests::create(&share, "v")).await.unwrap();
+    let controller = Driver::with(&["--mode=controller"]).await;
+    let volume = controller.create(requests::create(&share, "v")).await.unwrap();
+    let mut driver = Driver::with(&["--mode=node", "--vol-stats-cache-expire-in-minutes=0"]).await;
     let (idle, busy) = (driver.target("idle"), driver.target("busy"));
     for target in [&idle, &busy] {
         driver.publish(&volume, target).await.unwrap();
@@ -178,6 +180,36 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
     drop(away);
     // It wrote after all, or was told that it could not.
     wait::until("the end of the pod's process", Duration::from_secs(60), || pod.try_wait().unwrap()).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_driver_ends_when_it_is_told_to_although_a_server_that_it_uses_is_gone(
+    #[values(Outage::Stopped, Outage::Frozen, Outage::CutOff)] outage: Outage,
+    #[values("--mode=controller", "--mode=node")] mode: &str,
+) {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::Ganesha);
+    let mut driver = Driver::with(&[mode]).await;
+    if mode == "--mode=controller" {
+        driver.create(requests::create(&share, "v")).await.unwrap();
+    } else {
+        let context = requests::map([("server", &share.server), ("share", &share.share)]);
+        let volume = csi::Volume { volume_id: "static".into(), volume_context: context, ..Default::default() };
+        driver.publish(&volume, &driver.target("pod")).await.unwrap();
+    }
+    let away = lab.without_ganesha(outage);
+    kill_process(driver.pid(), Signal::TERM).unwrap();
+    // Grace is for calls in flight, and there is none. A process that waits in the kernel is not to hold up this test.
+    let limit = Duration::from_secs(5);
+    let start = Instant::now();
+    let mut ended = driver.has_ended();
+    while ended.is_none() && start.elapsed() < limit {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        ended = driver.has_ended();
+    }
+    drop(away);
+    assert!(ended.is_some_and(|status| status.success()), "after {limit:?}: {ended:?}");
 }
 
 #[tokio::test]

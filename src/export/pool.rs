@@ -109,6 +109,11 @@ impl<C: Connect> Pool<C> {
         lock(&self.entries).remove(&key(share, options));
     }
 
+    /// Drops every connection: the process is about to end.
+    pub fn close(&self) {
+        lock(&self.entries).clear();
+    }
+
     /// The options that an export was reached with last, in this process.
     pub fn options(&self, share: &Source) -> Option<MountOptions> {
         lock(&self.known).get(share).cloned()

@@ -6,6 +6,9 @@ use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::{repository, tool};
 use serde_json::Value;
 
+/// Paths of values, and what they are set to, in JSON.
+type Values = &'static [(&'static str, &'static str)];
+
 /// Runs `helm template` with `--set-json PATH=VALUE` for each pair; its output, or what it complained of.
 fn render(values: &[(&str, &str)]) -> Result<Result<String, String>> {
     let sets = values.iter().flat_map(|(path, value)| ["--set-json".to_owned(), format!("{path}={value}")]);
@@ -50,7 +53,7 @@ fn settable(leaf: &str) -> &str {
 }
 
 /// Each value with another setting than the default, and what else it needs to show.
-const SETTINGS: &[(&str, &str, &[(&str, &str)])] = &[
+const SETTINGS: &[(&str, &str, Values)] = &[
     ("controller.affinity", r#"{"podAntiAffinity":{}}"#, &[]),
     ("controller.extraArgs", r#"["--extra"]"#, &[]),
     ("controller.nodeSelector", r#"{"disk":"none"}"#, &[]),
@@ -148,7 +151,7 @@ const SETTINGS: &[(&str, &str, &[(&str, &str)])] = &[
         &[("snapshots.enabled", "true")],
     ),
 ];
-const WITH_CONTROLLER: &[(&str, &str)] = &[("snapshots.enabled", "true"), ("snapshots.controller.install", "true")];
+const WITH_CONTROLLER: Values = &[("snapshots.enabled", "true"), ("snapshots.controller.install", "true")];
 
 /// What changed from `before` to `after`, with the object's name at the head of each hunk.
 fn difference(before: &str, after: &str) -> String {
@@ -205,7 +208,7 @@ fn an_unknown_value_fails_at_install_wherever_it_stands() -> Result<()> {
 
 #[test]
 fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
-    let cases: &[(&[(&str, &str)], &str)] = &[
+    let cases: &[(Values, &str)] = &[
         (
             &[("storageClasses", r#"[{"name":"a","export":"missing"}]"#)],
             r#"a names the export "missing", which is not in exports"#,

@@ -98,6 +98,11 @@ impl Driver {
         self.process.wait().unwrap();
     }
 
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
+    }
+
     /// SIGTERM, and its end.
     pub async fn terminate(&mut self) -> ExitStatus {
         kill_process(self.pid(), Signal::TERM).unwrap();
