@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
@@ -131,6 +132,12 @@ impl Place {
             Err(Errno::EXIST) if self.is_directory()? => Ok(false),
             Err(error) => Err(failed(self, "making the directory", error)),
         }
+    }
+
+    /// Puts a mount, given by its root, on the directory, which is not followed if it is a symbolic link. The mount then lives
+    /// on without the descriptor. Does not wait for the server.
+    pub fn attach(&self, root: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        move_mount(root, "", &self.parent, &self.name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     }
 
     /// Removes the directory; true if it was there. One that is not empty stays, and is an error.
