@@ -110,7 +110,12 @@ impl Publisher {
             .local()
             .run({
                 let target = request.target.clone();
-                move || Ok((Arc::new(target.find()?.ok_or_else(|| no_parent(&target))?), Table::read()?))
+                move || {
+                    let place = target.find()?.ok_or_else(|| no_parent(&target))?;
+                    // The table takes the longer to read the more is mounted, and mostly there is nothing to find in it.
+                    let told = request.single_target || place.may_be_mount();
+                    Ok((Arc::new(place), if told { Table::read()? } else { Table::default() }))
+                }
             })
             .await?;
         let wanted = Wanted {
@@ -120,7 +125,7 @@ impl Publisher {
             root: None,
         };
         let before = self.requested.at(place.path());
-        self.requested.attempt(place.path(), &wanted, &table);
+        self.requested.attempt(place.path(), &wanted);
         let address = self.reachability.check(&request.source.server, request.options.port()).await?;
         let verdict = self.judge(&wanted, before.as_ref(), &place, &table, address).await?;
         if matches!(verdict, Verdict::Nothing) {
