@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::agent;
 use crate::error::{Error, Result};
 use crate::mount::options::MountOptions;
 use crate::mount::source::{Server, Share, Source};
@@ -26,6 +27,19 @@ pub enum Task {
     Serve(Box<Config>),
     /// Ask the driver that listens on this socket whether it can serve.
     Probe(SocketPath),
+    /// Enforce the sizes of volumes on the NFS server.
+    Agent(AgentConfig),
+}
+
+/// The configuration of the agent.
+#[derive(Debug)]
+pub struct AgentConfig {
+    /// `--path` and `--project-ids`.
+    pub settings: agent::Settings,
+    /// `--log-format`.
+    pub log_format: Format,
+    /// `--v`: klog's verbosity.
+    pub verbosity: u32,
 }
 
 /// Why there is nothing to do.
@@ -108,6 +122,10 @@ pub fn parse(
 ) -> Result<Task, Refusal> {
     let args = Args::read(words, variable).map_err(refusal)?;
     let task = match args.command {
+        Some(Command::Agent(agent)) => {
+            let settings = agent::Settings { paths: agent.path, project_ids: agent.project_ids };
+            Ok(Task::Agent(AgentConfig { settings, log_format: args.log_format, verbosity: args.verbosity }))
+        }
         Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
@@ -124,7 +142,7 @@ impl Config {
         let controller = ControllerConfig {
             settings: controller::Settings {
                 mount_options: options.clone(),
-                defaults: Attributes { on_delete: Some(on_delete), mode: permissions, uid: None, gid: None },
+                defaults: Attributes { on_delete: Some(on_delete), mode: permissions, ..Attributes::default() },
                 delete: DeletePolicy { default: on_delete, replace_archive: args.remove_archived_volume_path },
             },
             exports,

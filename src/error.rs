@@ -13,7 +13,7 @@
 //! | FAILED_PRECONDITION | something else has to happen first | retries later |
 //! | PERMISSION_DENIED | the server forbids it | retries later; the operator has to mend the export |
 //! | ABORTED | a list token no longer fits | starts the list again |
-//! | UNAVAILABLE | the server is not reached, or the driver is going down | retries soon; the operation may be half done and is resumed |
+//! | UNAVAILABLE | the server is not reached, a limit that is required is not in force, or the driver is going down | retries soon; the operation may be half done and is resumed |
 //! | INTERNAL | the export or the kernel said something that the driver has no rule for | retries; a bug or a fault to look at |
 //!
 //! A message says what was tried, on which server and share, what the kernel or the server said, and what to do.
@@ -101,6 +101,14 @@ pub enum Error {
     /// What the driver keeps on the export cannot be used.
     #[error("{0}")]
     Record(String),
+    /// A limit that must be in force is not.
+    #[error("the quota agent of {export} does not enforce what is asked for: {reason}; check that `csi-nfs agent` runs on the NFS server for that export, and its log")]
+    NoAgent {
+        /// `SERVER:/SHARE`.
+        export: String,
+        /// What is missing.
+        reason: String,
+    },
     /// The driver or the machine is at fault.
     #[error("{0}")]
     Internal(String),
@@ -133,7 +141,7 @@ impl Error {
             Self::Exhausted(_) => Code::ResourceExhausted,
             Self::Precondition(_) => Code::FailedPrecondition,
             Self::Token(_) => Code::Aborted,
-            Self::Unreachable { .. } => Code::Unavailable,
+            Self::Unreachable { .. } | Self::NoAgent { .. } => Code::Unavailable,
             Self::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
             Self::Export { status, .. } => export_code(*status),
             Self::Record(_) | Self::Internal(_) => Code::Internal,

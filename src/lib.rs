@@ -1,6 +1,7 @@
 //! csi-nfs: a CSI driver for NFS.
 #![warn(missing_docs)]
 
+pub mod agent;
 pub mod check;
 pub mod config;
 pub mod error;

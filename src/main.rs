@@ -11,12 +11,15 @@ use rustix::fs::Mode;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use csi_nfs::config::{self, Config, Refusal, Task};
+use csi_nfs::config::{self, AgentConfig, Config, Refusal, Task};
+use csi_nfs::error::Error;
 use csi_nfs::telemetry::{one_line, subscriber};
-use csi_nfs::{probe, run};
+use csi_nfs::{agent, probe, run};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
+/// EX_UNAVAILABLE of sysexits.h: the file system or the kernel has not what the agent needs.
+const UNAVAILABLE: u8 = 69;
 /// How long `csi-nfs probe` waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Threads for what blocks, at most. The gate gives each server 10; two hundred servers may be stuck before others wait.
@@ -25,6 +28,7 @@ const BLOCKING_THREADS: usize = 2048;
 fn main() -> ExitCode {
     let done = match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Task::Serve(config)) => serve(*config),
+        Ok(Task::Agent(config)) => enforce(config),
         Ok(Task::Probe(socket)) => match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(probe::probe(&socket, PROBE_LIMIT)).map_err(Into::into),
             Err(error) => Err(error.into()),
@@ -43,7 +47,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(format_args!("{error:#}"));
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(Error::Precondition(_)) => ExitCode::from(UNAVAILABLE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -51,6 +58,19 @@ fn main() -> ExitCode {
 /// One line on standard error.
 fn complain(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "csi-nfs: {}", one_line(&what.to_string()));
+}
+
+/// Runs the agent: one thread, and one more for what blocks.
+fn enforce(config: AgentConfig) -> anyhow::Result<()> {
+    tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
+    rustix::process::umask(Mode::empty());
+    // A tree is walked with a descriptor for each directory on the way down.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let runtime = Builder::new_current_thread().max_blocking_threads(2).enable_all().build()?;
+    let done = runtime.block_on(async { agent::run(config.settings, terminated()?).await.map_err(anyhow::Error::from) });
+    runtime.shutdown_background();
+    done
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

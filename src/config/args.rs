@@ -110,6 +110,29 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Ask the driver that runs on --endpoint whether it can serve, and exit 0 or 1.
     Probe,
+    /// Enforce the sizes of volumes, on the NFS server itself, by project quotas of XFS or ext4.
+    Agent(Agent),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Agent {
+    /// An exported directory on this machine, as an absolute path. Repeated, or several with commas between.
+    #[arg(long, required = true, value_delimiter = ',', value_name = "DIRECTORY")]
+    pub(super) path: Vec<std::path::PathBuf>,
+
+    /// The project IDs that volumes may get.
+    #[arg(long, default_value = "16777216-4294967294", value_name = "FIRST-LAST", value_parser = project_ids)]
+    pub(super) project_ids: std::ops::RangeInclusive<u32>,
+}
+
+fn project_ids(text: &str) -> Result<std::ops::RangeInclusive<u32>, &'static str> {
+    let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+    // 0 is what belongs to no project, and the largest number means none to chown(2) and its like.
+    range
+        .filter(|range: &std::ops::RangeInclusive<u32>| {
+            !range.is_empty() && *range.start() > 0 && *range.end() < u32::MAX
+        })
+        .ok_or("not FIRST-LAST, two numbers from 1 to 4294967294")
 }
 
 impl Args {

@@ -161,16 +161,28 @@ impl<F: Fs> Export<F> {
     /// staging, committed, renamed into place. The caller holds the lock of the file's volume.
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
+        self.replace_small((&layout.staging, name), (dir, name), 0o600, content).await
+    }
+
+    /// The same, half-written in `staged` (a directory and a name in it), where nobody else writes meanwhile.
+    pub async fn replace_small(
+        &self,
+        staged: (&F::Handle, &Name),
+        (dir, name): (&F::Handle, &Name),
+        mode: u32,
+        content: Vec<u8>,
+    ) -> Result<()> {
+        let (staging, half) = staged;
         let write = async {
-            match self.fs.write_file(&layout.staging, name, 0o600, content.clone()).await {
-                // Left by a process that died here: the lock says that nobody writes it now.
+            match self.fs.write_file(staging, half, mode, content.clone()).await {
+                // Left by a process that died here: nobody writes it now.
                 Err(Status::Exist) => {
-                    self.fs.unlink(&layout.staging, name).await?;
-                    self.fs.write_file(&layout.staging, name, 0o600, content).await?;
+                    self.fs.unlink(staging, half).await?;
+                    self.fs.write_file(staging, half, mode, content).await?;
                 }
                 written => written?,
             }
-            self.fs.rename(&layout.staging, name, dir, name).await
+            self.fs.rename(staging, half, dir, name).await
         };
         write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }

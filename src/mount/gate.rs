@@ -37,7 +37,8 @@ pub struct Gate(Arc<Inner>);
 struct Inner {
     server: Server,
     port: u16,
-    reachability: Arc<Reachability>,
+    /// Who is asked whether the server lives; `None` for this machine itself.
+    reachability: Option<Arc<Reachability>>,
     permits: Arc<Semaphore>,
     closing: TaskTracker,
 }
@@ -67,6 +68,17 @@ impl From<Stalled> for Error {
 }
 
 impl Gate {
+    /// The gate of this machine's own file systems: as many threads, and nobody to ask.
+    pub fn of_this_machine() -> Self {
+        Self(Arc::new(Inner {
+            server: Server::this_machine(),
+            port: 0,
+            reachability: None,
+            permits: Arc::new(Semaphore::new(THREADS)),
+            closing: TaskTracker::new(),
+        }))
+    }
+
     /// The server behind it.
     pub fn server(&self) -> &Server {
         &self.0.server
@@ -109,6 +121,7 @@ impl Gate {
 
     /// Waits for `work` while the server answers.
     async fn while_alive<F: Future>(&self, work: F) -> Result<F::Output, Stalled> {
+        let Some(reachability) = &self.0.reachability else { return Ok(work.await) };
         let mut work = pin!(work);
         loop {
             if let Ok(done) = timeout(PATIENCE, &mut work).await {
@@ -116,7 +129,7 @@ impl Gate {
             }
             tokio::select! {
                 done = &mut work => return Ok(done),
-                answer = self.0.reachability.check(&self.0.server, self.0.port) => match answer {
+                answer = reachability.check(&self.0.server, self.0.port) => match answer {
                     Ok(_) => {}
                     Err(Error::Unreachable { reason, .. }) => return Err(self.stalled(reason)),
                     Err(other) => return Err(self.stalled(other.to_string())),
@@ -223,7 +236,7 @@ impl Gates {
         let gate = Arc::new(Inner {
             server: server.clone(),
             port,
-            reachability: Arc::clone(&self.reachability),
+            reachability: Some(Arc::clone(&self.reachability)),
             permits: Arc::new(Semaphore::new(THREADS)),
             closing: self.closing.clone(),
         });

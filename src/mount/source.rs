@@ -37,6 +37,11 @@ impl Server {
         Ok(Self(text.to_owned()))
     }
 
+    /// This machine, for who works on the server itself.
+    pub fn this_machine() -> Self {
+        Self("localhost".to_owned())
+    }
+
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -71,6 +71,21 @@ pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePoli
     }
 }
 
+/// Takes back a volume that was just made, and that nobody has seen: its directory goes where it is empty and its own.
+pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
+    let neighbours = claims::neighbours(export, &id.sub_dir, Some(name)).await?;
+    forget(export, name).await?;
+    if neighbours.same.is_none() {
+        let place = place(export, &id.sub_dir).await?;
+        let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
+        remove_empty(export, &made).await?;
+    }
+    match &id.uuid {
+        Some(name) => claims::release(export, &id.sub_dir, name).await,
+        None => Ok(()),
+    }
+}
+
 /// Removes a volume's record.
 async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;

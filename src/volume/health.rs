@@ -1,13 +1,15 @@
 //! What is wrong with a volume, seen from the controller (CSI 1.13, "Volume Health").
 
-use super::id::VolumeId;
+use super::id::{VolumeId, VolumeName};
 use super::lifecycle::Found;
+use super::quota::{self, State};
+use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, SetAttr, Status};
 pub use crate::mount::condition::{Condition, Severity};
 
-/// An export with less than this part free, in bytes or in inodes, is nearly full.
+/// An export with less than this part free, in bytes or in inodes, is nearly full; so is a volume, in bytes.
 const NEARLY_FULL: f64 = 0.05;
 
 /// What an error that kept the volume's export from being asked says of the volume's health; other errors pass through.
@@ -31,6 +33,35 @@ pub fn of_volume(id: &VolumeId, found: &Found) -> Option<Condition> {
             id.export()
         ),
     })
+}
+
+/// What is wrong with the limits of a volume. Where nobody asked for them and no agent ever worked, nothing is.
+pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<Option<Condition>> {
+    let degraded = |reason, message| Some(Condition { severity: Severity::Degraded, reason, message });
+    let why = match quota::state(export, name, record).await? {
+        State::Unlimited => return Ok(None),
+        State::InForce(figures) => {
+            let full = (figures.available_bytes as f64) < figures.total_bytes as f64 * NEARLY_FULL;
+            let message = || {
+                format!(
+                    "volume `{name}` has {} of its {} bytes left: remove something from it, or expand it",
+                    figures.available_bytes, figures.total_bytes
+                )
+            };
+            return Ok(full.then(|| degraded("VolumeFull", message())).flatten());
+        }
+        State::Refused(reason) => reason,
+        State::Open if record.attributes.quota.is_none() && quota::agent(export).await?.is_none() => return Ok(None),
+        State::Open => "no agent enforces it".to_owned(),
+    };
+    Ok(degraded(
+        "QuotaNotEnforced",
+        format!(
+            "volume `{name}` may grow beyond its {} bytes: {why}; check that `csi-nfs agent` runs on the NFS server for {}",
+            record.capacity,
+            export.source()
+        ),
+    ))
 }
 
 /// What is wrong with an export, and so with every volume on it.

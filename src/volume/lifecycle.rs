@@ -3,16 +3,18 @@
 //! Every change is made under the volume's lock, which the caller takes (so that it can give up waiting for it) and hands
 //! in as a proof, and in an order in which a crash at any point leaves nothing that a repeated call would not finish:
 //!
-//! - create: claim, directory, record. The record is what makes the volume exist.
+//! - create: claim, directory, record, limit. The record is what makes the volume exist.
 //! - delete: directory into the trash, record, claim.
-//! - expand, modify: attributes, record.
+//! - expand, modify: attributes, record, limit.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::access::CapacityRange;
 use super::claims;
+use super::delete;
 use super::id::{VolumeId, VolumeName};
 use super::parameters::{Attributes, OnDelete};
+use super::quota;
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -58,16 +60,18 @@ impl Create {
 /// # Errors
 /// [`Error::Conflict`] where the name belongs to a volume of another capacity or other parameters,
 /// [`Error::Precondition`] where the directory is inside another volume's, [`Error::Exhausted`] where the export has not
-/// enough free.
-pub async fn create<F: Fs>(export: &Export<F>, create: &Create, _lock: &Guard<F>) -> Result<Record> {
+/// enough free; [`Error::NoAgent`] where a limit is required and cannot be had: nothing of the volume stays then.
+pub async fn create<F: Fs>(export: &Export<F>, create: &Create, lock: &Guard<F>) -> Result<Record> {
     let id = create.id(export)?;
     let wanted = create.asked.or(create.defaults);
     if let Some(record) = Record::read(export, &create.name).await? {
         check_same(create, &id, &record)?;
         // Whoever wrote the record had made the directory; it may have been removed by hand since.
         make_directory(export, &create.name, &id.sub_dir, record.attributes).await?;
+        quota::enforced_where_required(export, &create.name, &record).await?;
         return Ok(record);
     }
+    quota::check_possible(export, wanted.quota).await?;
     claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?.check_nesting(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     check_space(export, capacity).await?;
@@ -84,6 +88,10 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, _lock: &Guard<F>
         created: now(),
     };
     record.write(export, &create.name).await?;
+    if let Err(error) = quota::enforced_where_required(export, &create.name, &record).await {
+        delete::undo(export, &record.id, &create.name, lock).await?;
+        return Err(error);
+    }
     Ok(record)
 }
 
@@ -257,12 +265,15 @@ pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRan
         claim_if_named(export, &record, &name).await?;
         record.write(export, &name).await?;
     }
+    // Also where it was large enough: an earlier call may not have waited to the end.
+    quota::enforced_where_it_was(export, &name, &record).await?;
     Ok(capacity)
 }
 
 /// Changes what can be changed of a volume (CSI `ControllerModifyVolume`).
 pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attributes, _lock: &Guard<F>) -> Result<()> {
     let (name, mut record) = for_change(export, id).await?;
+    quota::check_possible(export, changes.quota).await?;
     let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
     let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;
     let directory = directory.ok_or_else(|| failed(Status::NoEnt))?;
@@ -272,6 +283,9 @@ pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attribute
         record.attributes = attributes;
         claim_if_named(export, &record, &name).await?;
         record.write(export, &name).await?;
+    }
+    if changes.quota.is_some() || changes.inodes.is_some() {
+        quota::enforced_where_required(export, &name, &record).await?;
     }
     Ok(())
 }

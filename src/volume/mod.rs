@@ -7,6 +7,7 @@ pub mod health;
 pub mod id;
 pub mod lifecycle;
 pub mod parameters;
+pub mod quota;
 pub mod record;
 
 #[cfg(test)]

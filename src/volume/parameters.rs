@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::volume::quota::{Inodes, Quota};
 
 /// Keys that external-provisioner adds with `--extra-create-metadata` start with this.
 const INJECTED: &str = "csi.storage.k8s.io/";
@@ -87,6 +88,12 @@ pub struct Attributes {
     /// The directory's group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
+    /// Whether its size is a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quota: Option<Quota>,
+    /// How many inodes it may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inodes: Option<Inodes>,
 }
 
 impl Attributes {
@@ -97,10 +104,13 @@ impl Attributes {
             mode: self.mode.or(other.mode),
             uid: self.uid.or(other.uid),
             gid: self.gid.or(other.gid),
+            quota: self.quota.or(other.quota),
+            inodes: self.inodes.or(other.inodes),
         }
     }
 
-    /// Parses mutable parameters (CSI `mutable_parameters`): `onDelete`, `mountPermissions`, `uid`, `gid`.
+    /// Parses mutable parameters (CSI `mutable_parameters`): `onDelete`, `mountPermissions`, `uid`, `gid`,
+    /// `quota`, `inodes`.
     pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
         let mut attributes = Self::default();
         for (key, value) in parameters {
@@ -108,7 +118,7 @@ impl Attributes {
             if !attributes.take(&field, key, value)? && !key.starts_with(INJECTED) {
                 return Err(Error::invalid(
                     field,
-                    "not a parameter that can be changed: onDelete, mountPermissions, uid and gid can",
+                    "not a parameter that can be changed: onDelete, mountPermissions, uid, gid, quota and inodes can",
                 ));
             }
         }
@@ -122,6 +132,8 @@ impl Attributes {
             "mountpermissions" => self.mode = parse_mode(field, value)?,
             "uid" => self.uid = Some(parse_owner(field, value)?),
             "gid" => self.gid = Some(parse_owner(field, value)?),
+            "quota" => self.quota = Some(Quota::parse(field, value)?),
+            "inodes" => self.inodes = Some(Inodes::parse(field, value)?),
             _ => return Ok(false),
         }
         Ok(true)
@@ -159,7 +171,7 @@ impl Parameters {
                 _ => {
                     return Err(Error::invalid(
                         field,
-                        "not a parameter of this driver: server, share, subDir, onDelete, mountPermissions, uid and gid are",
+                        "not a parameter of this driver: server, share, subDir, onDelete, mountPermissions, uid, gid, quota and inodes are",
                     ));
                 }
             }
@@ -272,8 +284,13 @@ mod tests {
         .unwrap();
         assert_eq!(parameters.export.to_string(), "nfs:/export");
         assert_eq!(parameters.sub_dir.unwrap().as_str(), "a/b");
-        let attributes =
-            Attributes { on_delete: Some(OnDelete::Retain), mode: Some(0o770), uid: Some(1000), gid: Some(0) };
+        let attributes = Attributes {
+            on_delete: Some(OnDelete::Retain),
+            mode: Some(0o770),
+            uid: Some(1000),
+            gid: Some(0),
+            ..Attributes::default()
+        };
         assert_eq!(parameters.attributes, attributes);
     }
 
@@ -289,6 +306,8 @@ mod tests {
     #[case("uid", "-1")]
     #[case("uid", "4294967295")]
     #[case("gid", "root")]
+    #[case("quota", "always")]
+    #[case("inodes", "many")]
     #[case("subDir", "archived-x")]
     #[case("subDir", ".csi-nfs")]
     #[case("subDir", "a/${pvc.metadata.uid}")]

@@ -20,7 +20,10 @@
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
 
 use super::fs::{
     Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, check_new_mode, lock_offset,
@@ -103,6 +106,27 @@ impl KernelFs {
         let mount = Arc::new(root);
         let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
         Self { root, mount, gate, locks_are_shared }
+    }
+
+    /// A directory of this machine in an export's place, on the file system that it is on: for who works on the server itself.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub async fn on_this_machine(path: PathBuf) -> FsResult<Self> {
+        let gate = Gate::of_this_machine();
+        let open = move || rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let root = gate.run(open).await??;
+        Ok(Self::new(gate.hold(root), gate, true))
+    }
+
+    /// Does `work` on the descriptor of an object, behind the gate: for what only a local file system has.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        object: &KernelHandle,
+        work: impl FnOnce(BorrowedFd<'_>) -> FsResult<T> + Send + 'static,
+    ) -> FsResult<T> {
+        let object = object.clone();
+        self.call(move || work(object.as_fd())).await
     }
 
     async fn call<T: Send + 'static>(&self, call: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
@@ -243,8 +267,6 @@ impl Fs for KernelFs {
 
 #[cfg(test)]
 mod tests {
-    use rustix::fs::{Mode, OFlags};
-
     use super::*;
     use crate::mount::gate::Gates;
     use crate::mount::reachability::Reachability;

@@ -30,6 +30,9 @@ impl<C: Connect> Controller<C> {
                 async move {
                     let found = lifecycle::get(&export, &id).await?;
                     let mut conditions: Vec<_> = health::of_volume(&id, &found).into_iter().collect();
+                    if let (Some(name), Some(record)) = (id.name(), &found.record) {
+                        conditions.extend(health::of_limits(&export, &name, record).await?);
+                    }
                     conditions.extend(health::of_export(&export).await?);
                     Ok(conditions)
                 }
@@ -106,9 +109,10 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
         let Some(record) = Record::read_or_skip(export, &name).await? else { continue };
         let directory = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await?.is_some();
         let id = record.id.clone();
+        let of_limits = health::of_limits(export, &name, &record).await?;
         let mut conditions: Vec<_> =
             health::of_volume(&id, &Found { record: Some(record), directory }).into_iter().collect();
-        conditions.extend(of_export.iter().cloned());
+        conditions.extend(of_limits.into_iter().chain(of_export.iter().cloned()));
         survey.seen.insert(name.clone(), id.clone());
         if !conditions.is_empty() {
             survey.unhealthy.push((name, (id, conditions)));

@@ -1,0 +1,322 @@
+//! Brings the projects of a file system into agreement with the records of an export.
+//!
+//! For each volume, in this order, so that the next start finishes what a crash cut short: the directory gets a project ID,
+//! the ID its limits, what is in the directory already the ID, and then the answer says so. An ID is in use as long as
+//! an answer names it, a limit is set on it, or anything belongs to it: that is asked of the file system, so that no list
+//! of IDs has to be kept. Records are hostile input: only directories below the export are touched, and no link is followed.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::projects::Projects;
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
+use crate::mount::source::SubDir;
+use crate::volume::id::VolumeName;
+use crate::volume::lifecycle;
+use crate::volume::quota::{Agent, Answer, Limits};
+use crate::volume::record::Record;
+
+/// Directories inside one another, at most: each is a descriptor while the tree is walked.
+const DEPTH: usize = 4096;
+
+/// An export and the projects of its file system.
+pub struct Keeper<F: Fs, P: Projects<F>> {
+    export: Export<F>,
+    projects: P,
+    /// The IDs that may be given to volumes.
+    range: RangeInclusive<u32>,
+    quota: F::Handle,
+    answers: F::Handle,
+    known: BTreeMap<VolumeName, Known>,
+}
+
+/// What is known of a volume that has an answer.
+struct Known {
+    answer: Answer,
+    sub_dir: Option<SubDir>,
+}
+
+impl<F: Fs, P: Projects<F>> Keeper<F, P> {
+    /// Opens the agent's directory on an export that has a private one; `None` where there is none yet. Who holds the lock
+    /// of its file `lock` is the one that works.
+    pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>) -> Result<Option<Self>> {
+        let root = export.fs().root();
+        let path = [name(SubDir::PRIVATE)?];
+        let Some(private) = export.find_dir(&root, path).await? else { return Ok(None) };
+        // For a driver whose root is squashed to read; what is above it is the driver's alone.
+        let quota = export.make_dirs(&private, [name("quota")?], 0o755).await?;
+        let answers = export.make_dirs(&quota, [name("volumes")?], 0o755).await?;
+        Ok(Some(Self { export, projects, range, quota, answers, known: BTreeMap::new() }))
+    }
+
+    /// The file whose lock says which agent works.
+    pub async fn lock_file(&self) -> Result<F::Handle> {
+        let (fs, lock) = (self.export.fs(), name("lock")?);
+        let opened = match fs.open(&self.quota, &lock, OpenMode::ReadWrite).await {
+            Err(Status::NoEnt) => match fs.create(&self.quota, &lock, 0o600).await {
+                Err(Status::Exist) => fs.open(&self.quota, &lock, OpenMode::ReadWrite).await.map(|(file, _)| file),
+                created => created,
+            },
+            opened => opened.map(|(file, _)| file),
+        };
+        opened.map_err(|e| self.export.failed("opening `.csi-nfs/quota/lock`", e))
+    }
+
+    /// The export.
+    pub fn export(&self) -> &Export<F> {
+        &self.export
+    }
+
+    /// Looks at every volume, and says that it did. Answers whether all is as it should be: what is not is logged, and worth
+    /// another look soon.
+    pub async fn look_at_all(&mut self, period: Duration) -> Result<bool> {
+        let fs = self.projects.kind();
+        let agent = Agent {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            file_system: fs.name().to_owned(),
+            holds_root: fs.holds_root(),
+            looked: now(),
+            period: period.as_secs(),
+        };
+        self.write(&self.quota, "agent.json", &agent).await?;
+        self.known = BTreeMap::new();
+        for file in self.export.names(&self.answers).await? {
+            let Some(volume) = Record::volume(&file) else { continue };
+            if let Some(answer) = self.answer(&volume).await? {
+                self.known.insert(volume, Known { answer, sub_dir: None });
+            }
+        }
+        let mut volumes = lifecycle::names(&self.export).await?;
+        volumes.extend(self.known.keys().cloned());
+        volumes.sort_unstable();
+        volumes.dedup();
+        let mut all = true;
+        for volume in volumes {
+            all &= self.look_at(&volume).await;
+        }
+        Ok(all)
+    }
+
+    /// Looks at one volume. Answers whether it is as it should be.
+    pub async fn look_at(&mut self, volume: &VolumeName) -> bool {
+        match self.settle(volume).await {
+            Ok(settled) => settled,
+            Err(error) => {
+                tracing::warn!(%volume, %error, "the volume's limits are not set; will be tried again");
+                false
+            }
+        }
+    }
+
+    async fn settle(&mut self, volume: &VolumeName) -> Result<bool> {
+        let record = match Record::read(&self.export, volume).await {
+            Ok(Some(record)) if record.attributes.quota != Some(crate::volume::quota::Quota::None) => record,
+            Ok(_) => return self.release(volume).await.map(|()| true),
+            // Written by a newer driver perhaps: what is in force stays in force.
+            Err(error) => return Err(error),
+        };
+        let wanted = Limits::wanted(&record);
+        if !wanted.any() {
+            return self.release(volume).await.map(|()| true);
+        }
+        let sub_dir = &record.id.sub_dir;
+        let Some(directory) = self.export.find_dir(&self.export.fs().root(), sub_dir.names()).await? else {
+            // A record is written after its directory is made: this one is about to go.
+            return Ok(true);
+        };
+        let failed = |action: &str, status| self.export.failed(format!("{action} of volume `{volume}`"), status);
+        let (project, inherited) =
+            self.projects.of(&directory).await.map_err(|e| failed("reading the project ID", e))?;
+        if let Some(other) = self.owner(sub_dir, volume) {
+            let reason = format!("its directory is that of volume `{other}` too, whose limit holds");
+            self.answer_with(volume, sub_dir, project, Err(reason)).await?;
+            return Ok(true);
+        }
+        let known = self.known.get(volume).map(|known| known.answer.clone());
+        let own = known.as_ref().map(|answer| answer.project).filter(|id| self.range.contains(id));
+        // Of an earlier life, cut short before its answer: nobody else's, if no other answer names it.
+        let adopted = Some(project).filter(|id| inherited && self.range.contains(id) && !self.is_known(*id, volume));
+        let target = match own.or(adopted) {
+            Some(target) => target,
+            None => self.free_id().await?,
+        };
+        let limited = self.projects.get(target).await.map_err(|e| failed("reading the limits", e))?.limits;
+        let rounded = Limits { bytes: wanted.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..wanted };
+        let agrees = known.as_ref().is_some_and(|answer| answer.reason.is_none() && answer.limits == wanted);
+        if agrees && (project, inherited) == (target, true) && limited == rounded {
+            self.remember(volume, sub_dir);
+            return Ok(true);
+        }
+        let walked = known.is_some_and(|answer| answer.reason.is_none()) && project == target;
+        let assigned = self.projects.assign(&directory, Kind::Directory, target).await;
+        assigned.map_err(|e| failed("setting the project ID", e))?;
+        if limited != rounded {
+            self.projects.limit(target, wanted).await.map_err(|e| failed("setting the limits", e))?;
+        }
+        // What was in the directory before it had the ID. Once is enough: later it hands the ID on.
+        let walk = if walked { Ok(()) } else { self.walk(directory, target).await };
+        let (answer, settled) = match walk {
+            Ok(()) => (Ok(wanted), true),
+            Err(status) => {
+                let why = format!("what is in the directory already cannot all be counted yet: {status}");
+                tracing::warn!(%volume, error = %status, "the tree of a volume is not walked to its end; will be tried again");
+                (Err(why), false)
+            }
+        };
+        self.answer_with(volume, sub_dir, target, answer).await?;
+        if settled {
+            tracing::info!(%volume, project = target, bytes = wanted.bytes, inodes = wanted.inodes, "limits are in force");
+        }
+        Ok(settled)
+    }
+
+    /// Another volume with this very directory, which was there first.
+    fn owner(&self, sub_dir: &SubDir, volume: &VolumeName) -> Option<&VolumeName> {
+        let limited = |known: &Known| known.sub_dir.as_ref() == Some(sub_dir) && known.answer.reason.is_none();
+        self.known.iter().find(|(name, known)| *name != volume && limited(known)).map(|(name, _)| name)
+    }
+
+    fn is_known(&self, id: u32, except: &VolumeName) -> bool {
+        self.known.iter().any(|(name, known)| name != except && known.answer.project == id)
+    }
+
+    /// An ID that nobody uses: neither an answer, nor a limit, nor anything on the file system.
+    async fn free_id(&self) -> Result<u32> {
+        let last = self.known.values().map(|known| known.answer.project).filter(|id| self.range.contains(id)).max();
+        let start = last.and_then(|last| last.checked_add(1)).filter(|id| self.range.contains(id));
+        let start = start.unwrap_or(*self.range.start());
+        for id in (start..=*self.range.end()).chain(*self.range.start()..start) {
+            if self.known.values().any(|known| known.answer.project == id) {
+                continue;
+            }
+            let project = self.projects.get(id).await.map_err(|e| self.export.failed("reading a project", e))?;
+            if !project.in_use && !project.limits.any() {
+                return Ok(id);
+            }
+        }
+        Err(Error::Exhausted(format!("no project ID from {} to {} is free", self.range.start(), self.range.end())))
+    }
+
+    /// Takes the limits of a volume away that has none to have; its ID is free when nothing belongs to it any more.
+    async fn release(&mut self, volume: &VolumeName) -> Result<()> {
+        let answer = match self.known.get(volume) {
+            Some(known) => Some(known.answer.clone()),
+            None => self.answer(volume).await?,
+        };
+        let Some(answer) = answer else { return Ok(()) };
+        // An answer that shares another volume's directory names that one's ID, or none of ours.
+        if answer.reason.is_none() && self.range.contains(&answer.project) && !self.is_known(answer.project, volume) {
+            let freed = self.projects.limit(answer.project, Limits::default()).await;
+            freed.map_err(|e| self.export.failed(format!("taking the limits of volume `{volume}` away"), e))?;
+        }
+        match self.export.fs().unlink(&self.answers, &Record::file(volume)?).await {
+            Ok(()) | Err(Status::NoEnt) => {}
+            Err(status) => return Err(self.export.failed(format!("removing the answer of volume `{volume}`"), status)),
+        }
+        self.known.remove(volume);
+        tracing::info!(%volume, project = answer.project, "limits are taken away");
+        Ok(())
+    }
+
+    /// Gives everything below a directory the project. What has it already costs a look: a walk that was cut short goes on.
+    async fn walk(&self, directory: F::Handle, project: u32) -> FsResult<()> {
+        let fs = self.export.fs();
+        let mut path = vec![Step { dir: directory, next: Some(0), inside: Vec::new() }];
+        while let Some(step) = path.last_mut() {
+            if let Some(child) = step.inside.pop() {
+                let (child, attr) = match fs.lookup(&step.dir, &child).await {
+                    Err(Status::NoEnt | Status::Stale) => continue,
+                    found => found?,
+                };
+                if attr.kind != Kind::Directory {
+                    continue;
+                }
+                self.projects.assign(&child, Kind::Directory, project).await?;
+                if path.len() >= DEPTH {
+                    return Err(Status::NameTooLong);
+                }
+                path.push(Step { dir: child, next: Some(0), inside: Vec::new() });
+                continue;
+            }
+            let Some(from) = step.next else {
+                path.pop();
+                continue;
+            };
+            let page = fs.readdir(&step.dir, from).await?;
+            step.next = page.next;
+            for entry in page.entries {
+                match entry.kind {
+                    Some(Kind::Directory) => step.inside.push(entry.name),
+                    // What cannot be opened without an effect (links, devices) has no content to count.
+                    Some(Kind::File) | None => match fs.open(&step.dir, &entry.name, OpenMode::Read).await {
+                        Ok((file, _)) => self.projects.assign(&file, Kind::File, project).await?,
+                        Err(Status::IsDir) => step.inside.push(entry.name),
+                        Err(Status::NoEnt | Status::Stale | Status::Symlink | Status::WrongType) => {}
+                        Err(status) => return Err(status),
+                    },
+                    Some(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, volume: &VolumeName) -> Result<Option<Answer>> {
+        let bytes = self.export.read_small(&self.answers, &Record::file(volume)?).await?;
+        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    async fn answer_with(
+        &mut self,
+        volume: &VolumeName,
+        sub_dir: &SubDir,
+        project: u32,
+        limits: std::result::Result<Limits, String>,
+    ) -> Result<()> {
+        let (limits, reason) = match limits {
+            Ok(limits) => (limits, None),
+            Err(reason) => (Limits::default(), Some(reason)),
+        };
+        let before = self.known.get(volume).map(|known| &known.answer);
+        let same = before.is_some_and(|answer| {
+            (answer.project, answer.limits, &answer.reason) == (project, limits, &reason)
+        });
+        if !same {
+            let answer = Answer { project, limits, since: now(), reason };
+            self.write(&self.answers, &format!("{volume}.json"), &answer).await?;
+            self.known.insert(volume.clone(), Known { answer, sub_dir: None });
+        }
+        self.remember(volume, sub_dir);
+        Ok(())
+    }
+
+    fn remember(&mut self, volume: &VolumeName, sub_dir: &SubDir) {
+        if let Some(known) = self.known.get_mut(volume) {
+            known.sub_dir = Some(sub_dir.clone());
+        }
+    }
+
+    async fn write(&self, dir: &F::Handle, file: &str, value: &impl serde::Serialize) -> Result<()> {
+        let content = serde_json::to_vec(value).map_err(|e| Error::Internal(format!("writing `{file}`: {e}")))?;
+        // Half-written under a name that none of the agent's files has.
+        self.export.replace_small((&self.quota, &name("new")?), (dir, &name(file)?), 0o644, content).await
+    }
+}
+
+/// A directory of a walk, and what is still to do in it.
+struct Step<H> {
+    dir: H,
+    next: Option<u64>,
+    inside: Vec<Name>,
+}
+
+fn name(text: &str) -> Result<Name> {
+    Name::new(text).map_err(|status| Error::Internal(format!("`{}`: {status}", text.escape_debug())))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,149 @@
+//! The part that runs on the NFS server: `csi-nfs agent`. It makes the sizes in the records limits of the file system.
+//!
+//! It talks to nobody: records come to it, and its answers go, through the export's own file system. It sleeps until a
+//! record changes; every few minutes it looks at all of them all the same.
+
+mod calls;
+pub mod keeper;
+pub mod projects;
+pub mod watch;
+
+use std::future::Future;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, Name};
+use crate::export::kernel::KernelFs;
+use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::volume::record::Record;
+use keeper::Keeper;
+use projects::KernelProjects;
+use watch::{Change, Watch};
+
+/// How often every volume is looked at, whatever inotify says.
+const PERIOD: Duration = Duration::from_secs(300);
+/// How soon what did not succeed is tried again, at first and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How often a second agent asks whether the first is gone.
+const STAND_BY: Duration = Duration::from_secs(2);
+
+/// What the command line says.
+#[derive(Debug)]
+pub struct Settings {
+    /// `--path`: exported directories on this machine.
+    pub paths: Vec<PathBuf>,
+    /// `--project-ids`: the IDs that volumes may get.
+    pub project_ids: RangeInclusive<u32>,
+}
+
+/// Works on all paths until `shutdown` is over.
+///
+/// # Errors
+/// [`Error::Precondition`] where a file system has no project quotas that are on; [`Error::Internal`] where one fails.
+pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let mut exports = Vec::new();
+    for path in &settings.paths {
+        let shown = path.display().to_string();
+        let share = Source::share(Server::this_machine(), Share::parse("--path", &shown)?);
+        let fs = KernelFs::on_this_machine(path.clone())
+            .await
+            .map_err(|status| Error::invalid("--path", format!("`{shown}`: {status}")))?;
+        let projects = KernelProjects::new(fs.clone(), &shown).await?;
+        let kind = projects::Projects::kind(&projects);
+        tracing::info!(path = shown, file_system = kind.name(), "project quotas are on");
+        if !kind.holds_root() {
+            tracing::warn!(path = shown, "limits of ext4 do not hold clients that write as root: export it with root_squash");
+        }
+        exports.push((share, fs));
+    }
+    let work = exports.into_iter().map(|(share, fs)| keep(share, fs, settings.project_ids.clone()));
+    tokio::select! {
+        ended = try_join_all(work) => ended.map(drop),
+        () = shutdown => Ok(()),
+    }
+}
+
+/// Works on one path for ever.
+async fn keep(share: Source, fs: KernelFs, range: RangeInclusive<u32>) -> Result<()> {
+    let path = share.share.to_string();
+    let mut keeper = open(&share, &fs, range).await?;
+    let lock = keeper.lock_file().await?;
+    let mut waits = false;
+    while !fs.try_lock(&lock, 0).await.map_err(|e| keeper.export().failed("locking `.csi-nfs/quota/lock`", e))? {
+        if !waits {
+            tracing::info!(path, "another agent works here; this one stands by");
+            waits = true;
+        }
+        tokio::time::sleep(STAND_BY).await;
+    }
+    let layout = keeper.export().make_layout().await?;
+    // Before the first look, so that nothing is missed between.
+    let watch = Watch::new(&fs, &layout.volumes).await?;
+    tracing::info!(path, "working");
+    let mut pause = AGAIN.0;
+    loop {
+        let all = keeper.look_at_all(PERIOD).await.unwrap_or_else(|error| {
+            tracing::warn!(path, %error, "not all volumes could be looked at; will be tried again");
+            false
+        });
+        let until = tokio::time::Instant::now() + if all { PERIOD } else { pause };
+        pause = if all { AGAIN.0 } else { (pause * 2).min(AGAIN.1) };
+        let mut again = false;
+        while !again {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => again = true,
+                change = watch.changes() => match change? {
+                    Change::Unknown => again = true,
+                    Change::Names(names) => for volume in names.iter().filter_map(Record::volume) {
+                        again |= !keeper.look_at(&volume).await;
+                    },
+                },
+            }
+        }
+    }
+}
+
+/// Waits until the driver has written to the export for the first time: a directory that the agent made would be its own,
+/// and closed to a driver whose root is squashed.
+async fn open(
+    share: &Source,
+    fs: &KernelFs,
+    range: RangeInclusive<u32>,
+) -> Result<Keeper<KernelFs, KernelProjects>> {
+    let watch = Watch::new(fs, &fs.root()).await?;
+    let private = Name::new(SubDir::PRIVATE).map_err(|status| Error::Internal(status.to_string()))?;
+    let mut told = false;
+    loop {
+        let export = Export::new(share.clone(), fs.clone(), Arc::default());
+        let projects = KernelProjects::new(fs.clone(), &share.share.to_string()).await?;
+        if export.layout().await?.is_some()
+            && let Some(keeper) = Keeper::open(export, projects, range.clone()).await?
+        {
+            return Ok(keeper);
+        }
+        if !told {
+            tracing::info!(path = %share.share, "no driver has written here yet; waiting for the first");
+            told = true;
+        }
+        loop {
+            match watch.changes().await? {
+                Change::Names(names) if !names.contains(&private) => {}
+                _ => break,
+            }
+        }
+        // It is made in several steps, which this directory does not tell.
+        for _ in 0..100 {
+            let export = Export::new(share.clone(), fs.clone(), Arc::default());
+            if export.layout().await?.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

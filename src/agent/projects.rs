@@ -1,0 +1,188 @@
+//! Project quotas of a file system: what the agent needs of them, and the kernel's.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::calls;
+use crate::error::{Error, Result};
+use crate::export::fs::{Fs, FsResult, Kind, Status};
+use crate::export::kernel::{KernelFs, KernelHandle};
+use crate::volume::quota::Limits;
+
+/// A project, as the file system knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Project {
+    /// Its limits.
+    pub limits: Limits,
+    /// Whether something belongs to it.
+    pub in_use: bool,
+}
+
+/// What the agent needs of a file system's project quotas.
+pub trait Projects<F: Fs>: Send + Sync + 'static {
+    /// What kind of file system it is, and whether root on a client is held by its limits.
+    fn kind(&self) -> FileSystem;
+
+    /// The project of a directory or an open file, and whether what is made in it belongs to it too.
+    fn of(&self, object: &F::Handle) -> impl Future<Output = FsResult<(u32, bool)>> + Send;
+
+    /// Gives a directory (which hands it on) or an open file a project.
+    fn assign(&self, object: &F::Handle, kind: Kind, project: u32) -> impl Future<Output = FsResult<()>> + Send;
+
+    /// A project's limits and use.
+    fn get(&self, project: u32) -> impl Future<Output = FsResult<Project>> + Send;
+
+    /// Sets a project's limits.
+    fn limit(&self, project: u32, limits: Limits) -> impl Future<Output = FsResult<()>> + Send;
+}
+
+/// File systems that the agent works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileSystem {
+    /// XFS.
+    Xfs,
+    /// ext4, whose limits do not hold a client that writes as root.
+    Ext4,
+}
+
+impl FileSystem {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Xfs => "xfs",
+            Self::Ext4 => "ext4",
+        }
+    }
+
+    /// Whether limits hold a client that writes as root (through `no_root_squash`): ext4 lets CAP_SYS_RESOURCE pass,
+    /// which knfsd keeps for it.
+    pub fn holds_root(self) -> bool {
+        self == Self::Xfs
+    }
+}
+
+/// The kernel's project quotas, of the file system that an exported directory is on.
+#[derive(Debug)]
+pub struct KernelProjects {
+    fs: KernelFs,
+    kind: FileSystem,
+}
+
+const XFS: i64 = 0x5846_5342;
+const EXT4: i64 = 0xef53;
+/// FS_QUOTA_PDQ_ACCT, FS_QUOTA_PDQ_ENFD.
+const COUNTED: u16 = 1 << 4;
+const ENFORCED: u16 = 1 << 5;
+
+impl KernelProjects {
+    /// The project quotas of the file system behind `fs`; `path` is what the operator calls it.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] where there are none, saying what is missing.
+    pub async fn new(fs: KernelFs, path: &str) -> Result<Self> {
+        let root = fs.root();
+        let state = fs.with(&root, |root| {
+            let kind = rustix::fs::fstatfs(root)?.f_type;
+            Ok((kind, calls::state(root)))
+        });
+        let (kind, state) = state.await.map_err(|e| Error::Internal(format!("{path}: {e}")))?;
+        let kind = match i64::from(kind) {
+            XFS => FileSystem::Xfs,
+            EXT4 => FileSystem::Ext4,
+            other => {
+                return Err(Error::Precondition(format!(
+                    "{path} is on a file system of type {other:#x}: limits of volumes need XFS or ext4"
+                )));
+            }
+        };
+        let off = |what: &str| match kind {
+            FileSystem::Xfs => Error::Precondition(format!(
+                "{path} is on XFS, and its project quotas are {what}: mount it with the option `prjquota` (after an umount; a remount does not turn it on)"
+            )),
+            FileSystem::Ext4 => Error::Precondition(format!(
+                "{path} is on ext4, and its project quotas are {what}: unmount it, run `tune2fs -O project,quota -Q prjquota DEVICE`, and mount it with the option `prjquota`"
+            )),
+        };
+        match state {
+            Ok(flags) if flags & ENFORCED != 0 => Ok(Self { fs, kind }),
+            Ok(flags) if flags & COUNTED != 0 => Err(off("counted but not enforced")),
+            Ok(_) | Err(Errno::SRCH) => Err(off("off")),
+            Err(Errno::NOSYS) => Err(Error::Precondition(format!(
+                "{path}: project quotas are off, or this kernel has no quotactl_fd(2), which is there since Linux 5.14: {}",
+                off("off")
+            ))),
+            Err(errno) => Err(Error::Internal(format!("{path}: asking for the state of its quotas: {errno}"))),
+        }
+    }
+}
+
+impl Projects<KernelFs> for KernelProjects {
+    fn kind(&self) -> FileSystem {
+        self.kind
+    }
+
+    async fn of(&self, object: &KernelHandle) -> FsResult<(u32, bool)> {
+        self.fs
+            .with(object, |object| {
+                let opened = opened(object)?;
+                let xattr = calls::xattr(opened.as_ref().map_or(object, AsFd::as_fd))?;
+                Ok((xattr.project, xattr.flags & calls::INHERIT != 0))
+            })
+            .await
+    }
+
+    async fn assign(&self, object: &KernelHandle, kind: Kind, project: u32) -> FsResult<()> {
+        self.fs
+            .with(object, move |object| {
+                let opened = opened(object)?;
+                let object = opened.as_ref().map_or(object, AsFd::as_fd);
+                let mut xattr = calls::xattr(object)?;
+                let before = xattr;
+                xattr.project = project;
+                if kind == Kind::Directory {
+                    xattr.flags |= calls::INHERIT;
+                }
+                if xattr == before { Ok(()) } else { Ok(calls::set_xattr(object, xattr)?) }
+            })
+            .await
+    }
+
+    async fn get(&self, project: u32) -> FsResult<Project> {
+        let root = self.fs.root();
+        let quota = self.fs.with(&root, move |root| match calls::quota(root, project) {
+            Ok(quota) => Ok(Some(quota)),
+            // XFS knows no project before something belongs to it.
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        });
+        let Some(quota) = quota.await? else { return Ok(Project::default()) };
+        let limit = |limit: u64| Some(limit).filter(|&limit| limit > 0);
+        Ok(Project {
+            limits: Limits {
+                bytes: limit(quota.dqb_bhardlimit.saturating_mul(1024)),
+                inodes: limit(quota.dqb_ihardlimit),
+            },
+            in_use: quota.dqb_curspace > 0 || quota.dqb_curinodes > 0,
+        })
+    }
+
+    async fn limit(&self, project: u32, limits: Limits) -> FsResult<()> {
+        let (kib, inodes) = (limits.bytes.unwrap_or(0).div_ceil(1024), limits.inodes.unwrap_or(0));
+        self.fs.with(&self.fs.root(), move |root| Ok(calls::set_quota(root, project, kib, inodes)?)).await
+    }
+}
+
+/// A directory that was looked up is a place only (O_PATH), on which ioctl(2) does not work: opened, it is the same one.
+fn opened(object: BorrowedFd<'_>) -> FsResult<Option<std::os::fd::OwnedFd>> {
+    let flags = rustix::fs::fcntl_getfl(object)?;
+    if !flags.contains(OFlags::PATH) {
+        return Ok(None);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(object, ".", flags, Mode::empty()) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(errno) => Err(Status::from(errno)),
+    }
+}

@@ -1,0 +1,79 @@
+//! Changes of a directory on this machine, as inotify(7) tells them: knfsd's among them.
+
+use std::collections::BTreeSet;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use rustix::io::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::error::{Error, Result};
+use crate::export::fs::Name;
+use crate::export::kernel::{KernelFs, KernelHandle};
+
+/// A directory that is watched.
+#[derive(Debug)]
+pub struct Watch {
+    inotify: AsyncFd<OwnedFd>,
+}
+
+/// What happened in it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Something with these names came, went or was replaced.
+    Names(BTreeSet<Name>),
+    /// More than could be told: anything.
+    Unknown,
+}
+
+impl Watch {
+    /// Watches a directory for names that come and go.
+    pub async fn new(fs: &KernelFs, directory: &KernelHandle) -> Result<Self> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| Error::Internal(format!("inotify: {what}: {error}"));
+        let watched = fs
+            .with(directory, |directory| {
+                let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+                let events = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
+                // By its descriptor: no path is walked a second time.
+                let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+                inotify::add_watch(&inotify, path, events | WatchFlags::ONLYDIR)?;
+                Ok(inotify)
+            })
+            .await
+            .map_err(|status| failed("watching a directory (fs.inotify.max_user_watches?)", &status))?;
+        Ok(Self { inotify: AsyncFd::register(watched).map_err(|e| failed("waiting for it", &e))? })
+    }
+
+    /// Waits for changes, and takes all that there are. Cancel-safe.
+    pub async fn changes(&self) -> Result<Change> {
+        let failed = |error: std::io::Error| Error::Internal(format!("inotify: {error}"));
+        loop {
+            let mut ready = self.inotify.readable().await.map_err(failed)?;
+            let mut names = BTreeSet::new();
+            let mut buffer = [MaybeUninit::uninit(); 16 << 10];
+            let mut reader = Reader::new(self.inotify.get_ref(), &mut buffer);
+            let end = loop {
+                match reader.next() {
+                    Ok(event) => match event.file_name().map(|name| Name::new(name.to_bytes())) {
+                        Some(Ok(name)) => drop(names.insert(name)),
+                        // An overflow, or the directory itself is gone.
+                        _ => break None,
+                    },
+                    Err(Errno::INTR) => {}
+                    Err(errno) => break Some(errno),
+                }
+            };
+            match end {
+                None => return Ok(Change::Unknown),
+                Some(Errno::AGAIN) => {
+                    ready.clear_ready();
+                    if !names.is_empty() {
+                        return Ok(Change::Names(names));
+                    }
+                }
+                Some(errno) => return Err(failed(errno.into())),
+            }
+        }
+    }
+}

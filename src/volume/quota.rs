@@ -1,0 +1,347 @@
+//! Limits of volumes: what a class asks for, what the agent on the server answers, and waiting for it.
+//!
+//! The agent (`csi-nfs agent`) writes into `.csi-nfs/quota`, and nobody else does:
+//!
+//! ```text
+//! agent.json            who it is, what it can, when it looked last
+//! volumes/NAME.json     what is enforced of a volume, or why not
+//! ```
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::VolumeName;
+use super::record::Record;
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, FsStat, Name, Status};
+use crate::mount::source::SubDir;
+
+/// How long a limit is waited for, and an agent to show itself.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks at the answer, at first and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+/// A file system that is told through NFS may round a limit up to its blocks.
+const ROUNDING: u64 = 64 << 10;
+const GIB: u64 = 1 << 30;
+
+/// Whether a volume's size is a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quota {
+    /// It must be: a volume exists only with its limit in force, for clients that write as root too.
+    Required,
+    /// It must be, but for clients that write as root where the file system does not hold them (ext4).
+    RequiredExceptRoot,
+    /// It is where an agent works on the server.
+    Preferred,
+    /// It is not.
+    None,
+}
+
+impl Quota {
+    /// Parses the parameter; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "required" => Ok(Self::Required),
+            "required-except-root" => Ok(Self::RequiredExceptRoot),
+            "preferred" => Ok(Self::Preferred),
+            "none" => Ok(Self::None),
+            _ => Err(Error::invalid(
+                field,
+                format!("`{}` is not one of required, required-except-root, preferred and none", text.escape_debug()),
+            )),
+        }
+    }
+
+    /// Whether a volume must have its limit.
+    pub fn is_required(self) -> bool {
+        matches!(self, Self::Required | Self::RequiredExceptRoot)
+    }
+}
+
+/// How many inodes a volume may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Inodes {
+    /// So many; 0 is no limit.
+    Count(u64),
+    /// So many for each GiB of the volume, begun ones included.
+    PerGiB(u64),
+}
+
+impl Inodes {
+    /// Parses `100000` or `65536/Gi`.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        let (digits, inodes): (_, fn(u64) -> Self) = match text.strip_suffix("/Gi") {
+            Some(digits) => (digits, Self::PerGiB),
+            None => (text, Self::Count),
+        };
+        match digits.parse() {
+            Ok(number) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok(inodes(number)),
+            _ => Err(Error::invalid(
+                field,
+                format!("`{}` is neither a number nor a number per GiB, such as 65536/Gi", text.escape_debug()),
+            )),
+        }
+    }
+
+    /// The limit of a volume of so many bytes; `None` for none.
+    pub fn of(self, bytes: u64) -> Option<u64> {
+        let inodes = match self {
+            Self::Count(inodes) => inodes,
+            Self::PerGiB(inodes) => inodes.saturating_mul(bytes.div_ceil(GIB)),
+        };
+        Some(inodes).filter(|&inodes| inodes > 0)
+    }
+}
+
+impl From<Inodes> for String {
+    fn from(inodes: Inodes) -> Self {
+        match inodes {
+            Inodes::Count(inodes) => inodes.to_string(),
+            Inodes::PerGiB(inodes) => format!("{inodes}/Gi"),
+        }
+    }
+}
+
+impl TryFrom<String> for Inodes {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::parse("inodes", &text)
+    }
+}
+
+/// Hard limits; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes. The kernel counts in KiB: rounded up.
+    pub bytes: Option<u64>,
+    /// Inodes.
+    pub inodes: Option<u64>,
+}
+
+impl Limits {
+    /// What a volume's record asks for.
+    pub fn wanted(record: &Record) -> Self {
+        let attributes = &record.attributes;
+        if attributes.quota == Some(Quota::None) {
+            return Self::default();
+        }
+        Self {
+            bytes: Some(record.capacity).filter(|&bytes| bytes > 0),
+            inodes: attributes.inodes.and_then(|inodes| inodes.of(record.capacity)),
+        }
+    }
+
+    /// Whether there is any.
+    pub fn any(self) -> bool {
+        self.bytes.is_some() || self.inodes.is_some()
+    }
+}
+
+/// The agent on the server: `.csi-nfs/quota/agent.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+    /// The kind of file system.
+    pub file_system: String,
+    /// Whether its limits hold clients that write as root.
+    pub holds_root: bool,
+    /// When it last looked at every volume, in seconds since the epoch.
+    pub looked: u64,
+    /// How often it does that, in seconds.
+    pub period: u64,
+}
+
+/// What the agent says of a volume: `.csi-nfs/quota/volumes/NAME.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// Its project ID.
+    pub project: u32,
+    /// The limits in force; none where there is a reason.
+    pub limits: Limits,
+    /// Since when, in seconds since the epoch.
+    pub since: u64,
+    /// Why they are not in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The agent of an export; `None` where none ever worked.
+pub async fn agent<F: Fs>(export: &Export<F>) -> Result<Option<Agent>> {
+    read(export, "", "agent.json").await
+}
+
+/// What the agent says of a volume; `None` where it said nothing yet.
+pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Answer>> {
+    read(export, "volumes", &format!("{name}.json")).await
+}
+
+/// A file that is torn, or not the agent's, is none.
+async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, below: &str, file: &str) -> Result<Option<T>> {
+    let path = [SubDir::PRIVATE, "quota", below].into_iter().filter(|part| !part.is_empty());
+    let name = |text: &str| Name::new(text).map_err(|status| export.failed(format!("reading `{text}`"), status));
+    let path = path.map(name).collect::<Result<Vec<_>>>()?;
+    let Some(dir) = export.find_dir(&export.fs().root(), path).await? else { return Ok(None) };
+    Ok(export.read_small(&dir, &name(file)?).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Refuses a volume whose limit is required on an export where it cannot be had: before anything of it is made.
+///
+/// # Errors
+/// [`Error::NoAgent`] where no agent shows itself within 5 s; [`Error::Precondition`] where clients that write as root are
+/// not held by the file system's limits, and write as root.
+pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>) -> Result<()> {
+    let Some(quota) = quota.filter(|quota| quota.is_required()) else { return Ok(()) };
+    let layout = export.make_layout().await?;
+    let found = poll(async || agent(export).await).await?;
+    let agent = found.ok_or_else(|| no_agent(export, "no agent ever worked on that export"))?;
+    if agent.holds_root || quota == Quota::RequiredExceptRoot {
+        return Ok(());
+    }
+    // What this driver made belongs to whom the server takes it for.
+    let made = export.fs().getattr(&layout.lock).await.map_err(|e| export.failed("looking at `.csi-nfs/lock`", e))?;
+    if made.uid != 0 {
+        return Ok(());
+    }
+    Err(Error::Precondition(format!(
+        "limits of {} on {} do not hold clients that write as root: export it with root_squash, use XFS, or accept it with `quota: required-except-root`",
+        agent.file_system,
+        export.source()
+    )))
+}
+
+/// Waits until the limits of a volume are in force, where they have to be.
+///
+/// # Errors
+/// As [`wait`].
+pub async fn enforced_where_required<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+    match record.attributes.quota {
+        Some(quota) if quota.is_required() && Limits::wanted(record).any() => wait(export, name, record).await,
+        _ => Ok(()),
+    }
+}
+
+/// Waits until the limits of a volume are in force, where they have to be or others were: without them, the volume would
+/// not be as large as it is said to be.
+///
+/// # Errors
+/// As [`wait`].
+pub async fn enforced_where_it_was<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+    if !Limits::wanted(record).any() {
+        return Ok(());
+    }
+    match answer(export, name).await? {
+        Some(answer) if answer.reason.is_none() => wait(export, name, record).await,
+        _ => enforced_where_required(export, name, record).await,
+    }
+}
+
+/// Waits until a volume's limits are in force: the agent says so, and the server's own figures agree.
+///
+/// # Errors
+/// [`Error::NoAgent`] where they are not within 5 s.
+pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+    let mut last = None;
+    let done = poll(async || {
+        let state = state(export, name, record).await?;
+        let in_force = matches!(state, State::InForce(_));
+        last = Some(state);
+        Ok(in_force.then_some(()))
+    });
+    match (done.await?, last) {
+        (Some(()), _) => Ok(()),
+        (None, Some(State::Refused(reason))) => Err(no_agent(export, &reason)),
+        (None, _) => Err(no_agent(export, &format!("the limit of volume `{name}` is not in force after {LIMIT:?}"))),
+    }
+}
+
+/// How a volume's limits stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is asked for.
+    Unlimited,
+    /// In force, with the server's figures for the volume.
+    InForce(FsStat),
+    /// The agent says why not.
+    Refused(String),
+    /// Not in force, or not yet.
+    Open,
+}
+
+/// How the limits of a volume with that record stand now.
+pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<State> {
+    let wanted = Limits::wanted(record);
+    if !wanted.any() {
+        return Ok(State::Unlimited);
+    }
+    let Some(answer) = answer(export, name).await? else { return Ok(State::Open) };
+    if let Some(reason) = answer.reason {
+        return Ok(State::Refused(reason));
+    }
+    if answer.limits != wanted {
+        return Ok(State::Open);
+    }
+    let Some(dir) = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await? else {
+        return Ok(State::Open);
+    };
+    let figures = match export.fs().statfs(&dir).await {
+        Err(Status::Stale) => return Ok(State::Open),
+        figures => figures.map_err(|e| export.failed("asking for the figures of a volume", e))?,
+    };
+    // An answer may be of an earlier volume of this name: the figures are of the directory that is there now.
+    let agree = wanted.bytes.is_none_or(|bytes| figures.total_bytes <= bytes.saturating_add(ROUNDING));
+    Ok(if agree { State::InForce(figures) } else { State::Open })
+}
+
+async fn poll<T>(look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let mut look = look;
+    let until = tokio::time::Instant::now() + LIMIT;
+    let mut pause = PAUSES.0;
+    loop {
+        let seen = look().await?;
+        if seen.is_some() || tokio::time::Instant::now() >= until {
+            return Ok(seen);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+    }
+}
+
+fn no_agent<F: Fs>(export: &Export<F>, reason: &str) -> Error {
+    Error::NoAgent { export: export.source().to_string(), reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("1000", Some(1000))]
+    #[case("100/Gi", Some(200))]
+    #[case("0", None)]
+    fn inodes_are_a_number_or_a_number_for_each_gibibyte_begun(#[case] text: &str, #[case] limit: Option<u64>) {
+        let inodes = Inodes::parse("inodes", text).unwrap();
+        assert_eq!(inodes.of(GIB + 1), limit);
+        assert_eq!(Inodes::try_from(String::from(inodes)), Ok(inodes));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("/Gi")]
+    #[case("-1")]
+    #[case("+1")]
+    #[case("1/Mi")]
+    #[case("99999999999999999999")]
+    fn inodes_that_are_no_number_are_refused(#[case] text: &str) {
+        assert!(matches!(Inodes::parse("inodes", text), Err(Error::Invalid { .. })));
+    }
+}
