@@ -29,6 +29,8 @@ pub enum Task {
     Probe(SocketPath),
     /// Enforce the sizes of volumes on the NFS server.
     Agent(AgentConfig),
+    /// Check an export.
+    Check(CheckConfig),
 }
 
 /// The configuration of the agent.
@@ -40,6 +42,19 @@ pub struct AgentConfig {
     pub log_format: Format,
     /// `--v`: klog's verbosity.
     pub verbosity: u32,
+}
+
+/// What `csi-nfs check` does.
+#[derive(Debug)]
+pub struct CheckConfig {
+    /// `--export`.
+    pub export: Source,
+    /// `--mount-options`.
+    pub mount_options: MountOptions,
+    /// `--repair`.
+    pub repair: bool,
+    /// `--format`.
+    pub format: Format,
 }
 
 /// Why there is nothing to do.
@@ -127,9 +142,19 @@ pub fn parse(
             Ok(Task::Agent(AgentConfig { settings, log_format: args.log_format, verbosity: args.verbosity }))
         }
         Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
+        Some(Command::Check { export, mount_options, repair, format }) => {
+            CheckConfig::new(&export, mount_options.as_deref(), repair, format).map(Task::Check)
+        }
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
     task.map_err(|error| Refusal::Bad(one_line(&error.to_string()).into_owned()))
+}
+
+impl CheckConfig {
+    fn new(share: &str, options: Option<&str>, repair: bool, format: Format) -> Result<Self> {
+        let mount_options = MountOptions::parse("--mount-options", options)?;
+        Ok(Self { export: export("--export", share)?, mount_options, repair, format })
+    }
 }
 
 impl Config {

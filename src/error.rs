@@ -102,7 +102,9 @@ pub enum Error {
     #[error("{0}")]
     Record(String),
     /// A limit that must be in force is not.
-    #[error("the quota agent of {export} does not enforce what is asked for: {reason}; check that `csi-nfs agent` runs on the NFS server for that export, and its log")]
+    #[error(
+        "the quota agent of {export} does not enforce what is asked for: {reason}; check that `csi-nfs agent` runs on the NFS server for that export, and its log"
+    )]
     NoAgent {
         /// `SERVER:/SHARE`.
         export: String,

@@ -3,6 +3,7 @@
 
 mod access;
 mod bad_input;
+mod check;
 mod conformance;
 mod delete;
 mod health;
@@ -11,6 +12,7 @@ mod list;
 mod mounting;
 mod process;
 mod provision;
+mod quota;
 mod registration;
 mod sanity;
 mod support;

@@ -1,12 +1,16 @@
 //! The system calls of project quotas, for which no library has a safe form: quotactl_fd(2), and ioctl_xfs_fsgetxattr(2)
-//! with its counterpart. The one place of the crate where `unsafe` is allowed.
-#![allow(unsafe_code, reason = "quotactl_fd(2) and FS_IOC_FS[GS]ETXATTR have no safe form in rustix or nix")]
+//! with its counterpart; and waiting for a descriptor, which tokio marks unsafe. The one place of the crate where `unsafe` is allowed.
+#![allow(
+    unsafe_code,
+    reason = "quotactl_fd(2) and FS_IOC_FS[GS]ETXATTR have no safe form in rustix or nix, AsyncFd none in tokio"
+)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::libc;
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
+use tokio::io::unix::AsyncFd;
 
 /// `struct fsxattr` of linux/fs.h.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,14 +81,19 @@ pub(super) fn state(on: BorrowedFd<'_>) -> Result<u16, Errno> {
     Ok(u16::from_ne_bytes([bytes[2], bytes[3]]))
 }
 
+/// A descriptor that tells when it is readable.
+pub(super) fn readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor, the same one for as long as it lives.
+    Ok(unsafe { AsyncFd::register(descriptor) }?)
+}
+
 /// `T` is what the command reads or writes, or larger.
 fn quotactl<T>(on: BorrowedFd<'_>, command: u32, project: u32, argument: &mut T) -> Result<(), Errno> {
     let command = (command << 8) | PROJECT;
     // SAFETY: the three callers, all in this file, pass for their command what quotactl(2) documents for it, in memory that
     // is theirs alone for the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_quotactl_fd, on.as_raw_fd(), command, project, std::ptr::from_mut(argument))
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_quotactl_fd, on.as_raw_fd(), command, project, std::ptr::from_mut(argument)) };
     if result == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(nix::errno::Errno::last_raw())) }
 }
 

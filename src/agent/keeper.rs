@@ -281,9 +281,8 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
             Err(reason) => (Limits::default(), Some(reason)),
         };
         let before = self.known.get(volume).map(|known| &known.answer);
-        let same = before.is_some_and(|answer| {
-            (answer.project, answer.limits, &answer.reason) == (project, limits, &reason)
-        });
+        let same =
+            before.is_some_and(|answer| (answer.project, answer.limits, &answer.reason) == (project, limits, &reason));
         if !same {
             let answer = Answer { project, limits, since: now(), reason };
             self.write(&self.answers, &format!("{volume}.json"), &answer).await?;

@@ -58,7 +58,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         let kind = projects::Projects::kind(&projects);
         tracing::info!(path = shown, file_system = kind.name(), "project quotas are on");
         if !kind.holds_root() {
-            tracing::warn!(path = shown, "limits of ext4 do not hold clients that write as root: export it with root_squash");
+            tracing::warn!(
+                path = shown,
+                "limits of ext4 do not hold clients that write as root: export it with root_squash"
+            );
         }
         exports.push((share, fs));
     }
@@ -111,11 +114,7 @@ async fn keep(share: Source, fs: KernelFs, range: RangeInclusive<u32>) -> Result
 
 /// Waits until the driver has written to the export for the first time: a directory that the agent made would be its own,
 /// and closed to a driver whose root is squashed.
-async fn open(
-    share: &Source,
-    fs: &KernelFs,
-    range: RangeInclusive<u32>,
-) -> Result<Keeper<KernelFs, KernelProjects>> {
+async fn open(share: &Source, fs: &KernelFs, range: RangeInclusive<u32>) -> Result<Keeper<KernelFs, KernelProjects>> {
     let watch = Watch::new(fs, &fs.root()).await?;
     let private = Name::new(SubDir::PRIVATE).map_err(|status| Error::Internal(status.to_string()))?;
     let mut told = false;

@@ -8,6 +8,7 @@ use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
+use super::calls;
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::export::kernel::{KernelFs, KernelHandle};
@@ -42,7 +43,7 @@ impl Watch {
             })
             .await
             .map_err(|status| failed("watching a directory (fs.inotify.max_user_watches?)", &status))?;
-        Ok(Self { inotify: AsyncFd::register(watched).map_err(|e| failed("waiting for it", &e))? })
+        Ok(Self { inotify: calls::readable(watched).map_err(|e| failed("waiting for it", &e))? })
     }
 
     /// Waits for changes, and takes all that there are. Cancel-safe.

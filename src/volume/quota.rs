@@ -7,6 +7,7 @@
 //! volumes/NAME.json     what is enforced of a volume, or why not
 //! ```
 
+use std::future::Future;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -200,7 +201,7 @@ async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, below: &s
 pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>) -> Result<()> {
     let Some(quota) = quota.filter(|quota| quota.is_required()) else { return Ok(()) };
     let layout = export.make_layout().await?;
-    let found = poll(async || agent(export).await).await?;
+    let found = poll(|| agent(export), Option::is_some).await?;
     let agent = found.ok_or_else(|| no_agent(export, "no agent ever worked on that export"))?;
     if agent.holds_root || quota == Quota::RequiredExceptRoot {
         return Ok(());
@@ -248,17 +249,13 @@ pub async fn enforced_where_it_was<F: Fs>(export: &Export<F>, name: &VolumeName,
 /// # Errors
 /// [`Error::NoAgent`] where they are not within 5 s.
 pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
-    let mut last = None;
-    let done = poll(async || {
-        let state = state(export, name, record).await?;
-        let in_force = matches!(state, State::InForce(_));
-        last = Some(state);
-        Ok(in_force.then_some(()))
-    });
-    match (done.await?, last) {
-        (Some(()), _) => Ok(()),
-        (None, Some(State::Refused(reason))) => Err(no_agent(export, &reason)),
-        (None, _) => Err(no_agent(export, &format!("the limit of volume `{name}` is not in force after {LIMIT:?}"))),
+    let in_force = |state: &State| matches!(state, State::InForce(_));
+    match poll(|| state(export, name, record), in_force).await? {
+        State::InForce(_) => Ok(()),
+        State::Refused(reason) => Err(no_agent(export, &reason)),
+        State::Unlimited | State::Open => {
+            Err(no_agent(export, &format!("the limit of volume `{name}` is not in force after {LIMIT:?}")))
+        }
     }
 }
 
@@ -300,13 +297,13 @@ pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record
     Ok(if agree { State::InForce(figures) } else { State::Open })
 }
 
-async fn poll<T>(look: impl AsyncFnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-    let mut look = look;
+/// Looks until `done`, or until the time is up: what was seen last.
+async fn poll<T, L: Future<Output = Result<T>>>(look: impl Fn() -> L, done: impl Fn(&T) -> bool) -> Result<T> {
     let until = tokio::time::Instant::now() + LIMIT;
     let mut pause = PAUSES.0;
     loop {
         let seen = look().await?;
-        if seen.is_some() || tokio::time::Instant::now() >= until {
+        if done(&seen) || tokio::time::Instant::now() >= until {
             return Ok(seen);
         }
         tokio::time::sleep(pause).await;

@@ -23,6 +23,8 @@ pub enum Place {
     Tmpfs,
     /// The kernel's server, on XFS with reflink and project quotas.
     Xfs,
+    /// The kernel's server, on ext4 with project quotas.
+    Ext4,
     /// The kernel's server, on a tmpfs of 16 MiB and 1,000 inodes.
     Small,
     /// The kernel's server, read-only.
@@ -39,6 +41,7 @@ impl Place {
         match self {
             Self::Tmpfs => "tmpfs",
             Self::Xfs => "xfs",
+            Self::Ext4 => "ext4",
             Self::Small => "small",
             Self::ReadOnly => "readonly",
             Self::Squashed => "squashed",

@@ -1,0 +1,275 @@
+//! Sizes that are limits: the agent on the server, and the driver with it.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::support::driver::program;
+use crate::support::requests::{self, MIB};
+use crate::support::wait::{until, until_async};
+use crate::support::{Code, Driver, Lab, Place, Share, csi, mounts};
+
+/// An agent that ends with this value.
+struct Agent {
+    process: Child,
+    log: PathBuf,
+}
+
+impl Agent {
+    fn start(share: &Share) -> Self {
+        let log = std::env::temp_dir().join(format!("agent-{}.log", share.share.replace('/', "-")));
+        let process = Command::new(program())
+            .args(["-v=5", "agent", "--path"])
+            .arg(&share.path)
+            .stdin(Stdio::null())
+            .stderr(File::options().create(true).append(true).open(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { process, log }
+    }
+
+    /// SIGKILL.
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest {
+    let request = requests::create_with(share, name, "quota", "required");
+    csi::CreateVolumeRequest { capacity_range: requests::bytes(mib * MIB), ..request }
+}
+
+/// Writes until it is refused, and answers how many bytes the file then has, and the error.
+fn fill(file: &Path) -> (u64, std::io::Error) {
+    let mut out = File::create(file).unwrap();
+    let block = vec![7; 256 << 10];
+    let refused = loop {
+        if let Err(error) = out.write_all(&block).and_then(|()| out.sync_data()) {
+            break error;
+        }
+    };
+    drop(out);
+    (fs::metadata(file).unwrap().len(), refused)
+}
+
+async fn figures(driver: &Driver, volume: &csi::Volume, target: &Path) -> csi::VolumeUsage {
+    let all = driver.stats(&volume.volume_id, target).await.unwrap();
+    all.into_iter().find(|usage| usage.unit() == csi::volume_usage::Unit::Bytes).unwrap()
+}
+
+async fn reasons(driver: &Driver, volume: &csi::Volume) -> Vec<String> {
+    let request = csi::ControllerGetVolumeHealthRequest { volume_id: volume.volume_id.clone(), ..Default::default() };
+    let answer = driver.controller().controller_get_volume_health(request).await.unwrap().into_inner();
+    answer.volume_health.unwrap().health_statuses.into_iter().map(|status| status.reason).collect()
+}
+
+#[tokio::test]
+async fn a_volume_is_full_at_its_size_and_not_before_and_its_neighbour_is_not() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let _agent = Agent::start(&share);
+    let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
+    let volume = driver.create(required(&share, "v", 16)).await.unwrap();
+    let neighbour = driver.create(required(&share, "w", 16)).await.unwrap();
+    let (target, next) = (driver.target("v"), driver.target("w"));
+    driver.publish(&volume, &target).await.unwrap();
+    driver.publish(&neighbour, &next).await.unwrap();
+
+    let (written, refused) = fill(&target.join("data"));
+    assert_eq!(refused.raw_os_error(), Some(28), "ENOSPC: {refused}");
+    let size = 16 * MIB as u64;
+    assert!(written <= size && written > size - MIB as u64, "{written}");
+    fs::write(next.join("data"), vec![1; 1 << 20]).unwrap();
+    let usage = figures(&driver, &volume, &target).await;
+    assert_eq!(usage.total, 16 * MIB);
+    assert!(usage.available < MIB && usage.used > 15 * MIB, "{usage:?}");
+    assert_eq!(reasons(&driver, &volume).await, ["VolumeFull"]);
+    assert_eq!(reasons(&driver, &neighbour).await, Vec::<String>::new());
+
+    // Expanded while it is full: what was refused a moment ago goes on.
+    driver.expand(&volume.volume_id, 20 * MIB).await.unwrap();
+    let (written, _) = fill(&target.join("more"));
+    assert!((3 * MIB as u64..=4 * MIB as u64).contains(&written), "{written}");
+    assert_eq!(figures(&driver, &volume, &target).await.total, 20 * MIB);
+    mounts::clear(&driver.path("."));
+}
+
+#[tokio::test]
+async fn without_an_agent_a_required_limit_is_unavailable_and_nothing_stays() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let none = driver.create(required(&share, "v", 4)).await.unwrap_err();
+    assert_eq!(none.code(), Code::Unavailable);
+    assert!(none.message().contains("csi-nfs agent"), "{none}");
+    // One that worked once, and does so no more.
+    let mut agent = Agent::start(&share);
+    driver.create(required(&share, "there", 4)).await.unwrap();
+    agent.kill();
+    let mut nested = required(&share, "w", 4);
+    nested.parameters.insert("subDir".into(), "team/app".into());
+    assert_eq!(driver.create(nested).await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(share.names(), ["there"]);
+    let private = share.path.join(".csi-nfs");
+    for (place, count) in [("volumes", 1), ("paths", 0), ("staging", 0)] {
+        assert_eq!(fs::read_dir(private.join(place)).unwrap().count(), count, "{place}");
+    }
+    // Preferred is made all the same, and said to be without; so is a size that no agent saw.
+    let preferred = driver.create(requests::create_with(&share, "p", "quota", "preferred")).await.unwrap();
+    assert_eq!(reasons(&driver, &preferred).await, ["QuotaNotEnforced"]);
+    let grown = driver.expand(&format!("{}#{}#there##", share.server, &share.share[1..]), 8 * MIB).await;
+    assert_eq!(grown.unwrap_err().code(), Code::Unavailable);
+    // The next agent finds all of it.
+    let _agent = Agent::start(&share);
+    until_async("the limit of p", Duration::from_secs(10), async || reasons(&driver, &preferred).await.is_empty())
+        .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_among_creations_leaves_nothing_that_the_next_does_not_mend() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let mut agent = Agent::start(&share);
+    driver.create(required(&share, "first", 4)).await.unwrap();
+    let calls: Vec<_> = (0..12).map(|n| driver.create(required(&share, &format!("v{n}"), 4 + n))).collect();
+    let kill = async {
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_millis(40)).await;
+            agent.kill();
+            agent = Agent::start(&share);
+        }
+    };
+    let (made, ()) = tokio::join!(futures_util::future::join_all(calls), kill);
+    let volumes: Vec<_> = made.into_iter().map(|made| made.unwrap()).collect();
+    let mut projects = std::collections::BTreeSet::new();
+    for (n, volume) in volumes.iter().enumerate() {
+        let target = driver.target(&n.to_string());
+        driver.publish(volume, &target).await.unwrap();
+        assert_eq!(figures(&driver, volume, &target).await.total, (4 + n as i64) * MIB, "{volume:?}");
+        let answer = fs::read_to_string(share.path.join(format!(".csi-nfs/quota/volumes/v{n}.json"))).unwrap();
+        assert!(projects.insert(answer.split(',').next().unwrap().to_owned()), "{answer}");
+        driver.unpublish(&volume.volume_id, &target).await.unwrap();
+        driver.delete(&volume.volume_id).await.unwrap();
+    }
+    let answers = share.path.join(".csi-nfs/quota/volumes");
+    until("taking limits away", Duration::from_secs(10), || {
+        (fs::read_dir(&answers).unwrap().count() == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let outside = share.path.join("outside");
+    fs::create_dir_all(share.path.join("old/deep/er")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("theirs"), vec![1; 3 << 20]).unwrap();
+    fs::write(share.path.join("old/deep/er/data"), vec![1; 2 << 20]).unwrap();
+    std::os::unix::fs::symlink("../outside", share.path.join("old/link")).unwrap();
+    std::os::unix::fs::symlink("../outside/theirs", share.path.join("old/deep/link")).unwrap();
+    super::support::lab::run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
+    let _agent = Agent::start(&share);
+    let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
+    let mut request = required(&share, "v", 8);
+    request.parameters.insert("subDir".into(), "old".into());
+    let volume = driver.create(request).await.unwrap();
+    let target = driver.target("v");
+    driver.publish(&volume, &target).await.unwrap();
+    let usage = figures(&driver, &volume, &target).await;
+    assert!((2 * MIB..3 * MIB).contains(&usage.used), "{usage:?}");
+    let (written, _) = fill(&target.join("deep/er/more"));
+    assert!((5 * MIB as u64..=6 * MIB as u64).contains(&written), "{written}");
+    mounts::clear(&driver.path("."));
+}
+
+#[tokio::test]
+async fn inodes_are_limited_where_the_class_says_so_and_can_change() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let _agent = Agent::start(&share);
+    let driver = Driver::start().await;
+    let mut request = required(&share, "v", 8);
+    request.parameters.insert("inodes".into(), "10/Gi".into());
+    let volume = driver.create(request).await.unwrap();
+    let target = driver.target("v");
+    driver.publish(&volume, &target).await.unwrap();
+    let touch = |n: i32| File::create(target.join(n.to_string()));
+    // The directory is one.
+    let refused = (0..20).find(|&n| touch(n).is_err());
+    assert_eq!(refused, Some(9));
+    let more = csi::ControllerModifyVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        mutable_parameters: requests::map([("inodes", "15")]),
+        ..Default::default()
+    };
+    driver.controller().controller_modify_volume(more).await.unwrap();
+    assert_eq!((9..20).find(|&n| touch(n).is_err()), Some(14));
+    mounts::clear(&driver.path("."));
+}
+
+#[tokio::test]
+async fn ext4_is_refused_where_clients_write_as_root_unless_the_class_accepts_it() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Ext4);
+    let _agent = Agent::start(&share);
+    let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
+    let refused = driver.create(required(&share, "v", 8)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("root_squash"), "{refused}");
+    let mut accepted = required(&share, "v", 8);
+    accepted.parameters.insert("quota".into(), "required-except-root".into());
+    accepted.parameters.insert("mountPermissions".into(), "0777".into());
+    let volume = driver.create(accepted).await.unwrap();
+    let target = driver.target("v");
+    driver.publish(&volume, &target).await.unwrap();
+    assert_eq!(figures(&driver, &volume, &target).await.total, 8 * MIB);
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o777)).unwrap();
+    let command = format!("head -c 12M /dev/zero > {}/data", target.display());
+    let written =
+        Command::new("setpriv").args(["--reuid=1000", "--regid=1000", "--clear-groups", "sh", "-c", &command]).status();
+    assert!(!written.unwrap().success());
+    let size = fs::metadata(target.join("data")).unwrap().len();
+    assert!((7 * MIB as u64..=8 * MIB as u64).contains(&size), "{size}");
+    mounts::clear(&driver.path("."));
+}
+
+#[tokio::test]
+async fn one_of_two_agents_works_and_the_other_takes_over() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let mut first = Agent::start(&share);
+    driver.create(required(&share, "a", 4)).await.unwrap();
+    let second = Agent::start(&share);
+    until("standing by", Duration::from_secs(10), || second.log().contains("stands by").then_some(())).await;
+    driver.create(required(&share, "b", 4)).await.unwrap();
+    first.kill();
+    driver.create(required(&share, "c", 4)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_says_what_is_missing_and_ends() {
+    let _lab = Lab::enter().await;
+    let missing = Command::new(program()).args(["agent", "--path", "/srv/tmpfs"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(69));
+    let told = String::from_utf8(missing.stderr).unwrap();
+    assert!(told.contains("XFS or ext4"), "{told}");
+}
