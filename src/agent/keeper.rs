@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::projects::Projects;
+use super::projects::{Project, Projects};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
@@ -22,6 +22,9 @@ use crate::volume::record::Record;
 /// Directories inside one another, at most: each is a descriptor while the tree is walked.
 const DEPTH: usize = 4096;
 
+/// The ID of what belongs to no project.
+const NONE: u32 = 0;
+
 /// An export and the projects of its file system.
 pub struct Keeper<F: Fs, P: Projects<F>> {
     export: Export<F>,
@@ -30,13 +33,8 @@ pub struct Keeper<F: Fs, P: Projects<F>> {
     range: RangeInclusive<u32>,
     quota: F::Handle,
     answers: F::Handle,
-    known: BTreeMap<VolumeName, Known>,
-}
-
-/// What is known of a volume that has an answer.
-struct Known {
-    answer: Answer,
-    sub_dir: Option<SubDir>,
+    /// The answers there are.
+    known: BTreeMap<VolumeName, Answer>,
 }
 
 impl<F: Fs, P: Projects<F>> Keeper<F, P> {
@@ -86,7 +84,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         for file in self.export.names(&self.answers).await? {
             let Some(volume) = Record::volume(&file) else { continue };
             if let Some(answer) = self.answer(&volume).await? {
-                self.known.insert(volume, Known { answer, sub_dir: None });
+                self.known.insert(volume, answer);
             }
         }
         let mut volumes = lifecycle::names(&self.export).await?;
@@ -102,6 +100,19 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
 
     /// Looks at one volume. Answers whether it is as it should be.
     pub async fn look_at(&mut self, volume: &VolumeName) -> bool {
+        let had = self.known.contains_key(volume);
+        let mut all = self.try_settle(volume).await;
+        if had && !self.known.contains_key(volume) {
+            // Who shared its directory takes its place.
+            let shares = self.known.iter().filter(|(_, answer)| answer.project == NONE);
+            for other in shares.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                all &= self.try_settle(&other).await;
+            }
+        }
+        all
+    }
+
+    async fn try_settle(&mut self, volume: &VolumeName) -> bool {
         match self.settle(volume).await {
             Ok(settled) => settled,
             Err(error) => {
@@ -113,8 +124,8 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
 
     async fn settle(&mut self, volume: &VolumeName) -> Result<bool> {
         let record = match Record::read(&self.export, volume).await {
-            Ok(Some(record)) if record.attributes.quota != Some(crate::volume::quota::Quota::None) => record,
-            Ok(_) => return self.release(volume).await.map(|()| true),
+            Ok(Some(record)) => record,
+            Ok(None) => return self.release(volume).await.map(|()| true),
             // Written by a newer driver perhaps: what is in force stays in force.
             Err(error) => return Err(error),
         };
@@ -130,27 +141,38 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         let failed = |action: &str, status| self.export.failed(format!("{action} of volume `{volume}`"), status);
         let (project, inherited) =
             self.projects.of(&directory).await.map_err(|e| failed("reading the project ID", e))?;
-        if let Some(other) = self.owner(sub_dir, volume) {
-            let reason = format!("its directory is that of volume `{other}` too, whose limit holds");
-            self.answer_with(volume, sub_dir, project, Err(reason)).await?;
-            return Ok(true);
-        }
-        let known = self.known.get(volume).map(|known| known.answer.clone());
-        let own = known.as_ref().map(|answer| answer.project).filter(|id| self.range.contains(id));
-        // Of an earlier life, cut short before its answer: nobody else's, if no other answer names it.
-        let adopted = Some(project).filter(|id| inherited && self.range.contains(id) && !self.is_known(*id, volume));
-        let target = match own.or(adopted) {
-            Some(target) => target,
-            None => self.free_id().await?,
-        };
-        let limited = self.projects.get(target).await.map_err(|e| failed("reading the limits", e))?.limits;
         let rounded = Limits { bytes: wanted.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..wanted };
-        let agrees = known.as_ref().is_some_and(|answer| answer.reason.is_none() && answer.limits == wanted);
-        if agrees && (project, inherited) == (target, true) && limited == rounded {
-            self.remember(volume, sub_dir);
+        let known = self.known.get(volume).cloned();
+        if let Some(answer) = &known
+            && answer.reason.is_none()
+            && (answer.limits, answer.project, true) == (wanted, project, inherited)
+            && self.used(project).await?.limits == rounded
+        {
             return Ok(true);
         }
-        let walked = known.is_some_and(|answer| answer.reason.is_none()) && project == target;
+        if let Some(other) = self.other(project, volume)
+            && Record::read(&self.export, other).await?.is_some_and(|record| record.id.sub_dir == *sub_dir)
+        {
+            let reason = format!("its directory is that of volume `{other}` too, whose limit holds");
+            self.answer_with(volume, NONE, Err(reason)).await?;
+            return Ok(true);
+        }
+        let before = known.as_ref().map(|answer| answer.project).filter(|id| self.range.contains(id));
+        // The directory's own is of an earlier life, perhaps cut short before its answer, if no other answer names it.
+        let own = Some(project).filter(|id| inherited && self.range.contains(id) && self.other(*id, volume).is_none());
+        let target = match (own, before) {
+            (Some(own), _) => own,
+            // What belongs to it is in the trash, or archived: it is not this directory's.
+            (None, Some(before)) if !self.used(before).await?.in_use => before,
+            (None, _) => self.free_id().await?,
+        };
+        if let Some(before) = before.filter(|before| *before != target && self.other(*before, volume).is_none()) {
+            let freed = self.projects.limit(before, Limits::default()).await;
+            freed.map_err(|e| failed("taking earlier limits away", e))?;
+        }
+        let limited = self.used(target).await?.limits;
+        let walked =
+            known.is_some_and(|answer| answer.reason.is_none() && answer.project == target) && project == target;
         let assigned = self.projects.assign(&directory, Kind::Directory, target).await;
         assigned.map_err(|e| failed("setting the project ID", e))?;
         if limited != rounded {
@@ -166,33 +188,29 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
                 (Err(why), false)
             }
         };
-        self.answer_with(volume, sub_dir, target, answer).await?;
+        self.answer_with(volume, target, answer).await?;
         if settled {
             tracing::info!(%volume, project = target, bytes = wanted.bytes, inodes = wanted.inodes, "limits are in force");
         }
         Ok(settled)
     }
 
-    /// Another volume with this very directory, which was there first.
-    fn owner(&self, sub_dir: &SubDir, volume: &VolumeName) -> Option<&VolumeName> {
-        let limited = |known: &Known| known.sub_dir.as_ref() == Some(sub_dir) && known.answer.reason.is_none();
-        self.known.iter().find(|(name, known)| *name != volume && limited(known)).map(|(name, _)| name)
-    }
-
-    fn is_known(&self, id: u32, except: &VolumeName) -> bool {
-        self.known.iter().any(|(name, known)| name != except && known.answer.project == id)
+    /// Another volume whose answer names that ID.
+    fn other(&self, id: u32, than: &VolumeName) -> Option<&VolumeName> {
+        let names = |(name, answer): &(&VolumeName, &Answer)| *name != than && answer.project == id;
+        self.known.iter().find(names).map(|(name, _)| name).filter(|_| id != NONE)
     }
 
     /// An ID that nobody uses: neither an answer, nor a limit, nor anything on the file system.
     async fn free_id(&self) -> Result<u32> {
-        let last = self.known.values().map(|known| known.answer.project).filter(|id| self.range.contains(id)).max();
+        let last = self.known.values().map(|answer| answer.project).filter(|id| self.range.contains(id)).max();
         let start = last.and_then(|last| last.checked_add(1)).filter(|id| self.range.contains(id));
         let start = start.unwrap_or(*self.range.start());
         for id in (start..=*self.range.end()).chain(*self.range.start()..start) {
-            if self.known.values().any(|known| known.answer.project == id) {
+            if self.known.values().any(|answer| answer.project == id) {
                 continue;
             }
-            let project = self.projects.get(id).await.map_err(|e| self.export.failed("reading a project", e))?;
+            let project = self.used(id).await?;
             if !project.in_use && !project.limits.any() {
                 return Ok(id);
             }
@@ -200,15 +218,18 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         Err(Error::Exhausted(format!("no project ID from {} to {} is free", self.range.start(), self.range.end())))
     }
 
+    async fn used(&self, id: u32) -> Result<Project> {
+        self.projects.get(id).await.map_err(|e| self.export.failed("reading the limits of a project", e))
+    }
+
     /// Takes the limits of a volume away that has none to have; its ID is free when nothing belongs to it any more.
     async fn release(&mut self, volume: &VolumeName) -> Result<()> {
         let answer = match self.known.get(volume) {
-            Some(known) => Some(known.answer.clone()),
+            Some(answer) => Some(answer.clone()),
             None => self.answer(volume).await?,
         };
         let Some(answer) = answer else { return Ok(()) };
-        // An answer that shares another volume's directory names that one's ID, or none of ours.
-        if answer.reason.is_none() && self.range.contains(&answer.project) && !self.is_known(answer.project, volume) {
+        if self.range.contains(&answer.project) && self.other(answer.project, volume).is_none() {
             let freed = self.projects.limit(answer.project, Limits::default()).await;
             freed.map_err(|e| self.export.failed(format!("taking the limits of volume `{volume}` away"), e))?;
         }
@@ -272,7 +293,6 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     async fn answer_with(
         &mut self,
         volume: &VolumeName,
-        sub_dir: &SubDir,
         project: u32,
         limits: std::result::Result<Limits, String>,
     ) -> Result<()> {
@@ -280,22 +300,13 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
             Ok(limits) => (limits, None),
             Err(reason) => (Limits::default(), Some(reason)),
         };
-        let before = self.known.get(volume).map(|known| &known.answer);
-        let same =
-            before.is_some_and(|answer| (answer.project, answer.limits, &answer.reason) == (project, limits, &reason));
-        if !same {
+        let same = |answer: &Answer| (answer.project, answer.limits, &answer.reason) == (project, limits, &reason);
+        if !self.known.get(volume).is_some_and(same) {
             let answer = Answer { project, limits, since: now(), reason };
             self.write(&self.answers, &format!("{volume}.json"), &answer).await?;
-            self.known.insert(volume.clone(), Known { answer, sub_dir: None });
+            self.known.insert(volume.clone(), answer);
         }
-        self.remember(volume, sub_dir);
         Ok(())
-    }
-
-    fn remember(&mut self, volume: &VolumeName, sub_dir: &SubDir) {
-        if let Some(known) = self.known.get_mut(volume) {
-            known.sub_dir = Some(sub_dir.clone());
-        }
     }
 
     async fn write(&self, dir: &F::Handle, file: &str, value: &impl serde::Serialize) -> Result<()> {

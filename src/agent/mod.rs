@@ -4,6 +4,8 @@
 //! record changes; every few minutes it looks at all of them all the same.
 
 mod calls;
+#[cfg(test)]
+mod crashes;
 pub mod keeper;
 pub mod projects;
 pub mod watch;

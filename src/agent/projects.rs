@@ -88,7 +88,7 @@ impl KernelProjects {
             Ok((kind, calls::state(root)))
         });
         let (kind, state) = state.await.map_err(|e| Error::Internal(format!("{path}: {e}")))?;
-        let kind = match i64::from(kind) {
+        let kind = match kind {
             XFS => FileSystem::Xfs,
             EXT4 => FileSystem::Ext4,
             other => {
