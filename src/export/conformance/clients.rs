@@ -6,8 +6,8 @@ use crate::export::fs::{OpenMode, SetAttr};
 /// Checks that two clients of the same export see each other's changes at once, also where they had looked before.
 /// Works in a directory of its own, which is gone afterwards.
 ///
-/// The server has to see two clients: for it, all NFSv4 mounts of one network namespace and host name are the same one,
-/// whose delegations it does not recall for what that client itself does (Linux 7 then trusts an old name).
+/// The server has to see two clients: two mounts of one network namespace and host name are not, unless version 4.0 or 3
+/// is spoken (see [`kernel`](crate::export::kernel)).
 pub async fn clients<F: Fs>(one: &F, two: &F) {
     let place = Name::new(format!("conformance-{}", uuid::Uuid::new_v4())).unwrap();
     let here = one.mkdir(&one.root(), &place, 0o755).await.unwrap();

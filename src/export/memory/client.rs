@@ -116,7 +116,7 @@ impl MemoryFs {
         locked(&self.client.server).locks.retain(|_, holder| holder.client != self.client.id);
     }
 
-    /// Whether every operation lets others run first, once: with [`race`](super::race), or on any executor.
+    /// Whether every operation lets others run first, once: with [`race`](super::race()), or on any executor.
     pub fn interleave(&self, on: bool) {
         locked(&self.client.plan).interleave = on;
     }
