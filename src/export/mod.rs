@@ -129,7 +129,7 @@ impl<F: Fs> Export<F> {
             dir = match self.find_dir(&dir, [name.clone()]).await? {
                 Some(found) => found,
                 None => match self.fs.mkdir(&dir, &name, mode).await {
-                    Ok(made) => made,
+                    Ok((made, _)) => made,
                     Err(Status::Exist) => self
                         .find_dir(&dir, [name.clone()])
                         .await?
@@ -172,7 +172,7 @@ impl<F: Fs> Export<F> {
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
         let write = async {
-            let file = match self.fs.create(&layout.staging, name, 0o600).await {
+            let (file, _) = match self.fs.create(&layout.staging, name, 0o600).await {
                 // Left by a process that died here: the lock says that nobody writes it now.
                 Err(Status::Exist) => {
                     self.fs.unlink(&layout.staging, name).await?;

@@ -10,7 +10,7 @@ use crate::export::fs::{OpenMode, SetAttr};
 /// is spoken (see [`kernel`](crate::export::kernel)).
 pub async fn clients<F: Fs>(one: &F, two: &F) {
     let place = Name::new(format!("conformance-{}", uuid::Uuid::new_v4())).unwrap();
-    let here = one.mkdir(&one.root(), &place, 0o755).await.unwrap();
+    let (here, _) = one.mkdir(&one.root(), &place, 0o755).await.unwrap();
     let (there, _) = two.lookup(&two.root(), &place).await.unwrap();
     names_come_and_go(one, &here, two, &there).await;
     attributes_and_content_change(one, &here, two, &there).await;
@@ -88,7 +88,7 @@ async fn what_the_other_removed_is_stale<F: Fs>(one: &F, here: &F::Handle, two: 
 }
 
 async fn a_lock_keeps_the_other_out<F: Fs>(one: &F, here: &F::Handle, two: &F, there: &F::Handle) {
-    let ours = one.create(here, &name("locks"), 0o600).await.unwrap();
+    let (ours, _) = one.create(here, &name("locks"), 0o600).await.unwrap();
     let (theirs, _) = two.open(there, &name("locks"), OpenMode::ReadWrite).await.unwrap();
     assert_eq!(one.try_lock(&ours, 9).await, Ok(true));
     assert_eq!(two.try_lock(&theirs, 9).await, Ok(false));

@@ -6,7 +6,7 @@ use crate::export::fs::OpenMode;
 pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
     // Longer than a page, a write's and a read's largest size on the wire, and no multiple of anything.
     let content: Vec<u8> = (0..3_333_333_u32).map(|n| (n % 251) as u8).collect();
-    let file = fs.create(dir, &name("f"), 0o644).await.unwrap();
+    let (file, _) = fs.create(dir, &name("f"), 0o644).await.unwrap();
     fs.write(&file, 0, content.clone()).await.unwrap();
     fs.commit(&file).await.unwrap();
     let attr = fs.getattr(&file).await.unwrap();
@@ -26,7 +26,7 @@ pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
 }
 
 pub(super) async fn a_hole_reads_as_zeros<F: Fs>(fs: &F, dir: &F::Handle) {
-    let file = fs.create(dir, &name("f"), 0o644).await.unwrap();
+    let (file, _) = fs.create(dir, &name("f"), 0o644).await.unwrap();
     fs.write(&file, 100_000, b"end".to_vec()).await.unwrap();
     assert_eq!(fs.getattr(&file).await.unwrap().size, 100_003);
     assert_eq!(fs.read(&file, 99_998, 10).await.unwrap(), b"\0\0end");
@@ -34,7 +34,7 @@ pub(super) async fn a_hole_reads_as_zeros<F: Fs>(fs: &F, dir: &F::Handle) {
 }
 
 pub(super) async fn a_second_opening_sees_what_the_first_wrote<F: Fs>(fs: &F, dir: &F::Handle) {
-    let first = fs.create(dir, &name("f"), 0o600).await.unwrap();
+    let (first, _) = fs.create(dir, &name("f"), 0o600).await.unwrap();
     fs.write(&first, 0, b"one".to_vec()).await.unwrap();
     let (second, attr) = fs.open(dir, &name("f"), OpenMode::Read).await.unwrap();
     assert_eq!((attr.kind, attr.size, attr.mode), (Kind::File, 3, 0o600));

@@ -10,19 +10,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{
-    Advice, AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes, StatxFlags,
-    Timespec, Timestamps, Uid,
+    Advice, AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes,
+    StatxFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
 
 use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, Time};
 
-const BELOW: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
+const HERE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+const BELOW: ResolveFlags = HERE.union(ResolveFlags::BENEATH);
 /// An object as such: nothing is opened, no device is touched, no FIFO waited for, no symbolic link followed.
-const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Were the file a FIFO or a device for once, opening it would still neither wait nor take a terminal.
 const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 /// As much of a directory as one getdents64(2) may give.
@@ -43,6 +41,11 @@ pub(super) fn lookup(dir: BorrowedFd<'_>, name: &Name) -> FsResult<(OwnedFd, Att
 /// file system of the server begins.
 pub(super) fn getattr(object: BorrowedFd<'_>) -> FsResult<Attr> {
     stat(object, AtFlags::STATX_FORCE_SYNC)
+}
+
+/// statx(2) of what was reached just now: the server's answer to that had the attributes.
+pub(super) fn seen(object: BorrowedFd<'_>) -> FsResult<Attr> {
+    stat(object, AtFlags::empty())
 }
 
 fn stat(object: BorrowedFd<'_>, sync: AtFlags) -> FsResult<Attr> {
@@ -88,25 +91,33 @@ fn kind(file_type: FileType) -> Option<Kind> {
     })
 }
 
-/// chown(2), chmod(2), utimensat(2), in this order: the first clears what the second sets.
+/// The directory above, which its own object names, so that the name cannot lead anywhere else; above `root` there is none.
+pub(super) fn parent(root: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> FsResult<(OwnedFd, Attr)> {
+    let known = |dir| stat(dir, AtFlags::STATX_DONT_SYNC).map(|attr| attr.fileid);
+    let name: &[u8] = if known(dir)? == known(root)? { b"." } else { b".." };
+    let flags = OBJECT | OFlags::DIRECTORY;
+    let parent = retry(|| rustix::fs::openat2(dir, name, flags, Mode::empty(), HERE))?;
+    let attr = getattr(parent.as_fd())?;
+    Ok((parent, attr))
+}
+
+/// ftruncate(2), chown(2), chmod(2), utimensat(2), in this order: each spoils what a later one sets.
 pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsResult<()> {
-    if set.mode.is_some() && kind == Kind::Symlink {
-        return Err(Status::NotSupp);
+    if let Some(size) = set.size {
+        // Linux counts a file's bytes with a sign.
+        let size = i64::try_from(size).map_err(|_| Status::FBig)?.cast_unsigned();
+        retry(|| rustix::fs::ftruncate(object, size))?;
     }
     if set.uid.is_some() || set.gid.is_some() {
         let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
         retry(|| rustix::fs::chownat(object, "", uid, gid, AtFlags::EMPTY_PATH))?;
     }
     if let Some(mode) = set.mode {
-        // chmod(2) has a form for a descriptor opened with O_PATH only since Linux 6.6; this one is as old as O_PATH.
-        let itself = format!("/proc/self/fd/{}", object.as_raw_fd());
-        let mode = Mode::from_raw_mode(mode);
-        retry(|| rustix::fs::chmodat(rustix::fs::CWD, &*itself, mode, AtFlags::empty())).map_err(
-            |status| match status {
-                Status::NoEnt => Status::NotSupp, // no /proc here
-                other => other,
-            },
-        )?;
+        if kind == Kind::Symlink {
+            return Err(Status::NotSupp);
+        }
+        let (itself, mode) = (itself(object), Mode::from_raw_mode(mode));
+        retry(|| rustix::fs::chmodat(CWD, &*itself, mode, AtFlags::empty())).map_err(no_proc)?;
     }
     if set.atime.is_some() || set.mtime.is_some() {
         let time = |time: Option<Time>| match time {
@@ -120,15 +131,19 @@ pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsRes
 }
 
 /// mkdir(2), and the directory that is then there.
-pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<OwnedFd> {
+pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     retry(|| rustix::fs::mkdirat(dir, name.as_bytes(), Mode::from_raw_mode(mode))).map_err(stale_if_removed(dir))?;
-    open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)
+    let made = open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)?;
+    let attr = seen(made.as_fd())?;
+    Ok((made, attr))
 }
 
 /// open(2) of a new file.
-pub(super) fn create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<OwnedFd> {
+pub(super) fn create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     let flags = FILE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    open_below(dir, name.as_bytes(), flags, mode).map_err(stale_if_removed(dir))
+    let file = open_below(dir, name.as_bytes(), flags, mode).map_err(stale_if_removed(dir))?;
+    let attr = seen(file.as_fd())?;
+    Ok((file, attr))
 }
 
 /// open(2) of what is seen to be a regular file, before (so that nothing else is touched) and after (so that nothing else
@@ -228,7 +243,12 @@ pub(super) fn readdir(dir: BorrowedFd<'_>, from: Cookie) -> FsResult<Page> {
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             let name = Name::new(name).map_err(|_| Status::Io)?;
-            entries.push(Entry { name, kind: kind(entry.file_type()), fileid: entry.ino() });
+            entries.push(Entry {
+                name,
+                kind: kind(entry.file_type()),
+                fileid: entry.ino(),
+                cookie: entry.next_entry_cookie(),
+            });
         }
     }
     // Most directories fit into one page: saying so saves their callers a second one.
@@ -277,16 +297,27 @@ fn set_lock(file: BorrowedFd<'_>, byte: i64, what: i32) -> Result<(), Errno> {
     })
 }
 
-fn open_below(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: u32) -> FsResult<OwnedFd> {
+/// The path of an object that is held. The calls that have a form for a descriptor opened with O_PATH got it late (chmod(2)
+/// in Linux 6.6) or for a capability (link(2)); this one is as old as O_PATH.
+pub(super) fn itself(object: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", object.as_raw_fd())
+}
+
+/// What a call on [`itself`] says where /proc is missing.
+pub(super) fn no_proc(status: Status) -> Status {
+    if status == Status::NoEnt { Status::NotSupp } else { status }
+}
+
+pub(super) fn open_below(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: u32) -> FsResult<OwnedFd> {
     retry(|| rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode), BELOW))
 }
 
-fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> FsResult<T> {
+pub(super) fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> FsResult<T> {
     rustix::io::retry_on_intr(call).map_err(Status::from)
 }
 
 /// In a directory that this client has removed, Linux finds no names; the server would say that it is stale.
-fn stale_if_removed(dir: BorrowedFd<'_>) -> impl Fn(Status) -> Status {
+pub(super) fn stale_if_removed(dir: BorrowedFd<'_>) -> impl Fn(Status) -> Status {
     move |status| match status {
         // From what is known here: the server was not asked either.
         Status::NoEnt if stat(dir, AtFlags::STATX_DONT_SYNC) == Err(Status::Stale) => Status::Stale,

@@ -24,13 +24,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::fs::{
-    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, check_new_mode, lock_offset,
+    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
+    check_special, check_symlink_target, lock_offset,
 };
 use crate::mount::gate::{Gate, Held};
 
 mod calls;
+mod content;
 #[cfg(test)]
 mod local;
+mod objects;
+mod xattrs;
 
 #[cfg(test)]
 pub(super) use local::{export, local};
@@ -133,6 +137,12 @@ impl Fs for KernelFs {
         Ok((self.place(attr.kind, object), attr))
     }
 
+    async fn parent(&self, dir: &KernelHandle) -> FsResult<(KernelHandle, Attr)> {
+        let (root, dir) = (self.root(), dir.directory()?);
+        let (parent, attr) = self.call(move || calls::parent(root.as_fd(), dir.as_fd())).await?;
+        Ok((self.place(Kind::Directory, parent), attr))
+    }
+
     async fn getattr(&self, object: &KernelHandle) -> FsResult<Attr> {
         let object = object.clone();
         self.call(move || calls::getattr(object.as_fd())).await
@@ -140,22 +150,54 @@ impl Fs for KernelFs {
 
     async fn setattr(&self, object: &KernelHandle, attr: SetAttr) -> FsResult<()> {
         attr.check()?;
-        let object = object.clone();
+        let object = if attr.size.is_some() { object.file(true)? } else { object.clone() };
         self.call(move || calls::setattr(object.as_fd(), object.0.kind, attr)).await
     }
 
-    async fn mkdir(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<KernelHandle> {
+    async fn mkdir(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let made = self.call(move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
-        Ok(self.place(Kind::Directory, made))
+        let (made, attr) = self.call(move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
+        Ok((self.place(Kind::Directory, made), attr))
     }
 
-    async fn create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<KernelHandle> {
+    async fn create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let file = self.call(move || calls::create(dir.as_fd(), &name, mode)).await?;
-        Ok(self.file(file, OpenMode::ReadWrite))
+        let (file, attr) = self.call(move || calls::create(dir.as_fd(), &name, mode)).await?;
+        Ok((self.file(file, OpenMode::ReadWrite), attr))
+    }
+
+    async fn symlink(&self, dir: &KernelHandle, name: &Name, target: &[u8]) -> FsResult<(KernelHandle, Attr)> {
+        check_symlink_target(target)?;
+        let (dir, name, target) = (dir.directory()?, name.clone(), target.to_vec());
+        let (made, attr) = self.call(move || objects::symlink(dir.as_fd(), &name, &target)).await?;
+        Ok((self.place(attr.kind, made), attr))
+    }
+
+    async fn mknod(
+        &self,
+        dir: &KernelHandle,
+        name: &Name,
+        kind: Kind,
+        mode: u32,
+        device: (u32, u32),
+    ) -> FsResult<(KernelHandle, Attr)> {
+        check_special(kind)?;
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        let (made, attr) = self.call(move || objects::mknod(dir.as_fd(), &name, kind, mode, device)).await?;
+        Ok((self.place(attr.kind, made), attr))
+    }
+
+    async fn link(&self, object: &KernelHandle, dir: &KernelHandle, name: &Name) -> FsResult<()> {
+        let (object, dir, name) = (object.clone(), dir.directory()?, name.clone());
+        self.call(move || objects::link(object.as_fd(), object.0.kind, dir.as_fd(), &name)).await
+    }
+
+    async fn readlink(&self, link: &KernelHandle) -> FsResult<Vec<u8>> {
+        let link = link.clone();
+        self.call(move || objects::readlink(link.as_fd(), link.0.kind)).await
     }
 
     async fn open(&self, dir: &KernelHandle, name: &Name, mode: OpenMode) -> FsResult<(KernelHandle, Attr)> {
@@ -177,6 +219,36 @@ impl Fs for KernelFs {
     async fn commit(&self, file: &KernelHandle) -> FsResult<()> {
         let file = file.file(false)?;
         self.call(move || calls::commit(file.as_fd())).await
+    }
+
+    async fn seek(&self, file: &KernelHandle, offset: u64, what: Seek) -> FsResult<Option<u64>> {
+        let file = file.file(false)?;
+        self.call(move || content::seek(file.as_fd(), offset, what)).await
+    }
+
+    async fn clone_file(&self, source: &KernelHandle, target: &KernelHandle) -> FsResult<u64> {
+        let (source, target) = (source.file(false)?, target.file(true)?);
+        self.call(move || content::clone_file(source.as_fd(), target.as_fd())).await
+    }
+
+    async fn copy(&self, source: &KernelHandle, target: &KernelHandle, offset: u64, length: u64) -> FsResult<u64> {
+        let (source, target) = (source.file(false)?, target.file(true)?);
+        self.call(move || content::copy(source.as_fd(), target.as_fd(), offset, length)).await
+    }
+
+    async fn list_xattrs(&self, object: &KernelHandle) -> FsResult<Vec<Vec<u8>>> {
+        let object = object.clone();
+        self.call(move || xattrs::list(object.as_fd(), object.0.kind)).await
+    }
+
+    async fn get_xattr(&self, object: &KernelHandle, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
+        let (object, name) = (object.clone(), name.to_vec());
+        self.call(move || xattrs::get(object.as_fd(), object.0.kind, &name)).await
+    }
+
+    async fn set_xattr(&self, object: &KernelHandle, name: &[u8], value: &[u8]) -> FsResult<()> {
+        let (object, name, value) = (object.clone(), name.to_vec(), value.to_vec());
+        self.call(move || xattrs::set(object.as_fd(), object.0.kind, &name, &value)).await
     }
 
     async fn rename(&self, from_dir: &KernelHandle, from: &Name, to_dir: &KernelHandle, to: &Name) -> FsResult<()> {
@@ -232,7 +304,8 @@ mod tests {
     fn root_of(path: &str) -> KernelFs {
         let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let server = Server::parse("server", "127.0.0.1").unwrap();
-        KernelFs::new(root, Gates::new(Reachability::new()).get(&server, 2049), false)
+        let gate = Gates::new(Reachability::new()).get(&server, 2049);
+        KernelFs::new(gate.hold(root), gate, false)
     }
 
     #[tokio::test]
@@ -257,7 +330,7 @@ mod tests {
     #[tokio::test]
     async fn a_handle_outlives_the_export_it_came_from() {
         let (place, fs) = local();
-        let file = fs.create(&fs.root(), &Name::new("f").unwrap(), 0o600).await.unwrap();
+        let (file, _) = fs.create(&fs.root(), &Name::new("f").unwrap(), 0o600).await.unwrap();
         let other = export(&place);
         drop(fs);
         other.write(&file, 0, b"content".to_vec()).await.unwrap();
