@@ -15,7 +15,7 @@ IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 TESTS ?=
 
 help:  ## this list
-	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: setup release  ## the main job, step by step, on a real NFS server
 	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
@@ -54,3 +54,5 @@ csi-sanity:
 
 $(CSI_NFS_CACHE)/tools/bin/cargo-deny:
 	cargo install --locked --quiet --root $(CSI_NFS_CACHE)/tools --version 0.20.2 cargo-deny
+
+include deploy/deploy.mk e2e/kubernetes/kubernetes.mk

@@ -18,6 +18,8 @@
 //!
 //! A message says what was tried, on which server and share, what the kernel or the server said, and what to do.
 
+use rustix::io::Errno;
+
 use crate::export::fs::Status as FsStatus;
 
 /// The result of everything that may fail in the driver.
@@ -129,7 +131,7 @@ impl Error {
             Self::Precondition(_) => Code::FailedPrecondition,
             Self::Token(_) => Code::Aborted,
             Self::Unreachable { .. } => Code::Unavailable,
-            Self::Mount { errno, .. } => export_code(FsStatus::from_errno(*errno)),
+            Self::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
             Self::Export { status, .. } => export_code(*status),
             Self::Internal(_) => Code::Internal,
         }
@@ -139,6 +141,14 @@ impl Error {
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         Self::new(error.code(), error.to_string())
+    }
+}
+
+fn mount_code(errno: Errno) -> tonic::Code {
+    match errno {
+        // A version, a transport or a helper (tlshd) is missing, here or on the server.
+        Errno::PROTONOSUPPORT | Errno::SRCH | Errno::NODEV => tonic::Code::FailedPrecondition,
+        errno => export_code(errno.into()),
     }
 }
 

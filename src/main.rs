@@ -21,8 +21,8 @@ const BAD_CONFIGURATION: u8 = 64;
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Threads that serve; whatever blocks runs elsewhere.
 const WORKERS: usize = 2;
-/// Threads for what blocks, at most. Stuck servers are bounded by the gate long before.
-const BLOCKING_THREADS: usize = 128;
+/// Threads for what blocks, at most. The gate gives each server 16; a hundred servers may be stuck before others wait.
+const BLOCKING_THREADS: usize = 2048;
 
 fn main() -> ExitCode {
     let done = match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {

@@ -3,10 +3,13 @@
 //! and says what became of it (NotifyRegistrationStatus).
 //! <https://kubernetes.io/docs/reference/node/kubelet-files/#plugin-registration>
 
+mod authority;
+
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Server;
@@ -17,6 +20,7 @@ use crate::proto::registration::registration_server::{Registration as Service, R
 use crate::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use crate::service::identity::DriverName;
 use crate::socket::{Claim, Holder, Socket, SocketPath};
+use authority::Local;
 
 /// Pauses between a refusal and the next attempt: doubled from one to the next, from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -117,7 +121,7 @@ impl Served {
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         tokio::spawn(async move {
-            let incoming = UnixListenerStream::new(listener);
+            let incoming = UnixListenerStream::new(listener).map(|stream| stream.map(Local::new));
             let server = Server::builder();
             let served = server.serve_with_incoming_shutdown(RegistrationServer::new(kubelet), incoming, stopped).await;
             if let Err(error) = served {
@@ -224,6 +228,33 @@ mod tests {
 
         fn is_empty(&self) -> bool {
             std::fs::read_dir(self.directory.path()).unwrap().next().is_none()
+        }
+    }
+
+    /// As kubelet's client names it: preface, SETTINGS, HEADERS and DATA of a GetInfo request, written by hand.
+    #[tokio::test]
+    async fn a_request_that_names_the_path_of_the_socket_as_its_host_is_answered() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let registry = Registry::new();
+        let (_running, _stop) = registry.register();
+        let authority = b"%2Fvar%2Flib%2Fkubelet%2Fplugins_registry%2Fcsi-nfs.rs-reg.sock";
+        let path = b"/pluginregistration.Registration/GetInfo";
+        let mut block = vec![0x83, 0x86, 0x44, u8::try_from(path.len()).unwrap()];
+        block.extend(path);
+        block.extend([0x41, u8::try_from(authority.len()).unwrap()]);
+        block.extend(authority);
+        block.extend(b"\x5f\x10application/grpc\x40\x02te\x08trailers");
+        let mut request = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        request.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        request.extend([0, 0, u8::try_from(block.len()).unwrap(), 1, 4, 0, 0, 0, 1]);
+        request.extend(block);
+        request.extend([0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+        let mut kubelet = tokio::net::UnixStream::connect(registry.path.as_path()).await.unwrap();
+        kubelet.write_all(&request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.windows(9).any(|bytes| bytes == b"CSIPlugin") {
+            assert_ne!(kubelet.read_buf(&mut answer).await.unwrap(), 0, "{answer:?}");
         }
     }
 

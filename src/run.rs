@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,9 @@ use crate::service::node::{self, Node};
 use crate::socket::Socket;
 use crate::telemetry::Calls;
 
+/// How long servers are waited for at the end, to close what is open there.
+const CLOSING: Duration = Duration::from_secs(1);
+
 /// Runs the driver until `shutdown` is over and the calls in flight have ended, or were cut.
 ///
 /// # Errors
@@ -53,6 +57,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let reachability = Reachability::new();
     let gates = Gates::new(reachability.clone());
     let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
+    let open = gates.clone();
     let known = reachability.clone();
     metrics.gauge("server_reachable", "Whether the NFS server answered when it was asked last.", move || {
         let reading = |state: ServerState| {
@@ -61,6 +66,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         known.known().into_iter().map(reading).collect()
     });
     let mut background = JoinSet::new();
+    let mut connected = None;
     if let Some(controller) = config.controller {
         let options = controller.settings.mount_options.clone();
         let exports = controller.exports.into_iter().map(|export| (export, options.clone()));
@@ -73,7 +79,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             };
             trashed.connected().into_iter().map(reading).collect()
         });
-        background.spawn(async move { pool.close_idle().await });
+        let kept = pool.clone();
+        background.spawn(async move { tokio::join!(kept.open_known(), kept.close_idle()).1 });
+        connected = Some(pool);
     }
     let node_id = config.node.as_ref().map(|node| node.id.to_string());
     if let Some(node) = &config.node {
@@ -128,6 +136,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     };
     let served = server::run(socket, services.routes(), calls, ending, config.shutdown_grace);
     let (cut, ()) = tokio::join!(served, registered);
+    background.shutdown().await;
+    if let Some(pool) = connected {
+        pool.close();
+    }
+    open.closed(CLOSING).await;
     tracing::info!(cut = cut?, "ended");
     Ok(())
 }
@@ -147,7 +160,6 @@ fn mounts_by_server() -> Vec<Reading> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::time::Duration;
 
     use tempfile::TempDir;
     use tokio::sync::oneshot;

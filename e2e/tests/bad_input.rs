@@ -118,6 +118,12 @@ async fn parameters_of_a_new_volume() {
             assert_eq!(status.code(), Code::InvalidArgument, "server {value:?}: {status}");
         }
     }
+    for share in [".csi-nfs", ".csi-nfs/volumes", "/.csi-nfs/trash/"] {
+        let inside = format!("{}/{share}", scene.share.share);
+        let status =
+            scene.driver.create(requests::create_with(&scene.share, "new", "share", &inside)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{inside}: {status}");
+    }
     for key in ["", "subdirectory", "shar", "csi.storage.k8s.i/pvc/name", "a\nb", "s###"] {
         let status = scene.driver.create(requests::create_with(&scene.share, "new", key, "x")).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{key:?}: {status}");
@@ -298,11 +304,12 @@ async fn paths_on_the_node() {
     driver.publish(&scene.volume, &published).await.unwrap();
     let table = mounts::all();
     let mut paths = hostile();
+    paths.retain(|path| path != "/.csi-nfs/"); // A directory of the node like others.
     paths.extend(["/..", "/../x", "/proc/self/root", "relative/path", "a\0b"].map(str::to_owned));
     paths.extend(["..", "a/..", "a/../../x", "a\0b", &"n".repeat(256)].map(|last| format!("{base}/{last}")));
     for path in paths {
         let publish = requests::publish(&scene.volume, Path::new(&path));
-        driver.node().node_publish_volume(publish).await.unwrap_err();
+        assert!(driver.node().node_publish_volume(publish).await.is_err(), "{path:?}");
         // What was never published is unpublished; what is no path is an error.
         let _ =
             driver.node().node_unpublish_volume(requests::unpublish(&scene.volume.volume_id, Path::new(&path))).await;

@@ -49,8 +49,6 @@ async fn the_kernels_client_keeps_the_contract(#[case] place: Place, #[case] ver
     let share = lab.share(place);
     let fs = client(&share, version).await;
     conformance::all(&fs).await;
-    // Options of its own make it a client of its own to the server.
-    conformance::clients(&fs, &client(&share, &format!("{version},acregmin=1")).await).await;
 
     plant_foreign_objects(&share.path.join("foreign"));
     let (dir, _) = fs.lookup(&fs.root(), &Name::new("foreign").unwrap()).await.unwrap();

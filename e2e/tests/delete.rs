@@ -161,7 +161,7 @@ fn plant_hostile_tree(root: &Path, outside: &Path) {
     // Deeper than any path can name: level by level, from the inside out.
     let mut deep = root.join("deep");
     fs::create_dir(&deep).unwrap();
-    for _ in 0..12 {
+    for _ in 0..6 {
         let part: std::path::PathBuf = std::iter::repeat_n("d", 500).collect();
         let next = root.join("next");
         fs::create_dir(&next).unwrap();

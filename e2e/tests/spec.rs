@@ -1,4 +1,5 @@
 //! `proto/csi.proto` says what the published specification says: everything but comments and order.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,12 @@
 //! A server that is gone: refused, silent, or cut off. Calls for it end in time, and no other call notices.
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
+use rustix::process::{Signal, kill_process};
 
 use crate::support::requests;
 use crate::support::wait::{self, within};
@@ -139,19 +141,25 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
 ) {
     let lab = Lab::alone().await;
     let share = lab.share(Place::Ganesha);
-    let mut driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
-    let volume = driver.create(requests::create(&share, "v")).await.unwrap();
+    let controller = Driver::with(&["--mode=controller"]).await;
+    let volume = controller.create(requests::create(&share, "v")).await.unwrap();
+    let mut driver = Driver::with(&["--mode=node", "--vol-stats-cache-expire-in-minutes=0"]).await;
     let (idle, busy) = (driver.target("idle"), driver.target("busy"));
     for target in [&idle, &busy] {
         driver.publish(&volume, target).await.unwrap();
     }
     let figures = driver.stats(&volume.volume_id, &idle).await.unwrap();
-    // An open file with data that never reached the server.
-    let mut file = File::create(busy.join("file")).unwrap();
-    file.write_all(b"synced").unwrap();
-    file.sync_all().unwrap();
+    // A pod's process with an open file and data that does not reach the server: it waits in the kernel.
+    let mut pod = Command::new("bash")
+        .args(["-c", r#"exec 3>"$0"; echo first >&3; sync "$0"; echo; read; printf %0100000d 1 >&3; sync "$0""#])
+        .arg(busy.join("file"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    pod.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let away = lab.without_ganesha(outage);
-    file.write_all(&[b'x'; 100_000]).unwrap();
+    pod.stdin.take().unwrap().write_all(b"\n").unwrap();
     if restarted {
         driver.kill();
         driver.start_again().await;
@@ -170,8 +178,38 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         assert!(mounts::at(target).is_empty() && !target.exists());
     }
     drop(away);
-    // Closing it may wait for the server, which is back.
-    drop(file);
+    // It wrote after all, or was told that it could not.
+    wait::until("the end of the pod's process", Duration::from_secs(60), || pod.try_wait().unwrap()).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_driver_ends_when_it_is_told_to_although_a_server_that_it_uses_is_gone(
+    #[values(Outage::Stopped, Outage::Frozen, Outage::CutOff)] outage: Outage,
+    #[values("--mode=controller", "--mode=node")] mode: &str,
+) {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::Ganesha);
+    let mut driver = Driver::with(&[mode]).await;
+    if mode == "--mode=controller" {
+        driver.create(requests::create(&share, "v")).await.unwrap();
+    } else {
+        let context = requests::map([("server", &share.server), ("share", &share.share)]);
+        let volume = csi::Volume { volume_id: "static".into(), volume_context: context, ..Default::default() };
+        driver.publish(&volume, &driver.target("pod")).await.unwrap();
+    }
+    let away = lab.without_ganesha(outage);
+    kill_process(driver.pid(), Signal::TERM).unwrap();
+    // Grace is for calls in flight, and there is none. A process that waits in the kernel is not to hold up this test.
+    let limit = Duration::from_secs(5);
+    let start = Instant::now();
+    let mut ended = driver.has_ended();
+    while ended.is_none() && start.elapsed() < limit {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        ended = driver.has_ended();
+    }
+    drop(away);
+    assert!(ended.is_some_and(|status| status.success()), "after {limit:?}: {ended:?}");
 }
 
 #[tokio::test]

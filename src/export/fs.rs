@@ -240,6 +240,36 @@ pub trait Fs: Send + Sync + 'static {
     /// SETXATTR: makes the attribute, or gives it another value.
     fn set_xattr(&self, object: &Self::Handle, name: &[u8], value: &[u8]) -> impl Future<Output = FsResult<()>> + Send;
 
+    /// The whole content of a regular file of at most `limit` bytes; [`Status::FBig`] for a larger one. Otherwise like
+    /// [`Fs::open`] and [`Fs::read`].
+    fn read_file(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        limit: usize,
+    ) -> impl Future<Output = FsResult<Vec<u8>>> + Send {
+        async move {
+            let (file, attr) = self.open(dir, name, OpenMode::Read).await?;
+            if attr.size > limit as u64 { Err(Status::FBig) } else { self.read(&file, 0, limit).await }
+        }
+    }
+
+    /// A new regular file with that content, on stable storage when this answers: like [`Fs::create`], [`Fs::write`] and
+    /// [`Fs::commit`]. Where it fails, a part of the file may be there.
+    fn write_file(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        mode: u32,
+        content: Vec<u8>,
+    ) -> impl Future<Output = FsResult<()>> + Send {
+        async move {
+            let (file, _) = self.create(dir, name, mode).await?;
+            self.write(&file, 0, content).await?;
+            self.commit(&file).await
+        }
+    }
+
     /// RENAME; replaces a file by a file, and an empty directory by a directory, in one step. Otherwise [`Status::IsDir`],
     /// [`Status::NotDir`] or [`Status::NotEmpty`], by what stands there; [`Status::Inval`] for a directory into itself.
     fn rename(

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
 use crate::mount::source::Source;
-use fs::{Attr, Fs, Kind, Name, OpenMode, Status};
+use fs::{Attr, Fs, Kind, Name, Status};
 use layout::Layout;
 use locks::Locks;
 
@@ -27,21 +27,16 @@ pub struct Export<F: Fs> {
     fs: Arc<F>,
     source: Source,
     layout: OnceCell<Arc<Layout<F>>>,
-    locks: Locks,
+    locks: Arc<Locks>,
     /// Told when something was put into the trash.
     pub(crate) trash: trash::Signal,
 }
 
 impl<F: Fs> Export<F> {
-    /// The export `source` (a share), reached through `fs`.
-    pub fn new(source: Source, fs: F) -> Self {
-        Self {
-            fs: Arc::new(fs),
-            source,
-            layout: OnceCell::new(),
-            locks: Locks::default(),
-            trash: trash::Signal::default(),
-        }
+    /// The export `source` (a share), reached through `fs`. `locks` are those of the share in this process, whatever the
+    /// options it is reached with: the server takes all of a machine's mounts for one client, and grants a lock to each.
+    pub fn new(source: Source, fs: F, locks: Arc<Locks>) -> Self {
+        Self { fs: Arc::new(fs), source, layout: OnceCell::new(), locks, trash: trash::Signal::default() }
     }
 
     /// The operations on it.
@@ -155,16 +150,11 @@ impl<F: Fs> Export<F> {
 
     /// The content of a small file of the driver's; `None` where there is none.
     pub async fn read_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<Vec<u8>>> {
-        let failed = |status| self.failed(format!("reading `{name}`"), status);
-        let (file, attr) = match self.fs.open(dir, name, OpenMode::Read).await {
-            Ok(opened) => opened,
-            Err(Status::NoEnt) => return Ok(None),
-            Err(status) => return Err(failed(status)),
-        };
-        if attr.size > SMALL as u64 {
-            return Err(failed(Status::FBig));
+        match self.fs.read_file(dir, name, SMALL).await {
+            Ok(content) => Ok(Some(content)),
+            Err(Status::NoEnt) => Ok(None),
+            Err(status) => Err(self.failed(format!("reading `{name}`"), status)),
         }
-        self.fs.read(&file, 0, SMALL).await.map(Some).map_err(failed)
     }
 
     /// Writes a small file of the driver's so that under its name there is the old content or the new, never less: in
@@ -172,17 +162,14 @@ impl<F: Fs> Export<F> {
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
         let write = async {
-            let (file, _) = match self.fs.create(&layout.staging, name, 0o600).await {
+            match self.fs.write_file(&layout.staging, name, 0o600, content.clone()).await {
                 // Left by a process that died here: the lock says that nobody writes it now.
                 Err(Status::Exist) => {
                     self.fs.unlink(&layout.staging, name).await?;
-                    self.fs.create(&layout.staging, name, 0o600).await?
+                    self.fs.write_file(&layout.staging, name, 0o600, content).await?;
                 }
-                created => created?,
-            };
-            self.fs.write(&file, 0, content).await?;
-            self.fs.commit(&file).await?;
-            drop(file);
+                written => written?,
+            }
             self.fs.rename(&layout.staging, name, dir, name).await
         };
         write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))

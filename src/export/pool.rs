@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::fs::Fs;
 use super::kernel::KernelFs;
+use super::locks::Locks;
 use super::{Export, trash};
 use crate::error::Result;
 use crate::mount::nfs::Mounter;
@@ -64,6 +65,7 @@ impl<F: Fs> Drop for Entry<F> {
 pub struct Pool<C: Connect> {
     connect: C,
     entries: Mutex<HashMap<Key, Arc<Entry<C::Fs>>>>,
+    locks: Mutex<HashMap<Source, Arc<Locks>>>,
     /// Every export that was named to this process, and the options that worked last.
     known: Mutex<BTreeMap<Source, MountOptions>>,
 }
@@ -71,7 +73,12 @@ pub struct Pool<C: Connect> {
 impl<C: Connect> Pool<C> {
     /// A pool that knows of `exports` from the start.
     pub fn new(connect: C, exports: impl IntoIterator<Item = (Source, MountOptions)>) -> Self {
-        Self { connect, entries: Mutex::default(), known: Mutex::new(exports.into_iter().collect()) }
+        Self {
+            connect,
+            entries: Mutex::default(),
+            locks: Mutex::default(),
+            known: Mutex::new(exports.into_iter().collect()),
+        }
     }
 
     /// The export `share`, connected to with `options`.
@@ -80,13 +87,14 @@ impl<C: Connect> Pool<C> {
     /// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount).
     pub async fn get(&self, share: &Source, options: &MountOptions) -> Result<Arc<Export<C::Fs>>> {
         self.connect.check(share, options).await?;
-        let key = (share.clone(), options.clone());
+        let key = key(share, options);
         let entry = lock(&self.entries)
             .entry(key)
             .or_insert_with(|| Arc::new(Entry { export: OnceCell::new(), used: Mutex::new(Instant::now()) }))
             .clone();
         let connect = async || -> Result<_> {
-            let export = Arc::new(Export::new(share.clone(), self.connect.connect(share, options).await?));
+            let locks = lock(&self.locks).entry(share.clone()).or_default().clone();
+            let export = Arc::new(Export::new(share.clone(), self.connect.connect(share, options).await?, locks));
             let trash = tokio::spawn(trash::keep_clear(export.clone())).abort_handle();
             lock(&self.known).insert(share.clone(), options.clone());
             Ok((export, trash))
@@ -98,7 +106,12 @@ impl<C: Connect> Pool<C> {
 
     /// Drops a connection that is of no use any more; the next call makes a new one.
     pub fn forget(&self, share: &Source, options: &MountOptions) {
-        lock(&self.entries).remove(&(share.clone(), options.clone()));
+        lock(&self.entries).remove(&key(share, options));
+    }
+
+    /// Drops every connection: the process is about to end.
+    pub fn close(&self) {
+        lock(&self.entries).clear();
     }
 
     /// The options that an export was reached with last, in this process.
@@ -116,6 +129,21 @@ impl<C: Connect> Pool<C> {
         lock(&self.entries).values().filter_map(|entry| entry.export.get()).map(|(export, _)| export.clone()).collect()
     }
 
+    /// Connects to every export that is known from the start, so that what an earlier process left in the trash is cleared.
+    /// One that cannot be reached is tried again, less and less often.
+    pub async fn open_known(&self) {
+        const PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
+        let open = async |(share, options): (Source, MountOptions)| {
+            let mut pause = PAUSES.0;
+            while let Err(error) = self.get(&share, &options).await {
+                tracing::warn!(export = %share, %error, "cannot be opened; will be tried again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(PAUSES.1);
+            }
+        };
+        futures_util::future::join_all(self.known().into_iter().map(open)).await;
+    }
+
     /// Closes, for ever, what is idle.
     pub async fn close_idle(&self) {
         loop {
@@ -130,6 +158,12 @@ impl<C: Connect> Pool<C> {
             });
         }
     }
+}
+
+/// Options that make no difference to the controller make no connection of their own: two to one export are one client to
+/// its server, which does not tell it what it changed itself, so that each would find what the other has removed.
+fn key(share: &Source, options: &MountOptions) -> Key {
+    (share.clone(), options.for_role(Role::Controller))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -44,7 +44,7 @@ pub fn difference(mount: &Mount, options: &MountOptions) -> Option<String> {
         }));
     version(mount, options)
         .or_else(|| security(mount, &asked))
-        .or_else(|| port(mount, options))
+        .or_else(|| port(mount, &asked))
         .or_else(|| pairs.into_iter().find(|(asked, shown)| asked != shown).map(|(asked, shown)| told(&asked, &shown)))
 }
 
@@ -68,8 +68,8 @@ fn security(mount: &Mount, asked: &Asked) -> Option<String> {
     differs.then(|| told(&format!("sec={flavours}"), &format!("sec={shown}")))
 }
 
-fn port(mount: &Mount, options: &MountOptions) -> Option<String> {
-    let (asked, shown) = (options.given_port()?, mount.port());
+fn port(mount: &Mount, asked: &Asked) -> Option<String> {
+    let (asked, shown) = (asked.value("port")?, mount.port().to_string());
     (asked != shown).then(|| told(&format!("port={asked}"), &format!("port={shown}")))
 }
 

@@ -109,8 +109,8 @@ impl Failure {
             (Errno::NOENT, _) => "the server has no such directory, or does not export it",
             (Errno::NOTDIR, _) => "what is to be mounted must be a directory",
             (Errno::ACCESS, _) => {
-                "check that /etc/exports on the server gives this path to this client, and which `sec=` and `xprtsec=` it \
-                 demands"
+                "check that the path is there, that /etc/exports on the server gives it to this client, and which `sec=` \
+                 and `xprtsec=` it demands (`sec=krb5` needs rpc.gssd on this node)"
             }
             (Errno::PERM, _) => "the export demands another `sec=` or `xprtsec=`",
             (Errno::SRCH, _) => "`xprtsec=` needs tlshd (ktls-utils) to run on this node",

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 use super::reachability::Reachability;
 use super::source::Server;
@@ -37,6 +38,7 @@ struct Inner {
     port: u16,
     reachability: Arc<Reachability>,
     permits: Arc<Semaphore>,
+    closing: TaskTracker,
 }
 
 /// The server died while a call was in the kernel, or waited to go there. The call may yet be carried out.
@@ -144,6 +146,13 @@ pub struct Held<T: Send + 'static> {
     gate: Gate,
 }
 
+impl<T: Send + 'static> Held<T> {
+    /// Drops the value here: for one whose drop can no longer block.
+    pub fn release(mut self) {
+        drop(self.value.take());
+    }
+}
+
 impl<T: Send + 'static> Deref for Held<T> {
     type Target = T;
 
@@ -160,13 +169,20 @@ impl<T: Send + 'static> Drop for Held<T> {
         let (Some(value), Ok(runtime)) = (self.value.take(), Handle::try_current()) else { return };
         let gate = self.gate.clone();
         // Waits for a thread as long as it takes: it is a task, and costs nobody anything.
-        runtime.spawn(async move {
-            let permit = gate.permit().await;
-            tokio::task::spawn_blocking(move || {
-                drop(value);
-                drop(permit);
-            });
-        });
+        let closing = gate.0.closing.clone();
+        closing.spawn_on(
+            async move {
+                let permit = gate.permit().await;
+                let close = tokio::task::spawn_blocking(move || {
+                    drop(value);
+                    drop(permit);
+                });
+                if let Err(error) = close.await {
+                    tracing::error!(%error, "closing what was open on a server broke off");
+                }
+            },
+            &runtime,
+        );
     }
 }
 
@@ -175,12 +191,23 @@ impl<T: Send + 'static> Drop for Held<T> {
 pub struct Gates {
     reachability: Arc<Reachability>,
     gates: Mutex<HashMap<(Server, u16), Weak<Inner>>>,
+    closing: TaskTracker,
 }
 
 impl Gates {
     /// No gates yet; they ask `reachability`.
     pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
-        Arc::new(Self { reachability, gates: Mutex::default() })
+        Arc::new(Self { reachability, gates: Mutex::default(), closing: TaskTracker::new() })
+    }
+
+    /// Waits until every held value that was dropped is closed, `limit` at most. For the end of the process: a thread that
+    /// closes something of a lost server then ends with the others, at once, while the kernel would wait for that server if
+    /// the end of the process were what closes it.
+    pub async fn closed(&self, limit: Duration) {
+        self.closing.close();
+        if timeout(limit, self.closing.wait()).await.is_err() {
+            tracing::info!("a server does not answer, and is not told that this driver ends");
+        }
     }
 
     /// The gate of a server. It exists as long as somebody holds it or one of its threads is in the kernel.
@@ -195,6 +222,7 @@ impl Gates {
             port,
             reachability: Arc::clone(&self.reachability),
             permits: Arc::new(Semaphore::new(THREADS)),
+            closing: self.closing.clone(),
         });
         gates.insert((server.clone(), port), Arc::downgrade(&gate));
         Gate(gate)
@@ -339,6 +367,14 @@ mod tests {
         let (tell, dropped) = oneshot::channel();
         drop(gate(&gates(), &fake).hold(Witness(Some(tell))));
         assert_ne!(dropped.await.unwrap(), std::thread::current().id());
+    }
+
+    #[tokio::test]
+    async fn a_released_value_is_dropped_at_once() {
+        let fake = Fake::start(Behaviour::alive()).await;
+        let (tell, mut dropped) = oneshot::channel();
+        gate(&gates(), &fake).hold(Witness(Some(tell))).release();
+        assert_eq!(dropped.try_recv().unwrap(), std::thread::current().id());
     }
 
     #[tokio::test]

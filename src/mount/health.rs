@@ -93,7 +93,7 @@ impl Health {
         let servers: BTreeSet<(Server, u16)> = table
             .mounts()
             .filter(|mount| is_target(&mount.target))
-            .filter_map(|mount| Some((mount.server()?, mount.port())))
+            .filter_map(|mount| Some((mount.server()?, mount.tcp_port())))
             .collect();
         let mut asked = JoinSet::new();
         for (server, port) in servers {
@@ -219,4 +219,115 @@ fn explain(failure: &Failure, place: &Place, source: &str) -> Condition {
         Failure::Failed(_) => ("VolumeUnreadable", "check /etc/exports and the log of the server"),
     };
     Condition { severity: Severity::Inaccessible, reason, message: format!("{source} at {place}: {failure}; {advice}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::fs::MetadataExt;
+    use std::time::Duration;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::options::MountOptions;
+    use crate::mount::reachability::Reachability;
+    use crate::mount::root::Root;
+    use crate::mount::rpc::fake::{self, Behaviour};
+    use crate::mount::source::Share;
+
+    fn health() -> Health {
+        let reachability = Reachability::new();
+        Health::new(Probe::new(Arc::clone(&reachability), Gates::new(reachability)), Arc::default())
+    }
+
+    fn wanted(port: u16) -> Wanted {
+        Wanted {
+            volume_id: "volume".to_owned(),
+            source: Source::share(
+                Server::parse("server", "127.0.0.1").unwrap(),
+                Share::parse("share", "/volume").unwrap(),
+            ),
+            options: MountOptions::parse("mount_flags", [format!("port={port}")]).unwrap(),
+            root: None,
+        }
+    }
+
+    /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
+    async fn look_at(fs_type: Option<&str>, port: u16, wanted: Option<Wanted>) -> Option<Condition> {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
+        let device = dir.path().metadata().unwrap().st_dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let mount = fs_type.map(|fs_type| {
+            let shown = place.path().display();
+            let line = format!("26 25 {major}:{minor} / {shown} ro - {fs_type} s:/v ro,port={port},addr=127.0.0.1");
+            Table::parse(line.as_bytes()).top(place.path()).unwrap().clone()
+        });
+        look(health().probe, Subject { place, mount, wanted }, None, Instant::now() + LIMIT).await
+    }
+
+    fn reason(condition: Option<Condition>) -> Option<&'static str> {
+        condition.map(|condition| condition.reason)
+    }
+
+    #[rstest]
+    #[case::nothing_is_wrong(Behaviour::alive(), Some("nfs4"), None)]
+    #[case::the_server_is_gone(Behaviour::Closing, Some("nfs4"), Some("ServerUnreachable"))]
+    #[case::the_mount_is_gone(Behaviour::alive(), None, Some("MountMissing"))]
+    #[case::it_was_never_made_for_the_server_is_gone(Behaviour::Closing, None, Some("ServerUnreachable"))]
+    #[case::it_is_not_nfs(Behaviour::alive(), Some("tmpfs"), Some("WrongVolumeMounted"))]
+    #[tokio::test]
+    async fn a_volume_s_condition_has_a_name(
+        #[case] server: Behaviour,
+        #[case] fs_type: Option<&str>,
+        #[case] expected: Option<&str>,
+    ) {
+        let server = fake::Server::start(server).await;
+        let port = server.address.port();
+        assert_eq!(reason(look_at(fs_type, port, Some(wanted(port))).await), expected);
+    }
+
+    #[tokio::test]
+    async fn another_directory_than_was_mounted_is_told_whatever_its_name() {
+        let server = fake::Server::start(Behaviour::alive()).await;
+        let port = server.address.port();
+        let other = std::fs::File::open("/").unwrap();
+        let identity = Root::known(std::os::fd::AsFd::as_fd(&other)).unwrap().identity;
+        let wanted = Wanted { root: Some(identity), ..wanted(port) };
+        assert_eq!(reason(look_at(Some("nfs4"), port, Some(wanted)).await), Some("WrongVolumeMounted"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_told_within_two_seconds() {
+        let server = fake::Server::start(Behaviour::Silent).await;
+        let started = Instant::now();
+        let condition = look_at(Some("nfs4"), server.address.port(), None).await;
+        assert_eq!(reason(condition), Some("ServerUnreachable"));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+
+    #[rstest]
+    #[case::by_identifier(None)]
+    #[case::by_path(Some("/nowhere/target"))]
+    #[case::by_a_path_that_is_no_volume(Some("/proc/self"))]
+    #[tokio::test]
+    async fn a_volume_that_this_node_has_nothing_to_do_with_is_not_found(#[case] path: Option<&str>) {
+        let target = path.map(|path| Target::parse("path", path).unwrap());
+        let found = health().of_volume("volume", target.as_ref(), None).await;
+        assert!(matches!(found, Err(Error::NotFound { .. })), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_could_not_be_published_is_looked_at() {
+        let server = fake::Server::start(Behaviour::Closing).await;
+        let (health, dir) = (health(), tempfile::tempdir().unwrap());
+        let target = dir.path().canonicalize().unwrap().join("target");
+        health.requested.attempt(&target, &wanted(server.address.port()), &Table::default());
+        let by_path = Target::try_from(target.as_path()).unwrap();
+        for path in [None, Some(&by_path)] {
+            let conditions = health.of_volume("volume", path, None).await.unwrap();
+            assert_eq!(conditions.iter().map(|c| c.reason).collect::<Vec<_>>(), ["ServerUnreachable"]);
+        }
+    }
 }

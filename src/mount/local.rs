@@ -25,3 +25,30 @@ pub async fn on_node<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send 
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_on_a_disk_that_hangs_is_given_up_after_its_limit() {
+        let (release, hanging) = mpsc::channel::<()>();
+        let started = tokio::time::Instant::now();
+        let work = tokio::spawn(on_node(move || {
+            hanging.recv().unwrap();
+            Ok(())
+        }));
+        tokio::task::yield_now().await;
+        tokio::time::advance(LIMIT).await;
+        assert!(matches!(work.await.unwrap(), Err(Error::Internal(_))));
+        assert_eq!(started.elapsed(), LIMIT);
+        release.send(()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn work_gives_its_result() {
+        assert_eq!(on_node(|| Ok(7)).await, Ok(7));
+    }
+}

@@ -14,6 +14,7 @@ pub mod publish;
 pub mod reachability;
 pub mod requested;
 mod resolve;
+pub mod root;
 mod rpc;
 pub mod source;
 pub mod stats;

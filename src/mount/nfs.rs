@@ -108,7 +108,7 @@ async fn attempt(
 
 impl Mounted {
     /// Puts the mount on the directory `target`, which is not followed if it is a symbolic link. It then lives on
-    /// without this value. Does not wait for the server.
+    /// without this value, whose descriptor only keeps it busy: [`Held::release`]. Does not wait for the server.
     pub fn attach(&self, target: &Path) -> rustix::io::Result<()> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = rustix::fs::openat(CWD, target, flags, Mode::empty())?;
@@ -132,7 +132,7 @@ fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Para
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::{Server, Share};
+    use super::super::source::Share;
     use super::*;
     use crate::error::Error;
 

@@ -60,8 +60,8 @@ pub enum Role {
 }
 
 /// Mount options that were checked. `Display` gives them as `a,b,c` in the order in which they were asked for, without
-/// what the driver adds; [`MountOptions::parse`] reads that again. Options that came from a secret are not displayed. What has no effect here (`defaults`, `_netdev`) is
-/// accepted and dropped.
+/// what the driver adds; [`MountOptions::parse`] reads that again. Those that came from a secret are not displayed. What
+/// has no effect here (`defaults`, `_netdev`) is accepted and dropped.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct MountOptions {
     items: Vec<Item>,
@@ -217,6 +217,13 @@ impl MountOptions {
             items.extend(Item::parse(own));
         }
         Self { items, secret: self.secret }
+    }
+
+    /// The same, for a mount that shares nothing that is cached with others.
+    pub(super) fn unshared(&self) -> Self {
+        let mut options = self.clone();
+        options.items.extend(Item::parse("nosharecache"));
+        options
     }
 
     fn number(&self, name: &str) -> Option<u16> {
@@ -418,6 +425,12 @@ mod tests {
     fn an_option_from_a_secret_is_not_shown() {
         let error = MountOptions::parse_secret("secrets[mountOptions]", "hard,hunter2=x").unwrap_err().to_string();
         assert!(error.contains("option number 2") && !error.contains("hunter2"), "{error}");
+        let options = MountOptions::parse_secret("secrets[mountOptions]", "vers=4.1").unwrap();
+        for options in [options.for_role(Role::Controller), options] {
+            assert!(options.is_secret());
+            let shown = format!("{options} {options:?}");
+            assert!(!shown.contains("4.1"), "{shown}");
+        }
     }
 
     #[rstest]

@@ -1,16 +1,16 @@
 //! Calls on a mounted volume that may block in the kernel, none of which is waited for longer than its limit.
 
-use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD, NFS_SUPER_MAGIC, StatFs, StatxFlags, XattrFlags};
+use rustix::fs::{Access, AtFlags, CWD, NFS_SUPER_MAGIC, StatFs, XattrFlags};
 use rustix::io::Errno;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::Gates;
 use super::reachability::Reachability;
+use super::root::Root;
 use super::source::Server;
 use super::table::Mount;
 use super::target::Place;
@@ -48,39 +48,6 @@ pub struct Probe {
     gates: Arc<Gates>,
 }
 
-/// The root directory of a mounted volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Root {
-    /// Which directory it is, whatever name it was mounted by.
-    pub identity: Identity,
-    /// Its permission bits, with setuid, setgid and sticky.
-    pub mode: u32,
-    /// Its group.
-    pub group: u32,
-}
-
-/// A directory on an NFS server, as long as it is mounted here: `st_dev` (major, minor) and `st_ino`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    device: (u32, u32),
-    inode: u64,
-}
-
-impl Root {
-    /// Asks for the root of a mount by a descriptor of it, or by a path that leads to it. With `AtFlags::STATX_FORCE_SYNC`
-    /// in `flags` the server is asked, which may block; with `STATX_DONT_SYNC` the kernel tells what it knows.
-    pub fn of(dir: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> rustix::io::Result<Self> {
-        let fields = StatxFlags::MODE | StatxFlags::GID | StatxFlags::INO;
-        let stat = rustix::fs::statx(dir, path, flags | AtFlags::SYMLINK_NOFOLLOW, fields)?;
-        let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        Ok(Self {
-            identity: Identity { device, inode: stat.stx_ino },
-            mode: u32::from(stat.stx_mode) & 0o7777,
-            group: stat.stx_gid,
-        })
-    }
-}
-
 impl Probe {
     /// A probe that asks `reachability` first and goes through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
@@ -99,7 +66,7 @@ impl Probe {
 
     /// Asks the server for the root of `mount`, which is at `place`.
     pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
-        let root = self.call(place, mount, deadline, |path| Root::of(CWD, &path, AtFlags::STATX_FORCE_SYNC)).await?;
+        let root = self.call(place, mount, deadline, |path| Root::ask_at(&path)).await?;
         if root.identity.device == mount.device { Ok(root) } else { Err(Failure::Gone) }
     }
 
@@ -111,8 +78,9 @@ impl Probe {
 
     /// Whether the server refuses every change in a volume that is mounted for writing.
     ///
-    /// It is asked for a change that cannot be made. A server that does not know extended attributes is asked for the
-    /// right to write instead, which tells only where the mode gives that right to everybody.
+    /// It is asked for a change that cannot be made. A server without extended attributes (version 4.2 has them) is asked
+    /// for the right to write instead; that tells only where the mode gives it to everybody, and not of an export that
+    /// became read-only after the kernel had asked for the same right.
     pub async fn is_read_only(
         &self,
         place: &Arc<Place>,
@@ -143,9 +111,9 @@ impl Probe {
         call: impl FnOnce(PathBuf) -> rustix::io::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
         let server = mount.server().ok_or(Failure::Gone)?;
-        self.server(&server, mount.port(), deadline).await?;
+        self.server(&server, mount.tcp_port(), deadline).await?;
         let place = Arc::clone(place);
-        let gate = self.gates.get(&server, mount.port());
+        let gate = self.gates.get(&server, mount.tcp_port());
         match timeout_at(deadline, gate.run(move || call(place.call_path()))).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(errno))) => Err(Failure::Failed(errno.into())),

@@ -17,21 +17,22 @@
 //! what [`compare`](super::compare) can tell where another process mounted.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::fs::{AtFlags, Gid, Mode};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::compare::difference;
 use super::gate::Gates;
 use super::local::on_node;
 use super::nfs::{Mounted, Mounter, Role};
 use super::options::MountOptions;
-use super::probe::{Failure, Identity, LIMIT, Probe, Root};
+use super::probe::{Failure, LIMIT, Probe};
 use super::reachability::Reachability;
 use super::requested::{Requested, Wanted};
+use super::root::{self, Identity, Root, RootAttributes};
 use super::source::Source;
 use super::table::{Mount, Table, is_kubelet_target};
 use super::target::{Place, Target};
@@ -39,10 +40,8 @@ use super::turns::Turns;
 use crate::error::{Error, Result};
 use crate::export::fs::Status;
 
-/// Setgid, and all rights for the group: what a volume's root has that belongs to a group.
-const GROUP_MODE: u32 = 0o2070;
-/// Read, write and execute for owner, group and others.
-const PERMISSIONS: u32 = 0o777;
+/// For a server that lives and does not carry out what mounting takes: the next call need not wait for longer.
+const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 /// What to publish, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,16 +58,6 @@ pub struct Publish {
     pub single_target: bool,
     /// What the volume's root directory has to have.
     pub root: RootAttributes,
-}
-
-/// What the root directory of a volume has to have; `None` leaves it as it is. A volume that is mounted for reading is
-/// left as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RootAttributes {
-    /// The group, with setgid and all rights for it (CSI `volume_mount_group`).
-    pub group: Option<u32>,
-    /// Permission bits; setuid, setgid and sticky change only where they are among them.
-    pub mode: Option<u32>,
 }
 
 /// Publishes volumes on this node, and takes them down.
@@ -137,10 +126,17 @@ impl Publisher {
         if request.single_target {
             self.refuse_second_target(&wanted, &place, &table, address)?;
         }
-        let mounted = self.mounter.mount(&request.source, &request.options, Role::Node).await?;
-        if !request.options.read_only() {
-            settle(&mounted, &request.source, request.root).await?;
-        }
+        let mounting = async {
+            let mounted = self.mount(&request.source, &request.options).await?;
+            if !request.options.read_only() {
+                request.root.settle(&mounted, &request.source).await?;
+            }
+            Ok(mounted)
+        };
+        let mounted = timeout(MOUNT_LIMIT, mounting).await.unwrap_or_else(|_| {
+            let action = "mounting the volume and setting up its root directory".to_owned();
+            Err(Error::Export { export: request.source.to_string(), action, status: Status::TimedOut })
+        })?;
         if matches!(verdict, Verdict::Replace) {
             for dead in table.at(place.path()) {
                 self.detach(&place, dead, false).await?;
@@ -148,10 +144,21 @@ impl Publisher {
         }
         let root = on_node({
             let place = Arc::clone(&place);
-            move || attach(&place, &mounted)
+            move || attach(&place, mounted)
         });
         self.requested.set(place.path(), Wanted { root: Some(root.await?), ..wanted });
         Ok(())
+    }
+
+    /// Mounts the volume, in no directory yet. The kernel finds the way to it by names that it may have cached for other
+    /// mounts of the export, and so may come to a directory that is gone from the server: then a mount of its own helps.
+    async fn mount(&self, source: &Source, options: &MountOptions) -> Result<Mounted> {
+        let mounted = self.mounter.mount(source, options, Role::Node).await?;
+        if !root::is_stale(&mounted).await? {
+            return Ok(mounted);
+        }
+        tracing::debug!(%source, "came to a directory that is gone; mounted apart from other volumes");
+        self.mounter.mount(source, &options.unshared(), Role::Node).await
     }
 
     /// Looks at what is mounted at the target: the table in this file's doc.
@@ -240,8 +247,8 @@ fn no_parent(target: &Target) -> Error {
 }
 
 /// Puts a mount on its target, and tells what it is. Blocks, but not on the server.
-fn attach(place: &Place, mounted: &Mounted) -> Result<Identity> {
-    let root = Root::of(mounted.root.as_fd(), Path::new("."), AtFlags::STATX_DONT_SYNC)
+fn attach(place: &Place, mounted: Mounted) -> Result<Identity> {
+    let root = Root::known(mounted.root.as_fd())
         .map_err(|error| Error::Internal(format!("{place}: looking at the mount for it: {error}")))?;
     let made = place.create()?;
     mounted.attach(&place.call_path()).map_err(|error| {
@@ -250,46 +257,140 @@ fn attach(place: &Place, mounted: &Mounted) -> Result<Identity> {
         }
         Error::Internal(format!("{place}: putting the mount there: {error}"))
     })?;
+    // It now lives by its place: an open descriptor would only keep it from being unmounted.
+    mounted.root.release();
     Ok(root.identity)
 }
 
-/// Gives the root of a new mount its group and mode, where it does not have them.
-async fn settle(mounted: &Mounted, source: &Source, wanted: RootAttributes) -> Result<()> {
-    if wanted == RootAttributes::default() {
-        return Ok(());
-    }
-    let root =
-        mounted.root.try_clone().map_err(|error| Error::Internal(format!("a descriptor of {source}: {error}")))?;
-    let root = mounted.gate.hold(root);
-    let set = mounted.gate.run(move || set_attributes(root.as_fd(), wanted)).await?;
-    set.map_err(|errno| Error::Export {
-        export: source.to_string(),
-        action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
-            .to_owned(),
-        status: errno.into(),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use std::os::linux::fs::MetadataExt;
 
-fn set_attributes(root: BorrowedFd<'_>, wanted: RootAttributes) -> rustix::io::Result<()> {
-    let now = Root::of(root, Path::new("."), AtFlags::STATX_FORCE_SYNC)?;
-    let change = wanted.change(now.mode, now.group);
-    if let Some(group) = change.group {
-        rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    if let Some(mode) = change.mode {
-        rustix::fs::chmodat(root, ".", Mode::from_raw_mode(mode), AtFlags::empty())?;
-    }
-    Ok(())
-}
+    use rstest::rstest;
 
-impl RootAttributes {
-    /// What has to be set where mode and group are these.
-    fn change(self, mode: u32, group: u32) -> Self {
-        let given =
-            self.mode.map_or(mode, |given| if given > PERMISSIONS { given } else { mode & !PERMISSIONS | given });
-        let full = if self.group.is_some() { given | GROUP_MODE } else { given };
-        let group = self.group.filter(|wanted| *wanted != group);
-        // A change of the group may take setgid away.
-        Self { group, mode: (full != mode || group.is_some()).then_some(full) }
+    use super::*;
+    use crate::mount::rpc::fake::{Behaviour, Server};
+    use crate::mount::source::{self, Share};
+
+    fn publisher() -> Publisher {
+        let reachability = Reachability::new();
+        let gates = Gates::new(Arc::clone(&reachability));
+        let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
+        Publisher::new(mounter, reachability, gates, Arc::default())
+    }
+
+    fn wanted(share: &str, options: &str) -> Wanted {
+        Wanted {
+            volume_id: "volume".to_owned(),
+            source: Source::share(
+                source::Server::parse("server", "nfs").unwrap(),
+                Share::parse("share", share).unwrap(),
+            ),
+            options: MountOptions::parse("mount_flags", [options]).unwrap(),
+            root: None,
+        }
+    }
+
+    /// A directory that the table shows as a mount of `nfs:/volume`, from the server at `port`.
+    struct Shown {
+        _dir: tempfile::TempDir,
+        place: Arc<Place>,
+        table: Table,
+    }
+
+    impl Shown {
+        fn as_mount(fs_type: &str, port: u16) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let target = Target::try_from(dir.path()).unwrap();
+            let place = Arc::new(target.find().unwrap().unwrap());
+            let device = dir.path().metadata().unwrap().st_dev();
+            let line = format!(
+                "26 25 {}:{} / {} rw,relatime - {fs_type} nfs:/volume rw,vers=4.2,hard,port={port},addr=127.0.0.1",
+                rustix::fs::major(device),
+                rustix::fs::minor(device),
+                place.path().display()
+            );
+            Self { _dir: dir, place, table: Table::parse(line.as_bytes()) }
+        }
+
+        async fn judged(&self, wanted: &Wanted, before: Option<&Wanted>) -> Result<Verdict> {
+            publisher().judge(wanted, before, &self.place, &self.table, "10.0.0.1".parse().unwrap()).await
+        }
+
+        /// What a process remembers that made this mount for `wanted`.
+        fn made_for(&self, wanted: Wanted) -> Wanted {
+            let root = std::fs::File::open(self.place.path()).unwrap();
+            Wanted { root: Some(Root::known(root.as_fd()).unwrap().identity), ..wanted }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_with_the_volume_as_asked_for_is_published() {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        let verdict = shown.judged(&wanted("/volume", "hard,rsize=4096"), None).await;
+        assert!(matches!(verdict, Ok(Verdict::Nothing)));
+    }
+
+    #[rstest]
+    #[case::read_only("/volume", "ro")]
+    #[case::another_option("/volume", "soft")]
+    #[case::another_volume("/other", "")]
+    #[tokio::test]
+    async fn a_target_with_another_volume_or_other_options_is_taken(#[case] share: &str, #[case] options: &str) {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        assert!(matches!(shown.judged(&wanted(share, options), None).await, Err(Error::Conflict { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_this_process_mounted_is_compared_in_full() {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        let before = shown.made_for(wanted("/link-to-volume", "rsize=4096"));
+        let same = shown.judged(&wanted("/link-to-volume", "rsize=4096"), Some(&before)).await;
+        assert!(matches!(same, Ok(Verdict::Nothing)), "the kernel may show another path than was asked for");
+        let other = shown.judged(&wanted("/link-to-volume", "rsize=8192"), Some(&before)).await;
+        assert!(matches!(other, Err(Error::Conflict { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_mount_whose_server_is_gone_is_replaced() {
+        let server = Server::start(Behaviour::Closing).await;
+        let shown = Shown::as_mount("nfs", server.address.port());
+        assert!(matches!(shown.judged(&wanted("/volume", ""), None).await, Ok(Verdict::Replace)));
+    }
+
+    #[tokio::test]
+    async fn a_mount_that_is_not_nfs_is_left_alone() {
+        let shown = Shown::as_mount("tmpfs", 1);
+        assert!(matches!(shown.judged(&wanted("/volume", ""), None).await, Err(Error::Conflict { .. })));
+    }
+
+    #[rstest]
+    #[case::kubelet_s("/k/pods/u/volumes/kubernetes.io~csi/pv/mount", "nfs:/volume", false)]
+    #[case::sub_path("/k/pods/u/volume-subpaths/pv/c/0", "nfs:/volume", true)]
+    #[case::asked_for("/asked", "nfs:/volume", false)]
+    #[case::another_volume("/asked", "nfs:/volume/sub", true)]
+    fn a_volume_for_one_target_has_no_second(#[case] path: &str, #[case] source: &str, #[case] allowed: bool) {
+        let publisher = publisher();
+        let dir = tempfile::tempdir().unwrap();
+        let place = Target::try_from(dir.path()).unwrap().find().unwrap().unwrap();
+        let table = Table::parse(format!("26 25 0:26 / {path} rw - nfs4 {source} rw,addr=10.0.0.9").as_bytes());
+        publisher.requested.set(Path::new("/asked"), wanted("/volume", ""));
+        let checked =
+            publisher.refuse_second_target(&wanted("/volume", ""), &place, &table, "10.0.0.1".parse().unwrap());
+        assert_eq!(checked.is_ok(), allowed, "{checked:?}");
+    }
+
+    #[tokio::test]
+    async fn a_target_without_a_parent_is_refused_before_the_server_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let Wanted { volume_id, source, options, .. } = wanted("/volume", "");
+        let target = Target::try_from(dir.path().join("missing/target").as_path()).unwrap();
+        let root = RootAttributes::default();
+        let request = Publish { volume_id, source, target, options, single_target: false, root };
+        assert!(matches!(publisher().publish(request).await, Err(Error::Precondition(_))));
+        assert!(!dir.path().join("missing").exists());
     }
 }

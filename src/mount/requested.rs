@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::options::MountOptions;
-use super::probe::Identity;
+use super::root::Identity;
 use super::source::Source;
 use super::table::Table;
 

@@ -82,6 +82,9 @@ impl Share {
         } else if text.len() > 1 {
             return Err(Error::invalid(field, format!("`{text}`: the root is written `/`")));
         }
+        if bare.split('/').any(|name| name == SubDir::PRIVATE) {
+            return Err(Error::invalid(field, format!("`{}` is the driver's own directory", SubDir::PRIVATE)));
+        }
         Ok(Self(bare.to_owned()))
     }
 
@@ -274,6 +277,9 @@ mod tests {
     fn the_share_itself_and_the_private_directory_are_no_sub_directories() {
         for path in ["", "/", ".csi-nfs", "/.csi-nfs/", ".csi-nfs/volumes"] {
             assert!(SubDir::parse("subDir", path).is_err(), "{path:?}");
+        }
+        for path in [".csi-nfs", "/export/.csi-nfs", "/export/.csi-nfs/volumes"] {
+            assert!(Share::parse("share", path).is_err(), "{path:?}");
         }
     }
 

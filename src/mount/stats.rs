@@ -45,18 +45,22 @@ impl Stats {
     pub async fn of(&self, target: &Target) -> Result<FsStat> {
         let started = Instant::now();
         let (place, mount) = mounted(target).await?;
-        let known = self.last().get(target).copied().filter(|figures| figures.of == identity(&mount));
+        self.figures(target, &place, &mount, started + LIMIT).await
+    }
+
+    async fn figures(&self, target: &Target, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<FsStat> {
+        let known = self.last().get(target).copied().filter(|figures| figures.of == identity(mount));
         if let Some(known) = known.filter(|known| known.at.elapsed() < self.max_age) {
             return Ok(known.stat);
         }
-        match (self.probe.statfs(&place, &mount, started + LIMIT).await, known) {
+        match (self.probe.statfs(place, mount, deadline).await, known) {
             (Ok(stat), _) => {
-                self.last().insert(target.clone(), Figures { of: identity(&mount), at: Instant::now(), stat });
+                self.last().insert(target.clone(), Figures { of: identity(mount), at: Instant::now(), stat });
                 Ok(stat)
             }
             (Err(Failure::Gone), _) => Err(not_mounted(target)),
             (Err(Failure::Unreachable(_) | Failure::Silent), Some(known)) => Ok(known.stat),
-            (Err(failure), _) => Err(explain(failure, target, &mount)),
+            (Err(failure), _) => Err(explain(failure, target, mount)),
         }
     }
 
@@ -94,11 +98,86 @@ fn explain(failure: Failure, target: &Target, mount: &Mount) -> Error {
     let status = match failure {
         Failure::Unreachable(reason) => {
             let server = mount.server().map_or_else(|| mount.source(), |server| server.to_string());
-            return Error::Unreachable { server, port: mount.port(), reason };
+            return Error::Unreachable { server, port: mount.tcp_port(), reason };
         }
         Failure::Gone => return not_mounted(target),
         Failure::Silent => Status::TimedOut,
         Failure::Failed(status) => status,
     };
     Error::Export { export: mount.source(), action: format!("asking for the figures of {target}"), status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::reachability::Reachability;
+    use crate::mount::rpc::fake::{Behaviour, Server};
+
+    const OLD: FsStat = FsStat { total_bytes: 10, free_bytes: 5, available_bytes: 4, total_inodes: 3, free_inodes: 2 };
+
+    fn stats(max_age: Duration) -> Stats {
+        let reachability = Reachability::new();
+        Stats::new(Probe::new(Arc::clone(&reachability), Gates::new(reachability)), max_age)
+    }
+
+    fn mount(id: u64, port: u16) -> Mount {
+        let line = format!("{id} 25 0:26 / /t rw - nfs4 nfs:/volume rw,vers=4.2,port={port},addr=127.0.0.1");
+        Table::parse(line.as_bytes()).top(std::path::Path::new("/t")).unwrap().clone()
+    }
+
+    /// Asks for the figures of a mount on a local directory, after those of mount 26 became known.
+    async fn ask(max_age: Duration, mount: Mount) -> Result<FsStat> {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::try_from(dir.path()).unwrap();
+        let place = Arc::new(target.find().unwrap().unwrap());
+        let stats = stats(max_age);
+        let of = (26, (0, 26));
+        stats.last().insert(target.clone(), Figures { of, at: Instant::now(), stat: OLD });
+        stats.figures(&target, &place, &mount, Instant::now() + LIMIT).await
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_leaves_the_last_figures() {
+        let server = Server::start(Behaviour::Closing).await;
+        assert_eq!(ask(Duration::ZERO, mount(26, server.address.port())).await, Ok(OLD));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_and_was_never_asked_is_an_error() {
+        let server = Server::start(Behaviour::Closing).await;
+        let figures = ask(Duration::ZERO, mount(27, server.address.port())).await;
+        assert!(matches!(figures, Err(Error::Unreachable { .. })), "{figures:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up_within_two_seconds() {
+        let server = Server::start(Behaviour::Silent).await;
+        let started = Instant::now();
+        assert_eq!(ask(Duration::ZERO, mount(26, server.address.port())).await, Ok(OLD));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn figures_that_are_not_too_old_are_not_asked_for_again() {
+        let server = Server::start(Behaviour::alive()).await;
+        assert_eq!(ask(Duration::from_secs(3600), mount(26, server.address.port())).await, Ok(OLD));
+        assert_eq!(server.calls(), 0);
+    }
+
+    #[tokio::test]
+    async fn figures_of_a_file_system_under_a_lost_mount_are_not_the_volume_s() {
+        let server = Server::start(Behaviour::alive()).await;
+        let figures = ask(Duration::ZERO, mount(26, server.address.port())).await;
+        assert!(matches!(figures, Err(Error::NotFound { .. })), "{figures:?}");
+    }
+
+    #[tokio::test]
+    async fn a_path_without_a_volume_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path().to_owned(), dir.path().join("missing"), dir.path().join("missing/target")] {
+            let stats = stats(Duration::ZERO).of(&Target::try_from(path.as_path()).unwrap()).await;
+            assert!(matches!(stats, Err(Error::NotFound { .. })), "{stats:?}");
+        }
+    }
 }

@@ -4,6 +4,8 @@
 //! never waits for one. Paths are bytes: one line that is not UTF-8 must not hide the others.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use super::source::{Server, Source};
 use crate::error::{Error, Result};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
+/// Bytes that hold the table of most nodes.
+const ENOUGH: usize = 64 * 1024;
 
 /// The port of NFS, where the options name none (RFC 8881, section 2.9.3).
 const NFS_PORT: u16 = 2049;
@@ -102,6 +106,12 @@ impl Mount {
         self.option("port").and_then(|port| port.parse().ok()).filter(|port| *port != 0).unwrap_or(NFS_PORT)
     }
 
+    /// The TCP port at which its server is asked whether it lives: with RDMA, whose ports are others, always 2049.
+    pub fn tcp_port(&self) -> u16 {
+        let rdma = self.option("proto").is_some_and(|proto| proto.starts_with("rdma"));
+        if rdma { NFS_PORT } else { self.port() }
+    }
+
     /// Whether it is a mount of `source`: the same path, of a server by the same name or at `address`.
     pub fn is_of(&self, source: &Source, address: Option<IpAddr>) -> bool {
         let asked = source.to_string();
@@ -131,8 +141,10 @@ pub struct Table(Vec<Mount>);
 impl Table {
     /// Reads the table.
     pub fn read() -> Result<Self> {
-        let bytes =
-            std::fs::read(MOUNTINFO).map_err(|error| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
+        // The kernel makes the text up anew for each read: the fewer, the better.
+        let mut bytes = Vec::with_capacity(ENOUGH);
+        let read = File::open(MOUNTINFO).and_then(|mut file| file.read_to_end(&mut bytes));
+        read.map_err(|error| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
         Ok(Self::parse(&bytes))
     }
 
@@ -257,6 +269,13 @@ mod tests {
         assert_eq!(ids, [37, 36, 26]);
         assert_eq!(table.at(Path::new("/")).len(), 1);
         assert_eq!(table.top(Path::new("/run/none")), None);
+    }
+
+    #[test]
+    fn a_server_that_is_used_over_rdma_is_asked_over_tcp() {
+        let table = Table::parse(b"1 0 0:1 / /t rw - nfs4 nfs:/e rw,proto=rdma,port=20049,addr=10.0.0.1");
+        let mount = table.top(Path::new("/t")).unwrap();
+        assert_eq!((mount.port(), mount.tcp_port()), (20049, 2049));
     }
 
     #[rstest]

@@ -50,7 +50,7 @@ mod tests {
         let turns = Turns::default();
         let first = turns.take("a").await;
         let mut second = Box::pin(turns.take("a"));
-        assert!(matches!(futures_poll(&mut second).await, Poll::Pending));
+        assert!(matches!(poll_once(&mut second).await, Poll::Pending));
         drop(first);
         second.await;
     }
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(turns.0.lock().unwrap().len(), 1);
     }
 
-    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Poll<()> {
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<()> {
         std::future::poll_fn(|context| Poll::Ready(std::pin::Pin::new(&mut *future).poll(context).map(drop))).await
     }
 }

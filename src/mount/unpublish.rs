@@ -64,15 +64,15 @@ impl Publisher {
     /// Unmounts while the server answers.
     async fn unmount_alive(&self, place: &Arc<Place>, mount: &Mount) -> Result<rustix::io::Result<()>> {
         let Some(server) = mount.server() else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
-        self.reachability.check(&server, mount.port()).await?;
+        self.reachability.check(&server, mount.tcp_port()).await?;
         let place = Arc::clone(place);
         let call = move || unmount(place.call_path(), UnmountFlags::NOFOLLOW);
-        Ok(self.gates.get(&server, mount.port()).run(call).await?)
+        Ok(self.gates.get(&server, mount.tcp_port()).run(call).await?)
     }
 
     /// Takes the visible mount from its place without waiting for its server; `dead` says that it does not answer.
     pub(super) async fn detach(&self, place: &Arc<Place>, mount: &Mount, dead: bool) -> Result<()> {
-        let gate = mount.server().map(|server| self.gates.get(&server, mount.port()));
+        let gate = mount.server().map(|server| self.gates.get(&server, mount.tcp_port()));
         let (place, mount) = (Arc::clone(place), mount.clone());
         let last = on_node(move || detach(&place, &mount, dead)).await?;
         // The end of the last user may wait for the server: on a thread of its gate.
@@ -114,5 +114,51 @@ pub(super) fn only_nfs(place: &Place, stack: &[&Mount]) -> Result<()> {
             other.source()
         ))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::nfs::Mounter;
+    use crate::mount::reachability::Reachability;
+
+    async fn unpublish(path: &Path) -> Result<()> {
+        let reachability = Reachability::new();
+        let gates = Gates::new(Arc::clone(&reachability));
+        let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
+        let publisher = Publisher::new(mounter, reachability, gates, Arc::default());
+        publisher.unpublish(&Target::try_from(path).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn a_target_is_removed_and_a_repeated_call_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        std::fs::create_dir(&target).unwrap();
+        unpublish(&target).await.unwrap();
+        assert!(!target.exists());
+        unpublish(&target).await.unwrap();
+        unpublish(&dir.path().join("missing/target")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn data_under_a_lost_mount_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("target/data");
+        std::fs::create_dir(dir.path().join("target")).unwrap();
+        std::fs::write(&data, "kept").unwrap();
+        assert!(matches!(unpublish(&dir.path().join("target")).await, Err(Error::Precondition(_))));
+        assert_eq!(std::fs::read(data).unwrap(), b"kept");
+    }
+
+    #[tokio::test]
+    async fn a_mount_of_something_else_is_left_alone() {
+        // procfs is mounted wherever this runs.
+        assert!(matches!(unpublish(Path::new("/proc")).await, Err(Error::Precondition(_))));
+        assert!(Path::new("/proc/self").exists());
     }
 }

@@ -6,3 +6,4 @@ pub mod controller;
 pub mod detached;
 pub mod identity;
 pub mod node;
+pub mod publish;

@@ -1,19 +1,17 @@
 //! CSI Node.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::capability;
 use super::condition::volume_health;
 use super::detached::detached;
+use super::publish;
 use crate::error::{Error, Result};
 use crate::export::fs::FsStat;
 use crate::mount::health::Health;
 use crate::mount::options::MountOptions;
-use crate::mount::publish::{Publish, Publisher, RootAttributes};
-use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::mount::publish::Publisher;
 use crate::mount::stats::Stats;
 use crate::mount::target::Target;
 use crate::proto::csi;
@@ -21,9 +19,7 @@ use crate::proto::csi::node_server::Node as Rpc;
 use crate::proto::csi::node_service_capability::{self as capability_of, rpc::Type};
 use crate::proto::csi::volume_usage::Unit;
 use crate::telemetry;
-use crate::volume::access::AccessMode;
 use crate::volume::id::VolumeId;
-use crate::volume::parameters::{expand, parse_mode};
 
 /// What the driver's flags say to the node.
 #[derive(Debug, Clone)]
@@ -62,7 +58,7 @@ impl Rpc for Node {
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
         telemetry::volume(&request.volume_id);
-        let publish = parse_publish(request, &self.settings)?;
+        let publish = publish::parse(request, &self.settings)?;
         tracing::Span::current().record("server", publish.source.server.as_str());
         let publisher = Arc::clone(&self.publisher);
         // A caller that goes away does not leave it half done.
@@ -158,10 +154,6 @@ impl Rpc for Node {
     }
 }
 
-fn present(volume_id: &str) -> Result<()> {
-    if volume_id.is_empty() { Err(Error::invalid("volume_id", "missing")) } else { Ok(()) }
-}
-
 /// Parses the path of a volume that has to be published: where none can be, none is.
 fn published(field: &str, text: &str) -> Result<Target> {
     Target::parse(field, text).map_err(|error| match error {
@@ -170,82 +162,9 @@ fn published(field: &str, text: &str) -> Result<Target> {
     })
 }
 
-fn parse_publish(request: csi::NodePublishVolumeRequest, settings: &Settings) -> Result<Publish> {
-    present(&request.volume_id)?;
-    let target = Target::parse("target_path", &request.target_path)?;
-    let capability = capability::parse(request.volume_capability.as_ref())?;
-    let context = Context(&request.volume_context);
-    if context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") && !settings.allow_inline
-    {
-        return Err(Error::invalid(
-            "volume_context[csi.storage.k8s.io/ephemeral]",
-            "inline volumes are off: with them whoever may create a pod may mount any share; use a PersistentVolumeClaim, \
-             or allow them in the driver's flags",
-        ));
-    }
-    let mut flags = capability.mount_options.to_vec();
-    flags.extend(context.get("mountOptions")?.map(|(_, value)| value.to_owned()));
-    if flags.is_empty() {
-        flags = settings.mount_options.to_vec();
-    }
-    flags.extend((request.readonly || capability.mode.is_read_only()).then(|| "ro".to_owned()));
-    let mode = match context.get("mountPermissions")? {
-        Some((field, value)) => parse_mode(&field, value)?,
-        None => settings.mount_permissions,
-    };
-    Ok(Publish {
-        source: context.source(&request.volume_id)?,
-        options: MountOptions::parse("mount_flags and volume_context[mountOptions]", flags)?,
-        single_target: capability.mode == AccessMode::SingleNodeSingleWriter,
-        root: RootAttributes { group: capability.group, mode },
-        volume_id: request.volume_id,
-        target,
-    })
-}
-
-/// CSI `volume_context`: what CreateVolume gave, or what the author of a PersistentVolume wrote. Keys count without regard
-/// to case; those that mean nothing to the node are ignored.
-struct Context<'a>(&'a HashMap<String, String>);
-
-impl<'a> Context<'a> {
-    /// The value of a key, and what to call it in an error.
-    fn get(&self, key: &str) -> Result<Option<(String, &'a str)>> {
-        let mut found = self.0.iter().filter(|(other, _)| other.eq_ignore_ascii_case(key));
-        let value = found.next().map(|(_, value)| (format!("volume_context[{key}]"), value.as_str()));
-        match found.next() {
-            Some(_) => Err(Error::invalid(format!("volume_context[{key}]"), "given twice, in different spelling")),
-            None => Ok(value),
-        }
-    }
-
-    /// What to mount; the volume's identifier tells it where the context says nothing.
-    fn source(&self, volume_id: &str) -> Result<Source> {
-        let (server, share) = match (self.get("server")?, self.get("share")?) {
-            (Some(server), Some(share)) => (server, share),
-            (None, None) => {
-                return VolumeId::parse(volume_id).map(|id| id.source()).map_err(|_| {
-                    Error::invalid(
-                        "volume_context",
-                        "server and share are missing, and the volume's identifier does not tell them",
-                    )
-                });
-            }
-            (None, Some(_)) => return Err(Error::invalid("volume_context[server]", "missing: the NFS server")),
-            (Some(_), None) => {
-                return Err(Error::invalid("volume_context[share]", "missing: the path that the server exports"));
-            }
-        };
-        let (server, (field, text)) = (Server::parse(&server.0, server.1)?, share);
-        let share = Share::parse(&field, text)?;
-        if share.as_str().split('/').any(|name| name == SubDir::PRIVATE) {
-            return Err(Error::invalid(field, format!("`{}` is the driver's own directory", SubDir::PRIVATE)));
-        }
-        let sub_dir = match self.get("subDir")? {
-            None | Some((_, "")) => None,
-            Some((field, template)) => Some(SubDir::parse(&field, &expand(&field, template, self.0)?)?),
-        };
-        Ok(Source { server, share, sub_dir })
-    }
+/// Refuses an empty `volume_id`.
+pub(super) fn present(volume_id: &str) -> Result<()> {
+    if volume_id.is_empty() { Err(Error::invalid("volume_id", "missing")) } else { Ok(()) }
 }
 
 fn usage(stat: &FsStat) -> Vec<csi::VolumeUsage> {
@@ -261,4 +180,86 @@ fn usage(stat: &FsStat) -> Vec<csi::VolumeUsage> {
     let inodes =
         (stat.total_inodes > 0).then(|| usage(Unit::Inodes, stat.total_inodes, stat.free_inodes, stat.free_inodes));
     std::iter::once(bytes).chain(inodes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::nfs::Mounter;
+    use crate::mount::probe::Probe;
+    use crate::mount::reachability::Reachability;
+
+    fn node() -> Node {
+        let reachability = Reachability::new();
+        let gates = Gates::new(Arc::clone(&reachability));
+        let probe = Probe::new(Arc::clone(&reachability), Arc::clone(&gates));
+        let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
+        let publisher = Publisher::new(mounter, reachability, gates, Arc::default());
+        let stats = Stats::new(probe.clone(), std::time::Duration::ZERO);
+        let settings = Settings {
+            node_id: "node".to_owned(),
+            mount_options: MountOptions::default(),
+            mount_permissions: None,
+            allow_inline: false,
+        };
+        Node::new(settings, Arc::new(publisher), Arc::new(stats), Arc::new(Health::new(probe, Arc::default())))
+    }
+
+    #[rstest]
+    #[case("", "/p", tonic::Code::InvalidArgument)]
+    #[case("v", "", tonic::Code::InvalidArgument)]
+    #[case("v", "some/path", tonic::Code::NotFound)]
+    #[case("v", "/nowhere/at/all", tonic::Code::NotFound)]
+    #[case("v", "/proc", tonic::Code::NotFound)]
+    #[tokio::test]
+    async fn figures_are_of_a_volume_at_a_path(#[case] id: &str, #[case] path: &str, #[case] expected: tonic::Code) {
+        let request = csi::NodeGetVolumeStatsRequest {
+            volume_id: id.to_owned(),
+            volume_path: path.to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(node().node_get_volume_stats(Request::new(request)).await.unwrap_err().code(), expected);
+    }
+
+    #[rstest]
+    #[case("", "", tonic::Code::InvalidArgument)]
+    #[case("v", "", tonic::Code::NotFound)]
+    #[case("nfs#export#v##", "", tonic::Code::NotFound)]
+    #[case("v", "some/path", tonic::Code::NotFound)]
+    #[case("v", "/nowhere/at/all", tonic::Code::NotFound)]
+    #[tokio::test]
+    async fn health_is_of_a_volume_on_this_node(#[case] id: &str, #[case] path: &str, #[case] expected: tonic::Code) {
+        let request = csi::NodeGetVolumeHealthRequest {
+            volume_id: id.to_owned(),
+            volume_publish_path: path.to_owned(),
+            ..Default::default()
+        };
+        assert_eq!(node().node_get_volume_health(Request::new(request)).await.unwrap_err().code(), expected);
+    }
+
+    #[rstest]
+    #[case("", "/t")]
+    #[case("v", "")]
+    #[case("v", "t")]
+    #[case("v", "/a/../t")]
+    #[case("v", "/")]
+    #[tokio::test]
+    async fn what_is_taken_down_has_to_be_named(#[case] id: &str, #[case] path: &str) {
+        let request = csi::NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path: path.to_owned() };
+        let status = node().node_unpublish_volume(Request::new(request)).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    }
+
+    #[test]
+    fn usage_has_no_inodes_where_the_file_system_has_no_limit_and_never_a_negative_figure() {
+        let stat =
+            FsStat { total_bytes: u64::MAX, free_bytes: 3, available_bytes: 2, total_inodes: 10, free_inodes: 11 };
+        let [bytes, inodes] = usage(&stat).try_into().unwrap();
+        assert_eq!((bytes.total, bytes.used, bytes.available, bytes.unit()), (i64::MAX, i64::MAX, 2, Unit::Bytes));
+        assert_eq!((inodes.total, inodes.used, inodes.available, inodes.unit()), (10, 0, 11, Unit::Inodes));
+        assert_eq!(usage(&FsStat { total_inodes: 0, ..stat }).len(), 1);
+    }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use super::access::CapacityRange;
 use super::delete::{self, DeletePolicy};
@@ -35,7 +36,7 @@ use Call::{Create as Make, Delete, Expand, List, Modify, Owned};
 
 fn connect(server: &MemoryServer) -> Export<MemoryFs> {
     let share = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/export").unwrap());
-    Export::new(share, server.client())
+    Export::new(share, server.client(), Arc::default())
 }
 
 impl Call {

@@ -27,7 +27,11 @@ pub struct DeletePolicy {
 
 /// Whether there is nothing of a volume on an export that the driver never wrote to, and so nothing to lock.
 pub async fn is_gone<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
-    Ok(export.layout().await?.is_none() && find(export, &id.sub_dir).await?.found.is_none())
+    Ok(export.layout().await?.is_none()
+        && match place(export, &id.sub_dir).await?.at {
+            Some((dir, name)) => export.find(&dir, &name).await?.is_none(),
+            None => true,
+        })
 }
 
 /// Deletes a volume. One that is not there is deleted.
@@ -44,15 +48,16 @@ pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePoli
     let recorded = record.as_ref().and_then(|record| record.attributes.on_delete);
     let on_delete = recorded.or(id.on_delete).unwrap_or(policy.default);
     if neighbours.same.is_none() && on_delete != OnDelete::Retain {
-        let place = find(export, &id.sub_dir).await?;
-        if let Some((dir, name)) = &place.found {
-            match on_delete {
-                OnDelete::Archive => archive(export, dir, name, &id.sub_dir, policy.replace_archive).await?,
-                OnDelete::Delete | OnDelete::Retain => discard(export, dir, name, &id.sub_dir).await?,
+        let place = place(export, &id.sub_dir).await?;
+        let moved = match &place.at {
+            Some((dir, name)) if on_delete == OnDelete::Archive => {
+                archive(export, dir, name, &id.sub_dir, policy.replace_archive).await?
             }
-        }
+            Some((dir, name)) => discard(export, dir, name, &id.sub_dir).await?,
+            None => false,
+        };
         // Also where the directory is gone: an earlier call may have come no further.
-        if place.found.is_some() || record.is_some() {
+        if moved || record.is_some() {
             remove_empty(export, &place.parents).await?;
         }
     }
@@ -79,12 +84,12 @@ async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
 struct Place<F: Fs> {
     /// The directories that lead to it, as far as they are there, each by the one above it and its name.
     parents: Vec<(F::Handle, Name)>,
-    /// The directory it is in, and its name there; `None` where it is gone.
-    found: Option<(F::Handle, Name)>,
+    /// The directory that it is in, if it is there at all, and its name there.
+    at: Option<(F::Handle, Name)>,
 }
 
-async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Place<F>> {
-    let mut place = Place { parents: Vec::new(), found: None };
+async fn place<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Place<F>> {
+    let mut place = Place { parents: Vec::new(), at: None };
     let mut names: Vec<Name> = sub_dir.names().collect();
     let Some(name) = names.pop() else { return Ok(place) };
     let mut dir = export.fs().root();
@@ -93,31 +98,36 @@ async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Place<F>> {
         place.parents.push((dir, parent));
         dir = next;
     }
-    place.found = export.find(&dir, &name).await?.map(|_| (dir, name));
+    place.at = Some((dir, name));
     Ok(place)
 }
 
-/// Moves a directory into the trash.
-async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, sub_dir: &SubDir) -> Result<()> {
+/// Moves a directory into the trash, if it is there; answers whether it was.
+async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, sub_dir: &SubDir) -> Result<bool> {
     let layout = export.make_layout().await?;
     let failed = |status| export.failed(format!("moving directory `{sub_dir}` into the trash"), status);
     let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
     match export.fs().rename(dir, name, &layout.trash, &trashed).await {
-        Ok(()) => export.trash.added(),
-        Err(Status::NoEnt) => {}
-        Err(status) => return Err(failed(status)),
+        Ok(()) => {
+            export.trash.added();
+            Ok(true)
+        }
+        Err(Status::NoEnt) => Ok(false),
+        Err(status) => Err(failed(status)),
     }
-    Ok(())
 }
 
-/// Renames a directory to `archived-…`.
+/// Renames a directory to `archived-…`, if it is there; answers whether it was.
 async fn archive<F: Fs>(
     export: &Export<F>,
     from_dir: &F::Handle,
     from: &Name,
     sub_dir: &SubDir,
     replace: bool,
-) -> Result<()> {
+) -> Result<bool> {
+    if export.find(from_dir, from).await?.is_none() {
+        return Ok(false);
+    }
     let failed = |status| export.failed(format!("archiving directory `{sub_dir}`"), status);
     let first = Name::new(format!("{ARCHIVED}{}", sub_dir.first())).map_err(failed)?;
     let mut names: Vec<Name> = [first].into_iter().chain(sub_dir.names().skip(1)).collect();
@@ -131,7 +141,7 @@ async fn archive<F: Fs>(
         }
         Some(_) => free_name(export, &dir, &name).await?,
     };
-    export.fs().rename(from_dir, from, &dir, &target).await.map_err(failed)
+    export.fs().rename(from_dir, from, &dir, &target).await.map(|()| true).map_err(failed)
 }
 
 /// `name` with a suffix that makes it free in `dir`.

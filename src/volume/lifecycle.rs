@@ -149,15 +149,19 @@ async fn make_directory<F: Fs>(
     let fs = export.fs();
     let failed = |status| export.failed(format!("creating directory `{sub_dir}`"), status);
     let (parent, last) = make_parent(export, sub_dir).await?;
+    let mode = attributes.mode.unwrap_or(DIRECTORY_MODE);
+    let plain = attributes.uid.is_none() && attributes.gid.is_none() && mode <= 0o777;
+    if plain {
+        match fs.mkdir(&parent, &last, mode).await {
+            Err(Status::Exist) => {}
+            made => return made.map(drop).map_err(failed),
+        }
+    }
     if let Some((directory, attr)) = export.find(&parent, &last).await? {
         if attr.kind != Kind::Directory {
             return Err(failed(Status::NotDir));
         }
         return fs.setattr(&directory, set_attr(attributes)).await.map_err(failed);
-    }
-    let mode = attributes.mode.unwrap_or(DIRECTORY_MODE);
-    if attributes.uid.is_none() && attributes.gid.is_none() && mode <= 0o777 {
-        return fs.mkdir(&parent, &last, mode).await.map(drop).map_err(failed);
     }
     let layout = export.make_layout().await?;
     let staged = Name::new(name.as_str()).map_err(failed)?;

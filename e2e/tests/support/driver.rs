@@ -27,7 +27,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// The program under test: what `CSI_NFS_DRIVER` names, else what cargo built with the tests.
 pub fn program() -> PathBuf {
-    std::env::var_os("CSI_NFS_DRIVER").map_or_else(|| env!("CARGO_BIN_EXE_csi-nfs").into(), PathBuf::from)
+    let named = std::env::var_os("CSI_NFS_DRIVER").map(PathBuf::from);
+    named.or(option_env!("CARGO_BIN_EXE_csi-nfs").map(PathBuf::from)).expect("CSI_NFS_DRIVER names no program")
 }
 
 /// A channel to a CSI driver's (or another gRPC server's) socket; it connects anew when the server was restarted.
@@ -95,6 +96,11 @@ impl Driver {
     pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait().unwrap()
     }
 
     /// SIGTERM, and its end.

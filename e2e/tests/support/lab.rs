@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -62,6 +63,27 @@ impl Place {
 #[derive(Debug)]
 pub struct Lab {
     turn: Turn,
+    _limit: Limit,
+}
+
+/// Ends the whole process when one test hangs, in the kernel perhaps, so that at least its name is known.
+#[derive(Debug)]
+struct Limit(#[expect(dead_code, reason = "dropping it is the end of the test")] mpsc::Sender<()>);
+
+impl Limit {
+    const MOST: Duration = Duration::from_secs(300);
+
+    fn start() -> Self {
+        let (ended, end) = mpsc::channel();
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        std::thread::spawn(move || {
+            if end.recv_timeout(Self::MOST) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{name}: not done after {:?}, so all tests end here", Self::MOST);
+                std::process::abort();
+            }
+        });
+        Self(ended)
+    }
 }
 
 #[derive(Debug)]
@@ -74,13 +96,15 @@ impl Lab {
     /// A turn beside other tests. Fails where there are no servers.
     pub async fn enter() -> Self {
         check();
-        Self { turn: Turn::Shared { _guard: TURN.read().await } }
+        let turn = Turn::Shared { _guard: TURN.read().await };
+        Self { turn, _limit: Limit::start() }
     }
 
     /// A turn without other tests, for one that disturbs a server or measures time.
     pub async fn alone() -> Self {
         check();
-        Self { turn: Turn::Alone { _guard: TURN.write().await } }
+        let turn = Turn::Alone { _guard: TURN.write().await };
+        Self { turn, _limit: Limit::start() }
     }
 
     /// A new, empty directory on an export, which a test has for itself: a share of its own.

@@ -11,6 +11,9 @@ pub mod wait;
 
 pub use csi_nfs::proto::csi;
 pub use driver::Driver;
+#[allow(unused_imports, reason = "the demo and the benchmark use a part of this")]
 pub use lab::{Lab, Outage, Place, Share};
+#[allow(unused_imports)]
 pub use tonic::Code;
+#[allow(unused_imports)]
 pub use tree::Tree;

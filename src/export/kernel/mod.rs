@@ -251,6 +251,28 @@ impl Fs for KernelFs {
         self.call(move || xattrs::set(object.as_fd(), object.0.kind, &name, &value)).await
     }
 
+    /// In one go, so that the call pays for one thread, and the file is closed when this answers.
+    async fn read_file(&self, dir: &KernelHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
+        let (dir, name) = (dir.directory()?, name.clone());
+        self.call(move || {
+            let (file, attr) = calls::open(dir.as_fd(), &name, OpenMode::Read)?;
+            if attr.size > limit as u64 { Err(Status::FBig) } else { calls::read(file.as_fd(), 0, limit) }
+        })
+        .await
+    }
+
+    /// In one go, so that the call pays for one thread, and the file is closed when this answers.
+    async fn write_file(&self, dir: &KernelHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        self.call(move || {
+            let (file, _) = calls::create(dir.as_fd(), &name, mode)?;
+            calls::write(file.as_fd(), 0, &content)?;
+            calls::commit(file.as_fd())
+        })
+        .await
+    }
+
     async fn rename(&self, from_dir: &KernelHandle, from: &Name, to_dir: &KernelHandle, to: &Name) -> FsResult<()> {
         let (from_dir, from) = (from_dir.directory()?, from.clone());
         let (to_dir, to) = (to_dir.directory()?, to.clone());

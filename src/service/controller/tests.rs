@@ -281,3 +281,13 @@ async fn unknown_volumes_are_deleted_and_otherwise_not_found() {
     assert_eq!(lab.delete("").await.unwrap_err().code(), Code::InvalidArgument);
     assert_eq!(lab.server("a").tree().paths(), Vec::<String>::new(), "nothing was written for what is not there");
 }
+
+#[tokio::test]
+async fn what_an_export_has_left_is_told_for_a_class_whose_directories_are_named_after_claims() {
+    let lab = Lab::new("");
+    let mut parameters = request("a", "").parameters;
+    parameters.insert("subDir".to_owned(), "${pvc.metadata.namespace}/${pvc.metadata.name}".to_owned());
+    let asked = csi::GetCapacityRequest { parameters, ..Default::default() };
+    let told = lab.controller.get_capacity(Request::new(asked)).await.unwrap().into_inner();
+    assert!(told.available_capacity > 0);
+}

@@ -115,7 +115,10 @@ impl<C: Connect> Controller<C> {
         let exports = if request.parameters.is_empty() {
             self.pool.known()
         } else {
-            let share = Parameters::parse(&request.parameters)?.export;
+            // A class's subDir may name a claim, and there is none yet: the export is all that is asked about.
+            let mut parameters = request.parameters;
+            parameters.retain(|key, _| !key.eq_ignore_ascii_case("subDir"));
+            let share = Parameters::parse(&parameters)?.export;
             let options = self.pool.options(&share).unwrap_or_else(|| self.settings.mount_options.clone());
             vec![(share, options)]
         };

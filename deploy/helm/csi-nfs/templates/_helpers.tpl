@@ -1,0 +1,89 @@
+{{/* The release's name, with the chart's where the former does not have it. */}}
+{{- define "csi-nfs.fullname" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end -}}
+{{- end }}
+
+{{- define "csi-nfs.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "csi-nfs.labels" -}}
+{{ include "csi-nfs.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "csi-nfs.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* Flags that the driver takes in both modes. */}}
+{{- define "csi-nfs.driverArgs" -}}
+- --endpoint=unix:///csi/csi.sock
+- --drivername={{ .Values.driver.name }}
+- --log-format={{ .Values.driver.logFormat }}
+- -v={{ .Values.driver.verbosity }}
+- --mount-permissions={{ .Values.driver.mountPermissions }}
+- --shutdown-grace={{ .Values.driver.shutdownGraceSeconds }}s
+{{- with .Values.driver.mountOptions }}
+- --mount-options={{ join "," . }}
+{{- end }}
+{{- if .Values.metrics.enabled }}
+- --http-endpoint={{ .Values.metrics.address }}:{{ .Values.metrics.port }}
+{{- end }}
+{{- end }}
+
+{{/* kubelet asks through the binary itself: there is nothing else in the image. */}}
+{{- define "csi-nfs.probes" -}}
+startupProbe:
+  exec: {command: [/csi-nfs, probe, --endpoint=unix:///csi/csi.sock]}
+  periodSeconds: 1
+  timeoutSeconds: 5
+  failureThreshold: 60
+livenessProbe:
+  exec: {command: [/csi-nfs, probe, --endpoint=unix:///csi/csi.sock]}
+  periodSeconds: 30
+  timeoutSeconds: 10
+  failureThreshold: 5
+{{- end }}
+
+{{/* What every container but the node's is held to. */}}
+{{- define "csi-nfs.confined" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Arguments that all sidecars share; they lead one by one, and each works through its own pod's driver. */}}
+{{- define "csi-nfs.sidecarArgs" -}}
+- --csi-address=/csi/csi.sock
+- --leader-election
+- --leader-election-namespace=$(NAMESPACE)
+- --kube-api-qps={{ .Values.sidecars.kubeApiQps }}
+- --kube-api-burst={{ .Values.sidecars.kubeApiBurst }}
+- --v={{ .Values.sidecars.verbosity }}
+{{- end }}
+
+{{- define "csi-nfs.sidecarEnv" -}}
+- name: NAMESPACE
+  valueFrom: {fieldRef: {fieldPath: metadata.namespace}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+{{- end }}
+
+{{/* Only the sidecars get the API's token: the driver, which reads what tenants write, has none. */}}
+{{- define "csi-nfs.sidecarMounts" -}}
+- {name: socket, mountPath: /csi}
+- {name: api-token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- end }}
+
+{{- define "csi-nfs.tokenVolume" -}}
+name: api-token
+projected:
+  sources:
+    - serviceAccountToken: {path: token, expirationSeconds: 3607}
+    - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+    - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
+{{- end }}

@@ -1,0 +1,53 @@
+//! What the scenarios share: a cluster that runs already (`up` made it, the chart is installed), its machines, and waiting
+//! for what they do. A scenario gets a namespace of its own and applies the examples of `deploy/examples` as they are.
+pub mod chart;
+pub mod machine;
+pub mod namespace;
+pub mod wait;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use kube::api::{Api, DynamicObject, PostParams};
+use kube::core::GroupVersionKind;
+use kube::{Client, ResourceExt, discovery};
+
+/// The driver's name, as the chart installs it.
+pub const DRIVER: &str = "csi-nfs.rs";
+
+/// The folder of the repository at `path`.
+pub fn repository(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
+}
+
+/// A program that `build` made, in the cache.
+pub fn tool(name: &str) -> PathBuf {
+    let cache = std::env::var_os("CSI_NFS_CACHE").map(PathBuf::from);
+    let cache =
+        cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/csi-nfs"));
+    cache.join("kubernetes/bin").join(name)
+}
+
+/// A client for the cluster of KUBECONFIG.
+pub async fn client() -> Result<Client> {
+    Client::try_default().await.context("no cluster: e2e/kubernetes/up makes one, and KUBECONFIG names it")
+}
+
+/// The documents of the YAML file `deploy/examples/NAME`.
+pub fn example(name: &str) -> Result<Vec<DynamicObject>> {
+    let path = repository("deploy/examples").join(name);
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    serde_saphyr::from_multiple(&text).with_context(|| path.display().to_string())
+}
+
+/// Creates `object`, in `namespace` if it is of a kind that lives in one.
+pub async fn create(client: &Client, namespace: &str, object: &DynamicObject) -> Result<DynamicObject> {
+    let types = object.types.as_ref().context("an object without kind")?;
+    let (resource, capabilities) = discovery::pinned_kind(client, &GroupVersionKind::try_from(types)?).await?;
+    let api: Api<DynamicObject> = match capabilities.scope {
+        discovery::Scope::Cluster => Api::all_with(client.clone(), &resource),
+        discovery::Scope::Namespaced => Api::namespaced_with(client.clone(), namespace, &resource),
+    };
+    let created = api.create(&PostParams::default(), object).await;
+    created.with_context(|| format!("cannot create {} {}", types.kind, object.name_any()))
+}

@@ -1,0 +1,167 @@
+//! A scenario's own namespace: what it makes, and what it waits for there.
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::{Event, Namespace as Object, PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::api::{Api, AttachParams, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
+use tokio::io::AsyncReadExt;
+
+use crate::wait::{Namespaced, SOON, eventually, until, until_gone};
+
+/// A namespace, gone with all its volumes after [`Namespace::remove`]; after a failure it stays, to be looked at.
+pub struct Namespace {
+    pub client: Client,
+    pub name: String,
+}
+
+impl Namespace {
+    /// Makes the namespace, and waits until pods can be made in it.
+    pub async fn new(name: &str) -> Result<Namespace> {
+        let client = crate::client().await?;
+        let object =
+            Object { metadata: ObjectMeta { name: Some(name.to_owned()), ..Default::default() }, ..Default::default() };
+        Api::all(client.clone()).create(&PostParams::default(), &object).await?;
+        let namespace = Namespace { client, name: name.to_owned() };
+        let accounts = namespace.api::<k8s_openapi::api::core::v1::ServiceAccount>();
+        until(&accounts, "default", SOON, "made", |_| true).await?;
+        Ok(namespace)
+    }
+
+    /// The objects of a kind in this namespace.
+    pub fn api<K: Namespaced>(&self) -> Api<K> {
+        Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    /// The cluster's volumes.
+    pub fn volumes(&self) -> Api<PersistentVolume> {
+        Api::all(self.client.clone())
+    }
+
+    /// Creates everything of the example file, here.
+    pub async fn apply(&self, example: &str) -> Result<()> {
+        for object in crate::example(example)? {
+            crate::create(&self.client, &self.name, &object).await?;
+        }
+        Ok(())
+    }
+
+    /// Creates what the example file has of kind `kind` with name `name`.
+    pub async fn apply_one(&self, example: &str, kind: &str, name: &str) -> Result<()> {
+        let objects = crate::example(example)?;
+        let found = objects.iter().find(|o| o.name_any() == name && o.types.as_ref().is_some_and(|t| t.kind == kind));
+        crate::create(&self.client, &self.name, found.with_context(|| format!("{example} has no {kind} {name}"))?)
+            .await?;
+        Ok(())
+    }
+
+    /// Waits until the claim is bound, and returns its volume.
+    pub async fn bound(&self, claim: &str) -> Result<PersistentVolume> {
+        let phase = |c: &PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        let bound = match until(&self.api(), claim, SOON, "bound", phase).await {
+            Ok(bound) => bound,
+            Err(e) => bail!("{e}: {:?}", self.events(claim).await?),
+        };
+        let volume = bound.spec.and_then(|s| s.volume_name).context("a bound claim without a volume")?;
+        Ok(self.volumes().get(&volume).await?)
+    }
+
+    /// Waits until the pod is ready.
+    pub async fn ready(&self, pod: &str) -> Result<Pod> {
+        match until(&self.api(), pod, SOON, "ready", is_ready).await {
+            Ok(pod) => Ok(pod),
+            Err(e) => bail!("{e}: {:?}", self.events(pod).await?),
+        }
+    }
+
+    /// Waits until `count` pods with the label `app` are ready, and returns them.
+    pub async fn ready_all(&self, app: &str, count: usize) -> Result<Vec<Pod>> {
+        let selector = ListParams::default().labels(&format!("app={app}"));
+        eventually(SOON * 2, &format!("{count} pods of {app} are ready"), async || {
+            let pods = self.api::<Pod>().list(&selector).await?.items;
+            let live: Vec<_> =
+                pods.into_iter().filter(|p| p.metadata.deletion_timestamp.is_none() && is_ready(p)).collect();
+            Ok((live.len() == count).then_some(live))
+        })
+        .await
+    }
+
+    /// Runs `script` with sh in the pod's first container and returns what it printed. An error if its status is not 0.
+    pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
+        let mut process = self.api::<Pod>().exec(pod, ["sh", "-c", script], &AttachParams::default()).await?;
+        let status = process.take_status().context("no status channel")?;
+        let (mut output, mut errors) = (String::new(), String::new());
+        let (mut stdout, mut stderr) = (process.stdout().context("no output")?, process.stderr().context("no errors")?);
+        tokio::try_join!(stdout.read_to_string(&mut output), stderr.read_to_string(&mut errors))?;
+        match status.await {
+            Some(status) if status.status.as_deref() == Some("Success") => Ok(output.trim_end().to_owned()),
+            status => bail!("in pod {pod}: {script}: {}: {errors}", status.and_then(|s| s.message).unwrap_or_default()),
+        }
+    }
+
+    /// What the events of the object `name` say: "Reason: message".
+    pub async fn events(&self, name: &str) -> Result<Vec<String>> {
+        let of = ListParams::default().fields(&format!("involvedObject.name={name}"));
+        let text = |e: Event| format!("{}: {}", e.reason.unwrap_or_default(), e.message.unwrap_or_default());
+        Ok(self.api::<Event>().list(&of).await?.into_iter().map(text).collect())
+    }
+
+    /// Waits for an event of the object `name` that has `text` in it.
+    pub async fn event(&self, name: &str, text: &str) -> Result<String> {
+        let mut seen = Vec::new();
+        let found = eventually(SOON, "event", async || {
+            seen = self.events(name).await?;
+            Ok(seen.iter().find(|e| e.contains(text)).cloned())
+        });
+        found.await.with_context(|| format!("no event of {name} says {text:?}"))
+    }
+
+    /// Changes an object by a merge patch.
+    pub async fn patch<K: Namespaced>(&self, name: &str, patch: serde_json::Value) -> Result<K> {
+        Ok(self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?)
+    }
+
+    /// Deletes the object and waits until it is gone.
+    pub async fn delete<K: Namespaced>(&self, name: &str, limit: Duration) -> Result<()> {
+        let uid = self.api::<K>().get(name).await?.uid().context("no uid")?;
+        self.api::<K>().delete(name, &DeleteParams::default()).await?;
+        until_gone(&self.api::<K>(), name, &uid, limit).await
+    }
+
+    /// Deletes the namespace; waits until it, and every volume that its claims had the driver make, is gone.
+    pub async fn remove(self) -> Result<()> {
+        let namespaces: Api<Object> = Api::all(self.client.clone());
+        let uid = namespaces.get(&self.name).await?.uid().context("no uid")?;
+        namespaces.delete(&self.name, &DeleteParams::default()).await?;
+        until_gone(&namespaces, &self.name, &uid, SOON * 2).await?;
+        eventually(SOON, &format!("the volumes of {} are gone", self.name), async || {
+            let volumes = self.volumes().list(&ListParams::default()).await?;
+            let left = volumes.iter().any(|v| {
+                let spec = v.spec.as_ref();
+                let deletes = spec.and_then(|s| s.persistent_volume_reclaim_policy.as_deref()) == Some("Delete");
+                let ours =
+                    spec.and_then(|s| s.claim_ref.as_ref()).and_then(|c| c.namespace.as_deref()) == Some(&self.name);
+                deletes && ours
+            });
+            Ok((!left).then_some(()))
+        })
+        .await
+    }
+}
+
+/// Whether all of the pod's containers are ready.
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// The node that the pod runs on.
+pub fn node_of(pod: &Pod) -> Result<&str> {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).context("a pod without a node")
+}
+
+/// How often the pod's containers were started again.
+pub fn restarts(pod: &Pod) -> i32 {
+    let containers = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
+    containers.iter().map(|c| c.restart_count).sum()
+}

@@ -1,0 +1,52 @@
+//! Scenario 12: a cluster that ran csi-driver-nfs goes on with this driver, with nothing changed but the driver's image.
+use anyhow::{Context, Result, ensure};
+use csi_nfs_e2e_kubernetes::chart;
+use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, written};
+use csi_nfs_e2e_kubernetes::namespace::Namespace;
+use csi_nfs_e2e_kubernetes::wait::{SOON, until, until_gone};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::ResourceExt;
+use serde_json::json;
+
+const OLDER: &str = "pvc-0b8a4b7e-4f0d-4d3a-9a53-4d7f0c7d5a02";
+
+#[tokio::test]
+async fn s12_volumes_of_the_incumbent_are_mounted_grown_and_deleted_under_its_name() -> Result<()> {
+    // what the incumbent left on the export
+    for path in ["legacy/app", OLDER] {
+        Machine::Nfs.run(&format!("mkdir -p {0} && chmod 777 {0} && echo before > {0}/before", exported(path))).await?;
+    }
+    chart::install_takeover().await?;
+    let ns = Namespace::new("legacy").await?;
+    ns.apply("12-takeover.yaml").await?;
+
+    let (app, older) = (ns.bound("app").await?, ns.bound("older").await?);
+    ns.ready("app").await?;
+    for path in ["legacy/app/after", &format!("{OLDER}/after")] {
+        written(path, "after").await?;
+    }
+
+    ns.patch::<PersistentVolumeClaim>("app", json!({"spec": {"resources": {"requests": {"storage": "3Gi"}}}})).await?;
+    until(&ns.api::<PersistentVolumeClaim>(), "app", SOON, "grown", |c| {
+        c.status.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage")).is_some_and(|q| q.0 == "3Gi")
+    })
+    .await?;
+
+    // what is made now looks as what the incumbent makes
+    let fresh = ns.bound("fresh").await?;
+    let csi = fresh.spec.as_ref().and_then(|s| s.csi.as_ref()).context("not a CSI volume")?;
+    ensure!(csi.driver == "nfs.csi.k8s.io");
+    ensure!(csi.volume_handle == format!("nfs.example.org#share#{}##", fresh.name_any()), "{}", csi.volume_handle);
+    ensure!(export_has(&fresh.name_any()).await?);
+
+    ns.delete::<Pod>("app", SOON).await?;
+    for (claim, volume) in [("app", &app), ("older", &older), ("fresh", &fresh)] {
+        ns.delete::<PersistentVolumeClaim>(claim, SOON).await?;
+        until_gone(&ns.volumes(), &volume.name_any(), &volume.uid().context("no uid")?, SOON).await?;
+    }
+    for path in ["legacy/app", OLDER, &fresh.name_any()] {
+        ensure!(!export_has(path).await?, "{path} is still there");
+    }
+    ns.remove().await?;
+    chart::uninstall_takeover().await
+}

@@ -1,0 +1,156 @@
+//! The root directory of a mounted volume: what it is, and what it has to have.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, StatxFlags};
+use rustix::io::Errno;
+
+use super::nfs::Mounted;
+use super::source::Source;
+use crate::error::{Error, Result};
+
+/// Setgid, and all rights for the group: what a volume's root has that belongs to a group.
+const GROUP_MODE: u32 = 0o2070;
+/// Read, write and execute for owner, group and others.
+const PERMISSIONS: u32 = 0o777;
+
+/// The root directory of a mounted volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Root {
+    /// Which directory it is, whatever name it was mounted by.
+    pub identity: Identity,
+    /// Its permission bits, with setuid, setgid and sticky.
+    pub mode: u32,
+    /// Its group.
+    pub group: u32,
+}
+
+/// A directory on an NFS server, as long as it is mounted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// `st_dev`, major and minor.
+    pub device: (u32, u32),
+    /// `st_ino`.
+    pub inode: u64,
+}
+
+impl Root {
+    /// The root of a mount by a descriptor of it, as the server has it now. May block.
+    pub fn ask(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC)
+    }
+
+    /// The root of a mount by its path, as the server has it now. May block.
+    pub fn ask_at(path: &Path) -> rustix::io::Result<Self> {
+        Self::stat(CWD, path, AtFlags::STATX_FORCE_SYNC)
+    }
+
+    /// The root of a mount by a descriptor of it, as the kernel knows it. Does not ask the server.
+    pub fn known(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
+    }
+
+    fn stat(dir: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> rustix::io::Result<Self> {
+        let fields = StatxFlags::MODE | StatxFlags::GID | StatxFlags::INO;
+        let stat = rustix::fs::statx(dir, path, flags | AtFlags::SYMLINK_NOFOLLOW, fields)?;
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        Ok(Self {
+            identity: Identity { device, inode: stat.stx_ino },
+            mode: u32::from(stat.stx_mode) & 0o7777,
+            group: stat.stx_gid,
+        })
+    }
+}
+
+/// Whether the root of a new mount is gone from the server.
+///
+/// # Errors
+/// [`Error::Unreachable`] where the server says nothing. What else it says is for whoever uses the mount.
+pub async fn is_stale(mounted: &Mounted) -> Result<bool> {
+    let root = mounted.root.try_clone();
+    let root = root.map_err(|error| Error::Internal(format!("a descriptor of a mount: {error}")))?;
+    Ok(mounted.gate.run(move || Root::ask(root.as_fd()) == Err(Errno::STALE)).await?)
+}
+
+/// What the root directory of a volume has to have; `None` leaves it as it is. A volume that is mounted for reading is
+/// left as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RootAttributes {
+    /// The group, with setgid and all rights for it (CSI `volume_mount_group`).
+    pub group: Option<u32>,
+    /// Permission bits; setuid, setgid and sticky change only where they are among them.
+    pub mode: Option<u32>,
+}
+
+impl RootAttributes {
+    /// Gives the root of a new mount its group and mode, where it does not have them.
+    ///
+    /// # Errors
+    /// [`Error::Export`] with what the server says, [`Error::Unreachable`] where it says nothing.
+    pub async fn settle(self, mounted: &Mounted, source: &Source) -> Result<()> {
+        if self == Self::default() {
+            return Ok(());
+        }
+        let root = mounted.root.try_clone();
+        let root = root.map_err(|error| Error::Internal(format!("a descriptor of {source}: {error}")))?;
+        let set = mounted.gate.run(move || self.set(root.as_fd())).await?;
+        set.map_err(|errno| Error::Export {
+            export: source.to_string(),
+            action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
+                .to_owned(),
+            status: errno.into(),
+        })
+    }
+
+    fn set(self, root: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        let now = Root::ask(root)?;
+        let change = self.change(now.mode, now.group);
+        if let Some(group) = change.group {
+            rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+        if let Some(mode) = change.mode {
+            rustix::fs::chmodat(root, ".", Mode::from_raw_mode(mode), AtFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// What has to be set where mode and group are these.
+    fn change(self, mode: u32, group: u32) -> Self {
+        let given =
+            self.mode.map_or(mode, |given| if given > PERMISSIONS { given } else { mode & !PERMISSIONS | given });
+        let full = if self.group.is_some() { given | GROUP_MODE } else { given };
+        let group = self.group.filter(|wanted| *wanted != group);
+        // A change of the group may take setgid away.
+        Self { group, mode: (full != mode || group.is_some()).then_some(full) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const NONE: RootAttributes = RootAttributes { group: None, mode: None };
+
+    #[rstest]
+    #[case::nothing_asked(None, None, 0o755, 0, NONE)]
+    #[case::mode_there(None, Some(0o755), 0o755, 0, NONE)]
+    #[case::mode(None, Some(0o777), 0o755, 0, RootAttributes { group: None, mode: Some(0o777) })]
+    #[case::special_bits_stay(None, Some(0o777), 0o2777, 0, NONE)]
+    #[case::special_bits_are_set(None, Some(0o1777), 0o2777, 0, RootAttributes { group: None, mode: Some(0o1777) })]
+    #[case::group_there(Some(5), None, 0o2770, 5, NONE)]
+    #[case::group(Some(5), None, 0o2770, 0, RootAttributes { group: Some(5), mode: Some(0o2770) })]
+    #[case::group_without_rights(Some(5), None, 0o755, 5, RootAttributes { group: None, mode: Some(0o2775) })]
+    #[case::both(Some(5), Some(0o700), 0o755, 0, RootAttributes { group: Some(5), mode: Some(0o2770) })]
+    fn only_what_the_root_lacks_is_set(
+        #[case] group: Option<u32>,
+        #[case] mode: Option<u32>,
+        #[case] has_mode: u32,
+        #[case] has_group: u32,
+        #[case] expected: RootAttributes,
+    ) {
+        assert_eq!(RootAttributes { group, mode }.change(has_mode, has_group), expected);
+    }
+}

@@ -1,0 +1,271 @@
+//! NodePublishVolume's request, from the wire into what is to be published.
+
+use std::collections::HashMap;
+
+use super::capability;
+use super::node::{Settings, present};
+use crate::error::{Error, Result};
+use crate::mount::options::MountOptions;
+use crate::mount::publish::Publish;
+use crate::mount::root::RootAttributes;
+use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::mount::target::Target;
+use crate::proto::csi;
+use crate::volume::access::AccessMode;
+use crate::volume::id::VolumeId;
+use crate::volume::parameters::{expand, parse_mode};
+
+/// Parses a request.
+///
+/// # Errors
+/// [`Error::Invalid`] naming the field, or the key of the volume's context.
+pub fn parse(request: csi::NodePublishVolumeRequest, settings: &Settings) -> Result<Publish> {
+    present(&request.volume_id)?;
+    let target = Target::parse("target_path", &request.target_path)?;
+    let capability = capability::parse(request.volume_capability.as_ref())?;
+    let context = Context(&request.volume_context);
+    if context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") && !settings.allow_inline
+    {
+        return Err(Error::invalid(
+            "volume_context[csi.storage.k8s.io/ephemeral]",
+            "inline volumes are off: with them whoever may create a pod may mount any share; use a PersistentVolumeClaim, \
+             or allow them in the driver's flags",
+        ));
+    }
+    let mut flags = capability.mount_options.to_vec();
+    flags.extend(context.get("mountOptions")?.map(|(_, value)| value.to_owned()));
+    if flags.is_empty() {
+        flags = settings.mount_options.to_vec();
+    }
+    flags.extend((request.readonly || capability.mode.is_read_only()).then(|| "ro".to_owned()));
+    let mode = match context.get("mountPermissions")? {
+        Some((field, value)) => parse_mode(&field, value)?,
+        None => settings.mount_permissions,
+    };
+    Ok(Publish {
+        source: context.source(&request.volume_id)?,
+        options: MountOptions::parse("volume_context[mountOptions]", flags)?,
+        single_target: capability.mode == AccessMode::SingleNodeSingleWriter,
+        root: RootAttributes { group: capability.group, mode },
+        volume_id: request.volume_id,
+        target,
+    })
+}
+
+/// CSI `volume_context`: what CreateVolume gave, or what the author of a PersistentVolume wrote. Keys count without regard
+/// to case; those that mean nothing to the node are ignored.
+struct Context<'a>(&'a HashMap<String, String>);
+
+impl<'a> Context<'a> {
+    /// The value of a key, and what to call it in an error.
+    fn get(&self, key: &str) -> Result<Option<(String, &'a str)>> {
+        let mut found = self.0.iter().filter(|(other, _)| other.eq_ignore_ascii_case(key));
+        let value = found.next().map(|(_, value)| (format!("volume_context[{key}]"), value.as_str()));
+        match found.next() {
+            Some(_) => Err(Error::invalid(format!("volume_context[{key}]"), "given twice, in different spelling")),
+            None => Ok(value),
+        }
+    }
+
+    /// What to mount; the volume's identifier tells it where the context says nothing.
+    fn source(&self, volume_id: &str) -> Result<Source> {
+        let (server, share) = match (self.get("server")?, self.get("share")?) {
+            (Some(server), Some(share)) => (server, share),
+            (None, None) => {
+                return VolumeId::parse(volume_id).map(|id| id.source()).map_err(|_| {
+                    Error::invalid(
+                        "volume_context",
+                        "server and share are missing, and the volume's identifier does not tell them",
+                    )
+                });
+            }
+            (None, Some(_)) => return Err(Error::invalid("volume_context[server]", "missing: the NFS server")),
+            (Some(_), None) => {
+                return Err(Error::invalid("volume_context[share]", "missing: the path that the server exports"));
+            }
+        };
+        let (server, (field, text)) = (Server::parse(&server.0, server.1)?, share);
+        let share = Share::parse(&field, text)?;
+        let sub_dir = match self.get("subDir")? {
+            None | Some((_, "")) => None,
+            Some((field, template)) => Some(SubDir::parse(&field, &expand(&field, template, self.0)?)?),
+        };
+        Ok(Source { server, share, sub_dir })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::proto::csi::volume_capability::{AccessMode as WireMode, AccessType, MountVolume, access_mode::Mode};
+
+    const TARGET: &str = "/kubelet/pods/u/volumes/kubernetes.io~csi/pv/mount";
+
+    fn settings() -> Settings {
+        Settings {
+            node_id: "node".to_owned(),
+            mount_options: MountOptions::parse("--mount-options", ["soft"]).unwrap(),
+            mount_permissions: Some(0o700),
+            allow_inline: false,
+        }
+    }
+
+    fn request(context: &[(&str, &str)]) -> csi::NodePublishVolumeRequest {
+        csi::NodePublishVolumeRequest {
+            volume_id: "any".to_owned(),
+            target_path: TARGET.to_owned(),
+            volume_capability: Some(csi::VolumeCapability {
+                access_mode: Some(WireMode { mode: Mode::MultiNodeMultiWriter.into() }),
+                access_type: Some(AccessType::Mount(MountVolume::default())),
+            }),
+            volume_context: context.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn with_mount(change: impl FnOnce(&mut MountVolume)) -> csi::NodePublishVolumeRequest {
+        let mut mount = MountVolume::default();
+        change(&mut mount);
+        let mut request = request(VOLUME);
+        request.volume_capability.as_mut().unwrap().access_type = Some(AccessType::Mount(mount));
+        request
+    }
+
+    const VOLUME: &[(&str, &str)] = &[("server", "nfs"), ("share", "/export"), ("subDir", "team/volume")];
+
+    fn refused_field(request: csi::NodePublishVolumeRequest) -> String {
+        match parse(request, &settings()) {
+            Err(Error::Invalid { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_becomes_what_is_to_be_mounted() {
+        let publish = parse(request(VOLUME), &settings()).unwrap();
+        assert_eq!(publish.source.to_string(), "nfs:/export/team/volume");
+        assert_eq!(publish.target.to_string(), TARGET);
+        assert_eq!(publish.options.to_string(), "soft");
+        assert_eq!(publish.root, RootAttributes { group: None, mode: Some(0o700) });
+        assert!(!publish.single_target);
+    }
+
+    #[rstest]
+    #[case::context(&[("SERVER", "::1"), ("Share", "/"), ("SUBDIR", "/a/")], "any", "[::1]:/a")]
+    #[case::share_itself(&[("server", "nfs"), ("share", "export/"), ("subDir", "")], "any", "nfs:/export")]
+    #[case::identifier(&[("onDelete", "retain")], "nfs#export#a#pvc-1#retain", "nfs:/export/a")]
+    #[case::older_identifier(&[], "nfs/export/a", "nfs:/export/a")]
+    #[case::context_over_identifier(&[("server", "nfs"), ("share", "/b")], "other#export#a##", "nfs:/b")]
+    #[case::templates(
+        &[
+            ("server", "nfs"), ("share", "/e"), ("subDir", "${pvc.metadata.namespace}/${pvc.metadata.name}"),
+            ("csi.storage.k8s.io/pvc/name", "claim"), ("csi.storage.k8s.io/pvc/namespace", "team"),
+        ],
+        "any",
+        "nfs:/e/team/claim"
+    )]
+    fn the_context_or_else_the_identifier_tells_the_source(
+        #[case] context: &[(&str, &str)],
+        #[case] volume_id: &str,
+        #[case] expected: &str,
+    ) {
+        let request = csi::NodePublishVolumeRequest { volume_id: volume_id.to_owned(), ..request(context) };
+        assert_eq!(parse(request, &settings()).unwrap().source.to_string(), expected);
+    }
+
+    #[rstest]
+    #[case("server", "")]
+    #[case("server", "-overs=3")]
+    #[case("server", "--bind")]
+    #[case("server", "h,opt")]
+    #[case("share", "")]
+    #[case("share", "/a/../b")]
+    #[case("share", "//")]
+    #[case("share", "/export\n")]
+    #[case("share", "/export/.csi-nfs/volumes")]
+    #[case("subDir", "..")]
+    #[case("subDir", "/")]
+    #[case("subDir", "a//b")]
+    #[case("subDir", ".csi-nfs")]
+    #[case("subDir", "a\0")]
+    #[case("subDir", "${pvc.metadata.name}")]
+    #[case("mountPermissions", "8")]
+    #[case("mountPermissions", "77777777777")]
+    #[case("mountOptions", "addr=10.0.0.1")]
+    #[case("mountOptions", "hard,suid")]
+    #[case("csi.storage.k8s.io/ephemeral", "true")]
+    fn a_wrong_value_in_the_context_is_named(#[case] key: &str, #[case] value: &str) {
+        let mut request = request(VOLUME);
+        request.volume_context.insert(key.to_owned(), value.to_owned());
+        assert_eq!(refused_field(request), format!("volume_context[{key}]"));
+    }
+
+    #[rstest]
+    #[case::no_share(&[("server", "nfs")], "volume_context[share]")]
+    #[case::no_server(&[("share", "/export")], "volume_context[server]")]
+    #[case::neither(&[], "volume_context")]
+    #[case::two_spellings(&[("server", "nfs"), ("Server", "other"), ("share", "/e")], "volume_context[server]")]
+    fn a_context_that_does_not_tell_the_source_is_refused(#[case] context: &[(&str, &str)], #[case] field: &str) {
+        assert_eq!(refused_field(request(context)), field);
+    }
+
+    #[test]
+    fn the_fields_that_csi_requires_are_required() {
+        let without = |change: fn(&mut csi::NodePublishVolumeRequest)| {
+            let mut request = request(VOLUME);
+            change(&mut request);
+            refused_field(request)
+        };
+        assert_eq!(without(|request| request.volume_id.clear()), "volume_id");
+        assert_eq!(without(|request| request.target_path.clear()), "target_path");
+        assert_eq!(without(|request| request.target_path = "../t".to_owned()), "target_path");
+        assert_eq!(without(|request| request.volume_capability = None), "volume_capability");
+    }
+
+    #[rstest]
+    #[case::flags(&["hard", "noatime"], "", false, "hard,noatime")]
+    #[case::context(&[], "hard,vers=4.1", false, "hard,vers=4.1")]
+    #[case::both(&["hard"], "vers=4.1", false, "hard,vers=4.1")]
+    #[case::the_driver_s(&[], "", false, "soft")]
+    #[case::read_only(&["rw"], "", true, "rw,ro")]
+    fn options_come_from_the_capability_and_the_context_or_else_from_the_driver(
+        #[case] flags: &[&str],
+        #[case] context: &str,
+        #[case] readonly: bool,
+        #[case] expected: &str,
+    ) {
+        let mut request = with_mount(|mount| mount.mount_flags = flags.iter().map(|flag| (*flag).to_owned()).collect());
+        if !context.is_empty() {
+            request.volume_context.insert("mountOptions".to_owned(), context.to_owned());
+        }
+        request.readonly = readonly;
+        let options = parse(request, &settings()).unwrap().options;
+        assert_eq!((options.to_string().as_str(), options.read_only()), (expected, readonly));
+    }
+
+    #[test]
+    fn a_mount_group_and_permissions_are_for_the_volume_s_root() {
+        let mut request = with_mount(|mount| mount.volume_mount_group = "2000".to_owned());
+        request.volume_context.insert("mountPermissions".to_owned(), "0".to_owned());
+        assert_eq!(parse(request, &settings()).unwrap().root, RootAttributes { group: Some(2000), mode: None });
+        let request = with_mount(|mount| mount.volume_mount_group = "staff".to_owned());
+        assert_eq!(refused_field(request), "volume_capability.mount.volume_mount_group");
+    }
+
+    #[test]
+    fn a_single_writer_has_a_single_target() {
+        let mut request = request(VOLUME);
+        let mode = WireMode { mode: Mode::SingleNodeSingleWriter.into() };
+        request.volume_capability.as_mut().unwrap().access_mode = Some(mode);
+        assert!(parse(request, &settings()).unwrap().single_target);
+    }
+
+    #[test]
+    fn inline_volumes_are_for_those_who_allow_them() {
+        let mut request = request(VOLUME);
+        request.volume_context.insert("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
+        assert!(parse(request, &Settings { allow_inline: true, ..settings() }).is_ok());
+    }
+}
