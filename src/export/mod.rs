@@ -1,6 +1,7 @@
 //! The driver's side of an NFS export: the interface to it, its implementations, and what is built on the interface alone.
 
 pub mod conformance;
+pub mod copy;
 pub mod fs;
 pub mod kernel;
 pub mod layout;

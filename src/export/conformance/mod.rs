@@ -18,12 +18,16 @@ mod listing;
 mod locks;
 mod moves;
 mod names;
+mod nasty;
 mod objects;
 #[cfg(test)]
 mod random;
+mod trees;
 
 pub use clients::clients;
 pub use foreign::foreign;
+pub use nasty::{deep_tree, nasty_tree};
+pub use trees::{Compared, assert_same_tree};
 
 /// Runs every check that needs only an export, each in a directory of its own below the root, and clears up.
 macro_rules! all {

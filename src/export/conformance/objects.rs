@@ -25,7 +25,7 @@ pub(super) async fn every_kind_of_object_is_made<F: Fs>(fs: &F, dir: &F::Handle)
 }
 
 pub(super) async fn a_symbolic_link_keeps_its_targets_bytes<F: Fs>(fs: &F, dir: &F::Handle) {
-    let longest = vec![b'x'; SYMLINK_MAX];
+    let longest = [b'x'; 1000]; // XFS takes 1024
     let targets: [&[u8]; 5] = [b"a", b"/etc/passwd", b"../..//\xff\n", b" ", &longest];
     for (number, target) in targets.into_iter().enumerate() {
         let text = name(number.to_string());
