@@ -116,17 +116,28 @@ pub(super) fn lock_offset(key: u64) -> i64 {
     (key & (u64::MAX >> 2)).cast_signed()
 }
 
-/// An export: a tree of objects on an NFS server.
+/// An export: a tree of objects on an NFS server. A clone is the same.
 ///
 /// No operation follows a symbolic link or leaves the export's file system. Every one ends: with
 /// [`Status::TimedOut`] when the server is gone, and may then, or when its future is dropped, yet be carried out.
 ///
 /// A directory that has been removed is [`Status::Stale`], for itself and for every name in it; what is no directory has
 /// no names: [`Status::NotDir`]. The checks in [`conformance`](super::conformance) are this contract, line by line.
-pub trait Fs: Send + Sync + 'static {
+pub trait Fs: Clone + Send + Sync + 'static {
     /// An object by its identity, whatever its name has become. Cheap to clone. A file that was opened is closed soon after
     /// the last clone is gone.
     type Handle: Clone + fmt::Debug + Send + Sync + 'static;
+
+    /// Does several operations in one go, where that is cheaper than one by one: what `work` gives, with an export to do them
+    /// on. It waits for nothing else than the server, and keeps what it opened to itself.
+    fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> impl Future<Output = FsResult<T>> + Send
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        let work = work(self.clone());
+        async { Ok(work.await) }
+    }
 
     /// The export's root directory.
     fn root(&self) -> Self::Handle;
@@ -157,6 +168,15 @@ pub trait Fs: Send + Sync + 'static {
     /// OPEN with EXCLUSIVE4: a new, empty regular file, open for reading and writing; [`Status::Exist`] when the name is
     /// taken. `mode` at most 0o777.
     fn create(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        mode: u32,
+    ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
+
+    /// OPEN with UNCHECKED4: like [`Fs::create`], but where a regular file has the name, that is opened, as it is. For a
+    /// directory that nobody else works in: it takes one operation of the server less.
+    fn open_or_create(
         &self,
         dir: &Self::Handle,
         name: &Name,

@@ -1,7 +1,7 @@
 //! Two controllers on one export.
 
 use super::*;
-use crate::export::fs::{OpenMode, SetAttr};
+use crate::export::fs::{OpenMode, SetAttr, Time};
 
 /// Checks that two clients of the same export see each other's changes at once, also where they had looked before.
 /// Works in a directory of its own, which is gone afterwards.
@@ -64,7 +64,15 @@ async fn attributes_and_content_change<F: Fs>(one: &F, here: &F::Handle, two: &F
         .unwrap();
     // Not at once: what a client hears while it gives a delegation back may be older than what it asked for meanwhile.
     becomes((0o604, 8), async || two.getattr(&file_there).await.map(|attr| (attr.mode, attr.size)).unwrap()).await;
-    drop(file_there);
+    // Also times of a file that is open for writing: the server has them, and not only the client that set them.
+    let (open, _) = one.create(here, &name("times"), 0o644).await.unwrap();
+    one.write(&open, 0, b"content".to_vec()).await.unwrap();
+    one.commit(&open).await.unwrap();
+    let (atime, mtime) = (Time { seconds: 1, nanoseconds: 2_000 }, Time { seconds: 3, nanoseconds: 4_000 });
+    one.setattr(&open, SetAttr { atime: Some(atime), mtime: Some(mtime), ..SetAttr::default() }).await.unwrap();
+    let (_, attr) = two.lookup(there, &name("times")).await.unwrap();
+    assert_eq!((attr.atime, attr.mtime), (atime, mtime));
+    drop((file_there, open));
     file(one, here, "new", "replaced").await;
     one.rename(here, &name("new"), here, &name("f")).await.unwrap();
     assert_eq!(content(two, there).await, "replaced");

@@ -65,8 +65,21 @@ pub(super) async fn a_file_that_is_not_open_for_it_is_not_read_or_written<F: Fs>
     assert_eq!(fs.read(&read, 0, 100).await.unwrap(), b"content");
 }
 
+pub(super) async fn a_file_is_opened_or_made<F: Fs>(fs: &F, dir: &F::Handle) {
+    let (made, new) = fs.open_or_create(dir, &name("f"), 0o640).await.unwrap();
+    assert_eq!((new.kind, new.mode, new.size, new.links), (Kind::File, 0o640, 0, 1));
+    fs.write(&made, 0, b"content".to_vec()).await.unwrap();
+    fs.commit(&made).await.unwrap();
+    drop(made);
+    let (opened, attr) = fs.open_or_create(dir, &name("f"), 0o600).await.unwrap();
+    assert_eq!((attr.fileid, attr.mode, attr.size), (new.fileid, 0o640, 7));
+    fs.write(&opened, 3, b"T".to_vec()).await.unwrap();
+    assert_eq!(fs.read(&opened, 0, 100).await.unwrap(), b"conTent");
+}
+
 pub(super) async fn what_is_no_file_is_not_opened<F: Fs>(fs: &F, dir: &F::Handle) {
     mkdir(fs, dir, "d").await;
+    assert_eq!(answer(fs.open_or_create(dir, &name("d"), 0o600).await), Err(Status::IsDir));
     for mode in [OpenMode::Read, OpenMode::ReadWrite] {
         assert_eq!(answer(fs.open(dir, &name("d"), mode).await), Err(Status::IsDir), "{mode:?}");
     }

@@ -85,6 +85,7 @@ all! {
         a_hole_reads_as_zeros,
         a_second_opening_sees_what_the_first_wrote,
         a_file_that_is_not_open_for_it_is_not_read_or_written,
+        a_file_is_opened_or_made,
         what_is_no_file_is_not_opened;
     content:
         a_size_is_set_by_who_may_write,

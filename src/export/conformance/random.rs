@@ -19,6 +19,7 @@ enum Operation {
     Lookup(Index, Name),
     Mkdir(Index, Name, u32),
     Create(Index, Name, u32),
+    OpenOrCreate(Index, Name, u32),
     Symlink(Index, Name, Vec<u8>),
     Mknod(Index, Name, Kind),
     Link(Index, Index, Name),
@@ -73,6 +74,9 @@ async fn perform<F: Fs>(fs: &F, handles: &mut Vec<F::Handle>, operation: &Operat
         }
         Operation::Create(dir, name, mode) => {
             fs.create(&handle(dir), name, *mode).await.map(|(h, attr)| (Some(h), common(attr)))
+        }
+        Operation::OpenOrCreate(dir, name, mode) => {
+            fs.open_or_create(&handle(dir), name, *mode).await.map(|(h, attr)| (Some(h), common(attr)))
         }
         Operation::Symlink(dir, name, target) => {
             fs.symlink(&handle(dir), name, target).await.map(|(h, attr)| (Some(h), common(attr)))
@@ -176,6 +180,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let target = prop::sample::select(vec![b"a".to_vec(), b"/\xff".to_vec(), b"".to_vec(), vec![b'x'; 5000]]);
     let xattr = prop::sample::select(vec![&b"user.a"[..], b"user.b"]);
     prop_oneof![
+        1 => (index(), name(), mode()).prop_map(|(d, n, m)| OpenOrCreate(d, n, m)),
         1 => (index(), name(), target).prop_map(|(d, n, t)| Symlink(d, n, t)),
         1 => (index(), name(), kind).prop_map(|(d, n, k)| Mknod(d, n, k)),
         2 => (index(), index(), name()).prop_map(|(o, d, n)| Link(o, d, n)),

@@ -61,6 +61,13 @@ impl<F: Fs> Comparison<'_, F> {
             let (here, attr) = self.fs.lookup(one, name).await.unwrap_or_else(|status| panic!("`{path}`: {status}"));
             let (there, copied) =
                 self.copy_fs.lookup(copy, name).await.unwrap_or_else(|status| panic!("copy of `{path}`: {status}"));
+            if attr.kind != Kind::Directory && attr.links > 1 {
+                let first = self.links.insert(attr.fileid, copied.fileid);
+                assert_eq!(first.unwrap_or(copied.fileid), copied.fileid, "`{path}` is not linked as it was");
+                if first.is_some() {
+                    continue;
+                }
+            }
             same(&path, &attr, &copied, self.compared);
             match attr.kind {
                 Kind::Directory => pending.push((format!("{path}/"), here.clone(), there.clone())),
@@ -70,10 +77,6 @@ impl<F: Fs> Comparison<'_, F> {
                     assert!(targets.0 == targets.1, "`{path}` points elsewhere");
                 }
                 _ => {}
-            }
-            if attr.kind != Kind::Directory && attr.links > 1 {
-                let same = *self.links.entry(attr.fileid).or_insert(copied.fileid);
-                assert_eq!(same, copied.fileid, "`{path}` is not linked as it was");
             }
             if attr.kind == Kind::File {
                 self.content(&path, (one, copy), name, attr.size).await;

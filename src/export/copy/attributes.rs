@@ -40,7 +40,7 @@ pub(super) struct Attributes {
 /// The list's name; whether it is a directory's; the mode.
 type Plain = (Vec<u8>, bool, u32);
 
-impl<F: Fs> Copy<'_, F> {
+impl<F: Fs> Copy<F> {
     /// Gives `target`, which is otherwise finished, the extended attributes of `source`, which has this kind and mode.
     pub(super) async fn copy_xattrs(
         &self,
@@ -49,7 +49,7 @@ impl<F: Fs> Copy<'_, F> {
         (kind, mode): (Kind, u32),
         path: &(impl Fn() -> String + Sync),
     ) -> Result<(), Stop> {
-        if self.attributes.without_xattrs.load(Ordering::Relaxed) {
+        if self.shared.attributes.without_xattrs.load(Ordering::Relaxed) {
             return Ok(());
         }
         let failed = |side, action, status| CopyError::failed(side, action, path(), status);
@@ -59,14 +59,14 @@ impl<F: Fs> Copy<'_, F> {
         };
         let names = match self.source.list_xattrs(source).await {
             Err(Status::NotSupp) => {
-                self.attributes.without_xattrs.store(true, Ordering::Relaxed);
+                self.shared.attributes.without_xattrs.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             names => names.map_err(reading)?,
         };
         for name in names {
             let is_acl = ACLS.contains(&&*name);
-            if is_acl && self.attributes.without_acls.load(Ordering::Relaxed) {
+            if is_acl && self.shared.attributes.without_acls.load(Ordering::Relaxed) {
                 continue;
             }
             let Some(value) = self.source.get_xattr(source, &name).await.map_err(reading)? else { continue };
@@ -75,7 +75,7 @@ impl<F: Fs> Copy<'_, F> {
             }
             match self.target.set_xattr(target, &name, &value).await {
                 Err(Status::NotSupp) if is_acl => {
-                    self.attributes.without_acls.store(true, Ordering::Relaxed);
+                    self.shared.attributes.without_acls.store(true, Ordering::Relaxed);
                     tracing::warn!("the copy is on an export without access control lists: they are left out");
                 }
                 set => set.map_err(|status| failed(Side::Target, SETTING_XATTRS, status))?,
@@ -87,7 +87,7 @@ impl<F: Fs> Copy<'_, F> {
     /// The access control list of an object that was given a mode and no more: the target's own, which has not been given
     /// one yet, or another's that is like it.
     async fn plain(&self, target: &F::Handle, name: &[u8], kind: Kind, mode: u32) -> Option<Vec<u8>> {
-        let known = || self.attributes.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || self.shared.attributes.plain.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name.to_vec(), kind == Kind::Directory, mode);
         if let Some(list) = known().get(&key) {
             return list.clone();

@@ -30,15 +30,22 @@ const COMMITTING: &str = "committing";
 /// How files can be copied, as far as it is known.
 pub(super) struct Ways {
     clone: AtomicBool,
+    /// A file was cloned.
+    cloned: AtomicBool,
 }
 
 impl Ways {
     pub(super) fn new(same_export: bool) -> Self {
-        Self { clone: AtomicBool::new(same_export) }
+        Self { clone: AtomicBool::new(same_export), cloned: AtomicBool::new(false) }
     }
 }
 
-impl<F: Fs> Copy<'_, F> {
+impl<F: Fs> Copy<F> {
+    /// Whether a file's content is copied in a few operations.
+    pub(super) fn is_quick(&self, attr: &Attr) -> bool {
+        attr.size <= CHUNK || self.shared.ways.cloned.load(Ordering::Relaxed)
+    }
+
     /// Fills `target` with the content that `file` had when it was opened; answers the size to give it, where that is not
     /// the one it has. What is in it is on stable storage then.
     pub(super) async fn copy_content(
@@ -51,14 +58,18 @@ impl<F: Fs> Copy<'_, F> {
         if attr.size == 0 {
             return Ok(None);
         }
-        if self.ways.clone.load(Ordering::Relaxed) {
+        if self.shared.ways.clone.load(Ordering::Relaxed) {
             match self.target.clone_file(file, target).await {
                 Ok(size) => {
-                    self.progress.bytes(attr.size);
+                    self.shared.ways.cloned.store(true, Ordering::Relaxed);
+                    self.shared.progress.bytes(attr.size);
                     // What was added since is no part of it.
                     return Ok((size > attr.size).then_some(attr.size));
                 }
-                Err(Status::NotSupp | Status::XDev) => self.ways.clone.store(false, Ordering::Relaxed),
+                Err(Status::NotSupp | Status::XDev) => {
+                    self.shared.ways.clone.store(false, Ordering::Relaxed);
+                    self.shared.ways.cloned.store(false, Ordering::Relaxed);
+                }
                 Err(status) => return place.source(CLONING, Err(status)),
             }
         }
@@ -97,7 +108,7 @@ impl<F: Fs> Copy<'_, F> {
             let length = CHUNK.min(rest.data_end - rest.at);
             let data = place.source(READING, self.source.read(file, rest.at, length as usize).await)?;
             let read = data.len() as u64;
-            self.progress.bytes(read);
+            self.shared.progress.bytes(read);
             for (offset, data) in rest.allocated(data) {
                 rest.written = offset + data.len() as u64;
                 copied += data.len() as u64;
@@ -116,7 +127,7 @@ impl<F: Fs> Copy<'_, F> {
     async fn next_data(&self, place: &Place<'_, F>, file: &F::Handle, rest: &mut Rest) -> Result<bool, Stop> {
         let seek = async |from, what| place.source(SEEKING, self.source.seek(file, from, what).await);
         let Some(data) = seek(rest.at, Seek::Data).await?.filter(|data| *data < rest.size) else {
-            self.progress.bytes(rest.size - rest.at);
+            self.shared.progress.bytes(rest.size - rest.at);
             rest.at = rest.size;
             return Ok(false);
         };
@@ -125,7 +136,7 @@ impl<F: Fs> Copy<'_, F> {
             return Err(place.error(Side::Source, SEEKING, Status::Io).into());
         }
         rest.untold = data == 0 && hole == rest.size && rest.sparse;
-        self.progress.bytes(data - rest.at);
+        self.shared.progress.bytes(data - rest.at);
         (rest.at, rest.data_end) = (data, hole);
         Ok(true)
     }

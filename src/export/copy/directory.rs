@@ -133,14 +133,16 @@ impl<F: Fs> Drop for Dir<F> {
     }
 }
 
-impl<F: Fs> Copy<'_, F> {
+impl<F: Fs> Copy<F> {
     /// Something in the directory is done. With the last, the directory is finished, and so on upwards; the root is left to
     /// the end.
     pub(super) async fn done(&self, dir: Arc<Dir<F>>, pair: Pair<F>) -> Result<(), CopyError> {
         let (mut dir, mut pair) = (dir, pair);
         while dir.was_last() {
             let Some(parent) = dir.parent.clone() else { break };
-            self.finish(&dir, &pair).await?;
+            let finishing = (Arc::clone(&dir), pair.clone());
+            let finished = self.in_one_go(move |copy| async move { copy.finish(&finishing.0, &finishing.1).await });
+            finished.await.map_err(|status| dir.error(Side::Target, attributes::SETTING, status))??;
             pair = self.above(&dir, &pair, &parent).await?;
             dir = parent;
         }
@@ -173,7 +175,7 @@ impl<F: Fs> Copy<'_, F> {
             Ok(()) | Err(Stop::Gone) => {}
             Err(Stop::Error(error)) => return Err(error),
         }
-        self.progress.entry();
+        self.shared.progress.entry();
         Ok(())
     }
 }

@@ -59,32 +59,54 @@ enum Outcome<F: Fs> {
     Already,
     /// Something else has its place; as far as was seen, of this kind.
     Again(Kind),
+    /// It is not copied in one go.
+    Later(Kind),
 }
 
-impl<F: Fs> Copy<'_, F> {
+/// How an entry is copied.
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    /// In one go, if that is quick.
+    AtOnce,
+    /// An operation at a time, so that each can wait for something, and all can end in between.
+    Steps,
+}
+
+impl<F: Fs> Copy<F> {
     pub(super) async fn perform(&self, job: Job<F>) -> Result<(), CopyError> {
         match job {
             Job::Listed { dir, pair } => self.done(dir, pair).await,
             Job::Entry { dir, pair, name, kind } => {
-                self.entry(&Place { dir: &dir, pair: &pair, name: &name }, kind).await?;
+                let entry = (Arc::clone(&dir), pair.clone(), name.clone());
+                let at_once = self.in_one_go(move |copy| async move {
+                    let (dir, pair, name) = entry;
+                    copy.entry(&Place { dir: &dir, pair: &pair, name: &name }, kind, Pace::AtOnce).await
+                });
+                let place = Place { dir: &dir, pair: &pair, name: &name };
+                let done = at_once.await.map_err(|status| place.error(Side::Target, "copying", status))??;
+                if let Some(kind) = done {
+                    self.entry(&place, kind, Pace::Steps).await?;
+                }
                 self.done(dir, pair).await
             }
         }
     }
 
-    async fn entry(&self, place: &Place<'_, F>, listed: Kind) -> Result<(), CopyError> {
+    /// Copies an entry; answers its kind where that is still to be done at another pace.
+    async fn entry(&self, place: &Place<'_, F>, listed: Kind, pace: Pace) -> Result<Option<Kind>, CopyError> {
         let mut kind = listed;
         for _ in 0..ATTEMPTS {
-            match self.attempt(place, kind).await {
+            match self.attempt(place, kind, pace).await {
                 Ok(Outcome::Copied(_)) => {
-                    self.progress.entry();
-                    return Ok(());
+                    self.shared.progress.entry();
+                    return Ok(None);
                 }
-                Ok(Outcome::Already) => return Ok(()),
+                Ok(Outcome::Already) => return Ok(None),
+                Ok(Outcome::Later(kind)) => return Ok(Some(kind)),
                 Ok(Outcome::Again(now)) => kind = now,
                 Err(Stop::Gone) => {
-                    self.progress.vanished();
-                    return Ok(());
+                    self.shared.progress.vanished();
+                    return Ok(None);
                 }
                 Err(Stop::Error(error)) => return Err(error),
             }
@@ -92,10 +114,13 @@ impl<F: Fs> Copy<'_, F> {
         Err(place.error(Side::Source, "what keeps changing: copying", Status::Stale))
     }
 
-    async fn attempt(&self, place: &Place<'_, F>, kind: Kind) -> Result<Outcome<F>, Stop> {
+    async fn attempt(&self, place: &Place<'_, F>, kind: Kind, pace: Pace) -> Result<Outcome<F>, Stop> {
         let Place { pair, name, .. } = place;
         match kind {
             Kind::File => match self.source.open(&pair.source, name, OpenMode::Read).await {
+                Ok((_, attr)) if pace == Pace::AtOnce && (attr.links > 1 || !self.is_quick(&attr)) => {
+                    Ok(Outcome::Later(kind))
+                }
                 Ok((file, attr)) => self.linked(place, &attr, self.copy_file(place, &file, &attr)).await,
                 Err(Status::NoEnt) => Err(Stop::Gone),
                 Err(Status::Symlink | Status::WrongType | Status::IsDir | Status::Stale) => {
@@ -108,6 +133,7 @@ impl<F: Fs> Copy<'_, F> {
                 Err(place.error(Side::Source, "what became a directory meanwhile: copying", Status::IsDir).into())
             }
             _ => match self.look_at(place).await? {
+                (_, attr) if pace == Pace::AtOnce && attr.links > 1 => Ok(Outcome::Later(attr.kind)),
                 (object, attr) if attr.kind == kind => {
                     self.linked(place, &attr, self.copy_other(place, &object, &attr)).await
                 }
@@ -127,8 +153,8 @@ impl<F: Fs> Copy<'_, F> {
             return copy.await;
         }
         let Place { pair, name, .. } = place;
-        let _held = self.links.hold(attr.fileid).await;
-        match self.links.link(self.target, attr, &pair.target, name).await {
+        let _held = self.shared.links.hold(attr.fileid).await;
+        match self.shared.links.link(&self.target, attr, &pair.target, name).await {
             Ok(Some(made)) => return Ok(Outcome::Copied(made)),
             Ok(None) => {}
             Err(Status::Exist) if self.is_copied(pair, name).await => return Ok(Outcome::Already),
@@ -136,7 +162,7 @@ impl<F: Fs> Copy<'_, F> {
         }
         let outcome = copy.await?;
         if let Outcome::Copied(made) = &outcome {
-            place.target(links::LINKING, self.links.remember(self.target, attr, made).await)?;
+            place.target(links::LINKING, self.shared.links.remember(&self.target, attr, made).await)?;
         }
         Ok(outcome)
     }

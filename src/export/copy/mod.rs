@@ -16,6 +16,7 @@
 //! - **On stable storage** is all of it when [`copy_tree`] answers `Ok`: each file was committed or cloned, and a failed
 //!   write is reported by its commit.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::fs::{Fs, Status};
+use super::fs::{Fs, FsResult, Status};
 
 mod attributes;
 mod content;
@@ -61,12 +62,19 @@ impl Default for Options {
     }
 }
 
-/// A copy under way.
-struct Copy<'a, F: Fs> {
-    source: &'a F,
-    target: &'a F,
+/// A copy under way. A clone is the same.
+#[derive(Clone)]
+struct Copy<F: Fs> {
+    source: F,
+    target: F,
+    shared: Arc<Shared<F>>,
+}
+
+struct Shared<F: Fs> {
+    /// Source and target are the same export.
+    one_export: bool,
     in_flight: usize,
-    progress: &'a Progress,
+    progress: Progress,
     ways: Ways,
     attributes: Attributes,
     links: Links<F>,
@@ -90,15 +98,16 @@ pub async fn copy_tree<F: Fs>(
     progress: &Progress,
     cancel: &CancellationToken,
 ) -> Result<Totals, CopyError> {
-    let copy = Copy {
-        source,
-        target,
+    let one_export = std::ptr::eq(source, target);
+    let shared = Shared {
+        one_export,
         in_flight: how.in_flight.max(1),
-        progress,
-        ways: Ways::new(std::ptr::eq(source, target)),
+        progress: progress.clone(),
+        ways: Ways::new(one_export),
         attributes: Attributes::default(),
         links: Links::new(to.clone()),
     };
+    let copy = Copy { source: source.clone(), target: target.clone(), shared: Arc::new(shared) };
     let tell = async {
         loop {
             tokio::time::sleep(TELL).await;
@@ -114,7 +123,21 @@ pub async fn copy_tree<F: Fs>(
     }
 }
 
-impl<F: Fs> Copy<'_, F> {
+impl<F: Fs> Copy<F> {
+    /// Does work that consists of a few operations in one go, where both exports are one.
+    async fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> FsResult<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        let copy = self.clone();
+        if self.shared.one_export {
+            self.source.in_one_go(move |fs| work(Self { source: fs.clone(), target: fs, ..copy })).await
+        } else {
+            Ok(work(copy).await)
+        }
+    }
+
     async fn run(&self, from: &F::Handle, to: &F::Handle) -> Result<(), CopyError> {
         let pair = Pair { source: from.clone(), target: to.clone() };
         let root = self.root(&pair).await?;
@@ -125,15 +148,16 @@ impl<F: Fs> Copy<'_, F> {
         };
         let queue = futures_util::stream::unfold(queue, async |mut queue| queue.recv().await.map(|job| (job, queue)));
         let work = async {
-            let mut done = std::pin::pin!(queue.map(|job| self.perform(job)).buffer_unordered(self.in_flight));
+            let mut done = std::pin::pin!(queue.map(|job| self.perform(job)).buffer_unordered(self.shared.in_flight));
             while let Some(result) = done.next().await {
                 result?;
             }
             Ok(())
         };
         futures_util::future::try_join(walk, work).await?;
-        self.links
-            .clear(self.target, self.in_flight)
+        self.shared
+            .links
+            .clear(&self.target, self.shared.in_flight)
             .await
             .map_err(|status| root.error(Side::Target, links::CLEARING, status))?;
         self.finish(&root, &pair).await?;

@@ -1,10 +1,14 @@
 //! How far a copy is.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts what a copy has done; may be read at any time.
+/// Counts what a copy has done; may be read at any time. A clone is the same.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Counters>);
+
 #[derive(Debug, Default)]
-pub struct Progress {
+struct Counters {
     entries: AtomicU64,
     bytes: AtomicU64,
     vanished: AtomicU64,
@@ -25,21 +29,21 @@ impl Progress {
     /// What is done up to now.
     pub fn totals(&self) -> Totals {
         Totals {
-            entries: self.entries.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            vanished: self.vanished.load(Ordering::Relaxed),
+            entries: self.0.entries.load(Ordering::Relaxed),
+            bytes: self.0.bytes.load(Ordering::Relaxed),
+            vanished: self.0.vanished.load(Ordering::Relaxed),
         }
     }
 
     pub(super) fn entry(&self) {
-        self.entries.fetch_add(1, Ordering::Relaxed);
+        self.0.entries.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn bytes(&self, more: u64) {
-        self.bytes.fetch_add(more, Ordering::Relaxed);
+        self.0.bytes.fetch_add(more, Ordering::Relaxed);
     }
 
     pub(super) fn vanished(&self) {
-        self.vanished.fetch_add(1, Ordering::Relaxed);
+        self.0.vanished.fetch_add(1, Ordering::Relaxed);
     }
 }

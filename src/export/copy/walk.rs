@@ -43,7 +43,7 @@ impl<F: Fs> Frame<F> {
     }
 }
 
-impl<F: Fs> Copy<'_, F> {
+impl<F: Fs> Copy<F> {
     /// Lists the tree, makes its directories, and gives everything else to `jobs`.
     pub(super) async fn walk(
         &self,
@@ -112,7 +112,7 @@ impl<F: Fs> Copy<'_, F> {
         let (source, attr) = match self.look(pair, &entry.name).await {
             Ok(found) => found,
             Err(Stop::Gone) => {
-                self.progress.vanished();
+                self.shared.progress.vanished();
                 return Ok(Entered::Nothing);
             }
             Err(Stop::Error(status)) => return Err(failed(Side::Source, entry::LOOKING, status)),

@@ -27,6 +27,8 @@ const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCT
 const LISTING: usize = 32 * 1024;
 /// Enough of one for any single entry.
 const ONE_ENTRY: usize = 512;
+/// From this many bytes on, files are read and written through the client's cache.
+const BUFFERED: usize = 256 << 10;
 /// As much as one read(2) is asked for, so that a length without sense takes no memory.
 const READ: usize = 1 << 20;
 
@@ -45,7 +47,7 @@ pub(super) fn getattr(object: BorrowedFd<'_>) -> FsResult<Attr> {
 
 /// statx(2) of what was reached just now: the server's answer to that had the attributes.
 pub(super) fn seen(object: BorrowedFd<'_>) -> FsResult<Attr> {
-    stat(object, AtFlags::empty())
+    stat(object, AtFlags::STATX_DONT_SYNC)
 }
 
 fn stat(object: BorrowedFd<'_>, sync: AtFlags) -> FsResult<Attr> {
@@ -141,29 +143,82 @@ pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(Ow
 /// open(2) of a new file.
 pub(super) fn create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     let flags = FILE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    let file = open_below(dir, name.as_bytes(), flags, mode).map_err(stale_if_removed(dir))?;
+    let file = undelegated(flags, |flags| open_below(dir, name.as_bytes(), flags, mode));
+    let file = file.map_err(stale_if_removed(dir))?;
     let attr = seen(file.as_fd())?;
     Ok((file, attr))
 }
 
-/// open(2) of what is seen to be a regular file, before (so that nothing else is touched) and after (so that nothing else
-/// is returned where a name changed its object in between).
+/// open(2) of a regular file, which is made where there is none.
+pub(super) fn open_or_create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
+    open_regular(dir, name, OFlags::RDWR | OFlags::CREATE, mode)
+}
+
+/// open(2) of an existing regular file.
 pub(super) fn open(dir: BorrowedFd<'_>, name: &Name, mode: OpenMode) -> FsResult<(OwnedFd, Attr)> {
+    let access = match mode {
+        OpenMode::Read => OFlags::RDONLY,
+        OpenMode::ReadWrite => OFlags::RDWR,
+    };
+    open_regular(dir, name, access, 0)
+}
+
+/// Opens what is expected to be a regular file, and says what it is where it is not. The server opens nothing else. Where
+/// this client knows the object already, it may open a FIFO, which neither waits nor is seen by anybody: its other end is in
+/// this very mount. It opens no device, since the mount has none.
+fn open_regular(dir: BorrowedFd<'_>, name: &Name, access: OFlags, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     let regular = |attr: Attr| match attr.kind {
         Kind::File => Ok(attr),
         Kind::Directory => Err(Status::IsDir),
         Kind::Symlink => Err(Status::Symlink),
         _ => Err(Status::WrongType),
     };
-    let seen = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
-    regular(stat(seen.as_fd(), AtFlags::empty())?)?;
-    let access = match mode {
-        OpenMode::Read => OFlags::RDONLY,
-        OpenMode::ReadWrite => OFlags::RDWR,
-    };
-    let file = open_below(dir, name.as_bytes(), FILE | access, 0)?;
-    let attr = regular(getattr(file.as_fd())?)?;
-    Ok((file, attr))
+    match undelegated(FILE | access, |flags| open_below(dir, name.as_bytes(), flags, mode)) {
+        Ok(file) => {
+            let attr = regular(seen(file.as_fd())?)?;
+            Ok((file, attr))
+        }
+        Err(status @ (Status::NoEnt | Status::Stale)) => Err(stale_if_removed(dir)(status)),
+        Err(status) => {
+            let object = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
+            regular(seen(object.as_fd())?)?;
+            Err(status)
+        }
+    }
+}
+
+/// Opens a file so that the client asks the server for no delegation of it.
+///
+/// With one, Linux (6.13 to 7.2 at least) keeps times that are set to itself, and a Linux server ignores them when it is told
+/// in the end, because they are older than the delegation (RFC 9754, section 5). And whoever else opens the file waits for it
+/// to come back. With O_DIRECT the client wants none; [`buffered`] takes the flag back where it would do harm.
+fn undelegated(flags: OFlags, open: impl Fn(OFlags) -> FsResult<OwnedFd>) -> FsResult<OwnedFd> {
+    match open(flags | OFlags::DIRECT) {
+        // What is no NFS may not know it.
+        Err(Status::Inval) => open(flags),
+        opened => opened,
+    }
+}
+
+/// From now on the file is read ahead, and written behind.
+fn buffered(file: BorrowedFd<'_>) -> FsResult<()> {
+    retry(|| rustix::fs::fcntl_setfl(file, OFlags::empty()))
+}
+
+/// Reads or writes a part of a file: directly, which takes the fewest operations, or else through the client's cache.
+fn transfer(file: BorrowedFd<'_>, length: usize, call: impl FnMut() -> rustix::io::Result<usize>) -> FsResult<usize> {
+    let mut call = call;
+    if length >= BUFFERED {
+        buffered(file)?;
+    }
+    match retry(&mut call) {
+        // What is no NFS may want other places and lengths.
+        Err(Status::Inval) => {
+            buffered(file)?;
+            retry(&mut call)
+        }
+        done => done,
+    }
 }
 
 /// pread(2), until `length` or the end of the file.
@@ -172,7 +227,7 @@ pub(super) fn read(file: BorrowedFd<'_>, offset: u64, length: usize) -> FsResult
     while data.len() < length {
         let have = data.len();
         data.resize(length.min(have + READ), 0);
-        let got = retry(|| rustix::io::pread(file, &mut data[have..], offset + have as u64))?;
+        let got = transfer(file, length, || rustix::io::pread(file, &mut data[have..], offset + have as u64))?;
         data.truncate(have + got);
         if got == 0 {
             break;
@@ -185,7 +240,8 @@ pub(super) fn read(file: BorrowedFd<'_>, offset: u64, length: usize) -> FsResult
 pub(super) fn write(file: BorrowedFd<'_>, offset: u64, data: &[u8]) -> FsResult<()> {
     let mut written = 0;
     while written < data.len() {
-        match retry(|| rustix::io::pwrite(file, &data[written..], offset + written as u64))? {
+        let at = offset + written as u64;
+        match transfer(file, data.len(), || rustix::io::pwrite(file, &data[written..], at))? {
             0 => return Err(Status::Io),
             more => written += more,
         }

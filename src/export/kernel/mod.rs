@@ -20,8 +20,11 @@
 //! reported before.
 
 use std::fmt;
+use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use tokio::runtime::Handle;
 
 use super::fs::{
     Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
@@ -44,8 +47,17 @@ pub(super) use local::{export, local};
 pub struct KernelFs {
     root: KernelHandle,
     mount: Mount,
-    gate: Gate,
+    way: Way,
     locks_are_shared: bool,
+}
+
+/// How a call gets to the kernel.
+#[derive(Debug, Clone)]
+enum Way {
+    /// On a thread that the gate gives it.
+    Gate(Gate),
+    /// At once: the caller has such a thread.
+    Here,
 }
 
 /// Keeps the mount as long as a handle needs it: its end may block.
@@ -64,7 +76,14 @@ enum Descriptor {
     Root(Mount),
     /// Opened with O_PATH. The fields are dropped in this order: the mount last.
     Place(OwnedFd, #[expect(dead_code, reason = "held, not used")] Mount),
-    File(Held<OwnedFd>, OpenMode, #[expect(dead_code, reason = "held, not used")] Mount),
+    File(File, OpenMode, #[expect(dead_code, reason = "held, not used")] Mount),
+}
+
+/// An open file, whose end may block.
+enum File {
+    Held(Held<OwnedFd>),
+    /// Opened, used and closed on a thread of the gate.
+    Here(OwnedFd),
 }
 
 impl AsFd for KernelHandle {
@@ -72,7 +91,8 @@ impl AsFd for KernelHandle {
         match &self.0.descriptor {
             Descriptor::Root(mount) => mount.as_fd(),
             Descriptor::Place(place, _) => place.as_fd(),
-            Descriptor::File(file, ..) => file.as_fd(),
+            Descriptor::File(File::Held(file), ..) => file.as_fd(),
+            Descriptor::File(File::Here(file), ..) => file.as_fd(),
         }
     }
 }
@@ -92,6 +112,10 @@ impl KernelHandle {
         if self.0.kind == Kind::Directory { Ok(self.clone()) } else { Err(Status::NotDir) }
     }
 
+    fn xattrs(&self) -> FsResult<xattrs::Object<'_>> {
+        xattrs::Object::new(self.as_fd(), self.0.kind, matches!(self.0.descriptor, Descriptor::File(..)))
+    }
+
     /// The file, open for writing where `writing` says that this is needed.
     fn file(&self, writing: bool) -> FsResult<Self> {
         match &self.0.descriptor {
@@ -107,11 +131,14 @@ impl KernelFs {
     pub fn new(root: Held<OwnedFd>, gate: Gate, locks_are_shared: bool) -> Self {
         let mount = Arc::new(root);
         let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
-        Self { root, mount, gate, locks_are_shared }
+        Self { root, mount, way: Way::Gate(gate), locks_are_shared }
     }
 
     async fn call<T: Send + 'static>(&self, call: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
-        self.gate.run(call).await?
+        match &self.way {
+            Way::Gate(gate) => gate.run(call).await?,
+            Way::Here => call(),
+        }
     }
 
     fn place(&self, kind: Kind, descriptor: OwnedFd) -> KernelHandle {
@@ -119,13 +146,29 @@ impl KernelFs {
     }
 
     fn file(&self, descriptor: OwnedFd, mode: OpenMode) -> KernelHandle {
-        let file = self.gate.hold(descriptor);
+        let file = match &self.way {
+            Way::Gate(gate) => File::Held(gate.hold(descriptor)),
+            Way::Here => File::Here(descriptor),
+        };
         KernelHandle::new(Kind::File, Descriptor::File(file, mode, Arc::clone(&self.mount)))
     }
 }
 
 impl Fs for KernelFs {
     type Handle = KernelHandle;
+
+    /// All on one thread: a change of threads costs as much as an operation on a server nearby.
+    async fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> FsResult<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        let here = Self { way: Way::Here, ..self.clone() };
+        match &self.way {
+            Way::Gate(gate) => Ok(gate.run(move || Handle::current().block_on(work(here))).await?),
+            Way::Here => Ok(work(here).await),
+        }
+    }
 
     fn root(&self) -> KernelHandle {
         self.root.clone()
@@ -165,6 +208,13 @@ impl Fs for KernelFs {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
         let (file, attr) = self.call(move || calls::create(dir.as_fd(), &name, mode)).await?;
+        Ok((self.file(file, OpenMode::ReadWrite), attr))
+    }
+
+    async fn open_or_create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        let (file, attr) = self.call(move || calls::open_or_create(dir.as_fd(), &name, mode)).await?;
         Ok((self.file(file, OpenMode::ReadWrite), attr))
     }
 
@@ -238,17 +288,17 @@ impl Fs for KernelFs {
 
     async fn list_xattrs(&self, object: &KernelHandle) -> FsResult<Vec<Vec<u8>>> {
         let object = object.clone();
-        self.call(move || xattrs::list(object.as_fd(), object.0.kind)).await
+        self.call(move || object.xattrs()?.list()).await
     }
 
     async fn get_xattr(&self, object: &KernelHandle, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
         let (object, name) = (object.clone(), name.to_vec());
-        self.call(move || xattrs::get(object.as_fd(), object.0.kind, &name)).await
+        self.call(move || object.xattrs()?.get(&name)).await
     }
 
     async fn set_xattr(&self, object: &KernelHandle, name: &[u8], value: &[u8]) -> FsResult<()> {
         let (object, name, value) = (object.clone(), name.to_vec(), value.to_vec());
-        self.call(move || xattrs::set(object.as_fd(), object.0.kind, &name, &value)).await
+        self.call(move || object.xattrs()?.set(&name, &value)).await
     }
 
     /// In one go, so that the call pays for one thread, and the file is closed when this answers.

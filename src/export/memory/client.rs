@@ -201,6 +201,13 @@ impl Fs for MemoryFs {
         Ok((self.opened(made.fileid, OpenMode::ReadWrite), attr))
     }
 
+    async fn open_or_create(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<(MemoryHandle, Attr)> {
+        check_new_mode(mode)?;
+        let open = |state: &mut State| state.open_or_create(dir.fileid, name, mode);
+        let (made, attr) = self.make(format!("open_or_create {name}"), open).await?;
+        Ok((self.opened(made.fileid, OpenMode::ReadWrite), attr))
+    }
+
     async fn symlink(&self, dir: &MemoryHandle, name: &Name, target: &[u8]) -> FsResult<(MemoryHandle, Attr)> {
         check_symlink_target(target)?;
         self.make(format!("symlink {name}"), |state| state.symlink(dir.fileid, name, target)).await

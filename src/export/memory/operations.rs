@@ -61,6 +61,13 @@ impl State {
         self.add(dir, name, mode, Body::File { now: Content::default(), stable: Content::default() })
     }
 
+    pub(super) fn open_or_create(&mut self, dir: u64, name: &Name, mode: u32) -> FsResult<u64> {
+        match self.open(dir, name, OpenMode::ReadWrite) {
+            Err(Status::NoEnt) => self.create(dir, name, mode),
+            opened => opened.map(|(fileid, _)| fileid),
+        }
+    }
+
     pub(super) fn open(&self, dir: u64, name: &Name, mode: OpenMode) -> FsResult<(u64, Attr)> {
         let (fileid, attr) = self.lookup(dir, name)?;
         match attr.kind {
