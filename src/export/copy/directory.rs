@@ -1,7 +1,8 @@
 //! A directory that is being copied: on the way down from the root, and finished when all that is in it is.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::error::{CopyError, Side, Stop};
 use super::{Copy, attributes};
@@ -38,6 +39,8 @@ pub(super) struct Dir<F: Fs> {
     mode: u32,
     /// Its listing while that goes on, its entries and directories under way.
     pending: AtomicUsize,
+    /// The names of the entries under way: a listing may name one twice when it is renamed meanwhile.
+    under_way: Mutex<HashSet<Name>>,
     /// Kept open down to [`OPEN`] levels; deeper, the directory below leads back here.
     pair: Option<Pair<F>>,
 }
@@ -69,6 +72,7 @@ impl<F: Fs> Dir<F> {
             attr: attributes::difference(&source, &target),
             mode: source.mode,
             pending: AtomicUsize::new(1),
+            under_way: Mutex::default(),
             pair: (depth < OPEN).then_some(pair),
         })
     }
@@ -76,6 +80,15 @@ impl<F: Fs> Dir<F> {
     /// One more thing in it is under way.
     pub(super) fn expect(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether an entry of that name is not under way already, as it is from now on.
+    pub(super) fn entry_begins(&self, name: &Name) -> bool {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone())
+    }
+
+    pub(super) fn entry_done(&self, name: Name) {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
     }
 
     /// Whether that was the last.

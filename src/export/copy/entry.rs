@@ -17,11 +17,12 @@ const ATTEMPTS: usize = 8;
 pub(super) const LISTING: &str = "listing";
 pub(super) const LOOKING: &str = "looking up";
 const CREATING: &str = "creating";
+const COPYING: &str = "copying what is in";
 
 /// What the walk leaves to others.
 pub(super) enum Job<F: Fs> {
-    /// An entry is to be copied, which was of that kind when it was listed.
-    Entry { dir: Arc<Dir<F>>, pair: Pair<F>, name: Name, kind: Kind },
+    /// Some entries are to be copied, which were of these kinds when they were listed.
+    Entries { dir: Arc<Dir<F>>, pair: Pair<F>, entries: Vec<(Name, Kind)> },
     /// All of a directory has been listed.
     Listed { dir: Arc<Dir<F>>, pair: Pair<F> },
 }
@@ -76,16 +77,22 @@ impl<F: Fs> Copy<F> {
     pub(super) async fn perform(&self, job: Job<F>) -> Result<(), CopyError> {
         match job {
             Job::Listed { dir, pair } => self.done(dir, pair).await,
-            Job::Entry { dir, pair, name, kind } => {
-                let entry = (Arc::clone(&dir), pair.clone(), name.clone());
+            Job::Entries { dir, pair, entries } => {
+                let job = (Arc::clone(&dir), pair.clone());
                 let at_once = self.in_one_go(move |copy| async move {
-                    let (dir, pair, name) = entry;
-                    copy.entry(&Place { dir: &dir, pair: &pair, name: &name }, kind, Pace::AtOnce).await
+                    let mut later = Vec::new();
+                    for (name, kind) in entries {
+                        let place = Place { dir: &job.0, pair: &job.1, name: &name };
+                        match copy.entry(&place, kind, Pace::AtOnce).await? {
+                            Some(kind) => later.push((name, kind)),
+                            None => job.0.entry_done(name),
+                        }
+                    }
+                    Ok(later)
                 });
-                let place = Place { dir: &dir, pair: &pair, name: &name };
-                let done = at_once.await.map_err(|status| place.error(Side::Target, "copying", status))??;
-                if let Some(kind) = done {
-                    self.entry(&place, kind, Pace::Steps).await?;
+                for (name, kind) in at_once.await.map_err(|status| dir.error(Side::Target, COPYING, status))?? {
+                    self.entry(&Place { dir: &dir, pair: &pair, name: &name }, kind, Pace::Steps).await?;
+                    dir.entry_done(name);
                 }
                 self.done(dir, pair).await
             }
@@ -169,7 +176,17 @@ impl<F: Fs> Copy<F> {
 
     async fn copy_file(&self, place: &Place<'_, F>, file: &F::Handle, attr: &Attr) -> Result<Outcome<F>, Stop> {
         let Place { pair, name, .. } = place;
-        let created = self.target.create(&pair.target, name, attr.mode & 0o777).await;
+        let mode = attr.mode & 0o777;
+        let created = if self.shared.one_export {
+            // Nobody else makes names here, and those that were there were told apart when they were listed.
+            match self.target.open_or_create(&pair.target, name, mode).await {
+                Ok((_, made)) if made.size > 0 || made.links > 1 => Err(Status::Exist),
+                Err(Status::IsDir | Status::Symlink | Status::WrongType) => Err(Status::Exist),
+                created => created,
+            }
+        } else {
+            self.target.create(&pair.target, name, mode).await
+        };
         let Some((target, made)) = self.unless_copied(place, created).await? else { return Ok(Outcome::Already) };
         let fill = async {
             let size = self.copy_content(place, file, attr, &target).await?;

@@ -9,12 +9,16 @@ use super::directory::{Dir, Pair};
 use super::entry::Job;
 use super::error::{CopyError, Side, Stop};
 use super::{Copy, entry};
-use crate::export::fs::{Cookie, Entry, Fs, Kind, Status};
+use crate::export::fs::{Cookie, Entry, Fs, Kind, Name, Status};
 
 /// Levels for which the rest of a page is kept while the walk is below; deeper, it is listed again.
 pub(super) const PAGES: usize = 32;
 /// The most levels of a tree, which a tenant decides; a level takes a few hundred bytes.
 pub(super) const DEPTH: usize = 16_384;
+
+/// The most entries that are copied one after the other in one go: a change of threads costs as much as an operation on a
+/// server nearby. They are fewer where otherwise less than [`Options::in_flight`](super::Options::in_flight) were under way.
+const BATCH: usize = 8;
 
 /// A directory that is being listed.
 struct Frame<F: Fs> {
@@ -24,11 +28,21 @@ struct Frame<F: Fs> {
     page: vec::IntoIter<Entry>,
     /// Where the listing goes on after the page.
     next: Option<Cookie>,
+    /// Entries that are copied together, and how many these are to be.
+    batch: Vec<(Name, Kind)>,
+    together: usize,
 }
 
 impl<F: Fs> Frame<F> {
     fn new(dir: Arc<Dir<F>>, pair: Pair<F>) -> Self {
-        Self { dir, pair: Some(pair), page: Vec::new().into_iter(), next: Some(0) }
+        Self { dir, pair: Some(pair), page: Vec::new().into_iter(), next: Some(0), batch: Vec::new(), together: 1 }
+    }
+
+    /// The entries that are to be copied together, of which the directory hears when they are.
+    fn take_batch(&mut self) -> Option<Job<F>> {
+        let pair = self.pair.clone().filter(|_| !self.batch.is_empty())?;
+        self.dir.expect();
+        Some(Job::Entries { dir: Arc::clone(&self.dir), pair, entries: std::mem::take(&mut self.batch) })
     }
 
     /// The walk goes below, from an entry that the listing goes on after `cookie` behind.
@@ -55,15 +69,20 @@ impl<F: Fs> Copy<F> {
         let give = async |job| jobs.send(job).await.map_err(|_| CopyError::Cancelled);
         let mut stack = vec![Frame::new(Arc::clone(root), pair.clone())];
         while let Some(frame) = stack.last_mut() {
-            let Some(pair) = &frame.pair else {
+            let Some(pair) = frame.pair.clone() else {
                 return Err(frame.dir.error(Side::Source, entry::LISTING, Status::Io));
             };
             let Some(entry) = frame.page.next() else {
-                if let Some(from) = frame.next {
-                    (frame.page, frame.next) = self.list(&frame.dir, pair, from).await?;
+                if let Some(job) = frame.take_batch() {
+                    give(job).await?;
                     continue;
                 }
-                let (dir, pair) = (Arc::clone(&frame.dir), pair.clone());
+                if let Some(from) = frame.next {
+                    (frame.page, frame.next) = self.list(&frame.dir, &pair, from).await?;
+                    frame.together = (frame.page.len() / self.shared.in_flight).clamp(1, BATCH);
+                    continue;
+                }
+                let dir = Arc::clone(&frame.dir);
                 stack.pop();
                 if let (Some(frame @ Frame { pair: None, .. }), Some(parent)) = (stack.last_mut(), dir.parent()) {
                     frame.pair = Some(self.above(&dir, &pair, parent).await?);
@@ -73,8 +92,11 @@ impl<F: Fs> Copy<F> {
             };
             let kind = match entry.kind {
                 Some(kind) if kind != Kind::Directory => kind,
-                _ => match self.enter(&frame.dir, pair, &entry).await? {
+                _ => match self.enter(&frame.dir, &pair, &entry).await? {
                     Entered::Directory(dir, pair) => {
+                        if let Some(job) = frame.take_batch() {
+                            give(job).await?;
+                        }
                         frame.leave(entry.cookie);
                         stack.push(Frame::new(dir, pair));
                         continue;
@@ -83,9 +105,14 @@ impl<F: Fs> Copy<F> {
                     Entered::Nothing => continue,
                 },
             };
-            frame.dir.expect();
-            let (dir, pair) = (Arc::clone(&frame.dir), pair.clone());
-            give(Job::Entry { dir, pair, name: entry.name, kind }).await?;
+            if frame.dir.entry_begins(&entry.name) {
+                frame.batch.push((entry.name, kind));
+            }
+            if frame.batch.len() >= frame.together
+                && let Some(job) = frame.take_batch()
+            {
+                give(job).await?;
+            }
         }
         Ok(())
     }
