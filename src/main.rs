@@ -21,7 +21,7 @@ const BAD_CONFIGURATION: u8 = 64;
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Threads that serve; whatever blocks runs elsewhere.
 const WORKERS: usize = 2;
-/// Threads for what blocks, at most. The gate gives each server 16; a hundred servers may be stuck before others wait.
+/// Threads for what blocks, at most. The gate gives each server 10; two hundred servers may be stuck before others wait.
 const BLOCKING_THREADS: usize = 2048;
 
 fn main() -> ExitCode {

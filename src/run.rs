@@ -138,7 +138,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let (cut, ()) = tokio::join!(served, registered);
     background.shutdown().await;
     if let Some(pool) = connected {
-        pool.close();
+        pool.close().await;
     }
     open.closed(CLOSING).await;
     tracing::info!(cut = cut?, "ended");

@@ -102,7 +102,7 @@ async fn calls_for_other_servers_take_no_longer_and_threads_do_not_pile_up(
             })
         })
         .collect();
-    let most = Duration::from_secs(1).max(usual * 5);
+    let most = Duration::from_secs(2).max(usual * 5);
     let mut peak = 0;
     for n in 0..10 {
         within("the main job on another server", most, main_job(&driver, &steady, &format!("other{n}"))).await;
@@ -131,6 +131,10 @@ async fn main_job(driver: &Driver, share: &Share, name: &str) {
     driver.stats(&volume.volume_id, &target).await.unwrap();
     driver.unpublish(&volume.volume_id, &target).await.unwrap();
     driver.delete(&volume.volume_id).await.unwrap();
+}
+
+fn sizes(figures: &[csi::VolumeUsage]) -> Vec<(i32, i64)> {
+    figures.iter().map(|usage| (usage.unit, usage.total)).collect()
 }
 
 #[rstest]
@@ -168,7 +172,8 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         let measured = within("NodeGetVolumeStats", MEASURED, driver.stats(&volume.volume_id, &idle)).await;
         // The last figures, where this process has ever had any.
         match restarted {
-            false => assert_eq!(measured.unwrap(), figures),
+            // (Other tests make and remove files beside it, so not to the inode.)
+            false => assert_eq!(sizes(&measured.unwrap()), sizes(&figures)),
             true => assert_unreachable(&measured.unwrap_err(), &share),
         }
     }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::fs::Fs;
 use super::kernel::KernelFs;
@@ -49,16 +49,9 @@ impl Connect for Arc<Mounter> {
 type Key = (Source, MountOptions);
 
 struct Entry<F: Fs> {
-    export: OnceCell<(Arc<Export<F>>, AbortHandle)>,
+    /// The export, and the task that keeps its trash clear.
+    export: OnceCell<(Arc<Export<F>>, AbortOnDropHandle<()>)>,
     used: Mutex<Instant>,
-}
-
-impl<F: Fs> Drop for Entry<F> {
-    fn drop(&mut self) {
-        if let Some((_, trash)) = self.export.get() {
-            trash.abort();
-        }
-    }
 }
 
 /// The exports in use. Each is connected to once per set of mount options.
@@ -95,7 +88,7 @@ impl<C: Connect> Pool<C> {
         let connect = async || -> Result<_> {
             let locks = lock(&self.locks).entry(share.clone()).or_default().clone();
             let export = Arc::new(Export::new(share.clone(), self.connect.connect(share, options).await?, locks));
-            let trash = tokio::spawn(trash::keep_clear(export.clone())).abort_handle();
+            let trash = AbortOnDropHandle::new(tokio::spawn(trash::keep_clear(export.clone())));
             lock(&self.known).insert(share.clone(), options.clone());
             Ok((export, trash))
         };
@@ -109,9 +102,17 @@ impl<C: Connect> Pool<C> {
         lock(&self.entries).remove(&key(share, options));
     }
 
-    /// Drops every connection: the process is about to end.
-    pub fn close(&self) {
-        lock(&self.entries).clear();
+    /// Drops every connection that is not in a call any more: the process is about to end.
+    pub async fn close(&self) {
+        let entries: Vec<_> = lock(&self.entries).drain().map(|(_, entry)| entry).collect();
+        for entry in entries {
+            if let Some((export, trash)) = Arc::into_inner(entry).and_then(|entry| entry.export.into_inner()) {
+                trash.abort();
+                // Cancelled, as it was told to be; it has dropped its hold on the export.
+                let _ = trash.await;
+                drop(export);
+            }
+        }
     }
 
     /// The options that an export was reached with last, in this process.

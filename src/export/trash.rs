@@ -168,7 +168,7 @@ fn gone(removed: FsResult<()>) -> FsResult<()> {
 /// Clears an export's trash for as long as the export is in use: now, whenever something is put into it, and again after
 /// a while where something could not be removed.
 pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
-    const AGAIN: std::time::Duration = std::time::Duration::from_secs(60);
+    const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
     let mut pause = AGAIN;
     if let Err(error) = sweep_staging(&export).await {
         tracing::warn!(export = %export.source(), %error, "staging is not swept");
@@ -184,7 +184,7 @@ pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
         if left {
             tokio::select! {
                 () = export.trash.wait() => {}
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(AGAIN * 16),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(AGAIN * 960),
             }
         } else {
             pause = AGAIN;

@@ -18,13 +18,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use super::local::Local;
 use super::reachability::Reachability;
 use super::source::Server;
 use crate::error::Error;
 use crate::export::fs::Status;
 
 /// Threads that may be in the kernel for one server.
-pub const THREADS: usize = 16;
+pub const THREADS: usize = 10;
 /// How long a caller waits before it asks whether the server lives, and again. With the age an answer may have (1 s) and
 /// the time a question may take (2 s), a caller learns of a server's death within 5 s.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -192,12 +193,18 @@ pub struct Gates {
     reachability: Arc<Reachability>,
     gates: Mutex<HashMap<(Server, u16), Weak<Inner>>>,
     closing: TaskTracker,
+    local: Local,
 }
 
 impl Gates {
     /// No gates yet; they ask `reachability`.
     pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
-        Arc::new(Self { reachability, gates: Mutex::default(), closing: TaskTracker::new() })
+        Arc::new(Self { reachability, gates: Mutex::default(), closing: TaskTracker::new(), local: Local::default() })
+    }
+
+    /// The way to what asks no server.
+    pub fn local(&self) -> &Local {
+        &self.local
     }
 
     /// Waits until every held value that was dropped is closed, `limit` at most. For the end of the process: a thread that

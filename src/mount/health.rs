@@ -9,7 +9,6 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::condition::{Condition, Severity};
-use super::local::on_node;
 use super::probe::{Failure, LIMIT, Probe};
 use super::requested::{Requested, Wanted};
 use super::source::{Server, Source};
@@ -88,7 +87,7 @@ impl Health {
     /// A server counts where a volume of it is mounted at a path of kubelet's, or at one that this process was asked for.
     pub async fn of_servers(&self) -> Result<Option<Condition>> {
         let deadline = Instant::now() + LIMIT;
-        let table = on_node(Table::read).await?;
+        let table = self.probe.local().run(Table::read).await?;
         let is_target = |path: &Path| is_kubelet_target(path) || self.requested.at(path).is_some();
         let servers: BTreeSet<(Server, u16)> = table
             .mounts()
@@ -125,33 +124,35 @@ impl Health {
         };
         let (target, source, requested) = (target.cloned(), source.cloned(), Arc::clone(&self.requested));
         let volume = format!("volume `{}`", volume_id.escape_debug());
-        on_node(move || {
-            let table = Table::read()?;
-            if let (None, Some(source)) = (&target, &source) {
-                let mounts =
-                    table.mounts().filter(|mount| mount.is_of(source, None) && is_kubelet_target(&mount.target));
-                paths.extend(mounts.map(|mount| mount.target.clone()));
-            }
-            let targets =
-                target.into_iter().chain(paths.iter().filter_map(|path| Target::try_from(path.as_path()).ok()));
-            let subjects: Vec<Subject> = targets
-                .filter_map(|target| target.find().transpose())
-                .map(|place| {
-                    let place = Arc::new(place?);
-                    let mount = table.top(place.path()).cloned();
-                    let wanted = requested.at(place.path());
-                    let awaited = is_kubelet_target(place.path()) && place.is_directory().unwrap_or(true);
-                    let known = mount.is_some() || wanted.is_some() || awaited;
-                    Ok(known.then_some(Subject { place, mount, wanted }))
-                })
-                .filter_map(Result::transpose)
-                .collect::<Result<_>>()?;
-            match subjects.is_empty() {
-                true => Err(Error::not_found(volume, "it is not published on this node, nor was it tried")),
-                false => Ok(subjects),
-            }
-        })
-        .await
+        self.probe
+            .local()
+            .run(move || {
+                let table = Table::read()?;
+                if let (None, Some(source)) = (&target, &source) {
+                    let mounts =
+                        table.mounts().filter(|mount| mount.is_of(source, None) && is_kubelet_target(&mount.target));
+                    paths.extend(mounts.map(|mount| mount.target.clone()));
+                }
+                let targets =
+                    target.into_iter().chain(paths.iter().filter_map(|path| Target::try_from(path.as_path()).ok()));
+                let subjects: Vec<Subject> = targets
+                    .filter_map(|target| target.find().transpose())
+                    .map(|place| {
+                        let place = Arc::new(place?);
+                        let mount = table.top(place.path()).cloned();
+                        let wanted = requested.at(place.path());
+                        let awaited = is_kubelet_target(place.path()) && place.is_directory().unwrap_or(true);
+                        let known = mount.is_some() || wanted.is_some() || awaited;
+                        Ok(known.then_some(Subject { place, mount, wanted }))
+                    })
+                    .filter_map(Result::transpose)
+                    .collect::<Result<_>>()?;
+                match subjects.is_empty() {
+                    true => Err(Error::not_found(volume, "it is not published on this node, nor was it tried")),
+                    false => Ok(subjects),
+                }
+            })
+            .await
     }
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use tokio::time::{Instant, timeout_at};
 
 use super::gate::Gates;
+use super::local::Local;
 use super::reachability::Reachability;
 use super::root::Root;
 use super::source::Server;
@@ -52,6 +53,11 @@ impl Probe {
     /// A probe that asks `reachability` first and goes through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
         Self { reachability, gates }
+    }
+
+    /// The way to what asks no server.
+    pub fn local(&self) -> &Local {
+        self.gates.local()
     }
 
     /// Whether the server of a mount answers, at the address that the mount uses.

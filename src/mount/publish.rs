@@ -26,7 +26,6 @@ use tokio::time::{Instant, timeout};
 
 use super::compare::difference;
 use super::gate::Gates;
-use super::local::on_node;
 use super::nfs::{Mounted, Mounter, Role};
 use super::options::MountOptions;
 use super::probe::{Failure, LIMIT, Probe};
@@ -105,11 +104,14 @@ impl Publisher {
             true => Some(self.sources.take(request.source.clone()).await),
             false => None,
         };
-        let (place, table) = on_node({
-            let target = request.target.clone();
-            move || Ok((Arc::new(target.find()?.ok_or_else(|| no_parent(&target))?), Table::read()?))
-        })
-        .await?;
+        let (place, table) = self
+            .gates
+            .local()
+            .run({
+                let target = request.target.clone();
+                move || Ok((Arc::new(target.find()?.ok_or_else(|| no_parent(&target))?), Table::read()?))
+            })
+            .await?;
         let wanted = Wanted {
             volume_id: request.volume_id,
             source: request.source.clone(),
@@ -142,7 +144,7 @@ impl Publisher {
                 self.detach(&place, dead, false).await?;
             }
         }
-        let root = on_node({
+        let root = self.gates.local().run({
             let place = Arc::clone(&place);
             move || attach(&place, mounted)
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::local::on_node;
+use super::local::Local;
 use super::probe::{Failure, LIMIT, Probe};
 use super::table::{Mount, Table};
 use super::target::{Place, Target};
@@ -44,7 +44,7 @@ impl Stats {
     /// does not answer, or says no, and there are no figures yet.
     pub async fn of(&self, target: &Target) -> Result<FsStat> {
         let started = Instant::now();
-        let (place, mount) = mounted(target).await?;
+        let (place, mount) = mounted(self.probe.local(), target).await?;
         self.figures(target, &place, &mount, started + LIMIT).await
     }
 
@@ -79,15 +79,16 @@ fn identity(mount: &Mount) -> (u64, (u32, u32)) {
 }
 
 /// The volume at a target, as the mount table shows it: no path of a dead server is looked at for it.
-async fn mounted(target: &Target) -> Result<(Arc<Place>, Mount)> {
+async fn mounted(local: &Local, target: &Target) -> Result<(Arc<Place>, Mount)> {
     let target = target.clone();
-    on_node(move || {
-        let place = target.find()?.ok_or_else(|| not_mounted(&target))?;
-        let table = Table::read()?;
-        let mount = table.top(place.path()).filter(|mount| mount.is_nfs()).ok_or_else(|| not_mounted(&target))?;
-        Ok((Arc::new(place), mount.clone()))
-    })
-    .await
+    local
+        .run(move || {
+            let place = target.find()?.ok_or_else(|| not_mounted(&target))?;
+            let table = Table::read()?;
+            let mount = table.top(place.path()).filter(|mount| mount.is_nfs()).ok_or_else(|| not_mounted(&target))?;
+            Ok((Arc::new(place), mount.clone()))
+        })
+        .await
 }
 
 fn not_mounted(target: &Target) -> Error {

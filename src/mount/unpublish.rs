@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::time::{Instant, timeout_at};
 
-use super::local::on_node;
 use super::publish::Publisher;
 use super::table::{Mount, Table};
 use super::target::{Place, Target};
@@ -34,7 +33,7 @@ impl Publisher {
     /// touched then.
     pub async fn unpublish(&self, target: &Target) -> Result<()> {
         let _turn = self.targets.take(target.clone()).await;
-        let found = on_node({
+        let found = self.gates.local().run({
             let target = target.clone();
             move || Ok((target.find()?.map(Arc::new), Table::read()?))
         });
@@ -46,7 +45,7 @@ impl Publisher {
             self.unmount(&place, mount, deadline).await?;
         }
         self.requested.forget(place.path());
-        on_node(move || place.remove()).await?;
+        self.gates.local().run(move || place.remove()).await?;
         Ok(())
     }
 
@@ -74,7 +73,7 @@ impl Publisher {
     pub(super) async fn detach(&self, place: &Arc<Place>, mount: &Mount, dead: bool) -> Result<()> {
         let gate = mount.server().map(|server| self.gates.get(&server, mount.tcp_port()));
         let (place, mount) = (Arc::clone(place), mount.clone());
-        let last = on_node(move || detach(&place, &mount, dead)).await?;
+        let last = self.gates.local().run(move || detach(&place, &mount, dead)).await?;
         // The end of the last user may wait for the server: on a thread of its gate.
         if let (Some(gate), Some(last)) = (gate, last) {
             drop(gate.hold(last));

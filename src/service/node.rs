@@ -150,9 +150,17 @@ impl Rpc for Node {
         _: Request<csi::NodeGetInfoRequest>,
     ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
         let node_id = self.settings.node_id.clone();
-        Ok(Response::new(csi::NodeGetInfoResponse { node_id, ..Default::default() }))
+        let (key, value) = TOPOLOGY;
+        let segments = [(key.to_owned(), value.to_owned())].into();
+        let accessible_topology = Some(csi::Topology { segments });
+        Ok(Response::new(csi::NodeGetInfoResponse { node_id, accessible_topology, ..Default::default() }))
     }
 }
+
+/// One topology for all nodes, since every node reaches every export. It constrains nothing (the plugin has no
+/// VOLUME_ACCESSIBILITY_CONSTRAINTS); but external-provisioner 6.4 does not recognize the CSIStorageCapacity objects
+/// it made for a driver without any, and makes new ones for ever.
+const TOPOLOGY: (&str, &str) = ("topology.csi-nfs.rs/exports", "reachable");
 
 /// Parses the path of a volume that has to be published: where none can be, none is.
 fn published(field: &str, text: &str) -> Result<Target> {

@@ -60,7 +60,7 @@ impl Record {
     pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| {
             Error::Internal(format!(
-                "the record `.csi-nfs/volumes/{name}.json` cannot be used: {reason}; run `csi-nfs check` on the export"
+                "the record `.csi-nfs/volumes/{name}.json` cannot be used: {reason}; restore the file, or move it away and treat the volume as one without a record"
             ))
         };
         let json: Json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;

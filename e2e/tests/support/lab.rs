@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,7 +79,8 @@ impl Limit {
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         std::thread::spawn(move || {
             if end.recv_timeout(Self::MOST) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{name}: not done after {:?}, so all tests end here", Self::MOST);
+                // Not by eprintln, whose output is kept for the test's end.
+                let _ = writeln!(std::io::stderr(), "{name}: not done after {:?}, so all tests end here", Self::MOST);
                 std::process::abort();
             }
         });

@@ -1,0 +1,290 @@
+//! The documents say what the code has, by name: flags, parameters, mount options, metrics, codes, health reasons, and the
+//! messages that they quote. What there is is read from the program and from its source, so that no list has to be kept.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rstest::rstest;
+
+const PARAMETERS: &str = include_str!("../../docs/parameters.md");
+const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
+
+/// Flags of other programs that the documents name.
+const OF_OTHERS: [&str; 2] = ["--extra-create-metadata", "--previous"];
+
+type Names = BTreeSet<String>;
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+/// A source file without its tests, each string on one line, and without the backticks that messages have around names.
+fn source(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    let mut lines = code.split("\\\n");
+    let first = lines.next().unwrap().to_owned();
+    let joined = lines.fold(first, |joined, line| joined + line.trim_start());
+    joined.replace('`', "").replace("{{", "{").replace("}}", "}")
+}
+
+/// All source files.
+fn sources() -> Vec<String> {
+    let mut open = vec![root().join("src")];
+    let mut found = Vec::new();
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                None => open.push(path),
+                Some(_) if path.ends_with("tests.rs") => {}
+                Some(_) => found.push(source(&path)),
+            }
+        }
+    }
+    found
+}
+
+/// The string literals of a source text that `wanted` takes.
+fn literals(source: &str, wanted: fn(&str) -> bool) -> Names {
+    let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    code.flat_map(|line| line.split('"').skip(1).step_by(2)).filter(|text| wanted(text)).map(str::to_owned).collect()
+}
+
+/// What follows each `start` in the text, as far as `more` takes it.
+fn following(text: &str, start: &str, more: fn(char) -> bool) -> Names {
+    let is_start = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "-_".contains(c));
+    text.match_indices(start)
+        .filter(|(at, _)| is_start(*at))
+        .map(|(at, _)| text[at + start.len()..].split(|c| !more(c)).next().unwrap().to_owned())
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// The cells of the rows of all tables whose first column has that heading.
+fn rows<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let mut rows = Vec::new();
+    let mut lines = text.lines();
+    let begins = format!("| {heading} |");
+    while lines.by_ref().any(|line| line.starts_with(&begins)) {
+        let table = lines.by_ref().skip(1).take_while(|line| line.starts_with('|'));
+        rows.extend(table.map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect::<Vec<_>>()));
+    }
+    rows
+}
+
+/// What stands in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+fn assert_documented(document: &str, names: &Names, example: &str) {
+    assert!(names.contains(example), "{example} is not among what was found: {names:?}");
+    let document: BTreeSet<_> = quoted(document).map(str::to_lowercase).collect();
+    let is_there = |name: &str| {
+        let forms = [name.to_owned(), format!("{name}="), format!("${{{name}}}")];
+        forms.iter().any(|form| document.contains(&form.to_lowercase()))
+    };
+    let missing: Vec<_> = names.iter().filter(|name| !is_there(name)).collect();
+    assert!(missing.is_empty(), "not in the document: {missing:?}");
+}
+
+/// Each flag with its part of the help.
+fn flags() -> Vec<(String, String)> {
+    let output = Command::new(env!("CARGO_BIN_EXE_csi-nfs")).arg("--help").env_clear().output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let options = help.split_once("\nOptions:\n").unwrap().1;
+    let mut flags: Vec<(String, String)> = Vec::new();
+    for line in options.lines() {
+        match following(line.trim_start(), "--", |c| c.is_ascii_lowercase() || c == '-').pop_first() {
+            Some(name) if line.trim_start().starts_with('-') => flags.push((format!("--{name}"), String::new())),
+            _ => {}
+        }
+        flags.last_mut().unwrap().1.push_str(line);
+    }
+    flags
+}
+
+#[test]
+fn every_flag_is_documented_with_its_variables_and_its_default() {
+    let rows = rows(PARAMETERS, "flag");
+    let (shown, flags): (Vec<_>, Vec<_>) = flags().into_iter().partition(|(_, help)| !help.contains("[env: "));
+    assert_eq!(shown.iter().map(|(flag, _)| flag.as_str()).collect::<Vec<_>>(), ["--help", "--version"]);
+    assert_eq!(rows.len(), flags.len(), "a row for each flag, and no other");
+    for (flag, help) in flags {
+        let row = rows.iter().find(|row| row[0] == format!("`{flag}`")).unwrap_or_else(|| panic!("{flag} has no row"));
+        let value = |key: &str| help.split_once(key).map(|(_, rest)| rest.split(']').next().unwrap());
+        let variables: Vec<_> = value("[env: ").unwrap().split(", ").collect();
+        assert_eq!(quoted(row[1]).collect::<Vec<_>>(), variables, "{flag}");
+        match value("[default: ") {
+            Some(default) => assert_eq!(row[2], format!("`{default}`"), "{flag}"),
+            None => assert!(row[2].starts_with("none"), "{flag}: {}", row[2]),
+        }
+    }
+}
+
+#[rstest]
+#[case(PARAMETERS)]
+#[case(TROUBLESHOOTING)]
+fn no_flag_and_no_variable_is_named_that_does_not_exist(#[case] document: &str) {
+    let flags = flags();
+    let named = following(document, "--", |c| c.is_ascii_lowercase() || c == '-');
+    // Not the lines in tables.
+    let named: Vec<_> = named.iter().filter(|name| !name.starts_with('-')).map(|name| format!("--{name}")).collect();
+    assert!(named.len() > 2, "{named:?}");
+    for flag in named.into_iter().filter(|flag| !OF_OTHERS.contains(&flag.as_str())) {
+        assert!(flags.iter().any(|(known, _)| *known == flag), "{flag}");
+    }
+    for variable in following(document, "CSI_NFS_", |c| c.is_ascii_uppercase() || c == '_') {
+        assert!(flags.iter().any(|(_, help)| help.contains(&format!("CSI_NFS_{variable}"))), "CSI_NFS_{variable}");
+    }
+}
+
+#[test]
+fn every_parameter_policy_and_template_is_documented() {
+    let source = source(&root().join("src/volume/parameters.rs"));
+    let arms = source.lines().map(str::trim).filter_map(|line| line.strip_prefix('"')?.split_once("\" =>"));
+    assert_documented(PARAMETERS, &arms.map(|(key, _)| key.to_owned()).collect(), "subdir");
+}
+
+#[test]
+fn every_volume_attribute_is_documented() {
+    let source = source(&root().join("src/service/publish.rs"));
+    let keys: Names = source.split(".get(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    assert_documented(PARAMETERS, &keys, "mountPermissions");
+    let documented: Names = rows(PARAMETERS, "key").iter().flat_map(|row| quoted(row[0])).map(str::to_owned).collect();
+    assert!(keys.is_subset(&documented), "{keys:?} {documented:?}");
+}
+
+#[test]
+fn every_mount_option_is_documented() {
+    let source = source(&root().join("src/mount/option_table.rs"));
+    let table = source.split_once("KNOWN: &[").unwrap().1.split("\n];").next().unwrap();
+    let entries = table.lines().filter_map(|line| line.trim().strip_prefix("(\"")?.split_once('"'));
+    assert_documented(PARAMETERS, &entries.map(|(name, _)| name.to_owned()).collect(), "nconnect");
+}
+
+/// A process that ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a driver says on `/metrics` once it has served a call.
+fn scrape() -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let csi_nfs = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_csi-nfs"));
+        command.args(words).current_dir(directory.path()).env_clear().stdin(Stdio::null());
+        command
+    };
+    // A loopback address of this process alone, so that the port is free.
+    let [_, a, b, c] = std::process::id().to_be_bytes();
+    let address = format!("127.{}.{b}.{c}:9189", a | 1);
+    let http = format!("--http-endpoint={address}");
+    let mut command = csi_nfs(&["--nodeid=n", "--endpoint=unix://csi.sock", &http]);
+    let mut driver = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut log = BufReader::new(driver.0.stderr.take().unwrap()).lines();
+    assert!(log.by_ref().map_while(Result::ok).any(|line| line.contains("serving")), "the driver ended");
+    assert!(csi_nfs(&["probe", "--endpoint=unix://csi.sock"]).status().unwrap().success());
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn every_metric_is_documented_and_none_besides() {
+    let scraped = scrape();
+    let metrics: BTreeSet<(String, String)> = scraped
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| (format!("{name}{}", if kind == "info" { "_info" } else { "" }), kind.to_owned()))
+        .collect();
+    let documented: BTreeSet<(String, String)> =
+        rows(PARAMETERS, "name").iter().map(|row| (row[0].trim_matches('`').to_owned(), row[1].to_owned())).collect();
+    assert!(metrics.len() > 3, "{scraped}");
+    assert_eq!(metrics, documented);
+    for name in following(TROUBLESHOOTING, "csi_nfs_", |c| c.is_ascii_lowercase() || c == '_') {
+        let name = format!("csi_nfs_{}", name.trim_end_matches("_count"));
+        assert!(metrics.iter().any(|(known, _)| *known == name), "{name}");
+    }
+    for (name, _) in &metrics {
+        assert!(TROUBLESHOOTING.contains(name.as_str()), "{name}");
+    }
+}
+
+/// Two words or more, each with a capital.
+fn is_camel_case(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_uppercase())
+        && text.chars().all(|c| c.is_ascii_alphabetic())
+        && text.chars().filter(char::is_ascii_uppercase).count() > 1
+        && text.chars().any(|c| c.is_ascii_lowercase())
+}
+
+#[test]
+fn every_health_reason_is_documented_and_none_besides() {
+    // A condition needs a severity, so the reasons are where those are.
+    let health = sources().into_iter().filter(|source| source.contains("Severity::"));
+    let reasons: Names = health.flat_map(|source| literals(&source, is_camel_case)).collect();
+    let documented: Names =
+        rows(TROUBLESHOOTING, "reason").iter().flat_map(|row| quoted(row[0])).map(str::to_owned).collect();
+    assert!(reasons.contains("DirectoryMissing"), "{reasons:?}");
+    assert_eq!(reasons, documented);
+}
+
+#[test]
+fn every_code_that_an_error_can_have_is_documented() {
+    let codes =
+        following(&source(&root().join("src/error.rs")).replace("tonic::", ""), "Code::", |c| c.is_ascii_alphabetic());
+    assert!(codes.contains("Unavailable"), "{codes:?}");
+    let documented: Names = rows(TROUBLESHOOTING, "code").iter().map(|row| row[1].to_owned()).collect();
+    assert!(codes.is_subset(&documented), "{codes:?} {documented:?}");
+}
+
+#[test]
+fn messages_are_quoted_as_the_code_has_them() {
+    let source = sources().join("\n");
+    let rows = rows(TROUBLESHOOTING, "the message");
+    assert!(rows.len() > 50, "{}", rows.len());
+    let quotes = rows.iter().flat_map(|row| quoted(row[0]));
+    // Names and numbers are left out of a quote, and its parts may come from different places.
+    let parts = quotes.flat_map(|quote| quote.split(['…', ';'])).flat_map(|part| part.split(": "));
+    let wrong: Names = parts
+        .map(|part| part.trim_matches([' ', ':', ',']))
+        .filter(|part| !source.contains(part))
+        .map(str::to_owned)
+        .collect();
+    assert!(wrong.is_empty(), "not in the source: {wrong:#?}");
+}
+
+#[rstest]
+#[case(PARAMETERS)]
+#[case(TROUBLESHOOTING)]
+fn links_lead_somewhere(#[case] document: &str) {
+    let anchor = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -".contains(*c));
+        kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
+    };
+    let links: Vec<_> = document.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();
+    assert!(links.len() > 5, "{links:?}");
+    for link in links.into_iter().filter(|link| !link.starts_with("https://")) {
+        let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+        let text = match file {
+            "" => document.to_owned(),
+            file => fs::read_to_string(root().join("docs").join(file)).unwrap_or_else(|e| panic!("{link}: {e}")),
+        };
+        let mut headings = text.lines().filter(|line| line.starts_with('#')).map(anchor);
+        assert!(heading.is_empty() || headings.any(|other| other == heading), "{link}");
+    }
+}
