@@ -4,6 +4,7 @@
 mod access;
 mod bad_input;
 mod conformance;
+mod copy;
 mod delete;
 mod health;
 mod idempotency;
