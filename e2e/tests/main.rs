@@ -6,6 +6,7 @@ mod bad_input;
 mod check;
 mod conformance;
 mod crashes;
+mod copy;
 mod delete;
 mod health;
 mod idempotency;

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each of these programs uses a part of it")]
 
 pub mod checked;
+pub mod client;
 pub mod driver;
 pub mod lab;
 pub mod mounts;
