@@ -56,7 +56,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         let opened = match fs.open(&self.quota, &lock, OpenMode::ReadWrite).await {
             Err(Status::NoEnt) => match fs.create(&self.quota, &lock, 0o600).await {
                 Err(Status::Exist) => fs.open(&self.quota, &lock, OpenMode::ReadWrite).await.map(|(file, _)| file),
-                created => created,
+                created => created.map(|(file, _)| file),
             },
             opened => opened.map(|(file, _)| file),
         };
