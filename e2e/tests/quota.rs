@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -54,9 +53,9 @@ fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest {
     csi::CreateVolumeRequest { capacity_range: requests::bytes(mib * MIB), ..request }
 }
 
-/// Writes until it is refused, and answers how many bytes the file then has, and the error.
-fn fill(file: &Path) -> (u64, std::io::Error) {
-    let mut out = File::create(file).unwrap();
+/// Writes a file until that is refused: its length on the server (the client's own counts what was not taken), and the error.
+fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
+    let mut out = File::create(target.join(file)).unwrap();
     let block = vec![7; 256 << 10];
     let refused = loop {
         if let Err(error) = out.write_all(&block).and_then(|()| out.sync_data()) {
@@ -64,7 +63,7 @@ fn fill(file: &Path) -> (u64, std::io::Error) {
         }
     };
     drop(out);
-    (fs::metadata(file).unwrap().len(), refused)
+    (fs::metadata(volume.join(file)).unwrap().len(), refused)
 }
 
 async fn figures(driver: &Driver, volume: &csi::Volume, target: &Path) -> csi::VolumeUsage {
@@ -90,7 +89,7 @@ async fn a_volume_is_full_at_its_size_and_not_before_and_its_neighbour_is_not() 
     driver.publish(&volume, &target).await.unwrap();
     driver.publish(&neighbour, &next).await.unwrap();
 
-    let (written, refused) = fill(&target.join("data"));
+    let (written, refused) = fill(&target, &share.path.join("v"), "data");
     assert_eq!(refused.raw_os_error(), Some(28), "ENOSPC: {refused}");
     let size = 16 * MIB as u64;
     assert!(written <= size && written > size - MIB as u64, "{written}");
@@ -103,7 +102,7 @@ async fn a_volume_is_full_at_its_size_and_not_before_and_its_neighbour_is_not() 
 
     // Expanded while it is full: what was refused a moment ago goes on.
     driver.expand(&volume.volume_id, 20 * MIB).await.unwrap();
-    let (written, _) = fill(&target.join("more"));
+    let (written, _) = fill(&target, &share.path.join("v"), "more");
     assert!((3 * MIB as u64..=4 * MIB as u64).contains(&written), "{written}");
     assert_eq!(figures(&driver, &volume, &target).await.total, 20 * MIB);
     mounts::clear(&driver.path("."));
@@ -195,7 +194,7 @@ async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
     driver.publish(&volume, &target).await.unwrap();
     let usage = figures(&driver, &volume, &target).await;
     assert!((2 * MIB..3 * MIB).contains(&usage.used), "{usage:?}");
-    let (written, _) = fill(&target.join("deep/er/more"));
+    let (written, _) = fill(&target, &share.path.join("old"), "deep/er/more");
     assert!((5 * MIB as u64..=6 * MIB as u64).contains(&written), "{written}");
     mounts::clear(&driver.path("."));
 }
@@ -241,12 +240,11 @@ async fn ext4_is_refused_where_clients_write_as_root_unless_the_class_accepts_it
     let target = driver.target("v");
     driver.publish(&volume, &target).await.unwrap();
     assert_eq!(figures(&driver, &volume, &target).await.total, 8 * MIB);
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o777)).unwrap();
     let command = format!("head -c 12M /dev/zero > {}/data", target.display());
     let written =
         Command::new("setpriv").args(["--reuid=1000", "--regid=1000", "--clear-groups", "sh", "-c", &command]).status();
     assert!(!written.unwrap().success());
-    let size = fs::metadata(target.join("data")).unwrap().len();
+    let size = fs::metadata(share.path.join("v/data")).unwrap().len();
     assert!((7 * MIB as u64..=8 * MIB as u64).contains(&size), "{size}");
     mounts::clear(&driver.path("."));
 }
