@@ -29,7 +29,13 @@ const BLOCKING_THREADS: usize = 2048;
 fn main() -> ExitCode {
     let done = match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Task::Serve(config)) => serve(*config),
-        Ok(Task::Agent(config)) => enforce(config),
+        Ok(Task::Agent(config)) => match enforce(config) {
+            Err(error) if matches!(error.downcast_ref(), Some(Error::Precondition(_))) => {
+                complain(format_args!("{error:#}"));
+                return ExitCode::from(UNAVAILABLE);
+            }
+            done => done,
+        },
         Ok(Task::Probe(socket)) => match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(probe::probe(&socket, PROBE_LIMIT)).map_err(Into::into),
             Err(error) => Err(error.into()),
@@ -49,10 +55,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(format_args!("{error:#}"));
-            match error.downcast_ref() {
-                Some(Error::Precondition(_)) => ExitCode::from(UNAVAILABLE),
-                _ => ExitCode::FAILURE,
-            }
+            ExitCode::FAILURE
         }
     }
 }
