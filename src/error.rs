@@ -98,6 +98,9 @@ pub enum Error {
         /// What the server said.
         status: FsStatus,
     },
+    /// Work was broken off before its end: the driver is going down, or what it was for is deleted.
+    #[error("{0}")]
+    Interrupted(String),
     /// The driver or the machine is at fault.
     #[error("{0}")]
     Internal(String),
@@ -130,7 +133,7 @@ impl Error {
             Self::Exhausted(_) => Code::ResourceExhausted,
             Self::Precondition(_) => Code::FailedPrecondition,
             Self::Token(_) => Code::Aborted,
-            Self::Unreachable { .. } => Code::Unavailable,
+            Self::Unreachable { .. } | Self::Interrupted(_) => Code::Unavailable,
             Self::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
             Self::Export { status, .. } => export_code(*status),
             Self::Internal(_) => Code::Internal,

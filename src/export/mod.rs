@@ -161,17 +161,22 @@ impl<F: Fs> Export<F> {
     /// Writes a small file of the driver's so that under its name there is the old content or the new, never less: in
     /// staging, committed, renamed into place. The caller holds the lock of the file's volume.
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
+        self.write_small_by(dir, name, name, content).await
+    }
+
+    /// The same, called `staged` in staging: for a file that is not named after the lock that the caller holds.
+    pub async fn write_small_by(&self, dir: &F::Handle, name: &Name, staged: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
         let write = async {
-            match self.fs.write_file(&layout.staging, name, 0o600, content.clone()).await {
+            match self.fs.write_file(&layout.staging, staged, 0o600, content.clone()).await {
                 // Left by a process that died here: the lock says that nobody writes it now.
                 Err(Status::Exist) => {
-                    self.fs.unlink(&layout.staging, name).await?;
-                    self.fs.write_file(&layout.staging, name, 0o600, content).await?;
+                    self.fs.unlink(&layout.staging, staged).await?;
+                    self.fs.write_file(&layout.staging, staged, 0o600, content).await?;
                 }
                 written => written?,
             }
-            self.fs.rename(&layout.staging, name, dir, name).await
+            self.fs.rename(&layout.staging, staged, dir, name).await
         };
         write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }

@@ -104,7 +104,10 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
     for name in lifecycle::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
         // One that went since its name was read is not looked at.
         let Some(record) = Record::read(export, &name).await? else { continue };
-        let directory = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await?.is_some();
+        if record.pending {
+            continue;
+        }
+        let directory = export.find_dir(&export.fs().root(), record.path()?).await?.is_some();
         let id = record.id.clone();
         let mut conditions: Vec<_> =
             health::of_volume(&id, &Found { record: Some(record), directory }).into_iter().collect();

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::*;
+use crate::export::copy::Options;
 use crate::export::fs::Fs as _;
 use crate::export::memory::{MemoryFs, MemoryServer, Node};
 use crate::mount::source::{Server, Share};
@@ -112,7 +114,8 @@ fn controller(servers: &Arc<Servers>) -> Controller<Arc<Servers>> {
         defaults: Attributes { on_delete: Some(OnDelete::Delete), ..Attributes::default() },
         delete: DeletePolicy { default: OnDelete::Delete, replace_archive: false },
     };
-    Controller::new(Arc::new(Pool::new(servers.clone(), [])), settings)
+    let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+    Controller::new(Arc::new(Pool::new(servers.clone(), [])), settings, jobs)
 }
 
 fn reasons(health: csi::VolumeHealth) -> (String, Vec<String>) {
