@@ -13,5 +13,6 @@ mod process;
 mod provision;
 mod registration;
 mod sanity;
+mod snapshots;
 mod support;
 mod unreachable;

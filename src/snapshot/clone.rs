@@ -22,7 +22,7 @@ pub fn job(name: &VolumeName) -> String {
 /// As [`Stage::fill`]; [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where something is
 /// in its directory.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<()> {
-    let stage = Stage::take(export, &job(name)).await?;
+    let stage = Stage::take(export, &job(name), &how.cancel).await?;
     let record = match Record::read(export, name).await? {
         Some(record) if !record.pending => return Ok(()),
         Some(record) => record,

@@ -31,10 +31,19 @@ impl SnapshotId {
     /// Parses an identifier.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has not the form.
+    /// [`Error::Invalid`] where it has not the form; [`Error::Precondition`] for one of csi-driver-nfs's.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::invalid(FIELD, "missing"));
+        }
+        if let [_, _, name, again, _] = text.split('#').collect::<Vec<_>>()[..]
+            && !name.is_empty()
+            && name == again
+        {
+            return Err(Error::Precondition(format!(
+                "`{}` is a snapshot of csi-driver-nfs, which this driver leaves alone: restore or delete it with that one",
+                text.escape_debug()
+            )));
         }
         let [server, share, name, "", "", "snapshot"] = text.split('#').collect::<Vec<_>>()[..] else {
             return Err(Error::invalid(FIELD, "not of the form SERVER#SHARE#NAME###snapshot"));
@@ -73,7 +82,6 @@ mod tests {
             "x",
             "s#a#n",
             "s#a#n##",
-            "s#a#n#n#pvc-1",
             "s#a#n###group",
             "s#a#n###Snapshot",
             "s#a####snapshot",
@@ -89,6 +97,11 @@ mod tests {
         text: &str,
     ) {
         assert!(matches!(SnapshotId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
+    }
+
+    #[test]
+    fn a_snapshot_of_the_incumbent_s_is_known_for_one_and_left_alone() {
+        assert!(matches!(SnapshotId::parse("s#a#n#n#pvc-1"), Err(Error::Precondition(_))));
     }
 
     proptest! {

@@ -88,7 +88,7 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -
 /// # Errors
 /// As [`Stage::fill`]; [`Error::Interrupted`] where the snapshot was deleted meanwhile.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<()> {
-    let stage = Stage::take(export, &job(name)).await?;
+    let stage = Stage::take(export, &job(name), &how.cancel).await?;
     let record = match Record::read(export, name).await? {
         Some(record) if record.state == State::Ready => return Ok(()),
         Some(record) if record.state == State::Pending => record,

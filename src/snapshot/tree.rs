@@ -72,9 +72,15 @@ pub struct Stage<F: Fs> {
 }
 
 impl<F: Fs> Stage<F> {
-    /// Waits for the place called `job`; what an earlier process left there goes.
-    pub async fn take(export: &Arc<Export<F>>, job: &str) -> Result<Self> {
-        let lock = export.lock(&[job]).await?;
+    /// Waits for the place called `job`, unless it is cancelled; what an earlier process left there goes.
+    pub async fn take(export: &Arc<Export<F>>, job: &str, cancel: &CancellationToken) -> Result<Self> {
+        let names = [job];
+        let lock = tokio::select! {
+            lock = export.lock(&names) => lock?,
+            () = cancel.cancelled() => {
+                return Err(Error::Interrupted("waiting for another controller's copy was broken off; call again".to_owned()));
+            }
+        };
         let name = Name::new(job).map_err(|e| export.failed(format!("naming `{job}` in staging"), e))?;
         let stage = Self { export: export.clone(), name, _lock: lock };
         stage.discard().await?;

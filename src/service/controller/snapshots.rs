@@ -192,7 +192,10 @@ impl<C: Connect> Controller<C> {
             return Err(Error::invalid("snapshot_id", "missing"));
         }
         // CSI: a snapshot that cannot exist is deleted.
-        let Ok(id) = SnapshotId::parse(&request.snapshot_id) else { return Ok(()) };
+        let id = match SnapshotId::parse(&request.snapshot_id) {
+            Err(Error::Invalid { .. }) => return Ok(()),
+            parsed => parsed?,
+        };
         self.jobs.end(&(id.export(), lifecycle::job(&id.name))).await;
         let delete = |export: Arc<Export<C::Fs>>| {
             let name = id.name.clone();
@@ -302,9 +305,12 @@ impl<C: Connect> Controller<C> {
 
 /// Parses the identifier of a snapshot that has to exist.
 fn known_snapshot(text: &str) -> Result<SnapshotId> {
-    SnapshotId::parse(text).map_err(|error| {
-        let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
-        Error::not_found(format!("snapshot `{shown}`"), error.to_string())
+    SnapshotId::parse(text).map_err(|error| match error {
+        Error::Invalid { reason, .. } => {
+            let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
+            Error::not_found(format!("snapshot `{shown}`"), reason)
+        }
+        error => error,
     })
 }
 
