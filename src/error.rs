@@ -101,6 +101,9 @@ pub enum Error {
     /// Work was broken off before its end: the driver is going down, or what it was for is deleted.
     #[error("{0}")]
     Interrupted(String),
+    /// What the driver keeps on the export cannot be used.
+    #[error("{0}")]
+    Record(String),
     /// The driver or the machine is at fault.
     #[error("{0}")]
     Internal(String),
@@ -136,7 +139,7 @@ impl Error {
             Self::Unreachable { .. } | Self::Interrupted(_) => Code::Unavailable,
             Self::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
             Self::Export { status, .. } => export_code(*status),
-            Self::Internal(_) => Code::Internal,
+            Self::Record(_) | Self::Internal(_) => Code::Internal,
         }
     }
 }

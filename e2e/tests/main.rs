@@ -3,7 +3,9 @@
 
 mod access;
 mod bad_input;
+mod check;
 mod conformance;
+mod copy;
 mod delete;
 mod health;
 mod idempotency;

@@ -22,7 +22,8 @@ pub async fn nasty_tree<F: Fs>(fs: &F, dir: &F::Handle, files: usize) {
             file(fs, &place, &number.to_string(), &"content ".repeat(number % 300)).await;
         }
     }
-    deep_tree(fs, &mkdir(fs, dir, "deep").await, 100).await;
+    // Deeper than PATH_MAX.
+    deep_tree(fs, &mkdir(fs, dir, "deep").await, 200).await;
     let times = (Time { seconds: 1, nanoseconds: 1 }, Time { seconds: 2_000_000_000, nanoseconds: 999_999_999 });
     for (text, (atime, mtime)) in [("many", times), ("names", (times.1, times.0)), ("specials", times)] {
         let (object, _) = fs.lookup(dir, &name(text)).await.unwrap();

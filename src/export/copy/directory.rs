@@ -106,10 +106,6 @@ impl<F: Fs> Dir<F> {
         self.pair.is_some()
     }
 
-    pub(super) fn source_id(&self) -> u64 {
-        self.ids.0
-    }
-
     /// The path of an entry in it.
     pub(super) fn path(&self, entry: Option<&Name>) -> String {
         let mut names: Vec<&Name> = entry.into_iter().collect();

@@ -87,8 +87,8 @@ struct Shared<F: Fs> {
 /// `cancel` does: at once, but for the operations that are with the server already.
 ///
 /// # Errors
-/// [`CopyError::Failed`] with the path and what the server said, also when `from` is gone at the end, or
-/// [`CopyError::Cancelled`].
+/// [`CopyError::Failed`] with the path and what the server said, also when `from` is gone or in another directory at the end,
+/// or [`CopyError::Cancelled`].
 pub async fn copy_tree<F: Fs>(
     source: &F,
     from: &F::Handle,
@@ -141,6 +141,8 @@ impl<F: Fs> Copy<F> {
     async fn run(&self, from: &F::Handle, to: &F::Handle) -> Result<(), CopyError> {
         let pair = Pair { source: from.clone(), target: to.clone() };
         let root = self.root(&pair).await?;
+        let above = self.source.parent(from).await;
+        let place = above.map_err(|status| root.error(Side::Source, "opening", status))?.1.fileid;
         let (jobs, queue) = mpsc::channel(1);
         let walk = async {
             let jobs = jobs;
@@ -161,10 +163,10 @@ impl<F: Fs> Copy<F> {
             .await
             .map_err(|status| root.error(Side::Target, links::CLEARING, status))?;
         self.finish(&root, &pair).await?;
-        // Were it gone, all that had vanished would not have been copied.
-        match self.source.getattr(from).await {
-            Ok(attr) if attr.fileid == root.source_id() => Ok(()),
-            Ok(_) => Err(root.error(Side::Source, "copying", Status::Stale)),
+        // Were it gone, or on its way through a trash, all that had vanished would not have been copied.
+        match self.source.parent(from).await {
+            Ok((_, attr)) if attr.fileid == place => Ok(()),
+            Ok(_) => Err(root.error(Side::Source, "what was moved meanwhile: copying", Status::Stale)),
             Err(status) => Err(root.error(Side::Source, "copying", status)),
         }
     }

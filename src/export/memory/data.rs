@@ -52,7 +52,12 @@ impl State {
     pub(super) fn set_size(&mut self, fileid: u64, size: u64) -> FsResult<()> {
         let mut content = self.content(fileid)?.clone();
         content.set_size(size)?;
-        self.replace(fileid, content)
+        self.replace(fileid, content)?;
+        // An attribute is on stable storage, and the data below it is when it was before.
+        match &mut self.inode_mut(fileid)?.body {
+            Body::File { stable, .. } => stable.set_size(size),
+            _ => Err(Status::Inval),
+        }
     }
 
     fn content(&self, fileid: u64) -> FsResult<&Content> {

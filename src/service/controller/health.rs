@@ -103,7 +103,7 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
     let of_export = health::of_export(export).await?;
     for name in lifecycle::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
         // One that went since its name was read is not looked at.
-        let Some(record) = Record::read(export, &name).await? else { continue };
+        let Some(record) = Record::read_or_skip(export, &name).await? else { continue };
         if record.pending {
             continue;
         }

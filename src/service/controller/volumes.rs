@@ -247,7 +247,7 @@ fn content_source(origin: &Origin) -> csi::VolumeContentSource {
 /// nothing.)
 fn shown_context(record: &Record) -> HashMap<String, String> {
     let shown = record.shows.as_ref().map(|snapshot| ("snapshot".to_owned(), snapshot.to_string()));
-    context(&record.id).into_iter().chain(shown).collect()
+    recorded_context(record).into_iter().chain(shown).collect()
 }
 
 /// What a node has to know to mount a volume. Nothing that can change later: a PersistentVolume keeps it for ever.
@@ -255,4 +255,11 @@ fn context(id: &VolumeId) -> HashMap<String, String> {
     [("server", id.server.to_string()), ("share", id.share.to_string()), ("subDir", id.sub_dir.to_string())]
         .map(|(key, value)| (key.to_owned(), value))
         .into()
+}
+
+/// The same for a volume of this driver's. Where its class says which mode its directory has, that was given to it once, and
+/// the flag `--mount-permissions` of a node is not to change it.
+fn recorded_context(record: &Record) -> HashMap<String, String> {
+    let settled = record.created_with.mode.map(|_| ("mountPermissions".to_owned(), "0".to_owned()));
+    context(&record.id).into_iter().chain(settled).collect()
 }

@@ -6,7 +6,10 @@ use super::*;
 use crate::export::conformance::{Compared, assert_same_tree};
 use crate::export::fs::Name;
 
+mod faults;
 mod nasty;
+mod random;
+mod tenants;
 
 fn name(text: impl AsRef<[u8]>) -> Name {
     Name::new(text).unwrap()
