@@ -5,12 +5,11 @@ use std::process::Command;
 
 use crate::support::driver::program;
 use crate::support::requests;
-use crate::support::{Driver, Lab, Place, Share};
+use crate::support::{Driver, Lab, Place, Share, checked};
 
 /// Its exit status, and what it printed.
 fn check(share: &Share, arguments: &[&str]) -> (Option<i32>, String) {
-    let export = format!("--export={}:{}", share.server, share.share);
-    let output = Command::new(program()).arg("check").arg(export).args(arguments).output().unwrap();
+    let output = checked::check(share, arguments);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
