@@ -148,7 +148,7 @@ pub async fn get<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Record>
 }
 
 /// Deletes a snapshot (CSI `DeleteSnapshot`). One that is not there is deleted. Its tree stays as long as volumes show it.
-pub async fn delete<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName) -> Result<()> {
+pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     if export.layout().await?.is_none() {
         return Ok(());
     }

@@ -88,7 +88,7 @@ impl<F: Fs> Stage<F> {
     }
 
     /// Clears the place called `job`, if nobody uses it.
-    pub async fn clear(export: &Arc<Export<F>>, job: &str) -> Result<()> {
+    pub async fn clear(export: &Export<F>, job: &str) -> Result<()> {
         let name = Name::new(job).map_err(|e| export.failed(format!("naming `{job}` in staging"), e))?;
         let layout = export.make_layout().await?;
         if export.find(&layout.staging, &name).await?.is_none() {
