@@ -98,6 +98,9 @@ pub enum Error {
         /// What the server said.
         status: FsStatus,
     },
+    /// What the driver keeps on the export cannot be used.
+    #[error("{0}")]
+    Record(String),
     /// The driver or the machine is at fault.
     #[error("{0}")]
     Internal(String),
@@ -133,7 +136,7 @@ impl Error {
             Self::Unreachable { .. } => Code::Unavailable,
             Self::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
             Self::Export { status, .. } => export_code(*status),
-            Self::Internal(_) => Code::Internal,
+            Self::Record(_) | Self::Internal(_) => Code::Internal,
         }
     }
 }

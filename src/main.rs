@@ -19,8 +19,6 @@ use csi_nfs::{probe, run};
 const BAD_CONFIGURATION: u8 = 64;
 /// How long `csi-nfs probe` waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
-/// Threads that serve; whatever blocks runs elsewhere.
-const WORKERS: usize = 2;
 /// Threads for what blocks, at most. The gate gives each server 10; two hundred servers may be stuck before others wait.
 const BLOCKING_THREADS: usize = 2048;
 
@@ -62,8 +60,8 @@ fn serve(config: Config) -> anyhow::Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
 
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+    // One thread serves: whatever blocks runs elsewhere, and a second would cost each call some changes of threads.
+    let runtime = Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()?;

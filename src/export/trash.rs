@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::Export;
@@ -16,6 +18,10 @@ use crate::error::Result;
 /// threads (see the gate) to calls that somebody waits for.
 const ENTRIES: usize = 3;
 const WORKERS: usize = 4;
+
+/// Clearing starts when nothing was put into the trash for this long, and after the longer time at most: calls that delete
+/// volumes, of which there may be many at once, come first.
+const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// Directories below this depth become entries of the trash of their own, so that no tree takes more handles than this.
 const DEPTH: usize = 32;
@@ -34,9 +40,11 @@ impl Signal {
         self.notify.notify_one();
     }
 
-    /// Waits until something was put into the trash since the last time.
+    /// Waits until something was put into the trash since the last time, and the calls that did it are over ([`QUIET`]).
     pub async fn wait(&self) {
         self.notify.notified().await;
+        let more = async { while timeout(QUIET.0, self.notify.notified()).await.is_ok() {} };
+        let _late = timeout(QUIET.1, more).await;
     }
 
     /// Entries that are not cleared yet, as far as this process knows.
@@ -168,7 +176,7 @@ fn gone(removed: FsResult<()>) -> FsResult<()> {
 /// Clears an export's trash for as long as the export is in use: now, whenever something is put into it, and again after
 /// a while where something could not be removed.
 pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
-    const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+    const AGAIN: Duration = Duration::from_secs(1);
     let mut pause = AGAIN;
     if let Err(error) = sweep_staging(&export).await {
         tracing::warn!(export = %export.source(), %error, "staging is not swept");

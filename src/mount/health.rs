@@ -324,7 +324,7 @@ mod tests {
         let server = fake::Server::start(Behaviour::Closing).await;
         let (health, dir) = (health(), tempfile::tempdir().unwrap());
         let target = dir.path().canonicalize().unwrap().join("target");
-        health.requested.attempt(&target, &wanted(server.address.port()), &Table::default());
+        health.requested.attempt(&target, &wanted(server.address.port()));
         let by_path = Target::try_from(target.as_path()).unwrap();
         for path in [None, Some(&by_path)] {
             let conditions = health.of_volume("volume", path, None).await.unwrap();

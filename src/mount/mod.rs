@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod condition;
 mod detached;
+mod ending;
 pub mod gate;
 pub mod health;
 pub mod local;

@@ -1,12 +1,9 @@
 //! NFS mounts by system calls.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MoveMountFlags, move_mount};
 
 use super::detached::{self, Attempt, Parameter, Request};
 use super::gate::{Gate, Gates, Held};
@@ -26,12 +23,12 @@ pub struct Mounter {
     versions: Remembered,
 }
 
-/// A mount that was made and is in no directory yet, or never will be. It ends when this is dropped, unless it was
-/// attached.
+/// A mount that was made and is in no directory yet, or never will be. It ends with the last descriptor of its root,
+/// unless it was attached.
 #[derive(Debug)]
-pub struct Mounted {
-    /// The root directory of the mount.
-    pub root: Held<OwnedFd>,
+pub struct Mounted<R = Held<OwnedFd>> {
+    /// The root directory of the mount, or what became of it.
+    pub root: R,
     /// The version that it uses.
     pub version: Version,
     /// The server's address that it uses.
@@ -63,6 +60,18 @@ impl Mounter {
     /// not run here. One exception to the 5 s: a server that answers all that it is asked and does not carry out the
     /// mount is waited for; the caller's deadline is the limit.
     pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
+        // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
+        self.mount_then(source, options, role, |gate, root| gate.hold(root)).await
+    }
+
+    /// The same, and goes on with the root of the mount on the thread that made it, which may block there.
+    pub async fn mount_then<R: Send + 'static>(
+        &self,
+        source: &Source,
+        options: &MountOptions,
+        role: Role,
+        then: impl Fn(&Gate, OwnedFd) -> R + Clone + Send + 'static,
+    ) -> Result<Mounted<R>> {
         let (server, port) = (&source.server, options.port());
         let address = self.check(server, port).await?;
         let gate = self.gates.get(server, port);
@@ -70,7 +79,7 @@ impl Mounter {
         let mut negotiation = self.versions.negotiate(server, &options);
         loop {
             let version = negotiation.version();
-            let failure = match attempt(source, &options, version, address, &gate).await {
+            let failure = match attempt(source, &options, version, address, &gate, then.clone()).await {
                 Ok(root) => {
                     self.versions.keep(server, &options, &negotiation);
                     tracing::debug!(%source, %version, %address, %options, "mounted");
@@ -86,39 +95,23 @@ impl Mounter {
 }
 
 /// Mounts with one version.
-async fn attempt(
+async fn attempt<R: Send + 'static>(
     source: &Source,
     options: &MountOptions,
     version: Version,
     address: IpAddr,
     gate: &Gate,
-) -> std::result::Result<Held<OwnedFd>, Attempt> {
+    then: impl FnOnce(&Gate, OwnedFd) -> R + Send + 'static,
+) -> std::result::Result<R, Attempt> {
     let mut parameters = common(options, version, address);
     if version == Version::V3 {
         parameters.extend(version3::prepare(options, address).await?);
     }
     let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
-    let holder = gate.clone();
-    // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
-    match gate.run(move || detached::detached(&request).map(|root| holder.hold(root))).await {
+    let through = gate.clone();
+    match gate.run(move || detached::detached(&request).map(|root| then(&through, root))).await {
         Ok(result) => result.map_err(Attempt::Refused),
         Err(stalled) => Err(Attempt::Other(stalled.into())),
-    }
-}
-
-impl Mounted {
-    /// Puts the mount on the directory `target`, which is not followed if it is a symbolic link. It then lives on
-    /// without this value, whose descriptor only keeps it busy: [`Held::release`]. Does not wait for the server.
-    pub fn attach(&self, target: &Path) -> rustix::io::Result<()> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = rustix::fs::openat(CWD, target, flags, Mode::empty())?;
-        self.attach_at(target.as_fd())
-    }
-
-    /// Puts the mount on an open directory (`O_PATH` will do).
-    pub fn attach_at(&self, target: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(self.root.as_fd(), "", target, "", flags)
     }
 }
 

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// The port of NFS.
 const PORT: u16 = 2049;
+/// The options that say who keeps locks.
+const LOCKING: &[&str] = &["lock", "nolock", "local_lock"];
 
 /// A version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -178,7 +180,7 @@ impl MountOptions {
 
     /// Whether version 3 shall lock on the server: `lock`, or a `local_lock=` that leaves a kind of lock to it.
     pub fn locks(&self) -> bool {
-        match self.last(&["lock", "nolock", "local_lock"]) {
+        match self.last(LOCKING) {
             Some(item) => item.name == "lock" || matches!(item.value.as_deref(), Some("none" | "flock" | "posix")),
             None => false,
         }
@@ -206,13 +208,14 @@ impl MountOptions {
 
     /// What a mount for `role` is made with. The controller keeps what says how to reach the server, and has its own
     /// mind about the rest: calls end with an error (`softerr`) some 10 s to 30 s after the server's last answer, and names and
-    /// attributes are not cached, for other controllers work on the same export.
+    /// attributes are not cached, for other controllers work on the same export. Locks are the server's, as far as that takes
+    /// nothing beside the driver (version 3 would need rpc.statd).
     pub fn for_role(&self, role: Role) -> Self {
         if role == Role::Node {
             return self.clone();
         }
         let mut items = self.items.clone();
-        items.retain(|item| matches!(item.effect, Effect::Connection | Effect::Version));
+        items.retain(|item| matches!(item.effect, Effect::Connection | Effect::Version) && !LOCKING.contains(&item.name));
         for own in ["softerr", "timeo=50", "retrans=1", "actimeo=0", "lookupcache=none", "noexec"] {
             items.extend(Item::parse(own));
         }
@@ -503,7 +506,8 @@ mod tests {
 
     #[test]
     fn a_controller_keeps_the_way_to_the_server_and_writes_uncached() {
-        let controller = options("ro,hard,timeo=600,vers=4.1,sec=krb5,xprtsec=tls,port=1,actimeo=60,sync");
+        let controller =
+            options("ro,hard,timeo=600,vers=4.1,sec=krb5,xprtsec=tls,port=1,actimeo=60,sync,lock,local_lock=posix");
         let controller = controller.for_role(Role::Controller);
         assert_eq!(
             controller.to_string(),

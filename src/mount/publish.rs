@@ -17,7 +17,7 @@
 //! what [`compare`](super::compare) can tell where another process mounted.
 
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,13 +25,14 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::compare::difference;
-use super::gate::Gates;
-use super::nfs::{Mounted, Mounter, Role};
+use super::ending::{Call, Ended, Ending};
+use super::gate::{Gate, Gates};
+use super::nfs::{Mounter, Role};
 use super::options::MountOptions;
 use super::probe::{Failure, LIMIT, Probe};
 use super::reachability::Reachability;
 use super::requested::{Requested, Wanted};
-use super::root::{self, Identity, Root, RootAttributes};
+use super::root::{Identity, RootAttributes};
 use super::source::Source;
 use super::table::{Mount, Table, is_kubelet_target};
 use super::target::{Place, Target};
@@ -109,7 +110,12 @@ impl Publisher {
             .local()
             .run({
                 let target = request.target.clone();
-                move || Ok((Arc::new(target.find()?.ok_or_else(|| no_parent(&target))?), Table::read()?))
+                move || {
+                    let place = target.find()?.ok_or_else(|| no_parent(&target))?;
+                    // The table takes the longer to read the more is mounted, and mostly there is nothing to find in it.
+                    let told = request.single_target || place.may_be_mount();
+                    Ok((Arc::new(place), if told { Table::read()? } else { Table::default() }))
+                }
             })
             .await?;
         let wanted = Wanted {
@@ -119,7 +125,7 @@ impl Publisher {
             root: None,
         };
         let before = self.requested.at(place.path());
-        self.requested.attempt(place.path(), &wanted, &table);
+        self.requested.attempt(place.path(), &wanted);
         let address = self.reachability.check(&request.source.server, request.options.port()).await?;
         let verdict = self.judge(&wanted, before.as_ref(), &place, &table, address).await?;
         if matches!(verdict, Verdict::Nothing) {
@@ -128,39 +134,47 @@ impl Publisher {
         if request.single_target {
             self.refuse_second_target(&wanted, &place, &table, address)?;
         }
-        let mounting = async {
-            let mounted = self.mount(&request.source, &request.options).await?;
-            if !request.options.read_only() {
-                request.root.settle(&mounted, &request.source).await?;
-            }
-            Ok(mounted)
-        };
-        let mounted = timeout(MOUNT_LIMIT, mounting).await.unwrap_or_else(|_| {
-            let action = "mounting the volume and setting up its root directory".to_owned();
-            Err(Error::Export { export: request.source.to_string(), action, status: Status::TimedOut })
-        })?;
-        if matches!(verdict, Verdict::Replace) {
-            for dead in table.at(place.path()) {
-                self.detach(&place, dead, false).await?;
-            }
+        let call = Call::default();
+        let mut ending = call.ending(Arc::clone(&place), request.source);
+        if !request.options.read_only() {
+            ending.attributes = request.root;
         }
-        let root = self.gates.local().run({
-            let place = Arc::clone(&place);
-            move || attach(&place, mounted)
-        });
-        self.requested.set(place.path(), Wanted { root: Some(root.await?), ..wanted });
+        if matches!(verdict, Verdict::Replace) {
+            ending.dead = table.at(place.path()).into_iter().cloned().collect();
+        }
+        let mounting = timeout(MOUNT_LIMIT, self.mount(ending, &request.options));
+        let root = mounting.await.unwrap_or_else(|_| {
+            let action = "mounting the volume and setting up its root directory".to_owned();
+            Err(Error::Export { export: wanted.source.to_string(), action, status: Status::TimedOut })
+        })?;
+        self.requested.set(place.path(), Wanted { root: Some(root), ..wanted });
         Ok(())
     }
 
-    /// Mounts the volume, in no directory yet. The kernel finds the way to it by names that it may have cached for other
-    /// mounts of the export, and so may come to a directory that is gone from the server: then a mount of its own helps.
-    async fn mount(&self, source: &Source, options: &MountOptions) -> Result<Mounted> {
-        let mounted = self.mounter.mount(source, options, Role::Node).await?;
-        if !root::is_stale(&mounted).await? {
-            return Ok(mounted);
+    /// Mounts the volume and carries out the ending. The kernel finds the way to the volume by names that it may have
+    /// cached for other mounts of the export, and so may come to a directory that is gone from the server: then a mount
+    /// of its own helps.
+    async fn mount(&self, ending: Ending, options: &MountOptions) -> Result<Identity> {
+        let source = ending.source.clone();
+        let end = move |_: &Gate, root: OwnedFd| ending.carry_out(&root);
+        let mut ended = self.mounter.mount_then(&source, options, Role::Node, end.clone()).await?.root?;
+        if matches!(ended, Ended::Stale) {
+            tracing::debug!(%source, "came to a directory that is gone; mounting apart from other volumes");
+            ended = self.mounter.mount_then(&source, &options.unshared(), Role::Node, end).await?.root?;
         }
-        tracing::debug!(%source, "came to a directory that is gone; mounted apart from other volumes");
-        self.mounter.mount(source, &options.unshared(), Role::Node).await
+        match ended {
+            Ended::Attached { root, left } => {
+                for (dead, last) in left {
+                    self.let_go(&dead, last);
+                }
+                Ok(root)
+            }
+            Ended::Stale => Err(Error::Export {
+                export: source.to_string(),
+                action: "looking at the volume's root directory".to_owned(),
+                status: Status::Stale,
+            }),
+        }
     }
 
     /// Looks at what is mounted at the target: the table in this file's doc.
@@ -248,29 +262,15 @@ fn no_parent(target: &Target) -> Error {
     ))
 }
 
-/// Puts a mount on its target, and tells what it is. Blocks, but not on the server.
-fn attach(place: &Place, mounted: Mounted) -> Result<Identity> {
-    let root = Root::known(mounted.root.as_fd())
-        .map_err(|error| Error::Internal(format!("{place}: looking at the mount for it: {error}")))?;
-    let made = place.create()?;
-    mounted.attach(&place.call_path()).map_err(|error| {
-        if made && let Err(left) = place.remove() {
-            tracing::warn!(target = %place, error = %left, "leaving a target that was made for nothing");
-        }
-        Error::Internal(format!("{place}: putting the mount there: {error}"))
-    })?;
-    // It now lives by its place: an open descriptor would only keep it from being unmounted.
-    mounted.root.release();
-    Ok(root.identity)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
     use std::os::linux::fs::MetadataExt;
 
     use rstest::rstest;
 
     use super::*;
+    use crate::mount::root::Root;
     use crate::mount::rpc::fake::{Behaviour, Server};
     use crate::mount::source::{self, Share};
 

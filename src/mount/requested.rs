@@ -1,14 +1,13 @@
 //! What this process was asked to publish. A memory, not a record: it says more than the mount table does, nothing that
 //! matters is lost with it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::options::MountOptions;
 use super::root::Identity;
 use super::source::Source;
-use super::table::Table;
 
 /// Targets remembered beside those that are mounted: of publishing that failed and was never undone.
 const UNMOUNTED: usize = 1024;
@@ -32,11 +31,10 @@ pub struct Requested(Mutex<HashMap<PathBuf, Wanted>>);
 
 impl Requested {
     /// Keeps what was asked for at a target where nothing is known yet.
-    pub fn attempt(&self, target: &Path, wanted: &Wanted, table: &Table) {
+    pub fn attempt(&self, target: &Path, wanted: &Wanted) {
         let mut all = self.all();
-        if all.len() > UNMOUNTED + table.mounts().count() {
-            let mounted: HashSet<&Path> = table.mounts().map(|mount| mount.target.as_path()).collect();
-            all.retain(|target, _| mounted.contains(target.as_path()));
+        if all.len() > UNMOUNTED && all.values().filter(|wanted| wanted.root.is_none()).count() > UNMOUNTED {
+            all.retain(|_, wanted| wanted.root.is_some());
         }
         all.entry(target.to_owned()).or_insert_with(|| wanted.clone());
     }
@@ -85,7 +83,7 @@ mod tests {
     fn an_attempt_does_not_change_what_is_known_of_a_target() {
         let (requested, target) = (Requested::default(), Path::new("/t"));
         requested.set(target, wanted("v", "soft"));
-        requested.attempt(target, &wanted("v", "hard"), &Table::default());
+        requested.attempt(target, &wanted("v", "hard"));
         assert_eq!(requested.at(target), Some(wanted("v", "soft")));
         requested.forget(target);
         assert_eq!(requested.at(target), None);
@@ -103,9 +101,10 @@ mod tests {
     #[test]
     fn attempts_that_were_never_undone_do_not_pile_up_and_mounted_targets_stay() {
         let requested = Requested::default();
-        let table = Table::parse(b"1 0 0:1 / /t0 rw - nfs4 nfs:/e rw");
+        let root = Some(Identity { device: (0, 1), inode: 1 });
+        requested.set(Path::new("/t0"), Wanted { root, ..wanted("v", "") });
         for number in 0..3 * UNMOUNTED {
-            requested.attempt(Path::new(&format!("/t{number}")), &wanted("v", ""), &table);
+            requested.attempt(Path::new(&format!("/t{number}")), &wanted("v", ""));
         }
         assert!(requested.all().len() <= UNMOUNTED + 2);
         assert!(requested.at(Path::new("/t0")).is_some());

@@ -1,14 +1,9 @@
 //! The root directory of a mounted volume: what it is, and what it has to have.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, StatxFlags};
-use rustix::io::Errno;
-
-use super::nfs::Mounted;
-use super::source::Source;
-use crate::error::{Error, Result};
 
 /// Setgid, and all rights for the group: what a volume's root has that belongs to a group.
 const GROUP_MODE: u32 = 0o2070;
@@ -63,16 +58,6 @@ impl Root {
     }
 }
 
-/// Whether the root of a new mount is gone from the server.
-///
-/// # Errors
-/// [`Error::Unreachable`] where the server says nothing. What else it says is for whoever uses the mount.
-pub async fn is_stale(mounted: &Mounted) -> Result<bool> {
-    let root = mounted.root.try_clone();
-    let root = root.map_err(|error| Error::Internal(format!("a descriptor of a mount: {error}")))?;
-    Ok(mounted.gate.run(move || Root::ask(root.as_fd()) == Err(Errno::STALE)).await?)
-}
-
 /// What the root directory of a volume has to have; `None` leaves it as it is. A volume that is mounted for reading is
 /// left as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,27 +69,9 @@ pub struct RootAttributes {
 }
 
 impl RootAttributes {
-    /// Gives the root of a new mount its group and mode, where it does not have them.
-    ///
-    /// # Errors
-    /// [`Error::Export`] with what the server says, [`Error::Unreachable`] where it says nothing.
-    pub async fn settle(self, mounted: &Mounted, source: &Source) -> Result<()> {
-        if self == Self::default() {
-            return Ok(());
-        }
-        let root = mounted.root.try_clone();
-        let root = root.map_err(|error| Error::Internal(format!("a descriptor of {source}: {error}")))?;
-        let set = mounted.gate.run(move || self.set(root.as_fd())).await?;
-        set.map_err(|errno| Error::Export {
-            export: source.to_string(),
-            action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
-                .to_owned(),
-            status: errno.into(),
-        })
-    }
-
-    fn set(self, root: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        let now = Root::ask(root)?;
+    /// Gives the root of a new mount, which is `now` as the server has it, its group and mode, where it does not have
+    /// them. May block.
+    pub fn set(self, root: BorrowedFd<'_>, now: Root) -> rustix::io::Result<()> {
         let change = self.change(now.mode, now.group);
         if let Some(group) = change.group {
             rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;

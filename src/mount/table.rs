@@ -4,11 +4,12 @@
 //! never waits for one. Paths are bytes: one line that is not UTF-8 must not hide the others.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::source::{Server, Source};
 use crate::error::{Error, Result};
@@ -143,8 +144,14 @@ impl Table {
     pub fn read() -> Result<Self> {
         // The kernel makes the text up anew for each read: the fewer, the better.
         let mut bytes = Vec::with_capacity(ENOUGH);
-        let read = File::open(MOUNTINFO).and_then(|mut file| file.read_to_end(&mut bytes));
-        read.map_err(|error| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
+        let mut read = || {
+            let file = rustix::fs::open(MOUNTINFO, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {
+                bytes.reserve(ENOUGH);
+            }
+            Ok(())
+        };
+        read().map_err(|error: Errno| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
         Ok(Self::parse(&bytes))
     }
 

@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
@@ -107,6 +108,19 @@ impl Place {
         descriptor_path(&self.parent).join(&self.name)
     }
 
+    /// Whether something is mounted there, as far as the kernel can tell without the mount table (since Linux 5.8); yes where
+    /// it cannot. Asks no server.
+    pub fn may_be_mount(&self) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        match rustix::fs::statx(&self.parent, &self.name, flags, StatxFlags::TYPE) {
+            Ok(stat) if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {
+                stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+            }
+            Err(Errno::NOENT) => false,
+            Ok(_) | Err(_) => true,
+        }
+    }
+
     /// Whether a directory is there. Anything else there is an error: it is not the driver's to touch.
     ///
     /// Asks no server, also where the directory is the root of an NFS mount.
@@ -131,6 +145,12 @@ impl Place {
             Err(Errno::EXIST) if self.is_directory()? => Ok(false),
             Err(error) => Err(failed(self, "making the directory", error)),
         }
+    }
+
+    /// Puts a mount, given by its root, on the directory, which is not followed if it is a symbolic link. The mount then lives
+    /// on without the descriptor. Does not wait for the server.
+    pub fn attach(&self, root: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        move_mount(root, "", &self.parent, &self.name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     }
 
     /// Removes the directory; true if it was there. One that is not empty stays, and is an error.
@@ -227,6 +247,14 @@ mod tests {
         assert_eq!(std::fs::metadata(place.path()).unwrap().permissions().mode() & 0o007, 0);
         assert!(place.remove().unwrap());
         assert!(!place.remove().unwrap());
+    }
+
+    #[rstest]
+    #[case("/", "proc", true)]
+    #[case("/proc", "self", false)]
+    #[case("/", "no such name", false)]
+    fn a_mount_is_told_from_a_directory_without_the_table(#[case] parent: &str, #[case] name: &str, #[case] mount: bool) {
+        assert_eq!(place(&Path::new(parent).join(name)).may_be_mount(), mount);
     }
 
     #[test]

@@ -70,20 +70,28 @@ impl Publisher {
     }
 
     /// Takes the visible mount from its place without waiting for its server; `dead` says that it does not answer.
-    pub(super) async fn detach(&self, place: &Arc<Place>, mount: &Mount, dead: bool) -> Result<()> {
-        let gate = mount.server().map(|server| self.gates.get(&server, mount.tcp_port()));
-        let (place, mount) = (Arc::clone(place), mount.clone());
-        let last = self.gates.local().run(move || detach(&place, &mount, dead)).await?;
-        // The end of the last user may wait for the server: on a thread of its gate.
-        if let (Some(gate), Some(last)) = (gate, last) {
-            drop(gate.hold(last));
+    async fn detach(&self, place: &Arc<Place>, mount: &Mount, dead: bool) -> Result<()> {
+        let last = self.gates.local().run({
+            let (place, mount) = (Arc::clone(place), mount.clone());
+            move || detach(&place, &mount, dead)
+        });
+        if let Some(last) = last.await? {
+            self.let_go(mount, last);
         }
         Ok(())
     }
+
+    /// Ends a detached mount. That may wait for its server: on a thread of its gate.
+    pub(super) fn let_go(&self, mount: &Mount, last: OwnedFd) {
+        if let Some(server) = mount.server() {
+            drop(self.gates.get(&server, mount.tcp_port()).hold(last));
+        }
+    }
 }
 
-/// Gives a descriptor that keeps the mount in being, so that this does not have to wait for its end.
-fn detach(place: &Place, mount: &Mount, dead: bool) -> Result<Option<OwnedFd>> {
+/// Takes the mount from its place, if it is still there, without waiting for its server. Gives a descriptor that keeps the
+/// mount in being, so that this does not have to wait for its end.
+pub(super) fn detach(place: &Place, mount: &Mount, dead: bool) -> Result<Option<OwnedFd>> {
     let table = Table::read()?;
     if table.top(place.path()).is_none_or(|top| top.id != mount.id) {
         // It has left its place: the attempt before only waits for what is not written yet.

@@ -59,7 +59,7 @@ impl Record {
     /// The record of the volume `name` from the bytes of its file.
     pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| {
-            Error::Internal(format!(
+            Error::Record(format!(
                 "the record `.csi-nfs/volumes/{name}.json` cannot be used: {reason}; restore the file, or move it away and treat the volume as one without a record"
             ))
         };
@@ -94,6 +94,17 @@ impl Record {
                 None => Ok(None),
             },
             None => Ok(None),
+        }
+    }
+
+    /// The same for a list: `None` also for a record that cannot be used, which is logged and keeps no other from being listed.
+    pub async fn read_or_skip<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
+        match Self::read(export, name).await {
+            Err(error @ Error::Record(_)) => {
+                tracing::error!(export = %export.source(), %error, "a volume is left out of a list");
+                Ok(None)
+            }
+            read => read,
         }
     }
 

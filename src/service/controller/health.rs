@@ -103,7 +103,7 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
     let of_export = health::of_export(export).await?;
     for name in lifecycle::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
         // One that went since its name was read is not looked at.
-        let Some(record) = Record::read(export, &name).await? else { continue };
+        let Some(record) = Record::read_or_skip(export, &name).await? else { continue };
         let directory = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await?.is_some();
         let id = record.id.clone();
         let mut conditions: Vec<_> =

@@ -42,7 +42,7 @@ impl<C: Connect> Controller<C> {
         let read = async |(share, name, options): (Source, VolumeName, MountOptions)| {
             let read = |export: Arc<Export<C::Fs>>| {
                 let name = name.clone();
-                async move { Record::read(&export, &name).await }
+                async move { Record::read_or_skip(&export, &name).await }
             };
             self.on(&share, &options, read).await
         };

@@ -214,6 +214,32 @@ async fn a_list_goes_over_all_exports_in_pages_whose_tokens_survive_a_restart() 
 }
 
 #[tokio::test]
+async fn a_record_that_cannot_be_used_keeps_no_other_volume_from_a_list() {
+    let lab = Lab::new("");
+    lab.create("a", "one", &[]).await.unwrap();
+    let two = lab.create("a", "two", &[]).await.unwrap();
+    let fs = lab.server("a").client();
+    let name = |text: &str| crate::export::fs::Name::new(text).unwrap();
+    let (private, _) = fs.lookup(&fs.root(), &name(".csi-nfs")).await.unwrap();
+    let (volumes, _) = fs.lookup(&private, &name("volumes")).await.unwrap();
+    fs.unlink(&volumes, &name("one.json")).await.unwrap();
+    fs.write_file(&volumes, &name("one.json"), 0o600, b"{".to_vec()).await.unwrap();
+    assert_eq!(lab.list(0, "").await.unwrap().0, [two]);
+    assert_eq!(lab.unhealthy(0, "").await.0, []);
+}
+
+#[tokio::test]
+async fn the_mode_that_a_class_asks_for_is_not_left_to_the_nodes_flag() {
+    let lab = Lab::new("");
+    let mut asked = request("a", "asked");
+    asked.parameters.insert("mountPermissions".to_owned(), "0770".to_owned());
+    for (request, settled) in [(asked, Some("0")), (request("a", "plain"), None)] {
+        let volume = lab.controller.create_volume(Request::new(request)).await.unwrap().into_inner().volume.unwrap();
+        assert_eq!(volume.volume_context.get("mountPermissions").map(String::as_str), settled);
+    }
+}
+
+#[tokio::test]
 async fn a_missing_directory_is_data_loss_and_a_missing_server_makes_all_that_is_known_inaccessible() {
     let lab = Lab::new("");
     let (v, w) = (lab.create("a", "v", &[]).await.unwrap(), lab.create("a", "w", &[]).await.unwrap());

@@ -192,7 +192,7 @@ pub(super) fn volume(record: &Record) -> csi::Volume {
     csi::Volume {
         capacity_bytes: i64::try_from(record.capacity).unwrap_or(i64::MAX),
         volume_id: record.id.to_string(),
-        volume_context: context(&record.id),
+        volume_context: recorded_context(record),
         content_source: None,
         accessible_topology: Vec::new(),
     }
@@ -203,4 +203,11 @@ fn context(id: &VolumeId) -> HashMap<String, String> {
     [("server", id.server.to_string()), ("share", id.share.to_string()), ("subDir", id.sub_dir.to_string())]
         .map(|(key, value)| (key.to_owned(), value))
         .into()
+}
+
+/// The same for a volume of this driver's. Where its class says which mode its directory has, that was given to it once, and
+/// the flag `--mount-permissions` of a node is not to change it.
+fn recorded_context(record: &Record) -> HashMap<String, String> {
+    let settled = record.created_with.mode.map(|_| ("mountPermissions".to_owned(), "0".to_owned()));
+    context(&record.id).into_iter().chain(settled).collect()
 }
