@@ -81,7 +81,7 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("node.priorityClassName", r#""high""#, &[]),
     ("node.resources", r#"{"limits":{"memory":"64Mi"}}"#, &[]),
     ("node.tolerations", "[]", &[]),
-    ("rbac.secretNamespaces", r#"["storage"]"#, &[]),
+    ("rbac.secretNamespaces", r#"["default"]"#, &[]),
     ("sidecars.kubeApiBurst", "10", &[]),
     ("sidecars.kubeApiQps", "5", &[]),
     ("sidecars.provisioner.extraArgs", r#"["--extra"]"#, &[]),
