@@ -13,6 +13,8 @@ export CSI_NFS_DRIVER = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/x86_64-unknow
 IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 # Only the end-to-end tests whose names contain this, such as `make e2e TESTS=unreachable::`.
 TESTS ?=
+# Only a part of the benchmark: `calls` or `copies`.
+BENCH ?=
 
 help:  ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -32,7 +34,7 @@ sanity: TESTS = sanity::
 sanity: e2e  ## csi-sanity alone
 
 bench: setup release  ## how fast it is, and how that compares with the bare system calls
-	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed
+	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed -- $(BENCH)
 
 lint: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## format, clippy, licences and sources of the dependencies
 	cargo fmt --check

@@ -3,6 +3,12 @@
 //! Run on an export at rest: what an operation under way has in staging, or has not recorded yet, is reported like what
 //! a crash left.
 
+mod repair;
+mod report;
+
+pub use repair::repair;
+pub use report::{Report, run};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 

@@ -26,6 +26,21 @@ pub enum Task {
     Serve(Box<Config>),
     /// Ask the driver that listens on this socket whether it can serve.
     Probe(SocketPath),
+    /// Check an export.
+    Check(CheckConfig),
+}
+
+/// What `csi-nfs check` does.
+#[derive(Debug)]
+pub struct CheckConfig {
+    /// `--export`.
+    pub export: Source,
+    /// `--mount-options`.
+    pub mount_options: MountOptions,
+    /// `--repair`.
+    pub repair: bool,
+    /// `--format`.
+    pub format: Format,
 }
 
 /// Why there is nothing to do.
@@ -109,9 +124,19 @@ pub fn parse(
     let args = Args::read(words, variable).map_err(refusal)?;
     let task = match args.command {
         Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
+        Some(Command::Check { export, mount_options, repair, format }) => {
+            CheckConfig::new(&export, mount_options.as_deref(), repair, format).map(Task::Check)
+        }
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
     task.map_err(|error| Refusal::Bad(one_line(&error.to_string()).into_owned()))
+}
+
+impl CheckConfig {
+    fn new(share: &str, options: Option<&str>, repair: bool, format: Format) -> Result<Self> {
+        let mount_options = MountOptions::parse("--mount-options", options)?;
+        Ok(Self { export: export("--export", share)?, mount_options, repair, format })
+    }
 }
 
 impl Config {

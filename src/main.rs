@@ -11,12 +11,15 @@ use rustix::fs::Mode;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use csi_nfs::config::{self, Config, Refusal, Task};
+use csi_nfs::check;
+use csi_nfs::config::{self, CheckConfig, Config, Refusal, Task};
 use csi_nfs::telemetry::{one_line, subscriber};
 use csi_nfs::{probe, run};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
+/// EX_UNAVAILABLE of sysexits.h: the export cannot be read.
+const UNAVAILABLE: u8 = 69;
 /// How long `csi-nfs probe` waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Threads for what blocks, at most. The gate gives each server 10; two hundred servers may be stuck before others wait.
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
             Ok(runtime) => runtime.block_on(probe::probe(&socket, PROBE_LIMIT)).map_err(Into::into),
             Err(error) => Err(error.into()),
         },
+        Ok(Task::Check(config)) => return check(&config),
         Err(Refusal::Shown(text)) => {
             // Nobody may be listening any more.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -53,6 +57,25 @@ fn complain(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "csi-nfs: {}", one_line(&what.to_string()));
 }
 
+fn check(config: &CheckConfig) -> ExitCode {
+    let checked = Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(|runtime| {
+        let report = runtime.block_on(check::run(config));
+        runtime.shutdown_background();
+        Ok(report?)
+    });
+    match checked {
+        Ok(report) => {
+            // Nobody may be listening any more.
+            let _ = std::io::stdout().write_all(report.print(config.format).as_bytes());
+            if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            complain(format_args!("{error:#}"));
+            ExitCode::from(UNAVAILABLE)
+        }
+    }
+}
+
 fn serve(config: Config) -> anyhow::Result<()> {
     tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
     // Directories on an export get exactly the mode that is asked for.
@@ -61,10 +84,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
 
     // One thread serves: whatever blocks runs elsewhere, and a second would cost each call some changes of threads.
-    let runtime = Builder::new_current_thread()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .enable_all()
-        .build()?;
+    let runtime = Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
     let done = runtime.block_on(async { run::run(config, terminated()?).await.map_err(anyhow::Error::from) });
     // A thread that waits for a lost server ends with the process, not before.
     runtime.shutdown_background();

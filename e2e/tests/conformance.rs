@@ -4,32 +4,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::sync::Arc;
 
 use csi_nfs::export::conformance;
 use csi_nfs::export::fs::{Fs as _, Name};
-use csi_nfs::export::kernel::KernelFs;
-use csi_nfs::export::pool::Connect as _;
-use csi_nfs::mount::gate::Gates;
-use csi_nfs::mount::nfs::Mounter;
-use csi_nfs::mount::options::MountOptions;
-use csi_nfs::mount::reachability::Reachability;
-use csi_nfs::mount::source;
 use rstest::rstest;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-use crate::support::{Lab, Place, Share};
-
-/// A client of its own on a share, as a controller has it.
-async fn client(share: &Share, options: &str) -> KernelFs {
-    // As the driver's `main` does.
-    rustix::process::umask(Mode::empty());
-    let reachability = Reachability::new();
-    let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
-    let server = source::Server::parse("server", &share.server).unwrap();
-    let share = source::Source::share(server, source::Share::parse("share", &share.share).unwrap());
-    mounter.connect(&share, &MountOptions::parse("options", [options]).unwrap()).await.unwrap()
-}
+use crate::support::client::client;
+use crate::support::{Lab, Place};
 
 #[rstest]
 #[case(Place::Tmpfs, "vers=4.2")]

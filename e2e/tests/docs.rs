@@ -94,9 +94,10 @@ fn assert_documented(document: &str, names: &Names, example: &str) {
     assert!(missing.is_empty(), "not in the document: {missing:?}");
 }
 
-/// Each flag with its part of the help.
-fn flags() -> Vec<(String, String)> {
-    let output = Command::new(env!("CARGO_BIN_EXE_csi-nfs")).arg("--help").env_clear().output().unwrap();
+/// Each flag, of a subcommand or of the driver, with its part of the help.
+fn flags(subcommand: &[&str]) -> Vec<(String, String)> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_csi-nfs"));
+    let output = command.args(subcommand).arg("--help").env_clear().output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let options = help.split_once("\nOptions:\n").unwrap().1;
     let mut flags: Vec<(String, String)> = Vec::new();
@@ -113,7 +114,7 @@ fn flags() -> Vec<(String, String)> {
 #[test]
 fn every_flag_is_documented_with_its_variables_and_its_default() {
     let rows = rows(PARAMETERS, "flag");
-    let (shown, flags): (Vec<_>, Vec<_>) = flags().into_iter().partition(|(_, help)| !help.contains("[env: "));
+    let (shown, flags): (Vec<_>, Vec<_>) = flags(&[]).into_iter().partition(|(_, help)| !help.contains("[env: "));
     assert_eq!(shown.iter().map(|(flag, _)| flag.as_str()).collect::<Vec<_>>(), ["--help", "--version"]);
     assert_eq!(rows.len(), flags.len(), "a row for each flag, and no other");
     for (flag, help) in flags {
@@ -128,11 +129,22 @@ fn every_flag_is_documented_with_its_variables_and_its_default() {
     }
 }
 
+#[test]
+fn every_flag_of_check_is_documented() {
+    let documented: Names =
+        rows(PARAMETERS, "flag of `check`").iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
+    let common: Vec<String> = flags(&["probe"]).into_iter().map(|(flag, _)| flag).collect();
+    let own: Names =
+        flags(&["check"]).into_iter().map(|(flag, _)| flag).filter(|flag| !common.contains(flag)).collect();
+    assert!(own.len() > 2);
+    assert_eq!(documented, own);
+}
+
 #[rstest]
 #[case(PARAMETERS)]
 #[case(TROUBLESHOOTING)]
 fn no_flag_and_no_variable_is_named_that_does_not_exist(#[case] document: &str) {
-    let flags = flags();
+    let flags = [flags(&[]), flags(&["check"])].concat();
     let named = following(document, "--", |c| c.is_ascii_lowercase() || c == '-');
     // Not the lines in tables.
     let named: Vec<_> = named.iter().filter(|name| !name.starts_with('-')).map(|name| format!("--{name}")).collect();

@@ -3,7 +3,10 @@
 
 mod access;
 mod bad_input;
+mod check;
 mod conformance;
+mod copy;
+mod crashes;
 mod delete;
 mod health;
 mod idempotency;
@@ -12,6 +15,7 @@ mod mounting;
 mod process;
 mod provision;
 mod registration;
+mod rivals;
 mod sanity;
 mod support;
 mod unreachable;

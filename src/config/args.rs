@@ -110,6 +110,25 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Ask the driver that runs on --endpoint whether it can serve, and exit 0 or 1.
     Probe,
+    /// Compare an export's records with what is on it, and exit 0, 1 where something does not fit, or 69 where the export
+    /// cannot be read. It changes nothing unless --repair is given.
+    Check {
+        /// The export, as SERVER:/SHARE, an IPv6 address in brackets.
+        #[arg(long)]
+        export: String,
+
+        /// NFS mount options, with commas between.
+        #[arg(long)]
+        mount_options: Option<String>,
+
+        /// Mend what can be mended without losing anything: claims, and leftovers in staging and trash.
+        #[arg(long)]
+        repair: bool,
+
+        /// What is printed: text, or json, one object.
+        #[arg(long, default_value = "text", value_parser = log_format)]
+        format: Format,
+    },
 }
 
 impl Args {

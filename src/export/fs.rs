@@ -11,243 +11,13 @@
 use std::fmt;
 use std::future::Future;
 
-/// The result of an operation on an export.
-pub type FsResult<T> = Result<T, Status>;
+mod attr;
+mod name;
+mod status;
 
-/// Why an operation failed, in NFS's terms (RFC 8881, section 15.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Status {
-    /// NFS4ERR_PERM: not the owner.
-    #[error("operation not permitted")]
-    Perm,
-    /// NFS4ERR_ACCESS: the mode, an ACL or root squashing forbids it.
-    #[error("permission denied")]
-    Access,
-    /// NFS4ERR_NOENT.
-    #[error("no such file or directory")]
-    NoEnt,
-    /// NFS4ERR_EXIST.
-    #[error("exists already")]
-    Exist,
-    /// NFS4ERR_NOTDIR.
-    #[error("not a directory")]
-    NotDir,
-    /// NFS4ERR_ISDIR.
-    #[error("is a directory")]
-    IsDir,
-    /// NFS4ERR_NOTEMPTY.
-    #[error("directory not empty")]
-    NotEmpty,
-    /// NFS4ERR_SYMLINK: a symbolic link stands where a directory or a file was asked for; it is never followed.
-    #[error("is a symbolic link")]
-    Symlink,
-    /// NFS4ERR_WRONG_TYPE: a FIFO, socket or device stands where a regular file was asked for.
-    #[error("not a regular file")]
-    WrongType,
-    /// NFS4ERR_XDEV: the other side of the operation is in another file system (or another quota project).
-    #[error("crosses into another file system")]
-    XDev,
-    /// NFS4ERR_INVAL.
-    #[error("invalid argument")]
-    Inval,
-    /// NFS4ERR_FBIG.
-    #[error("file too large")]
-    FBig,
-    /// NFS4ERR_MLINK.
-    #[error("too many hard links")]
-    MLink,
-    /// NFS4ERR_NAMETOOLONG.
-    #[error("name too long")]
-    NameTooLong,
-    /// NFS4ERR_NOSPC: the file system is full, in bytes or in inodes.
-    #[error("no space left on the export")]
-    NoSpc,
-    /// NFS4ERR_DQUOT.
-    #[error("quota exceeded")]
-    DQuot,
-    /// NFS4ERR_ROFS.
-    #[error("the export is read-only")]
-    RoFs,
-    /// NFS4ERR_STALE: the object behind the handle is gone on the server.
-    #[error("stale file handle")]
-    Stale,
-    /// NFS4ERR_NOTSUPP.
-    #[error("not supported by the server or the protocol version")]
-    NotSupp,
-    /// NFS4ERR_LOCKED, NFS4ERR_DENIED: somebody else holds it.
-    #[error("held by another client")]
-    Locked,
-    /// The server did not answer in time.
-    #[error("the server does not answer")]
-    TimedOut,
-    /// NFS4ERR_IO.
-    #[error("input/output error")]
-    Io,
-    /// Anything else, by its errno(3).
-    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
-    Other(i32),
-}
-
-impl Status {
-    /// The status for an errno(3).
-    pub fn from_errno(errno: i32) -> Self {
-        use rustix::io::Errno;
-        match Errno::from_raw_os_error(errno) {
-            Errno::PERM => Self::Perm,
-            Errno::ACCESS => Self::Access,
-            Errno::NOENT => Self::NoEnt,
-            Errno::EXIST => Self::Exist,
-            Errno::NOTDIR => Self::NotDir,
-            Errno::ISDIR => Self::IsDir,
-            Errno::NOTEMPTY => Self::NotEmpty,
-            Errno::LOOP => Self::Symlink,
-            Errno::XDEV => Self::XDev,
-            Errno::INVAL => Self::Inval,
-            Errno::FBIG => Self::FBig,
-            Errno::MLINK => Self::MLink,
-            Errno::NAMETOOLONG => Self::NameTooLong,
-            Errno::NOSPC => Self::NoSpc,
-            Errno::DQUOT => Self::DQuot,
-            Errno::ROFS => Self::RoFs,
-            Errno::STALE => Self::Stale,
-            Errno::OPNOTSUPP | Errno::NOSYS => Self::NotSupp,
-            Errno::TIMEDOUT | Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN => {
-                Self::TimedOut
-            }
-            Errno::IO => Self::Io,
-            _ => Self::Other(errno),
-        }
-    }
-}
-
-impl From<rustix::io::Errno> for Status {
-    fn from(errno: rustix::io::Errno) -> Self {
-        Self::from_errno(errno.raw_os_error())
-    }
-}
-
-/// One name in a directory: 1 to 255 bytes, no `/`, no NUL, neither `.` nor `..`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Name(Box<[u8]>);
-
-impl Name {
-    /// NAME_MAX of Linux, and of every file system that is exported over NFS in practice.
-    pub const MAX: usize = 255;
-
-    /// A name, or [`Status::Inval`] ([`Status::NameTooLong`] beyond 255 bytes) where the bytes are not one.
-    pub fn new(bytes: impl AsRef<[u8]>) -> FsResult<Self> {
-        let bytes = bytes.as_ref();
-        if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') || bytes.contains(&0) {
-            return Err(Status::Inval);
-        }
-        if bytes.len() > Self::MAX {
-            return Err(Status::NameTooLong);
-        }
-        Ok(Self(bytes.into()))
-    }
-
-    /// The name's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.escape_ascii())
-    }
-}
-
-impl fmt::Display for Name {
-    /// The name as text; bytes that are not printable ASCII or UTF-8 are escaped.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) if !text.chars().any(char::is_control) => f.write_str(text),
-            _ => write!(f, "{}", self.0.escape_ascii()),
-        }
-    }
-}
-
-/// What an object is (`nfs_ftype4`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// NF4REG.
-    File,
-    /// NF4DIR.
-    Directory,
-    /// NF4LNK.
-    Symlink,
-    /// NF4FIFO.
-    Fifo,
-    /// NF4SOCK.
-    Socket,
-    /// NF4CHR.
-    CharDevice,
-    /// NF4BLK.
-    BlockDevice,
-}
-
-/// A point in time as an NFS server keeps it (`nfstime4`), since the epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Time {
-    /// Whole seconds; before 1970 negative.
-    pub seconds: i64,
-    /// 0 to 999,999,999.
-    pub nanoseconds: u32,
-}
-
-/// An object's attributes, as of the server's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attr {
-    /// What it is.
-    pub kind: Kind,
-    /// Permission bits with setuid, setgid and sticky: at most 0o7777.
-    pub mode: u32,
-    /// Owner.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Bytes of content.
-    pub size: u64,
-    /// Bytes allocated on the server.
-    pub used: u64,
-    /// Hard links.
-    pub links: u64,
-    /// The object's number, unique in the export's file system (`fileid`).
-    pub fileid: u64,
-    /// Device number (major, minor) of a device node.
-    pub device: (u32, u32),
-    /// Last access.
-    pub atime: Time,
-    /// Last change of content.
-    pub mtime: Time,
-}
-
-/// Attributes to set; `None` leaves one as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SetAttr {
-    /// Permission bits with setuid, setgid and sticky. Set after the owner, whose change clears the special bits.
-    pub mode: Option<u32>,
-    /// Owner.
-    pub uid: Option<u32>,
-    /// Group.
-    pub gid: Option<u32>,
-    /// Last access.
-    pub atime: Option<Time>,
-    /// Last change of content.
-    pub mtime: Option<Time>,
-}
-
-impl SetAttr {
-    /// [`Status::Inval`] where a value is none that an object can have: both implementations ask this first.
-    pub fn check(&self) -> FsResult<()> {
-        let mode = self.mode.is_none_or(|mode| mode <= 0o7777);
-        // chown(2) takes the largest number for "leave it", utimensat(2) some nanoseconds for "now".
-        let owner = [self.uid, self.gid].iter().flatten().all(|id| *id != u32::MAX);
-        let times = [self.atime, self.mtime].iter().flatten().all(|time| time.nanoseconds < 1_000_000_000);
-        if mode && owner && times { Ok(()) } else { Err(Status::Inval) }
-    }
-}
+pub use attr::{Attr, Kind, SetAttr, Time};
+pub use name::Name;
+pub use status::{FsResult, Status};
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,6 +28,8 @@ pub struct Entry {
     pub kind: Option<Kind>,
     /// The object's number.
     pub fileid: u64,
+    /// Where the listing goes on after it.
+    pub cookie: Cookie,
 }
 
 /// Where a listing of a directory goes on; `0` is its beginning. Valid for the same directory only.
@@ -296,9 +68,47 @@ pub enum OpenMode {
     ReadWrite,
 }
 
+/// What is looked for in a sparse file (`data_content4`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seek {
+    /// NFS4_CONTENT_DATA.
+    Data,
+    /// NFS4_CONTENT_HOLE. The end of a file is one.
+    Hole,
+}
+
 /// [`Status::Inval`] where the mode is none that a new object may get: more than the permission bits.
 pub(super) fn check_new_mode(mode: u32) -> FsResult<()> {
     if mode <= 0o777 { Ok(()) } else { Err(Status::Inval) }
+}
+
+/// [`Status::Inval`] where an object of that kind is made in another way than by [`Fs::mknod`].
+pub(super) fn check_special(kind: Kind) -> FsResult<()> {
+    match kind {
+        Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => Ok(()),
+        Kind::File | Kind::Directory | Kind::Symlink => Err(Status::Inval),
+    }
+}
+
+/// PATH_MAX less the NUL: the longest target of a symbolic link that Linux makes.
+pub const SYMLINK_MAX: usize = 4095;
+
+/// [`Status::Inval`] or [`Status::NameTooLong`] where the bytes are not what a symbolic link can point to.
+pub(super) fn check_symlink_target(target: &[u8]) -> FsResult<()> {
+    match target {
+        _ if target.is_empty() || target.contains(&0) => Err(Status::Inval),
+        _ if target.len() > SYMLINK_MAX => Err(Status::NameTooLong),
+        _ => Ok(()),
+    }
+}
+
+/// The extended attributes by which a mount of Linux carries access control lists: NFSv4's as they are, NFSv3's as POSIX
+/// draft ones.
+pub const ACLS: [&[u8]; 3] = [b"system.nfs4_acl", b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// Whether an extended attribute is one that the driver reads and sets.
+pub(super) fn is_tenants_xattr(name: &[u8]) -> bool {
+    name.starts_with(b"user.") || ACLS.contains(&name)
 }
 
 /// The byte that is locked for a key: its low 62 bits, which fit every offset on the way.
@@ -306,17 +116,28 @@ pub(super) fn lock_offset(key: u64) -> i64 {
     (key & (u64::MAX >> 2)).cast_signed()
 }
 
-/// An export: a tree of objects on an NFS server.
+/// An export: a tree of objects on an NFS server. A clone is the same.
 ///
 /// No operation follows a symbolic link or leaves the export's file system. Every one ends: with
 /// [`Status::TimedOut`] when the server is gone, and may then, or when its future is dropped, yet be carried out.
 ///
 /// A directory that has been removed is [`Status::Stale`], for itself and for every name in it; what is no directory has
 /// no names: [`Status::NotDir`]. The checks in [`conformance`](super::conformance) are this contract, line by line.
-pub trait Fs: Send + Sync + 'static {
+pub trait Fs: Clone + Send + Sync + 'static {
     /// An object by its identity, whatever its name has become. Cheap to clone. A file that was opened is closed soon after
     /// the last clone is gone.
     type Handle: Clone + fmt::Debug + Send + Sync + 'static;
+
+    /// Does several operations in one go, where that is cheaper than one by one: what `work` gives, with an export to do them
+    /// on. It waits for nothing else than the server, and keeps what it opened to itself.
+    fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> impl Future<Output = FsResult<T>> + Send
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        let work = work(self.clone());
+        async { Ok(work.await) }
+    }
 
     /// The export's root directory.
     fn root(&self) -> Self::Handle;
@@ -324,22 +145,71 @@ pub trait Fs: Send + Sync + 'static {
     /// LOOKUP and GETATTR: the object of that name; [`Status::XDev`] where another file system of the server begins.
     fn lookup(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
+    /// LOOKUPP: the directory that this one is in now, whoever moved it; the root's is the root.
+    fn parent(&self, dir: &Self::Handle) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
+
     /// GETATTR, from the server, not from a cache. (Size and links of a directory may be old: Linux 7 answers for them itself
     /// while it holds a delegation.)
     fn getattr(&self, object: &Self::Handle) -> impl Future<Output = FsResult<Attr>> + Send;
 
-    /// SETATTR: owner and group first, then mode, then times; what was set before an error stays set. A symbolic link has
-    /// no mode: [`Status::NotSupp`].
+    /// SETATTR, in the order that [`SetAttr`] says; what was set before an error stays set. A symbolic link has no mode:
+    /// [`Status::NotSupp`]. A size is for a file that this handle has open for writing: otherwise [`Status::Inval`].
     fn setattr(&self, object: &Self::Handle, attr: SetAttr) -> impl Future<Output = FsResult<()>> + Send;
 
     /// CREATE of a directory; [`Status::Exist`] when the name is taken. `mode` at most 0o777; in a directory with setgid,
     /// group and setgid are inherited.
-    fn mkdir(&self, dir: &Self::Handle, name: &Name, mode: u32) -> impl Future<Output = FsResult<Self::Handle>> + Send;
+    fn mkdir(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        mode: u32,
+    ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
     /// OPEN with EXCLUSIVE4: a new, empty regular file, open for reading and writing; [`Status::Exist`] when the name is
     /// taken. `mode` at most 0o777.
-    fn create(&self, dir: &Self::Handle, name: &Name, mode: u32)
-    -> impl Future<Output = FsResult<Self::Handle>> + Send;
+    fn create(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        mode: u32,
+    ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
+
+    /// OPEN with UNCHECKED4: like [`Fs::create`], but where a regular file has the name, that is opened, as it is. For a
+    /// directory that nobody else works in: it takes one operation of the server less.
+    fn open_or_create(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        mode: u32,
+    ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
+
+    /// CREATE of a symbolic link to `target`, which is any bytes but NUL: [`Status::Inval`] with none at all,
+    /// [`Status::NameTooLong`] beyond [`SYMLINK_MAX`]; [`Status::Exist`] when the name is taken.
+    fn symlink(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        target: &[u8],
+    ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
+
+    /// CREATE of a FIFO, a socket or a device node, which has the numbers `device`; [`Status::Inval`] for another kind,
+    /// [`Status::Exist`] when the name is taken. `mode` at most 0o777. A device node takes the capability CAP_MKNOD here, and
+    /// root not squashed there: otherwise [`Status::Perm`].
+    fn mknod(
+        &self,
+        dir: &Self::Handle,
+        name: &Name,
+        kind: Kind,
+        mode: u32,
+        device: (u32, u32),
+    ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
+
+    /// LINK: one more name for an object that is no directory ([`Status::IsDir`]); [`Status::Exist`] when the name is taken.
+    fn link(&self, object: &Self::Handle, dir: &Self::Handle, name: &Name)
+    -> impl Future<Output = FsResult<()>> + Send;
+
+    /// READLINK: the target's bytes; [`Status::Inval`] for what is no symbolic link.
+    fn readlink(&self, link: &Self::Handle) -> impl Future<Output = FsResult<Vec<u8>>> + Send;
 
     /// OPEN of an existing regular file; [`Status::Symlink`], [`Status::IsDir`] or [`Status::WrongType`] when the name is
     /// something else, which is then not touched.
@@ -359,6 +229,36 @@ pub trait Fs: Send + Sync + 'static {
 
     /// COMMIT: what was written to the file is on stable storage. Reports every failed write; nothing later does.
     fn commit(&self, file: &Self::Handle) -> impl Future<Output = FsResult<()>> + Send;
+
+    /// SEEK (RFC 7862, section 15.11): the first offset from `offset` on where there is what is looked for; `None` where
+    /// there is none up to the end of the file. Where holes cannot be asked for, all of the file is data.
+    fn seek(&self, file: &Self::Handle, offset: u64, what: Seek) -> impl Future<Output = FsResult<Option<u64>>> + Send;
+
+    /// CLONE (RFC 7862, section 15.13) of all of `source` into `target`, an empty file that is open for writing: its content
+    /// in one step, holes included, on stable storage. Answers its size. [`Status::NotSupp`] or [`Status::XDev`] where the
+    /// server cannot; then nothing was done.
+    fn clone_file(&self, source: &Self::Handle, target: &Self::Handle) -> impl Future<Output = FsResult<u64>> + Send;
+
+    /// COPY (RFC 7862, section 15.2), done by the server, of up to `length` bytes at `offset` to the same place in `target`,
+    /// another file, which is open for writing: how many were copied, fewer than asked or none where the source ends. Not yet on stable
+    /// storage. [`Status::NotSupp`] or [`Status::XDev`] where the server cannot.
+    fn copy(
+        &self,
+        source: &Self::Handle,
+        target: &Self::Handle,
+        offset: u64,
+        length: u64,
+    ) -> impl Future<Output = FsResult<u64>> + Send;
+
+    /// LISTXATTRS (RFC 8276), of a regular file or a directory: the names of the extended attributes that tenants set
+    /// (`user.*`) and of access control lists ([`ACLS`]). [`Status::NotSupp`] where there are none at all.
+    fn list_xattrs(&self, object: &Self::Handle) -> impl Future<Output = FsResult<Vec<Vec<u8>>>> + Send;
+
+    /// GETXATTR: the value of an attribute that [`Self::list_xattrs`] named; `None` where it is gone.
+    fn get_xattr(&self, object: &Self::Handle, name: &[u8]) -> impl Future<Output = FsResult<Option<Vec<u8>>>> + Send;
+
+    /// SETXATTR: makes the attribute, or gives it another value.
+    fn set_xattr(&self, object: &Self::Handle, name: &[u8], value: &[u8]) -> impl Future<Output = FsResult<()>> + Send;
 
     /// The whole content of a regular file of at most `limit` bytes; [`Status::FBig`] for a larger one. Otherwise like
     /// [`Fs::open`] and [`Fs::read`].
@@ -384,7 +284,7 @@ pub trait Fs: Send + Sync + 'static {
         content: Vec<u8>,
     ) -> impl Future<Output = FsResult<()>> + Send {
         async move {
-            let file = self.create(dir, name, mode).await?;
+            let (file, _) = self.create(dir, name, mode).await?;
             self.write(&file, 0, content).await?;
             self.commit(&file).await
         }

@@ -47,12 +47,12 @@ impl<F: Fs> Layout<F> {
         let (volumes, paths) = (part("volumes").await?, part("paths").await?);
         let (staging, trash) = (part("staging").await?, part("trash").await?);
         let name = Name::new("lock")?;
-        let lock = match fs.open(&private, &name, OpenMode::ReadWrite).await {
+        let (lock, _) = match fs.open(&private, &name, OpenMode::ReadWrite).await {
             Err(Status::NoEnt) if make => match fs.create(&private, &name, 0o600).await {
-                Err(Status::Exist) => fs.open(&private, &name, OpenMode::ReadWrite).await?.0,
+                Err(Status::Exist) => fs.open(&private, &name, OpenMode::ReadWrite).await?,
                 created => created?,
             },
-            opened => opened?.0,
+            opened => opened?,
         };
         Ok(Self { volumes, paths, staging, trash, lock })
     }
@@ -63,7 +63,7 @@ async fn directory<F: Fs>(fs: &F, parent: &F::Handle, name: &str, make: bool) ->
     let found = match fs.lookup(parent, &name).await {
         Err(Status::NoEnt) if make => match fs.mkdir(parent, &name, 0o700).await {
             Err(Status::Exist) => fs.lookup(parent, &name).await?,
-            made => return made,
+            made => made?,
         },
         found => found?,
     };

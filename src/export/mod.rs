@@ -1,6 +1,7 @@
 //! The driver's side of an NFS export: the interface to it, its implementations, and what is built on the interface alone.
 
 pub mod conformance;
+pub mod copy;
 pub mod fs;
 pub mod kernel;
 pub mod layout;
@@ -124,7 +125,7 @@ impl<F: Fs> Export<F> {
             dir = match self.find_dir(&dir, [name.clone()]).await? {
                 Some(found) => found,
                 None => match self.fs.mkdir(&dir, &name, mode).await {
-                    Ok(made) => made,
+                    Ok((made, _)) => made,
                     Err(Status::Exist) => self
                         .find_dir(&dir, [name.clone()])
                         .await?

@@ -77,7 +77,8 @@ impl Ending {
             self.settle(root, now)?;
         }
         // Whatever else the server says is for those who use the volume.
-        let known = now.or_else(|_| Root::known(root.as_fd())).map_err(|errno| self.failed("looking at the mount", errno))?;
+        let known =
+            now.or_else(|_| Root::known(root.as_fd())).map_err(|errno| self.failed("looking at the mount", errno))?;
         let over = lock(&self.over);
         if *over {
             return Err(Error::Internal(format!("{} was mounted too late for {}", self.source, self.place)));

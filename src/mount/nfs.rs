@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-
 use super::detached::{self, Attempt, Parameter, Request};
 use super::gate::{Gate, Gates, Held};
 pub use super::options::Role;

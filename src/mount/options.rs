@@ -215,7 +215,9 @@ impl MountOptions {
             return self.clone();
         }
         let mut items = self.items.clone();
-        items.retain(|item| matches!(item.effect, Effect::Connection | Effect::Version) && !LOCKING.contains(&item.name));
+        items.retain(|item| {
+            matches!(item.effect, Effect::Connection | Effect::Version) && !LOCKING.contains(&item.name)
+        });
         for own in ["softerr", "timeo=50", "retrans=1", "actimeo=0", "lookupcache=none", "noexec"] {
             items.extend(Item::parse(own));
         }

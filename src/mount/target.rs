@@ -253,7 +253,11 @@ mod tests {
     #[case("/", "proc", true)]
     #[case("/proc", "self", false)]
     #[case("/", "no such name", false)]
-    fn a_mount_is_told_from_a_directory_without_the_table(#[case] parent: &str, #[case] name: &str, #[case] mount: bool) {
+    fn a_mount_is_told_from_a_directory_without_the_table(
+        #[case] parent: &str,
+        #[case] name: &str,
+        #[case] mount: bool,
+    ) {
         assert_eq!(place(&Path::new(parent).join(name)).may_be_mount(), mount);
     }
 

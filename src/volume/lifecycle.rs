@@ -165,9 +165,9 @@ async fn make_directory<F: Fs>(
     }
     let layout = export.make_layout().await?;
     let staged = Name::new(name.as_str()).map_err(failed)?;
-    let directory = match fs.mkdir(&layout.staging, &staged, 0o700).await {
+    let (directory, _) = match fs.mkdir(&layout.staging, &staged, 0o700).await {
         // Left by a process that died here: the lock says that nobody else uses it.
-        Err(Status::Exist) => fs.lookup(&layout.staging, &staged).await.map_err(failed)?.0,
+        Err(Status::Exist) => fs.lookup(&layout.staging, &staged).await.map_err(failed)?,
         made => made.map_err(failed)?,
     };
     let attr = SetAttr { mode: Some(mode), ..set_attr(attributes) };

@@ -74,13 +74,13 @@ struct Limit(#[expect(dead_code, reason = "dropping it is the end of the test")]
 impl Limit {
     const MOST: Duration = Duration::from_secs(300);
 
-    fn start() -> Self {
+    fn start(most: Duration) -> Self {
         let (ended, end) = mpsc::channel();
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         std::thread::spawn(move || {
-            if end.recv_timeout(Self::MOST) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if end.recv_timeout(most) == Err(mpsc::RecvTimeoutError::Timeout) {
                 // Not by eprintln, whose output is kept for the test's end.
-                let _ = writeln!(std::io::stderr(), "{name}: not done after {:?}, so all tests end here", Self::MOST);
+                let _ = writeln!(std::io::stderr(), "{name}: not done after {most:?}, so all tests end here");
                 std::process::abort();
             }
         });
@@ -99,14 +99,19 @@ impl Lab {
     pub async fn enter() -> Self {
         check();
         let turn = Turn::Shared { _guard: TURN.read().await };
-        Self { turn, _limit: Limit::start() }
+        Self { turn, _limit: Limit::start(Limit::MOST) }
     }
 
     /// A turn without other tests, for one that disturbs a server or measures time.
     pub async fn alone() -> Self {
+        Self::alone_for(Limit::MOST).await
+    }
+
+    /// The same, for one that may take longer than a test.
+    pub async fn alone_for(most: Duration) -> Self {
         check();
         let turn = Turn::Alone { _guard: TURN.write().await };
-        Self { turn, _limit: Limit::start() }
+        Self { turn, _limit: Limit::start(most) }
     }
 
     /// A new, empty directory on an export, which a test has for itself: a share of its own.

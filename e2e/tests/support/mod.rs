@@ -2,9 +2,12 @@
 //! driver as a process, requests to it, and readers of what it left on the export and in the mount table.
 #![allow(dead_code, reason = "each of these programs uses a part of it")]
 
+pub mod checked;
+pub mod client;
 pub mod driver;
 pub mod lab;
 pub mod mounts;
+pub mod random;
 pub mod requests;
 pub mod tree;
 pub mod wait;

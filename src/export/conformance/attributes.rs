@@ -3,15 +3,17 @@
 use super::*;
 use crate::export::fs::{Attr, SetAttr, Time};
 
-const NONE: SetAttr = SetAttr { mode: None, uid: None, gid: None, atime: None, mtime: None };
+const NONE: SetAttr = SetAttr { size: None, mode: None, uid: None, gid: None, atime: None, mtime: None };
 
 pub(super) async fn a_new_object_has_the_mode_it_was_made_with<F: Fs>(fs: &F, dir: &F::Handle) {
     let parent = fs.getattr(dir).await.unwrap();
     for mode in [0o777, 0o755, 0o700, 0o022, 0] {
-        let made = fs.mkdir(dir, &name(format!("d{mode:o}")), mode).await.unwrap();
-        let file = fs.create(dir, &name(format!("f{mode:o}")), mode).await.unwrap();
+        let (made, new_dir) = fs.mkdir(dir, &name(format!("d{mode:o}")), mode).await.unwrap();
+        let (file, new_file) = fs.create(dir, &name(format!("f{mode:o}")), mode).await.unwrap();
+        let attrs = (fs.getattr(&made).await.unwrap(), fs.getattr(&file).await.unwrap());
+        assert_eq!((new_dir, new_file), attrs, "told when it was made");
         assert_eq!(list(fs, &made).await, []);
-        let (made, file) = (fs.getattr(&made).await.unwrap(), fs.getattr(&file).await.unwrap());
+        let (made, file) = attrs;
         assert_eq!((made.kind, made.mode, file.kind, file.mode), (Kind::Directory, mode, Kind::File, mode));
         assert_eq!((file.size, file.used, file.links), (0, 0, 1));
         assert_eq!((made.uid, made.gid, file.uid, file.gid), (parent.uid, parent.gid, parent.uid, parent.gid));
@@ -26,7 +28,7 @@ pub(super) async fn attributes_are_what_was_set<F: Fs>(fs: &F, dir: &F::Handle) 
     file(fs, dir, "closed", "").await;
     let objects = [
         mkdir(fs, dir, "d").await,
-        fs.create(dir, &name("open"), 0o644).await.unwrap(),
+        fs.create(dir, &name("open"), 0o644).await.unwrap().0,
         fs.lookup(dir, &name("closed")).await.unwrap().0,
     ];
     for object in &objects {
@@ -42,14 +44,15 @@ pub(super) async fn attributes_are_what_was_set<F: Fs>(fs: &F, dir: &F::Handle) 
         let strict = expect(SetAttr { mode: Some(0), ..NONE }, Attr { mode: 0, ..owned }).await;
         let timed = expect(SetAttr { mtime: Some(mtime), ..NONE }, Attr { mtime, ..strict }).await;
         let timed = expect(SetAttr { atime: Some(atime), ..NONE }, Attr { atime, ..timed }).await;
-        let all = SetAttr { mode: Some(0o7777), uid: Some(0), gid: Some(3), atime: Some(mtime), mtime: Some(atime) };
+        let all =
+            SetAttr { mode: Some(0o7777), uid: Some(0), gid: Some(3), atime: Some(mtime), mtime: Some(atime), ..NONE };
         expect(all, Attr { mode: 0o7777, uid: 0, gid: 3, atime: mtime, mtime: atime, ..timed }).await;
     }
 }
 
 pub(super) async fn the_mode_outlives_a_new_owner<F: Fs>(fs: &F, dir: &F::Handle) {
     let made = mkdir(fs, dir, "d").await;
-    let file = fs.create(dir, &name("f"), 0o755).await.unwrap();
+    let (file, _) = fs.create(dir, &name("f"), 0o755).await.unwrap();
     let mode = |mode| SetAttr { mode: Some(mode), ..NONE };
     let owner = SetAttr { uid: Some(1000), gid: Some(1000), ..NONE };
     for (object, with_owner, after_owner) in [(&made, 0o2770, 0o2770), (&file, 0o6755, 0o755)] {
@@ -59,7 +62,7 @@ pub(super) async fn the_mode_outlives_a_new_owner<F: Fs>(fs: &F, dir: &F::Handle
         fs.setattr(object, SetAttr { mode: Some(with_owner), ..owner }).await.unwrap();
         assert_eq!(fs.getattr(object).await.unwrap().mode, with_owner, "set in one call, the owner comes first");
     }
-    let inner = fs.mkdir(&made, &name("inner"), 0o755).await.unwrap();
+    let (inner, _) = fs.mkdir(&made, &name("inner"), 0o755).await.unwrap();
     let inner = fs.getattr(&inner).await.unwrap();
     assert_eq!((inner.mode, inner.gid), (0o2755, 1000), "setgid of a directory goes down");
 }
@@ -93,7 +96,7 @@ pub(super) async fn a_change_in_a_directory_is_seen_in_its_time<F: Fs>(fs: &F, d
     changed(&two).await;
     let made = mkdir(fs, &one, "d").await;
     assert!(changed(&one).await, "mkdir");
-    let file = fs.create(&one, &name("f"), 0o644).await.unwrap();
+    let (file, _) = fs.create(&one, &name("f"), 0o644).await.unwrap();
     assert!(changed(&one).await, "create");
     changed(&file).await;
     fs.write(&file, 0, b"x".to_vec()).await.unwrap();

@@ -1,16 +1,16 @@
 //! Two controllers on one export.
 
 use super::*;
-use crate::export::fs::{OpenMode, SetAttr};
+use crate::export::fs::{OpenMode, SetAttr, Time};
 
 /// Checks that two clients of the same export see each other's changes at once, also where they had looked before.
 /// Works in a directory of its own, which is gone afterwards.
 ///
-/// The server has to see two clients: for it, all NFSv4 mounts of one network namespace and host name are the same one,
-/// whose delegations it does not recall for what that client itself does (Linux 7 then trusts an old name).
+/// The server has to see two clients: two mounts of one network namespace and host name are not, unless version 4.0 or 3
+/// is spoken (see [`kernel`](crate::export::kernel)).
 pub async fn clients<F: Fs>(one: &F, two: &F) {
     let place = Name::new(format!("conformance-{}", uuid::Uuid::new_v4())).unwrap();
-    let here = one.mkdir(&one.root(), &place, 0o755).await.unwrap();
+    let (here, _) = one.mkdir(&one.root(), &place, 0o755).await.unwrap();
     let (there, _) = two.lookup(&two.root(), &place).await.unwrap();
     names_come_and_go(one, &here, two, &there).await;
     attributes_and_content_change(one, &here, two, &there).await;
@@ -64,7 +64,15 @@ async fn attributes_and_content_change<F: Fs>(one: &F, here: &F::Handle, two: &F
         .unwrap();
     // Not at once: what a client hears while it gives a delegation back may be older than what it asked for meanwhile.
     becomes((0o604, 8), async || two.getattr(&file_there).await.map(|attr| (attr.mode, attr.size)).unwrap()).await;
-    drop(file_there);
+    // Also times of a file that is open for writing: the server has them, and not only the client that set them.
+    let (open, _) = one.create(here, &name("times"), 0o644).await.unwrap();
+    one.write(&open, 0, b"content".to_vec()).await.unwrap();
+    one.commit(&open).await.unwrap();
+    let (atime, mtime) = (Time { seconds: 1, nanoseconds: 2_000 }, Time { seconds: 3, nanoseconds: 4_000 });
+    one.setattr(&open, SetAttr { atime: Some(atime), mtime: Some(mtime), ..SetAttr::default() }).await.unwrap();
+    let (_, attr) = two.lookup(there, &name("times")).await.unwrap();
+    assert_eq!((attr.atime, attr.mtime), (atime, mtime));
+    drop((file_there, open));
     file(one, here, "new", "replaced").await;
     one.rename(here, &name("new"), here, &name("f")).await.unwrap();
     assert_eq!(content(two, there).await, "replaced");
@@ -88,7 +96,7 @@ async fn what_the_other_removed_is_stale<F: Fs>(one: &F, here: &F::Handle, two: 
 }
 
 async fn a_lock_keeps_the_other_out<F: Fs>(one: &F, here: &F::Handle, two: &F, there: &F::Handle) {
-    let ours = one.create(here, &name("locks"), 0o600).await.unwrap();
+    let (ours, _) = one.create(here, &name("locks"), 0o600).await.unwrap();
     let (theirs, _) = two.open(there, &name("locks"), OpenMode::ReadWrite).await.unwrap();
     assert_eq!(one.try_lock(&ours, 9).await, Ok(true));
     assert_eq!(two.try_lock(&theirs, 9).await, Ok(false));

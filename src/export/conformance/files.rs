@@ -6,7 +6,7 @@ use crate::export::fs::OpenMode;
 pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
     // Longer than a page, a write's and a read's largest size on the wire, and no multiple of anything.
     let content: Vec<u8> = (0..3_333_333_u32).map(|n| (n % 251) as u8).collect();
-    let file = fs.create(dir, &name("f"), 0o644).await.unwrap();
+    let (file, _) = fs.create(dir, &name("f"), 0o644).await.unwrap();
     fs.write(&file, 0, content.clone()).await.unwrap();
     fs.commit(&file).await.unwrap();
     let attr = fs.getattr(&file).await.unwrap();
@@ -26,7 +26,7 @@ pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
 }
 
 pub(super) async fn a_hole_reads_as_zeros<F: Fs>(fs: &F, dir: &F::Handle) {
-    let file = fs.create(dir, &name("f"), 0o644).await.unwrap();
+    let (file, _) = fs.create(dir, &name("f"), 0o644).await.unwrap();
     fs.write(&file, 100_000, b"end".to_vec()).await.unwrap();
     assert_eq!(fs.getattr(&file).await.unwrap().size, 100_003);
     assert_eq!(fs.read(&file, 99_998, 10).await.unwrap(), b"\0\0end");
@@ -34,7 +34,7 @@ pub(super) async fn a_hole_reads_as_zeros<F: Fs>(fs: &F, dir: &F::Handle) {
 }
 
 pub(super) async fn a_second_opening_sees_what_the_first_wrote<F: Fs>(fs: &F, dir: &F::Handle) {
-    let first = fs.create(dir, &name("f"), 0o600).await.unwrap();
+    let (first, _) = fs.create(dir, &name("f"), 0o600).await.unwrap();
     fs.write(&first, 0, b"one".to_vec()).await.unwrap();
     let (second, attr) = fs.open(dir, &name("f"), OpenMode::Read).await.unwrap();
     assert_eq!((attr.kind, attr.size, attr.mode), (Kind::File, 3, 0o600));
@@ -65,8 +65,21 @@ pub(super) async fn a_file_that_is_not_open_for_it_is_not_read_or_written<F: Fs>
     assert_eq!(fs.read(&read, 0, 100).await.unwrap(), b"content");
 }
 
+pub(super) async fn a_file_is_opened_or_made<F: Fs>(fs: &F, dir: &F::Handle) {
+    let (made, new) = fs.open_or_create(dir, &name("f"), 0o640).await.unwrap();
+    assert_eq!((new.kind, new.mode, new.size, new.links), (Kind::File, 0o640, 0, 1));
+    fs.write(&made, 0, b"content".to_vec()).await.unwrap();
+    fs.commit(&made).await.unwrap();
+    drop(made);
+    let (opened, attr) = fs.open_or_create(dir, &name("f"), 0o600).await.unwrap();
+    assert_eq!((attr.fileid, attr.mode, attr.size), (new.fileid, 0o640, 7));
+    fs.write(&opened, 3, b"T".to_vec()).await.unwrap();
+    assert_eq!(fs.read(&opened, 0, 100).await.unwrap(), b"conTent");
+}
+
 pub(super) async fn what_is_no_file_is_not_opened<F: Fs>(fs: &F, dir: &F::Handle) {
     mkdir(fs, dir, "d").await;
+    assert_eq!(answer(fs.open_or_create(dir, &name("d"), 0o600).await), Err(Status::IsDir));
     for mode in [OpenMode::Read, OpenMode::ReadWrite] {
         assert_eq!(answer(fs.open(dir, &name("d"), mode).await), Err(Status::IsDir), "{mode:?}");
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::export::fs::OpenMode;
 
 pub(super) async fn a_byte_is_locked_by_one_at_a_time<F: Fs>(fs: &F, dir: &F::Handle) {
-    let one = fs.create(dir, &name("locks"), 0o600).await.unwrap();
+    let (one, _) = fs.create(dir, &name("locks"), 0o600).await.unwrap();
     let (two, _) = fs.open(dir, &name("locks"), OpenMode::ReadWrite).await.unwrap();
     for key in [0, 1, 1 << 40, u64::MAX >> 2, u64::MAX] {
         assert_eq!(fs.try_lock(&one, key).await, Ok(true), "{key}: free");
@@ -23,7 +23,7 @@ pub(super) async fn a_byte_is_locked_by_one_at_a_time<F: Fs>(fs: &F, dir: &F::Ha
 }
 
 pub(super) async fn a_lock_ends_with_the_file_it_was_taken_through<F: Fs>(fs: &F, dir: &F::Handle) {
-    let one = fs.create(dir, &name("locks"), 0o600).await.unwrap();
+    let (one, _) = fs.create(dir, &name("locks"), 0o600).await.unwrap();
     let (two, _) = fs.open(dir, &name("locks"), OpenMode::ReadWrite).await.unwrap();
     assert_eq!(fs.try_lock(&one, 5).await, Ok(true));
     let clone = one.clone();

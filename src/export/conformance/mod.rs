@@ -11,17 +11,23 @@ use super::fs::{Entry, Fs, FsResult, Kind, Name, Status};
 
 mod attributes;
 mod clients;
+mod content;
 mod files;
 mod foreign;
 mod listing;
 mod locks;
 mod moves;
 mod names;
+mod nasty;
+mod objects;
 #[cfg(test)]
 mod random;
+mod trees;
 
 pub use clients::clients;
 pub use foreign::foreign;
+pub use nasty::{deep_tree, nasty_tree};
+pub use trees::{Compared, assert_same_tree};
 
 /// Runs every check that needs only an export, each in a directory of its own below the root, and clears up.
 macro_rules! all {
@@ -29,7 +35,7 @@ macro_rules! all {
         /// Checks every promise that one client can see. Works in a directory of its own, which is gone afterwards.
         pub async fn all<F: Fs>(fs: &F) {
             let place = Name::new(format!("conformance-{}", uuid::Uuid::new_v4())).unwrap();
-            let root = fs.mkdir(&fs.root(), &place, 0o755).await.unwrap();
+            let (root, _) = fs.mkdir(&fs.root(), &place, 0o755).await.unwrap();
             $($({
                 let dir = mkdir(fs, &root, stringify!($check)).await;
                 $module::$check(fs, &dir).await;
@@ -79,7 +85,18 @@ all! {
         a_hole_reads_as_zeros,
         a_second_opening_sees_what_the_first_wrote,
         a_file_that_is_not_open_for_it_is_not_read_or_written,
+        a_file_is_opened_or_made,
         what_is_no_file_is_not_opened;
+    content:
+        a_size_is_set_by_who_may_write,
+        holes_are_told_or_all_is_data,
+        a_clone_or_a_copy_is_the_same_or_nothing,
+        extended_attributes_are_kept_where_there_are_any;
+    objects:
+        every_kind_of_object_is_made,
+        a_symbolic_link_keeps_its_targets_bytes,
+        an_object_has_as_many_names_as_it_was_given,
+        a_directory_knows_the_one_it_is_in;
     moves:
         a_rename_replaces_like_by_like_alone,
         a_directory_moves_with_all_that_is_in_it,
@@ -102,12 +119,12 @@ fn name(text: impl AsRef<[u8]>) -> Name {
 
 /// A new directory.
 async fn mkdir<F: Fs>(fs: &F, dir: &F::Handle, text: &str) -> F::Handle {
-    fs.mkdir(dir, &name(text), 0o755).await.unwrap()
+    fs.mkdir(dir, &name(text), 0o755).await.unwrap().0
 }
 
 /// A new file with that content, closed again.
 async fn file<F: Fs>(fs: &F, dir: &F::Handle, text: &str, content: &str) {
-    let file = fs.create(dir, &name(text), 0o644).await.unwrap();
+    let (file, _) = fs.create(dir, &name(text), 0o644).await.unwrap();
     fs.write(&file, 0, content.into()).await.unwrap();
     fs.commit(&file).await.unwrap();
 }

@@ -125,7 +125,7 @@ pub(super) async fn a_removed_directory_is_stale<F: Fs>(fs: &F, dir: &F::Handle)
 
 pub(super) async fn a_removed_file_is_gone_by_name<F: Fs>(fs: &F, dir: &F::Handle) {
     let place = mkdir(fs, dir, "place").await;
-    let held = fs.create(&place, &name("held"), 0o644).await.unwrap();
+    let (held, _) = fs.create(&place, &name("held"), 0o644).await.unwrap();
     file(fs, &place, "old", "old").await;
     file(fs, &place, "new", "new").await;
     let (old, _) = fs.open(&place, &name("old"), OpenMode::Read).await.unwrap();

@@ -10,25 +10,25 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{
-    Advice, AtFlags, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes, StatxFlags,
-    Timespec, Timestamps, Uid,
+    Advice, AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes,
+    StatxFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::Errno;
 
 use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, Time};
 
-const BELOW: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
+const HERE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
+const BELOW: ResolveFlags = HERE.union(ResolveFlags::BENEATH);
 /// An object as such: nothing is opened, no device is touched, no FIFO waited for, no symbolic link followed.
-const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+pub(super) const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Were the file a FIFO or a device for once, opening it would still neither wait nor take a terminal.
 const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 /// As much of a directory as one getdents64(2) may give.
 const LISTING: usize = 32 * 1024;
 /// Enough of one for any single entry.
 const ONE_ENTRY: usize = 512;
+/// From this many bytes on, files are read and written through the client's cache.
+const BUFFERED: usize = 256 << 10;
 /// As much as one read(2) is asked for, so that a length without sense takes no memory.
 const READ: usize = 1 << 20;
 
@@ -43,6 +43,11 @@ pub(super) fn lookup(dir: BorrowedFd<'_>, name: &Name) -> FsResult<(OwnedFd, Att
 /// file system of the server begins.
 pub(super) fn getattr(object: BorrowedFd<'_>) -> FsResult<Attr> {
     stat(object, AtFlags::STATX_FORCE_SYNC)
+}
+
+/// statx(2) of what was reached just now: the server's answer to that had the attributes.
+pub(super) fn seen(object: BorrowedFd<'_>) -> FsResult<Attr> {
+    stat(object, AtFlags::STATX_DONT_SYNC)
 }
 
 fn stat(object: BorrowedFd<'_>, sync: AtFlags) -> FsResult<Attr> {
@@ -88,25 +93,33 @@ fn kind(file_type: FileType) -> Option<Kind> {
     })
 }
 
-/// chown(2), chmod(2), utimensat(2), in this order: the first clears what the second sets.
+/// The directory above, which its own object names, so that the name cannot lead anywhere else; above `root` there is none.
+pub(super) fn parent(root: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> FsResult<(OwnedFd, Attr)> {
+    let known = |dir| stat(dir, AtFlags::STATX_DONT_SYNC).map(|attr| attr.fileid);
+    let name: &[u8] = if known(dir)? == known(root)? { b"." } else { b".." };
+    let flags = OBJECT | OFlags::DIRECTORY;
+    let parent = retry(|| rustix::fs::openat2(dir, name, flags, Mode::empty(), HERE))?;
+    let attr = getattr(parent.as_fd())?;
+    Ok((parent, attr))
+}
+
+/// ftruncate(2), chown(2), chmod(2), utimensat(2), in this order: each spoils what a later one sets.
 pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsResult<()> {
-    if set.mode.is_some() && kind == Kind::Symlink {
-        return Err(Status::NotSupp);
+    if let Some(size) = set.size {
+        // Linux counts a file's bytes with a sign.
+        let size = i64::try_from(size).map_err(|_| Status::FBig)?.cast_unsigned();
+        retry(|| rustix::fs::ftruncate(object, size))?;
     }
     if set.uid.is_some() || set.gid.is_some() {
         let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
         retry(|| rustix::fs::chownat(object, "", uid, gid, AtFlags::EMPTY_PATH))?;
     }
     if let Some(mode) = set.mode {
-        // chmod(2) has a form for a descriptor opened with O_PATH only since Linux 6.6; this one is as old as O_PATH.
-        let itself = format!("/proc/self/fd/{}", object.as_raw_fd());
-        let mode = Mode::from_raw_mode(mode);
-        retry(|| rustix::fs::chmodat(rustix::fs::CWD, &*itself, mode, AtFlags::empty())).map_err(
-            |status| match status {
-                Status::NoEnt => Status::NotSupp, // no /proc here
-                other => other,
-            },
-        )?;
+        if kind == Kind::Symlink {
+            return Err(Status::NotSupp);
+        }
+        let (itself, mode) = (itself(object), Mode::from_raw_mode(mode));
+        retry(|| rustix::fs::chmodat(CWD, &*itself, mode, AtFlags::empty())).map_err(no_proc)?;
     }
     if set.atime.is_some() || set.mtime.is_some() {
         let time = |time: Option<Time>| match time {
@@ -120,35 +133,92 @@ pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsRes
 }
 
 /// mkdir(2), and the directory that is then there.
-pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<OwnedFd> {
+pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     retry(|| rustix::fs::mkdirat(dir, name.as_bytes(), Mode::from_raw_mode(mode))).map_err(stale_if_removed(dir))?;
-    open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)
+    let made = open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)?;
+    let attr = seen(made.as_fd())?;
+    Ok((made, attr))
 }
 
 /// open(2) of a new file.
-pub(super) fn create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<OwnedFd> {
+pub(super) fn create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     let flags = FILE | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    open_below(dir, name.as_bytes(), flags, mode).map_err(stale_if_removed(dir))
+    let file = undelegated(flags, |flags| open_below(dir, name.as_bytes(), flags, mode));
+    let file = file.map_err(stale_if_removed(dir))?;
+    let attr = seen(file.as_fd())?;
+    Ok((file, attr))
 }
 
-/// open(2) of what is seen to be a regular file, before (so that nothing else is touched) and after (so that nothing else
-/// is returned where a name changed its object in between).
+/// open(2) of a regular file, which is made where there is none.
+pub(super) fn open_or_create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
+    open_regular(dir, name, OFlags::RDWR | OFlags::CREATE, mode)
+}
+
+/// open(2) of an existing regular file.
 pub(super) fn open(dir: BorrowedFd<'_>, name: &Name, mode: OpenMode) -> FsResult<(OwnedFd, Attr)> {
+    let access = match mode {
+        OpenMode::Read => OFlags::RDONLY,
+        OpenMode::ReadWrite => OFlags::RDWR,
+    };
+    open_regular(dir, name, access, 0)
+}
+
+/// Opens what is expected to be a regular file, and says what it is where it is not. The server opens nothing else. Where
+/// this client knows the object already, it may open a FIFO, which neither waits nor is seen by anybody: its other end is in
+/// this very mount. It opens no device, since the mount has none.
+fn open_regular(dir: BorrowedFd<'_>, name: &Name, access: OFlags, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     let regular = |attr: Attr| match attr.kind {
         Kind::File => Ok(attr),
         Kind::Directory => Err(Status::IsDir),
         Kind::Symlink => Err(Status::Symlink),
         _ => Err(Status::WrongType),
     };
-    let seen = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
-    regular(stat(seen.as_fd(), AtFlags::empty())?)?;
-    let access = match mode {
-        OpenMode::Read => OFlags::RDONLY,
-        OpenMode::ReadWrite => OFlags::RDWR,
-    };
-    let file = open_below(dir, name.as_bytes(), FILE | access, 0)?;
-    let attr = regular(getattr(file.as_fd())?)?;
-    Ok((file, attr))
+    match undelegated(FILE | access, |flags| open_below(dir, name.as_bytes(), flags, mode)) {
+        Ok(file) => {
+            let attr = regular(seen(file.as_fd())?)?;
+            Ok((file, attr))
+        }
+        Err(status @ (Status::NoEnt | Status::Stale)) => Err(stale_if_removed(dir)(status)),
+        Err(status) => {
+            let object = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
+            regular(seen(object.as_fd())?)?;
+            Err(status)
+        }
+    }
+}
+
+/// Opens a file so that the client asks the server for no delegation of it.
+///
+/// With one, Linux (6.13 to 7.2 at least) keeps times that are set to itself, and a Linux server ignores them when it is told
+/// in the end, because they are older than the delegation (RFC 9754, section 5). And whoever else opens the file waits for it
+/// to come back. With O_DIRECT the client wants none; [`buffered`] takes the flag back where it would do harm.
+fn undelegated(flags: OFlags, open: impl Fn(OFlags) -> FsResult<OwnedFd>) -> FsResult<OwnedFd> {
+    match open(flags | OFlags::DIRECT) {
+        // What is no NFS may not know it.
+        Err(Status::Inval) => open(flags),
+        opened => opened,
+    }
+}
+
+/// From now on the file is read ahead, and written behind.
+fn buffered(file: BorrowedFd<'_>) -> FsResult<()> {
+    retry(|| rustix::fs::fcntl_setfl(file, OFlags::empty()))
+}
+
+/// Reads or writes a part of a file: directly, which takes the fewest operations, or else through the client's cache.
+fn transfer(file: BorrowedFd<'_>, length: usize, call: impl FnMut() -> rustix::io::Result<usize>) -> FsResult<usize> {
+    let mut call = call;
+    if length >= BUFFERED {
+        buffered(file)?;
+    }
+    match retry(&mut call) {
+        // What is no NFS may want other places and lengths.
+        Err(Status::Inval) => {
+            buffered(file)?;
+            retry(&mut call)
+        }
+        done => done,
+    }
 }
 
 /// pread(2), until `length` or the end of the file.
@@ -157,7 +227,7 @@ pub(super) fn read(file: BorrowedFd<'_>, offset: u64, length: usize) -> FsResult
     while data.len() < length {
         let have = data.len();
         data.resize(length.min(have + READ), 0);
-        let got = retry(|| rustix::io::pread(file, &mut data[have..], offset + have as u64))?;
+        let got = transfer(file, length, || rustix::io::pread(file, &mut data[have..], offset + have as u64))?;
         data.truncate(have + got);
         if got == 0 {
             break;
@@ -170,7 +240,8 @@ pub(super) fn read(file: BorrowedFd<'_>, offset: u64, length: usize) -> FsResult
 pub(super) fn write(file: BorrowedFd<'_>, offset: u64, data: &[u8]) -> FsResult<()> {
     let mut written = 0;
     while written < data.len() {
-        match retry(|| rustix::io::pwrite(file, &data[written..], offset + written as u64))? {
+        let at = offset + written as u64;
+        match transfer(file, data.len(), || rustix::io::pwrite(file, &data[written..], at))? {
             0 => return Err(Status::Io),
             more => written += more,
         }
@@ -228,7 +299,12 @@ pub(super) fn readdir(dir: BorrowedFd<'_>, from: Cookie) -> FsResult<Page> {
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             let name = Name::new(name).map_err(|_| Status::Io)?;
-            entries.push(Entry { name, kind: kind(entry.file_type()), fileid: entry.ino() });
+            entries.push(Entry {
+                name,
+                kind: kind(entry.file_type()),
+                fileid: entry.ino(),
+                cookie: entry.next_entry_cookie(),
+            });
         }
     }
     // Most directories fit into one page: saying so saves their callers a second one.
@@ -277,16 +353,27 @@ fn set_lock(file: BorrowedFd<'_>, byte: i64, what: i32) -> Result<(), Errno> {
     })
 }
 
-fn open_below(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: u32) -> FsResult<OwnedFd> {
+/// The path of an object that is held. The calls that have a form for a descriptor opened with O_PATH got it late (chmod(2)
+/// in Linux 6.6) or for a capability (link(2)); this one is as old as O_PATH.
+pub(super) fn itself(object: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", object.as_raw_fd())
+}
+
+/// What a call on [`itself`] says where /proc is missing.
+pub(super) fn no_proc(status: Status) -> Status {
+    if status == Status::NoEnt { Status::NotSupp } else { status }
+}
+
+pub(super) fn open_below(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: u32) -> FsResult<OwnedFd> {
     retry(|| rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode), BELOW))
 }
 
-fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> FsResult<T> {
+pub(super) fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> FsResult<T> {
     rustix::io::retry_on_intr(call).map_err(Status::from)
 }
 
 /// In a directory that this client has removed, Linux finds no names; the server would say that it is stale.
-fn stale_if_removed(dir: BorrowedFd<'_>) -> impl Fn(Status) -> Status {
+pub(super) fn stale_if_removed(dir: BorrowedFd<'_>) -> impl Fn(Status) -> Status {
     move |status| match status {
         // From what is known here: the server was not asked either.
         Status::NoEnt if stat(dir, AtFlags::STATX_DONT_SYNC) == Err(Status::Stale) => Status::Stale,

@@ -10,26 +10,34 @@
 //! - A mount with `lookupcache=none`, so that a name is asked of the server each time: another controller may work on the
 //!   same export. (It costs nothing that can be measured; listings, attributes and files are asked for by what is done
 //!   here.) And with `nodev`, since the content is hostile.
-//! - One mount of an export in a process, where it changes names: to an NFSv4 server all mounts of a process are one client,
-//!   and it does not recall a directory's delegation for what the client itself does. With two of them, Linux 7 finds
-//!   in one what the other has renamed or removed.
+//! - One mount of an export in a network namespace, or several that share a superblock (equal options): to an NFSv4 server
+//!   all mounts of a namespace are one client, and it recalls no delegation for what that client does itself. Seen with
+//!   Linux 7.2, versions 4.1 and 4.2, between two mounts with different superblocks: one finds names that were renamed or
+//!   removed in the other, and both are granted a lock of the same byte.
 //!
 //! Descriptors: a handle that was looked up is a place only (O_PATH), and letting go of it does not block. An open file
 //! is closed behind the gate, soon after its last handle is gone; what closing could report, [`Fs::commit`] has
 //! reported before.
 
 use std::fmt;
+use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use super::fs::{
-    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, check_new_mode, lock_offset,
+    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
+    check_special, check_symlink_target, lock_offset,
 };
 use crate::mount::gate::{Gate, Held};
 
 mod calls;
+mod content;
 #[cfg(test)]
 mod local;
+mod objects;
+mod xattrs;
 
 #[cfg(test)]
 pub(super) use local::{export, local};
@@ -39,8 +47,17 @@ pub(super) use local::{export, local};
 pub struct KernelFs {
     root: KernelHandle,
     mount: Mount,
-    gate: Gate,
+    way: Way,
     locks_are_shared: bool,
+}
+
+/// How a call gets to the kernel.
+#[derive(Debug, Clone)]
+enum Way {
+    /// On a thread that the gate gives it.
+    Gate(Gate),
+    /// At once: the caller has such a thread.
+    Here,
 }
 
 /// Keeps the mount as long as a handle needs it: its end may block.
@@ -59,7 +76,14 @@ enum Descriptor {
     Root(Mount),
     /// Opened with O_PATH. The fields are dropped in this order: the mount last.
     Place(OwnedFd, #[expect(dead_code, reason = "held, not used")] Mount),
-    File(Held<OwnedFd>, OpenMode, #[expect(dead_code, reason = "held, not used")] Mount),
+    File(File, OpenMode, #[expect(dead_code, reason = "held, not used")] Mount),
+}
+
+/// An open file, whose end may block.
+enum File {
+    Held(Held<OwnedFd>),
+    /// Opened, used and closed on a thread of the gate.
+    Here(OwnedFd),
 }
 
 impl AsFd for KernelHandle {
@@ -67,7 +91,8 @@ impl AsFd for KernelHandle {
         match &self.0.descriptor {
             Descriptor::Root(mount) => mount.as_fd(),
             Descriptor::Place(place, _) => place.as_fd(),
-            Descriptor::File(file, ..) => file.as_fd(),
+            Descriptor::File(File::Held(file), ..) => file.as_fd(),
+            Descriptor::File(File::Here(file), ..) => file.as_fd(),
         }
     }
 }
@@ -87,6 +112,10 @@ impl KernelHandle {
         if self.0.kind == Kind::Directory { Ok(self.clone()) } else { Err(Status::NotDir) }
     }
 
+    fn xattrs(&self) -> FsResult<xattrs::Object<'_>> {
+        xattrs::Object::new(self.as_fd(), self.0.kind, matches!(self.0.descriptor, Descriptor::File(..)))
+    }
+
     /// The file, open for writing where `writing` says that this is needed.
     fn file(&self, writing: bool) -> FsResult<Self> {
         match &self.0.descriptor {
@@ -102,11 +131,14 @@ impl KernelFs {
     pub fn new(root: Held<OwnedFd>, gate: Gate, locks_are_shared: bool) -> Self {
         let mount = Arc::new(root);
         let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
-        Self { root, mount, gate, locks_are_shared }
+        Self { root, mount, way: Way::Gate(gate), locks_are_shared }
     }
 
     async fn call<T: Send + 'static>(&self, call: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
-        self.gate.run(call).await?
+        match &self.way {
+            Way::Gate(gate) => gate.run(call).await?,
+            Way::Here => call(),
+        }
     }
 
     fn place(&self, kind: Kind, descriptor: OwnedFd) -> KernelHandle {
@@ -114,13 +146,29 @@ impl KernelFs {
     }
 
     fn file(&self, descriptor: OwnedFd, mode: OpenMode) -> KernelHandle {
-        let file = self.gate.hold(descriptor);
+        let file = match &self.way {
+            Way::Gate(gate) => File::Held(gate.hold(descriptor)),
+            Way::Here => File::Here(descriptor),
+        };
         KernelHandle::new(Kind::File, Descriptor::File(file, mode, Arc::clone(&self.mount)))
     }
 }
 
 impl Fs for KernelFs {
     type Handle = KernelHandle;
+
+    /// All on one thread: a change of threads costs as much as an operation on a server nearby.
+    async fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> FsResult<T>
+    where
+        T: Send + 'static,
+        W: Future<Output = T> + Send + 'static,
+    {
+        let here = Self { way: Way::Here, ..self.clone() };
+        match &self.way {
+            Way::Gate(gate) => Ok(gate.run(move || Handle::current().block_on(work(here))).await?),
+            Way::Here => Ok(work(here).await),
+        }
+    }
 
     fn root(&self) -> KernelHandle {
         self.root.clone()
@@ -132,6 +180,12 @@ impl Fs for KernelFs {
         Ok((self.place(attr.kind, object), attr))
     }
 
+    async fn parent(&self, dir: &KernelHandle) -> FsResult<(KernelHandle, Attr)> {
+        let (root, dir) = (self.root(), dir.directory()?);
+        let (parent, attr) = self.call(move || calls::parent(root.as_fd(), dir.as_fd())).await?;
+        Ok((self.place(Kind::Directory, parent), attr))
+    }
+
     async fn getattr(&self, object: &KernelHandle) -> FsResult<Attr> {
         let object = object.clone();
         self.call(move || calls::getattr(object.as_fd())).await
@@ -139,22 +193,61 @@ impl Fs for KernelFs {
 
     async fn setattr(&self, object: &KernelHandle, attr: SetAttr) -> FsResult<()> {
         attr.check()?;
-        let object = object.clone();
+        let object = if attr.size.is_some() { object.file(true)? } else { object.clone() };
         self.call(move || calls::setattr(object.as_fd(), object.0.kind, attr)).await
     }
 
-    async fn mkdir(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<KernelHandle> {
+    async fn mkdir(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let made = self.call(move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
-        Ok(self.place(Kind::Directory, made))
+        let (made, attr) = self.call(move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
+        Ok((self.place(Kind::Directory, made), attr))
     }
 
-    async fn create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<KernelHandle> {
+    async fn create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let file = self.call(move || calls::create(dir.as_fd(), &name, mode)).await?;
-        Ok(self.file(file, OpenMode::ReadWrite))
+        let (file, attr) = self.call(move || calls::create(dir.as_fd(), &name, mode)).await?;
+        Ok((self.file(file, OpenMode::ReadWrite), attr))
+    }
+
+    async fn open_or_create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        let (file, attr) = self.call(move || calls::open_or_create(dir.as_fd(), &name, mode)).await?;
+        Ok((self.file(file, OpenMode::ReadWrite), attr))
+    }
+
+    async fn symlink(&self, dir: &KernelHandle, name: &Name, target: &[u8]) -> FsResult<(KernelHandle, Attr)> {
+        check_symlink_target(target)?;
+        let (dir, name, target) = (dir.directory()?, name.clone(), target.to_vec());
+        let (made, attr) = self.call(move || objects::symlink(dir.as_fd(), &name, &target)).await?;
+        Ok((self.place(attr.kind, made), attr))
+    }
+
+    async fn mknod(
+        &self,
+        dir: &KernelHandle,
+        name: &Name,
+        kind: Kind,
+        mode: u32,
+        device: (u32, u32),
+    ) -> FsResult<(KernelHandle, Attr)> {
+        check_special(kind)?;
+        check_new_mode(mode)?;
+        let (dir, name) = (dir.directory()?, name.clone());
+        let (made, attr) = self.call(move || objects::mknod(dir.as_fd(), &name, kind, mode, device)).await?;
+        Ok((self.place(attr.kind, made), attr))
+    }
+
+    async fn link(&self, object: &KernelHandle, dir: &KernelHandle, name: &Name) -> FsResult<()> {
+        let (object, dir, name) = (object.clone(), dir.directory()?, name.clone());
+        self.call(move || objects::link(object.as_fd(), object.0.kind, dir.as_fd(), &name)).await
+    }
+
+    async fn readlink(&self, link: &KernelHandle) -> FsResult<Vec<u8>> {
+        let link = link.clone();
+        self.call(move || objects::readlink(link.as_fd(), link.0.kind)).await
     }
 
     async fn open(&self, dir: &KernelHandle, name: &Name, mode: OpenMode) -> FsResult<(KernelHandle, Attr)> {
@@ -178,6 +271,36 @@ impl Fs for KernelFs {
         self.call(move || calls::commit(file.as_fd())).await
     }
 
+    async fn seek(&self, file: &KernelHandle, offset: u64, what: Seek) -> FsResult<Option<u64>> {
+        let file = file.file(false)?;
+        self.call(move || content::seek(file.as_fd(), offset, what)).await
+    }
+
+    async fn clone_file(&self, source: &KernelHandle, target: &KernelHandle) -> FsResult<u64> {
+        let (source, target) = (source.file(false)?, target.file(true)?);
+        self.call(move || content::clone_file(source.as_fd(), target.as_fd())).await
+    }
+
+    async fn copy(&self, source: &KernelHandle, target: &KernelHandle, offset: u64, length: u64) -> FsResult<u64> {
+        let (source, target) = (source.file(false)?, target.file(true)?);
+        self.call(move || content::copy(source.as_fd(), target.as_fd(), offset, length)).await
+    }
+
+    async fn list_xattrs(&self, object: &KernelHandle) -> FsResult<Vec<Vec<u8>>> {
+        let object = object.clone();
+        self.call(move || object.xattrs()?.list()).await
+    }
+
+    async fn get_xattr(&self, object: &KernelHandle, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
+        let (object, name) = (object.clone(), name.to_vec());
+        self.call(move || object.xattrs()?.get(&name)).await
+    }
+
+    async fn set_xattr(&self, object: &KernelHandle, name: &[u8], value: &[u8]) -> FsResult<()> {
+        let (object, name, value) = (object.clone(), name.to_vec(), value.to_vec());
+        self.call(move || object.xattrs()?.set(&name, &value)).await
+    }
+
     /// In one go, so that the call pays for one thread, and the file is closed when this answers.
     async fn read_file(&self, dir: &KernelHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
         let (dir, name) = (dir.directory()?, name.clone());
@@ -193,7 +316,7 @@ impl Fs for KernelFs {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
         self.call(move || {
-            let file = calls::create(dir.as_fd(), &name, mode)?;
+            let (file, _) = calls::create(dir.as_fd(), &name, mode)?;
             calls::write(file.as_fd(), 0, &content)?;
             calls::commit(file.as_fd())
         })
@@ -279,7 +402,7 @@ mod tests {
     #[tokio::test]
     async fn a_handle_outlives_the_export_it_came_from() {
         let (place, fs) = local();
-        let file = fs.create(&fs.root(), &Name::new("f").unwrap(), 0o600).await.unwrap();
+        let (file, _) = fs.create(&fs.root(), &Name::new("f").unwrap(), 0o600).await.unwrap();
         let other = export(&place);
         drop(fs);
         other.write(&file, 0, b"content".to_vec()).await.unwrap();

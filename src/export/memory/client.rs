@@ -1,15 +1,16 @@
 //! A controller's side: the operations one at a time, and what goes wrong with them.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::handle::MemoryHandle;
 use super::locked;
-use super::state::{Holder, ROOT, State};
+use super::state::{ROOT, State};
 use crate::export::fs::{
-    Attr, Cookie, Fs, FsResult, FsStat, Name, OpenMode, Page, SetAttr, Status, check_new_mode, lock_offset,
+    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
+    check_special, check_symlink_target, lock_offset,
 };
 
 /// A controller's connection to a [`MemoryServer`](super::MemoryServer). A clone is the same controller.
@@ -51,33 +52,6 @@ pub enum Crash {
     AfterEffect,
 }
 
-/// An object on a [`MemoryServer`](super::MemoryServer), open or not; an open file closes with the last clone.
-#[derive(Clone)]
-pub struct MemoryHandle {
-    fileid: u64,
-    open: Option<Arc<Open>>,
-}
-
-struct Open {
-    holder: Holder,
-    mode: OpenMode,
-    boot: u64,
-    server: Arc<Mutex<State>>,
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        locked(&self.server).locks.retain(|_, holder| *holder != self.holder);
-    }
-}
-
-impl fmt::Debug for MemoryHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}", self.fileid)?;
-        if self.open.is_some() { f.write_str(" (open)") } else { Ok(()) }
-    }
-}
-
 impl MemoryFs {
     pub(super) fn new(server: Arc<Mutex<State>>) -> Self {
         let id = locked(&server).number();
@@ -116,7 +90,7 @@ impl MemoryFs {
         locked(&self.client.server).locks.retain(|_, holder| holder.client != self.client.id);
     }
 
-    /// Whether every operation lets others run first, once: with [`race`](super::race), or on any executor.
+    /// Whether every operation lets others run first, once: with [`race`](super::race()), or on any executor.
     pub fn interleave(&self, on: bool) {
         locked(&self.client.plan).interleave = on;
     }
@@ -165,31 +139,19 @@ impl MemoryFs {
         Err(Status::TimedOut)
     }
 
+    /// An operation that gives an object which is not open.
+    async fn make(
+        &self,
+        words: String,
+        effect: impl FnOnce(&mut State) -> FsResult<u64>,
+    ) -> FsResult<(MemoryHandle, Attr)> {
+        let effect = |state: &mut State| effect(state).and_then(|fileid| Ok((fileid, state.getattr(fileid)?)));
+        let (fileid, attr) = self.operate(words, effect).await?;
+        Ok((MemoryHandle::unopened(fileid), attr))
+    }
+
     fn opened(&self, fileid: u64, mode: OpenMode) -> MemoryHandle {
-        let server = Arc::clone(&self.client.server);
-        let (boot, open) = {
-            let mut state = locked(&server);
-            (state.boot, state.number())
-        };
-        let holder = Holder { client: self.client.id, open };
-        MemoryHandle { fileid, open: Some(Arc::new(Open { holder, mode, boot, server })) }
-    }
-}
-
-impl MemoryHandle {
-    fn unopened(fileid: u64) -> Self {
-        Self { fileid, open: None }
-    }
-
-    /// Who has the file open: an error where it is not open, not for writing where that is needed, or no longer.
-    fn holder(&self, state: &State, writing: bool) -> FsResult<Holder> {
-        let Some(open) = &self.open else {
-            return Err(Status::Inval);
-        };
-        if open.boot != state.boot || !state.inodes.contains_key(&self.fileid) {
-            return Err(Status::Stale);
-        }
-        if writing && open.mode == OpenMode::Read { Err(Status::Inval) } else { Ok(open.holder) }
+        MemoryHandle::opened(fileid, mode, self.client.id, &self.client.server)
     }
 }
 
@@ -211,28 +173,69 @@ impl Fs for MemoryFs {
 
     async fn setattr(&self, object: &MemoryHandle, attr: SetAttr) -> FsResult<()> {
         attr.check()?;
-        let SetAttr { mode, uid, gid, atime, mtime } = attr;
+        let SetAttr { size, mode, uid, gid, atime, mtime } = attr;
         let steps = [
+            SetAttr { size, ..SetAttr::default() },
             SetAttr { uid, gid, ..SetAttr::default() },
             SetAttr { mode, ..SetAttr::default() },
             SetAttr { atime, mtime, ..SetAttr::default() },
         ];
         for step in steps.into_iter().filter(|step| *step != SetAttr::default()) {
-            self.operate(format!("setattr {object:?}"), |state| state.setattr(object.fileid, step)).await?;
+            self.operate(format!("setattr {object:?}"), |state| {
+                step.size.map_or(Ok(()), |_| object.holder(state, true).map(drop))?;
+                state.setattr(object.fileid, step)
+            })
+            .await?;
         }
         Ok(())
     }
 
-    async fn mkdir(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<MemoryHandle> {
+    async fn mkdir(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<(MemoryHandle, Attr)> {
         check_new_mode(mode)?;
-        let made = self.operate(format!("mkdir {name}"), |state| state.mkdir(dir.fileid, name, mode)).await?;
-        Ok(MemoryHandle::unopened(made))
+        self.make(format!("mkdir {name}"), |state| state.mkdir(dir.fileid, name, mode)).await
     }
 
-    async fn create(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<MemoryHandle> {
+    async fn create(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<(MemoryHandle, Attr)> {
         check_new_mode(mode)?;
-        let made = self.operate(format!("create {name}"), |state| state.create(dir.fileid, name, mode)).await?;
-        Ok(self.opened(made, OpenMode::ReadWrite))
+        let (made, attr) = self.make(format!("create {name}"), |state| state.create(dir.fileid, name, mode)).await?;
+        Ok((self.opened(made.fileid, OpenMode::ReadWrite), attr))
+    }
+
+    async fn open_or_create(&self, dir: &MemoryHandle, name: &Name, mode: u32) -> FsResult<(MemoryHandle, Attr)> {
+        check_new_mode(mode)?;
+        let open = |state: &mut State| state.open_or_create(dir.fileid, name, mode);
+        let (made, attr) = self.make(format!("open_or_create {name}"), open).await?;
+        Ok((self.opened(made.fileid, OpenMode::ReadWrite), attr))
+    }
+
+    async fn symlink(&self, dir: &MemoryHandle, name: &Name, target: &[u8]) -> FsResult<(MemoryHandle, Attr)> {
+        check_symlink_target(target)?;
+        self.make(format!("symlink {name}"), |state| state.symlink(dir.fileid, name, target)).await
+    }
+
+    async fn mknod(
+        &self,
+        dir: &MemoryHandle,
+        name: &Name,
+        kind: Kind,
+        mode: u32,
+        device: (u32, u32),
+    ) -> FsResult<(MemoryHandle, Attr)> {
+        check_special(kind)?;
+        check_new_mode(mode)?;
+        self.make(format!("mknod {name}"), |state| state.mknod(dir.fileid, name, kind, mode, device)).await
+    }
+
+    async fn link(&self, object: &MemoryHandle, dir: &MemoryHandle, name: &Name) -> FsResult<()> {
+        self.operate(format!("link {name}"), |state| state.link(object.fileid, dir.fileid, name)).await
+    }
+
+    async fn readlink(&self, link: &MemoryHandle) -> FsResult<Vec<u8>> {
+        self.operate(format!("readlink {link:?}"), |state| state.readlink(link.fileid)).await
+    }
+
+    async fn parent(&self, dir: &MemoryHandle) -> FsResult<(MemoryHandle, Attr)> {
+        self.make(format!("parent {dir:?}"), |state| Ok(state.directory(dir.fileid)?.parent)).await
     }
 
     async fn open(&self, dir: &MemoryHandle, name: &Name, mode: OpenMode) -> FsResult<(MemoryHandle, Attr)> {
@@ -262,6 +265,44 @@ impl Fs for MemoryFs {
             state.commit(file.fileid)
         })
         .await
+    }
+
+    async fn seek(&self, file: &MemoryHandle, offset: u64, what: Seek) -> FsResult<Option<u64>> {
+        self.operate(format!("seek {file:?}"), |state| {
+            file.holder(state, false)?;
+            state.seek(file.fileid, offset, what)
+        })
+        .await
+    }
+
+    async fn clone_file(&self, source: &MemoryHandle, target: &MemoryHandle) -> FsResult<u64> {
+        self.operate(format!("clone {source:?} to {target:?}"), |state| {
+            source.holder(state, false)?;
+            target.holder(state, true)?;
+            state.clone_file(source.fileid, target.fileid)
+        })
+        .await
+    }
+
+    async fn copy(&self, source: &MemoryHandle, target: &MemoryHandle, offset: u64, length: u64) -> FsResult<u64> {
+        self.operate(format!("copy {source:?} to {target:?}"), |state| {
+            source.holder(state, false)?;
+            target.holder(state, true)?;
+            state.copy(source.fileid, target.fileid, offset, length)
+        })
+        .await
+    }
+
+    async fn list_xattrs(&self, object: &MemoryHandle) -> FsResult<Vec<Vec<u8>>> {
+        self.operate(format!("list_xattrs {object:?}"), |state| state.list_xattrs(object.fileid)).await
+    }
+
+    async fn get_xattr(&self, object: &MemoryHandle, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
+        self.operate(format!("get_xattr {object:?}"), |state| state.get_xattr(object.fileid, name)).await
+    }
+
+    async fn set_xattr(&self, object: &MemoryHandle, name: &[u8], value: &[u8]) -> FsResult<()> {
+        self.operate(format!("set_xattr {object:?}"), |state| state.set_xattr(object.fileid, name, value)).await
     }
 
     async fn rename(&self, from_dir: &MemoryHandle, from: &Name, to_dir: &MemoryHandle, to: &Name) -> FsResult<()> {

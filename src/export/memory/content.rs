@@ -59,6 +59,34 @@ impl Content {
         self.size = self.size.max(end);
         Ok(())
     }
+
+    /// Cuts the content off there, or lets it end with a hole; [`Status::FBig`] where no file ends.
+    pub(super) fn set_size(&mut self, size: u64) -> FsResult<()> {
+        if size > i64::MAX as u64 {
+            return Err(Status::FBig);
+        }
+        self.blocks.retain(|block, _| block * (BLOCK as u64) < size);
+        if let Some(last) = self.blocks.get_mut(&(size / BLOCK as u64)) {
+            Arc::make_mut(last)[(size % BLOCK as u64) as usize..].fill(0);
+        }
+        self.size = size;
+        Ok(())
+    }
+
+    /// The first offset from `offset` on that is in no hole; `None` where there is none.
+    pub(super) fn data_from(&self, offset: u64) -> Option<u64> {
+        let (block, _) = self.blocks.range(offset / BLOCK as u64..).next()?;
+        Some(offset.max(block * BLOCK as u64))
+    }
+
+    /// The first offset from `offset` on that is in a hole, or the end.
+    pub(super) fn hole_from(&self, offset: u64) -> u64 {
+        let mut block = offset / BLOCK as u64;
+        while self.blocks.contains_key(&block) {
+            block += 1;
+        }
+        offset.max(block * BLOCK as u64).min(self.size)
+    }
 }
 
 /// The part of a range that lies in one block.

@@ -12,6 +12,7 @@ pub(super) struct Inode {
     pub(super) links: u64,
     pub(super) atime: Time,
     pub(super) mtime: Time,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub(super) body: Body,
 }
 
@@ -23,7 +24,7 @@ pub(super) enum Body {
     },
     Directory(Directory),
     Symlink(Vec<u8>),
-    Special(Kind),
+    Special(Kind, (u32, u32)),
 }
 
 pub(super) struct Directory {
@@ -61,7 +62,7 @@ impl Inode {
             Body::File { .. } => Kind::File,
             Body::Directory(_) => Kind::Directory,
             Body::Symlink(_) => Kind::Symlink,
-            Body::Special(kind) => *kind,
+            Body::Special(kind, _) => *kind,
         }
     }
 
@@ -70,8 +71,9 @@ impl Inode {
             Body::File { now, .. } => (now.size(), now.used()),
             Body::Directory(directory) => (directory.entries.len() as u64 * 32, 0),
             Body::Symlink(target) => (target.len() as u64, 0),
-            Body::Special(_) => (0, 0),
+            Body::Special(..) => (0, 0),
         };
+        let device = if let Body::Special(_, device) = self.body { device } else { (0, 0) };
         Attr {
             kind: self.kind(),
             mode: self.mode,
@@ -81,7 +83,7 @@ impl Inode {
             used,
             links: self.links,
             fileid,
-            device: (0, 0),
+            device,
             atime: self.atime,
             mtime: self.mtime,
         }

@@ -27,14 +27,18 @@ use crate::export::fs::{FsResult, Time};
 
 mod client;
 mod content;
+mod data;
+mod handle;
 mod inode;
+mod objects;
 mod operations;
 mod outside;
 mod race;
 mod state;
 mod tree;
 
-pub use client::{Crash, MemoryFs, MemoryHandle};
+pub use client::{Crash, MemoryFs};
+pub use handle::MemoryHandle;
 pub use race::race;
 pub use tree::{Node, Tree};
 
@@ -89,6 +93,31 @@ impl MemoryServer {
         self.state().root_squash = on;
     }
 
+    /// Whether the server has CLONE, from now on, as XFS with reflink does and tmpfs does not.
+    pub fn set_clone_supported(&self, on: bool) {
+        self.state().abilities.clone = on;
+    }
+
+    /// Whether the server has COPY, from now on.
+    pub fn set_copy_supported(&self, on: bool) {
+        self.state().abilities.copy = on;
+    }
+
+    /// Whether holes can be asked for, from now on; otherwise all of a file is data.
+    pub fn set_seek_supported(&self, on: bool) {
+        self.state().abilities.seek = on;
+    }
+
+    /// Whether the server has extended attributes, from now on.
+    pub fn set_xattrs_supported(&self, on: bool) {
+        self.state().abilities.xattrs = on;
+    }
+
+    /// How many names an object may have, from now on.
+    pub fn set_most_links(&self, links: u64) {
+        self.state().abilities.links = links;
+    }
+
     /// Another capacity, from now on; below what is in use, everything that takes room is refused.
     pub fn set_capacity(&self, bytes: u64, inodes: u64) {
         let mut state = self.state();
@@ -137,7 +166,7 @@ mod tests {
     /// A record as a careful controller writes it.
     async fn record(fs: &MemoryFs) -> FsResult<()> {
         let root = fs.root();
-        let file = fs.create(&root, &name("new"), 0o600).await?;
+        let (file, _) = fs.create(&root, &name("new"), 0o600).await?;
         fs.write(&file, 0, b"whole".to_vec()).await?;
         fs.commit(&file).await?;
         fs.rename(&root, &name("new"), &root, &name("record")).await
@@ -252,7 +281,7 @@ mod tests {
         assert_eq!(fs.readdir(&private, 0).await.unwrap_err(), Status::Access);
         assert_eq!(fs.open(&open, &name("theirs"), OpenMode::Read).await.unwrap_err(), Status::Access);
         assert_eq!(fs.unlink(&open, &name("theirs")).await, Err(Status::Perm), "the sticky bit keeps it");
-        let own = fs.mkdir(&open, &name("own"), 0o755).await.unwrap();
+        let (own, _) = fs.mkdir(&open, &name("own"), 0o755).await.unwrap();
         assert_eq!(fs.getattr(&own).await.unwrap().uid, 65534);
         let give = crate::export::fs::SetAttr { uid: Some(0), ..Default::default() };
         assert_eq!(fs.setattr(&own, give).await, Err(Status::Perm));
@@ -264,7 +293,7 @@ mod tests {
         let server = MemoryServer::with_capacity(8192, 3);
         let fs = server.client();
         let root = fs.root();
-        let file = fs.create(&root, &name("f"), 0o600).await.unwrap();
+        let (file, _) = fs.create(&root, &name("f"), 0o600).await.unwrap();
         fs.mkdir(&root, &name("d"), 0o700).await.unwrap();
         assert_eq!(fs.mkdir(&root, &name("e"), 0o700).await.unwrap_err(), Status::NoSpc, "inodes");
         fs.write(&file, 0, vec![1; 8192]).await.unwrap();

@@ -28,6 +28,9 @@ impl State {
         if foreign || squashed && gives {
             return Err(Status::Perm);
         }
+        if let Some(size) = attr.size {
+            return self.set_size(fileid, size);
+        }
         if attr.mode.is_some() && inode.kind() == Kind::Symlink {
             return Err(Status::NotSupp);
         }
@@ -56,6 +59,13 @@ impl State {
 
     pub(super) fn create(&mut self, dir: u64, name: &Name, mode: u32) -> FsResult<u64> {
         self.add(dir, name, mode, Body::File { now: Content::default(), stable: Content::default() })
+    }
+
+    pub(super) fn open_or_create(&mut self, dir: u64, name: &Name, mode: u32) -> FsResult<u64> {
+        match self.open(dir, name, OpenMode::ReadWrite) {
+            Err(Status::NoEnt) => self.create(dir, name, mode),
+            opened => opened.map(|(fileid, _)| fileid),
+        }
     }
 
     pub(super) fn open(&self, dir: u64, name: &Name, mode: OpenMode) -> FsResult<(u64, Attr)> {
@@ -187,7 +197,8 @@ impl State {
         let mut rest = directory.entries.range(from.saturating_add(1)..);
         let (mut entries, mut next) = (Vec::new(), None);
         for (cookie, (name, fileid)) in rest.by_ref().take(PAGE) {
-            entries.push(Entry { name: name.clone(), kind: Some(self.inode(*fileid)?.kind()), fileid: *fileid });
+            let kind = Some(self.inode(*fileid)?.kind());
+            entries.push(Entry { name: name.clone(), kind, fileid: *fileid, cookie: *cookie });
             next = Some(*cookie);
         }
         Ok(Page { entries, next: next.filter(|_| rest.next().is_some()) })
@@ -220,6 +231,6 @@ impl State {
 }
 
 /// Linux counts a file's bytes with a sign.
-fn check_offset(offset: u64, length: usize) -> FsResult<()> {
+pub(super) fn check_offset(offset: u64, length: usize) -> FsResult<()> {
     if length > 0 && i64::try_from(offset).is_err() { Err(Status::Inval) } else { Ok(()) }
 }

@@ -53,7 +53,7 @@ impl State {
             }
             Kind::Directory => Body::Directory(Directory::new(dir)),
             Kind::Symlink => Body::Symlink(node.content.clone()),
-            kind => Body::Special(kind),
+            kind => Body::Special(kind, (0, 0)),
         };
         let fileid = self.add(dir, &last, node.mode, body)?;
         let inode = self.inode_mut(fileid)?;
@@ -69,7 +69,7 @@ impl State {
             let content = match &inode.body {
                 Body::File { now, .. } => now.read(0, usize::MAX),
                 Body::Symlink(target) => target.clone(),
-                Body::Special(_) => Vec::new(),
+                Body::Special(..) => Vec::new(),
                 Body::Directory(directory) => {
                     for (name, child) in directory.entries.values() {
                         let slash: &[u8] = if path.is_empty() { b"" } else { b"/" };

@@ -26,10 +26,28 @@ pub(super) struct State {
     pub(super) clock: Time,
     pub(super) read_only: bool,
     pub(super) root_squash: bool,
+    pub(super) abilities: Abilities,
     /// Who holds a byte of a file.
     pub(super) locks: BTreeMap<(u64, i64), Holder>,
     /// How often power was lost.
     pub(super) boot: u64,
+}
+
+/// What the server does of what servers may do or not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Abilities {
+    pub(super) clone: bool,
+    pub(super) copy: bool,
+    pub(super) seek: bool,
+    pub(super) xattrs: bool,
+    /// Hard links that an object may have.
+    pub(super) links: u64,
+}
+
+impl Default for Abilities {
+    fn default() -> Self {
+        Self { clone: true, copy: true, seek: true, xattrs: true, links: u64::MAX }
+    }
 }
 
 /// An open file of a client.
@@ -49,6 +67,7 @@ impl State {
             links: 2,
             atime: clock,
             mtime: clock,
+            xattrs: BTreeMap::new(),
             body: Body::Directory(Directory::new(ROOT)),
         };
         Self {
@@ -60,6 +79,7 @@ impl State {
             clock,
             read_only: false,
             root_squash: false,
+            abilities: Abilities::default(),
             locks: BTreeMap::new(),
             boot: 0,
         }
@@ -169,7 +189,10 @@ impl State {
         };
         parent.links += u64::from(is_directory);
         let links = if is_directory { 2 } else { 1 };
-        self.inodes.insert(fileid, Inode { mode, uid: own, gid, links, atime: now, mtime: now, body });
+        self.inodes.insert(
+            fileid,
+            Inode { mode, uid: own, gid, links, atime: now, mtime: now, xattrs: BTreeMap::new(), body },
+        );
         self.directory_mut(dir)?.insert(name, fileid);
         Ok(fileid)
     }

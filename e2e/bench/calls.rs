@@ -1,21 +1,16 @@
-//! `make bench`: how long calls take through the socket, on the kernel's NFS server with XFS, and how long the bare system
-//! calls take that such a call cannot do without. Medians of several rounds, and the rounds' spread.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+//! How long calls take through the socket, on the kernel's NFS server with XFS, and how long the bare system calls take that
+//! such a call cannot do without. Medians of several rounds, and the rounds' spread.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-#[path = "tests/support/mod.rs"]
-mod support;
-
-use support::requests;
-use support::{Driver, Lab, Place, Share, csi};
+use crate::support::{Driver, Lab, Place, Share, csi, requests};
+use crate::{Series, each, ms, percentile};
 
 /// Rounds; each measures everything.
 const ROUNDS: usize = 5;
@@ -26,41 +21,6 @@ const IN_FLIGHT: usize = 64;
 const BURST: usize = 640;
 /// Files of the volume that is large.
 const FILES: usize = 10_000;
-
-/// Measured values of one kind, a round each.
-#[derive(Default)]
-struct Series(Vec<f64>);
-
-impl Series {
-    fn median(&self) -> f64 {
-        percentile(self.0.clone(), 50)
-    }
-
-    fn spread(&self) -> String {
-        let (least, most) = self.0.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
-        format!("{least:.2} to {most:.2}")
-    }
-}
-
-fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[(values.len() - 1) * percent / 100]
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
-/// How long each of some works took, in ms.
-async fn each<F: Future>(works: impl IntoIterator<Item = F>) -> Vec<f64> {
-    let mut took = Vec::new();
-    for work in works {
-        let start = Instant::now();
-        work.await;
-        took.push(ms(start.elapsed()));
-    }
-    took
-}
 
 #[derive(Default)]
 struct Results {
@@ -78,9 +38,8 @@ struct Results {
     bare_unmount: Series,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
-    let lab = Lab::alone().await;
+/// Measures and prints.
+pub async fn run(lab: &Lab) {
     let share = lab.share(Place::Xfs);
     let driver = Driver::with(&["-v=0"]).await;
     let idle = driver.proc_status("VmRSS") as f64 / 1024.0;

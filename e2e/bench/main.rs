@@ -1,0 +1,61 @@
+//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls` or `copies`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+
+use std::time::{Duration, Instant};
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+mod calls;
+mod copies;
+
+use support::Lab;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let lab = Lab::alone_for(Duration::from_secs(1500)).await;
+    let part = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    let wanted = |name| part.as_deref().is_none_or(|part| part == name);
+    if wanted("calls") {
+        calls::run(&lab).await;
+    }
+    if wanted("copies") {
+        copies::run(&lab).await;
+    }
+}
+
+/// Measured values of one kind, a round each.
+#[derive(Default)]
+struct Series(Vec<f64>);
+
+impl Series {
+    fn median(&self) -> f64 {
+        percentile(self.0.clone(), 50)
+    }
+
+    fn spread(&self) -> String {
+        let (least, most) = self.0.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
+        format!("{least:.2} to {most:.2}")
+    }
+}
+
+fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(values.len() - 1) * percent / 100]
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// How long each of some works took, in ms.
+async fn each<F: Future>(works: impl IntoIterator<Item = F>) -> Vec<f64> {
+    let mut took = Vec::new();
+    for work in works {
+        let start = Instant::now();
+        work.await;
+        took.push(ms(start.elapsed()));
+    }
+    took
+}

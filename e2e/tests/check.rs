@@ -1,0 +1,66 @@
+//! `csi-nfs check`: what it finds on a real export, and what it mends.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::driver::program;
+use crate::support::requests;
+use crate::support::{Driver, Lab, Place, Share, checked};
+
+/// Its exit status, and what it printed.
+fn check(share: &Share, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = checked::check(share, arguments);
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn an_export_is_checked_and_mended_while_the_driver_serves_it() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let export = format!("{}:{}", share.server, share.share);
+    let driver = Driver::start().await;
+    for name in ["one", "two"] {
+        let mut request = requests::create(&share, name);
+        request.parameters.insert("subDir".into(), format!("team/{name}"));
+        driver.create(request).await.unwrap();
+    }
+    assert_eq!(check(&share, &[]), (Some(0), format!("{export}: records and directories agree\n")));
+
+    let private = share.path.join(".csi-nfs");
+    fs::create_dir(share.path.join("by hand")).unwrap();
+    fs::remove_dir(share.path.join("team/two")).unwrap();
+    fs::remove_file(private.join("paths/team/one/#/one")).unwrap();
+    fs::write(private.join("staging/left"), "half").unwrap();
+    let found = "directory by hand belongs to no recorded volume\n\
+                 left is left in staging\n\
+                 volume one has no claim on its directory team/one\n\
+                 volume two has a record, but its directory team/two is gone\n";
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (status, printed) = check(&share, &[]);
+    assert_eq!(status, Some(1));
+    assert_eq!(sorted(&printed), sorted(&format!("{found}{export}: 4 findings\n")));
+
+    let (status, printed) = check(&share, &["--repair", "--format=json"]);
+    assert_eq!(status, Some(1));
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let kinds = |part: &str| -> Vec<String> {
+        report[part].as_array().unwrap().iter().map(|finding| finding["finding"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(kinds("findings"), ["directoryMissing", "directoryUnrecorded"]);
+    assert_eq!(kinds("mended"), ["claimMissing", "stagingLeftover"]);
+    assert!(private.join("paths/team/one/#/one").exists());
+    assert!(share.path.join("by hand").exists());
+}
+
+#[tokio::test]
+async fn an_export_that_cannot_be_read_is_told_apart_from_one_that_does_not_fit() {
+    let _lab = Lab::enter().await;
+    let output = Command::new(program()).args(["check", "--export=127.0.0.1:/no such export"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert_eq!(String::from_utf8(output.stderr).unwrap().lines().count(), 1);
+}

@@ -1,0 +1,85 @@
+//! Mends what `csi-nfs check` found, as far as nothing can be lost by it: under the locks that the driver takes, so that it may
+//! be serving meanwhile, and after another look.
+
+use super::Finding;
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::fs::Fs;
+use crate::export::trash;
+use crate::mount::source::SubDir;
+use crate::volume::claims;
+use crate::volume::id::VolumeName;
+use crate::volume::record::Record;
+
+/// Mends what it can. What remains is found by another check.
+pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<()> {
+    for finding in findings {
+        match finding {
+            Finding::ClaimMissing { volume, directory } => claim(export, volume, directory).await?,
+            Finding::ClaimStale { claim } => release(export, claim).await?,
+            // A record or a directory may be all that is left of somebody's data.
+            Finding::RecordUnreadable { .. }
+            | Finding::DirectoryMissing { .. }
+            | Finding::DirectoryUnrecorded { .. } => {}
+            // All at once, below.
+            Finding::StagingLeftover { .. } | Finding::TrashLeftover { .. } => {}
+        }
+    }
+    trash::sweep_staging(export).await?;
+    trash::clear(export).await.map(drop)
+}
+
+async fn claim<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Result<()> {
+    let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
+    let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
+    match Record::read(export, &name).await? {
+        Some(record) if record.id.sub_dir == sub_dir => claims::claim(export, &sub_dir, &name).await,
+        _ => Ok(()),
+    }
+}
+
+async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
+    // One that is of no form of the driver's is none of its own.
+    let Some((directory, name)) = claim.rsplit_once("/#/") else { return Ok(()) };
+    let Ok(name) = VolumeName::parse("volume", name) else { return Ok(()) };
+    let Ok(sub_dir) = SubDir::parse("directory", directory) else { return Ok(()) };
+    let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
+    match Record::read(export, &name).await? {
+        Some(record) if record.id.sub_dir == sub_dir => Ok(()),
+        _ => claims::release(export, &sub_dir, &name).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check;
+    use super::*;
+    use crate::export::fs::Name;
+    use crate::export::memory::MemoryServer;
+    use crate::mount::source::{Server, Share, Source};
+
+    #[tokio::test]
+    async fn what_can_be_mended_is_and_what_may_hold_data_stays() {
+        let source = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/e").unwrap());
+        let export = Export::new(source, MemoryServer::new().client(), std::sync::Arc::default());
+        let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
+        let name = |text: &str| Name::new(text).unwrap();
+        let sub_dir = SubDir::parse("subDir", "team/data").unwrap();
+        claims::claim(&export, &sub_dir, &VolumeName::parse("name", "gone").unwrap()).await.unwrap();
+        fs.mkdir(&layout.staging, &name("half"), 0o700).await.unwrap();
+        fs.mkdir(&layout.trash, &name("old"), 0o700).await.unwrap();
+        fs.mkdir(&fs.root(), &name("kept"), 0o700).await.unwrap();
+        fs.write_file(&layout.volumes, &name("torn.json"), 0o600, b"{".to_vec()).await.unwrap();
+        let found = check(&export).await.unwrap();
+        assert_eq!(found.len(), 5, "{found:?}");
+        repair(&export, &found).await.unwrap();
+        let left = check(&export).await.unwrap();
+        assert!(
+            matches!(&left[..], [
+                Finding::RecordUnreadable { .. },
+                Finding::DirectoryUnrecorded { directory }
+            ] if directory == "kept"),
+            "{left:?}"
+        );
+    }
+}

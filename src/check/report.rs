@@ -1,0 +1,83 @@
+//! `csi-nfs check`: reaches an export, checks it, and prints what was found.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{Finding, check, repair};
+use crate::config::CheckConfig;
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::pool::Connect as _;
+use crate::mount::gate::Gates;
+use crate::mount::nfs::Mounter;
+use crate::mount::reachability::Reachability;
+use crate::telemetry::{Format, one_line};
+
+/// What was found on an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// `SERVER:/SHARE`.
+    pub export: String,
+    /// What does not fit.
+    pub findings: Vec<Finding>,
+    /// What did not fit, and was mended.
+    pub mended: Vec<Finding>,
+}
+
+/// Checks an export, and mends it where that is asked for.
+///
+/// # Errors
+/// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount), or what an operation
+/// on the export failed with.
+pub async fn run(config: &CheckConfig) -> Result<Report> {
+    let reachability = Reachability::new();
+    let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
+    let fs = mounter.connect(&config.export, &config.mount_options).await?;
+    let export = Export::new(config.export.clone(), fs, Arc::default());
+    let found = check(&export).await?;
+    let findings = if config.repair {
+        repair(&export, &found).await?;
+        check(&export).await?
+    } else {
+        found.clone()
+    };
+    let mended = found.into_iter().filter(|finding| !findings.contains(finding)).collect();
+    Ok(Report { export: config.export.to_string(), findings, mended })
+}
+
+impl Report {
+    /// The report as it is printed.
+    pub fn print(&self, format: Format) -> String {
+        match format {
+            // Names from the export are text in here: this cannot fail.
+            Format::Json => serde_json::to_string(self).unwrap_or_default() + "\n",
+            Format::Text => {
+                let mended = self.mended.iter().map(|finding| format!("mended: {}\n", one_line(&finding.to_string())));
+                let left = self.findings.iter().map(|finding| format!("{}\n", one_line(&finding.to_string())));
+                let count = match self.findings.len() {
+                    0 => "records and directories agree".to_owned(),
+                    1 => "1 finding".to_owned(),
+                    many => format!("{many} findings"),
+                };
+                mended.chain(left).chain([format!("{}: {count}\n", self.export)]).collect()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_for_people_or_for_programs() {
+        let stale = Finding::TrashLeftover { entry: "x\ny".to_owned() };
+        let report = Report { export: "nfs:/e".to_owned(), findings: vec![stale], mended: Vec::new() };
+        assert_eq!(report.print(Format::Text), "x\\ny is left in the trash\nnfs:/e: 1 finding\n");
+        assert_eq!(
+            report.print(Format::Json),
+            "{\"export\":\"nfs:/e\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\"mended\":[]}\n"
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! Attributes: owners, modes, times, extended attributes, access control lists.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::Copy;
+use super::error::{CopyError, Side, Stop};
+use crate::export::fs::{ACLS, Attr, Fs, Kind, SetAttr, Status};
+
+// What is tried, for errors.
+
+pub(super) const SETTING: &str = "setting attributes of";
+const READING_XATTRS: &str = "reading extended attributes of";
+const SETTING_XATTRS: &str = "setting extended attributes of";
+
+/// Access control lists that are remembered; more are asked for each time.
+const PLAIN: usize = 256;
+
+/// What is set so that an object which is as `made` becomes as `source`. A change of the owner would clear the special bits
+/// of the mode, and times move with every write, so they are set in any case.
+pub(super) fn difference(source: &Attr, made: &Attr) -> SetAttr {
+    let uid = (source.uid != made.uid).then_some(source.uid);
+    let gid = (source.gid != made.gid).then_some(source.gid);
+    let cleared = source.mode & 0o6000 != 0 && (uid.is_some() || gid.is_some());
+    let has_mode = source.kind != Kind::Symlink;
+    let mode = (has_mode && (source.mode != made.mode || cleared)).then_some(source.mode);
+    SetAttr { size: None, mode, uid, gid, atime: Some(source.atime), mtime: Some(source.mtime) }
+}
+
+/// What has been learned of the two exports.
+#[derive(Default)]
+pub(super) struct Attributes {
+    without_xattrs: AtomicBool,
+    without_acls: AtomicBool,
+    /// The access control list that the target shows for an object which has a mode and no more.
+    plain: Mutex<HashMap<Plain, Option<Vec<u8>>>>,
+}
+
+/// The list's name; whether it is a directory's; the mode.
+type Plain = (Vec<u8>, bool, u32);
+
+impl<F: Fs> Copy<F> {
+    /// Gives `target`, which is otherwise finished, the extended attributes of `source`, which has this kind and mode.
+    pub(super) async fn copy_xattrs(
+        &self,
+        source: &F::Handle,
+        target: &F::Handle,
+        (kind, mode): (Kind, u32),
+        path: &(impl Fn() -> String + Sync),
+    ) -> Result<(), Stop> {
+        if self.shared.attributes.without_xattrs.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let failed = |side, action, status| CopyError::failed(side, action, path(), status);
+        let reading = |status| match status {
+            Status::NoEnt | Status::Stale => Stop::Gone,
+            status => failed(Side::Source, READING_XATTRS, status).into(),
+        };
+        let names = match self.source.list_xattrs(source).await {
+            Err(Status::NotSupp) => {
+                self.shared.attributes.without_xattrs.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            names => names.map_err(reading)?,
+        };
+        for name in names {
+            let is_acl = ACLS.contains(&&*name);
+            if is_acl && self.shared.attributes.without_acls.load(Ordering::Relaxed) {
+                continue;
+            }
+            let Some(value) = self.source.get_xattr(source, &name).await.map_err(reading)? else { continue };
+            if is_acl && self.plain(target, &name, kind, mode).await.as_ref() == Some(&value) {
+                continue;
+            }
+            match self.target.set_xattr(target, &name, &value).await {
+                Err(Status::NotSupp) if is_acl => {
+                    self.shared.attributes.without_acls.store(true, Ordering::Relaxed);
+                    tracing::warn!("the copy is on an export without access control lists: they are left out");
+                }
+                set => set.map_err(|status| failed(Side::Target, SETTING_XATTRS, status))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The access control list of an object that was given a mode and no more: the target's own, which has not been given
+    /// one yet, or another's that is like it.
+    async fn plain(&self, target: &F::Handle, name: &[u8], kind: Kind, mode: u32) -> Option<Vec<u8>> {
+        let known = || self.shared.attributes.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (name.to_vec(), kind == Kind::Directory, mode);
+        if let Some(list) = known().get(&key) {
+            return list.clone();
+        }
+        let list = self.target.get_xattr(target, name).await.ok()?;
+        let mut known = known();
+        if known.len() < PLAIN {
+            known.insert(key, list.clone());
+        }
+        list
+    }
+}

@@ -1,0 +1,276 @@
+//! Entries that are no directories: files, links, FIFOs, sockets, devices.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use super::attributes::{SETTING, difference};
+use super::directory::{Dir, Pair};
+use super::error::{CopyError, Side, Stop};
+use super::{Copy, links};
+use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, OpenMode, SetAttr, Status};
+
+/// How often an entry is looked at anew when somebody puts another in its place.
+const ATTEMPTS: usize = 8;
+
+// What is tried, for errors.
+
+pub(super) const LISTING: &str = "listing";
+pub(super) const LOOKING: &str = "looking up";
+const CREATING: &str = "creating";
+const COPYING: &str = "copying what is in";
+
+/// What the walk leaves to others.
+pub(super) enum Job<F: Fs> {
+    /// Some entries are to be copied, which were of these kinds when they were listed.
+    Entries { dir: Arc<Dir<F>>, pair: Pair<F>, entries: Vec<(Name, Kind)> },
+    /// All of a directory has been listed.
+    Listed { dir: Arc<Dir<F>>, pair: Pair<F> },
+}
+
+/// Where an entry is.
+pub(super) struct Place<'a, F: Fs> {
+    dir: &'a Dir<F>,
+    pair: &'a Pair<F>,
+    name: &'a Name,
+}
+
+impl<F: Fs> Place<'_, F> {
+    pub(super) fn error(&self, side: Side, action: &'static str, status: Status) -> CopyError {
+        CopyError::failed(side, action, self.dir.path(Some(self.name)), status)
+    }
+
+    /// What an operation on the source's object gave.
+    pub(super) fn source<T>(&self, action: &'static str, result: FsResult<T>) -> Result<T, Stop> {
+        result.map_err(|status| match status {
+            Status::NoEnt | Status::Stale => Stop::Gone,
+            status => self.error(Side::Source, action, status).into(),
+        })
+    }
+
+    /// What an operation on the target gave.
+    pub(super) fn target<T>(&self, action: &'static str, result: FsResult<T>) -> Result<T, CopyError> {
+        result.map_err(|status| self.error(Side::Target, action, status))
+    }
+}
+
+/// What an attempt to copy an entry came to.
+enum Outcome<F: Fs> {
+    Copied(F::Handle),
+    /// A listing may name an entry twice when it is renamed meanwhile.
+    Already,
+    /// Something else has its place; as far as was seen, of this kind.
+    Again(Kind),
+    /// It is not copied in one go.
+    Later(Kind),
+}
+
+/// How an entry is copied.
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    /// In one go, if that is quick.
+    AtOnce,
+    /// An operation at a time, so that each can wait for something, and all can end in between.
+    Steps,
+}
+
+impl<F: Fs> Copy<F> {
+    pub(super) async fn perform(&self, job: Job<F>) -> Result<(), CopyError> {
+        match job {
+            Job::Listed { dir, pair } => self.done(dir, pair).await,
+            Job::Entries { dir, pair, entries } => {
+                let job = (Arc::clone(&dir), pair.clone());
+                let at_once = self.in_one_go(move |copy| async move {
+                    let mut later = Vec::new();
+                    for (name, kind) in entries {
+                        let place = Place { dir: &job.0, pair: &job.1, name: &name };
+                        match copy.entry(&place, kind, Pace::AtOnce).await? {
+                            Some(kind) => later.push((name, kind)),
+                            None => job.0.entry_done(name),
+                        }
+                    }
+                    Ok(later)
+                });
+                for (name, kind) in at_once.await.map_err(|status| dir.error(Side::Target, COPYING, status))?? {
+                    self.entry(&Place { dir: &dir, pair: &pair, name: &name }, kind, Pace::Steps).await?;
+                    dir.entry_done(name);
+                }
+                self.done(dir, pair).await
+            }
+        }
+    }
+
+    /// Copies an entry; answers its kind where that is still to be done at another pace.
+    async fn entry(&self, place: &Place<'_, F>, listed: Kind, pace: Pace) -> Result<Option<Kind>, CopyError> {
+        let mut kind = listed;
+        for _ in 0..ATTEMPTS {
+            match self.attempt(place, kind, pace).await {
+                Ok(Outcome::Copied(_)) => {
+                    self.shared.progress.entry();
+                    return Ok(None);
+                }
+                Ok(Outcome::Already) => return Ok(None),
+                Ok(Outcome::Later(kind)) => return Ok(Some(kind)),
+                Ok(Outcome::Again(now)) => kind = now,
+                Err(Stop::Gone) => {
+                    self.shared.progress.vanished();
+                    return Ok(None);
+                }
+                Err(Stop::Error(error)) => return Err(error),
+            }
+        }
+        Err(place.error(Side::Source, "what keeps changing: copying", Status::Stale))
+    }
+
+    async fn attempt(&self, place: &Place<'_, F>, kind: Kind, pace: Pace) -> Result<Outcome<F>, Stop> {
+        let Place { pair, name, .. } = place;
+        match kind {
+            Kind::File => match self.source.open(&pair.source, name, OpenMode::Read).await {
+                Ok((_, attr)) if pace == Pace::AtOnce && (attr.links > 1 || !self.is_quick(&attr)) => {
+                    Ok(Outcome::Later(kind))
+                }
+                Ok((file, attr)) => self.linked(place, &attr, self.copy_file(place, &file, &attr)).await,
+                Err(Status::NoEnt) => Err(Stop::Gone),
+                Err(Status::Symlink | Status::WrongType | Status::IsDir | Status::Stale) => {
+                    Ok(Outcome::Again(self.look_at(place).await?.1.kind))
+                }
+                Err(status) => Err(place.error(Side::Source, "opening", status).into()),
+            },
+            Kind::Directory => {
+                // The walk has passed; who calls may try again.
+                Err(place.error(Side::Source, "what became a directory meanwhile: copying", Status::IsDir).into())
+            }
+            _ => match self.look_at(place).await? {
+                (_, attr) if pace == Pace::AtOnce && attr.links > 1 => Ok(Outcome::Later(attr.kind)),
+                (object, attr) if attr.kind == kind => {
+                    self.linked(place, &attr, self.copy_other(place, &object, &attr)).await
+                }
+                (_, attr) => Ok(Outcome::Again(attr.kind)),
+            },
+        }
+    }
+
+    /// Copies an object, or links to what was made for another name of it.
+    async fn linked(
+        &self,
+        place: &Place<'_, F>,
+        attr: &Attr,
+        copy: impl Future<Output = Result<Outcome<F>, Stop>> + Send,
+    ) -> Result<Outcome<F>, Stop> {
+        if attr.links < 2 {
+            return copy.await;
+        }
+        let Place { pair, name, .. } = place;
+        let _held = self.shared.links.hold(attr.fileid).await;
+        match self.shared.links.link(&self.target, attr, &pair.target, name).await {
+            Ok(Some(made)) => return Ok(Outcome::Copied(made)),
+            Ok(None) => {}
+            Err(Status::Exist) if self.is_copied(pair, name).await => return Ok(Outcome::Already),
+            Err(status) => return Err(place.error(Side::Target, links::LINKING, status).into()),
+        }
+        let outcome = copy.await?;
+        if let Outcome::Copied(made) = &outcome {
+            place.target(links::LINKING, self.shared.links.remember(&self.target, attr, made).await)?;
+        }
+        Ok(outcome)
+    }
+
+    async fn copy_file(&self, place: &Place<'_, F>, file: &F::Handle, attr: &Attr) -> Result<Outcome<F>, Stop> {
+        let Place { pair, name, .. } = place;
+        let mode = attr.mode & 0o777;
+        let created = if self.shared.one_export {
+            // Nobody else makes names here, and those that were there were told apart when they were listed.
+            match self.target.open_or_create(&pair.target, name, mode).await {
+                Ok((_, made)) if made.size > 0 || made.links > 1 => Err(Status::Exist),
+                Err(Status::IsDir | Status::Symlink | Status::WrongType) => Err(Status::Exist),
+                created => created,
+            }
+        } else {
+            self.target.create(&pair.target, name, mode).await
+        };
+        let Some((target, made)) = self.unless_copied(place, created).await? else { return Ok(Outcome::Already) };
+        let fill = async {
+            let size = self.copy_content(place, file, attr, &target).await?;
+            let set = SetAttr { size, ..difference(attr, &made) };
+            place.target(SETTING, self.target.setattr(&target, set).await)?;
+            let path = || place.dir.path(Some(place.name));
+            self.copy_xattrs(file, &target, (Kind::File, attr.mode), &path).await
+        };
+        match fill.await {
+            Ok(()) => Ok(Outcome::Copied(target)),
+            Err(Stop::Gone) => {
+                drop(target);
+                place.target("removing", self.target.unlink(&pair.target, name).await)?;
+                Ok(Outcome::Again(Kind::File))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn copy_other(&self, place: &Place<'_, F>, object: &F::Handle, attr: &Attr) -> Result<Outcome<F>, Stop> {
+        let Place { pair, name, .. } = place;
+        let created = if attr.kind == Kind::Symlink {
+            let target = match self.source.readlink(object).await {
+                Err(Status::Stale) => return Ok(Outcome::Again(Kind::Symlink)),
+                read => place.source("reading symbolic link", read)?,
+            };
+            self.target.symlink(&pair.target, name, &target).await
+        } else {
+            self.target.mknod(&pair.target, name, attr.kind, attr.mode & 0o777, attr.device).await
+        };
+        let Some((target, made)) = self.unless_copied(place, created).await? else { return Ok(Outcome::Already) };
+        place.target(SETTING, self.target.setattr(&target, difference(attr, &made)).await)?;
+        Ok(Outcome::Copied(target))
+    }
+
+    /// What was created; `None` where it had been before.
+    async fn unless_copied<T>(&self, place: &Place<'_, F>, created: FsResult<T>) -> Result<Option<T>, CopyError> {
+        match created {
+            Err(Status::Exist) if self.is_copied(place.pair, place.name).await => Ok(None),
+            created => place.target(CREATING, created).map(Some),
+        }
+    }
+
+    /// Whether the target has exactly that name already, and not just one that it takes for the same, such as another case.
+    pub(super) async fn is_copied(&self, pair: &Pair<F>, name: &Name) -> bool {
+        let mut next = Some(0);
+        while let Some(from) = next {
+            let Ok(page) = self.target.readdir(&pair.target, from).await else { return false };
+            if page.entries.iter().any(|entry| entry.name == *name) {
+                return true;
+            }
+            next = page.next;
+        }
+        false
+    }
+
+    async fn look_at(&self, place: &Place<'_, F>) -> Result<(F::Handle, Attr), Stop> {
+        self.look(place.pair, place.name).await.map_err(|stop| match stop {
+            Stop::Gone => Stop::Gone,
+            Stop::Error(status) => place.error(Side::Source, LOOKING, status).into(),
+        })
+    }
+
+    /// The source's object of that name now.
+    pub(super) async fn look(&self, pair: &Pair<F>, name: &Name) -> Result<(F::Handle, Attr), Stop<Status>> {
+        let mut status = Status::Stale;
+        for _ in 0..ATTEMPTS {
+            match self.source.lookup(&pair.source, name).await {
+                Ok(found) => return Ok(found),
+                Err(Status::NoEnt) => return Err(Stop::Gone),
+                // Another took its place between looking up and looking at; or it is the directory that is gone.
+                Err(Status::Stale) if self.is_gone(pair).await => return Err(Stop::Gone),
+                Err(Status::Stale) => {}
+                Err(other) => {
+                    status = other;
+                    break;
+                }
+            }
+        }
+        Err(Stop::Error(status))
+    }
+
+    /// Whether a directory of the source is gone.
+    pub(super) async fn is_gone(&self, pair: &Pair<F>) -> bool {
+        self.source.getattr(&pair.source).await == Err(Status::Stale)
+    }
+}

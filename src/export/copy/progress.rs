@@ -1,0 +1,49 @@
+//! How far a copy is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counts what a copy has done; may be read at any time. A clone is the same.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    vanished: AtomicU64,
+}
+
+/// What a copy has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Entries that are whole in the copy, directories included.
+    pub entries: u64,
+    /// Bytes of files' content, holes included.
+    pub bytes: u64,
+    /// Entries that were listed, and gone before they were copied.
+    pub vanished: u64,
+}
+
+impl Progress {
+    /// What is done up to now.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            entries: self.0.entries.load(Ordering::Relaxed),
+            bytes: self.0.bytes.load(Ordering::Relaxed),
+            vanished: self.0.vanished.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn entry(&self) {
+        self.0.entries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn bytes(&self, more: u64) {
+        self.0.bytes.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(super) fn vanished(&self) {
+        self.0.vanished.fetch_add(1, Ordering::Relaxed);
+    }
+}

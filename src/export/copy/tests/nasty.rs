@@ -1,0 +1,30 @@
+//! Trees with everything in them.
+
+use super::*;
+use crate::export::conformance::nasty_tree;
+use crate::export::kernel;
+use crate::export::memory::MemoryServer;
+
+#[tokio::test]
+async fn a_nasty_tree_in_memory() {
+    for (clone, seek) in [(true, true), (false, true), (false, false)] {
+        let server = MemoryServer::new();
+        server.set_clone_supported(clone);
+        server.set_seek_supported(seek);
+        let fs = server.client();
+        let (from, to) = two(&fs).await;
+        nasty_tree(&fs, &from, 500).await;
+        let totals = copy(&fs, &from, &fs, &to).await.unwrap();
+        assert_same_tree(&fs, &from, &fs, &to, EXACT).await;
+        assert_eq!(totals.vanished, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_nasty_tree_on_a_local_directory() {
+    let (_place, fs) = kernel::local();
+    let (from, to) = two(&fs).await;
+    nasty_tree(&fs, &from, 2000).await;
+    copy(&fs, &from, &fs, &to).await.unwrap();
+    assert_same_tree(&fs, &from, &fs, &to, Compared { atimes: false, ..EXACT }).await;
+}

@@ -1,0 +1,116 @@
+//! Why an operation failed.
+
+/// The result of an operation on an export.
+pub type FsResult<T> = Result<T, Status>;
+
+/// Why an operation failed, in NFS's terms (RFC 8881, section 15.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Status {
+    /// NFS4ERR_PERM: not the owner.
+    #[error("operation not permitted")]
+    Perm,
+    /// NFS4ERR_ACCESS: the mode, an ACL or root squashing forbids it.
+    #[error("permission denied")]
+    Access,
+    /// NFS4ERR_NOENT.
+    #[error("no such file or directory")]
+    NoEnt,
+    /// NFS4ERR_EXIST.
+    #[error("exists already")]
+    Exist,
+    /// NFS4ERR_NOTDIR.
+    #[error("not a directory")]
+    NotDir,
+    /// NFS4ERR_ISDIR.
+    #[error("is a directory")]
+    IsDir,
+    /// NFS4ERR_NOTEMPTY.
+    #[error("directory not empty")]
+    NotEmpty,
+    /// NFS4ERR_SYMLINK: a symbolic link stands where a directory or a file was asked for; it is never followed.
+    #[error("is a symbolic link")]
+    Symlink,
+    /// NFS4ERR_WRONG_TYPE: a FIFO, socket or device stands where a regular file was asked for.
+    #[error("not a regular file")]
+    WrongType,
+    /// NFS4ERR_XDEV: the other side of the operation is in another file system (or another quota project).
+    #[error("crosses into another file system")]
+    XDev,
+    /// NFS4ERR_INVAL.
+    #[error("invalid argument")]
+    Inval,
+    /// NFS4ERR_FBIG.
+    #[error("file too large")]
+    FBig,
+    /// NFS4ERR_MLINK.
+    #[error("too many hard links")]
+    MLink,
+    /// NFS4ERR_NAMETOOLONG.
+    #[error("name too long")]
+    NameTooLong,
+    /// NFS4ERR_NOSPC: the file system is full, in bytes or in inodes.
+    #[error("no space left on the export")]
+    NoSpc,
+    /// NFS4ERR_DQUOT.
+    #[error("quota exceeded")]
+    DQuot,
+    /// NFS4ERR_ROFS.
+    #[error("the export is read-only")]
+    RoFs,
+    /// NFS4ERR_STALE: the object behind the handle is gone on the server.
+    #[error("stale file handle")]
+    Stale,
+    /// NFS4ERR_NOTSUPP.
+    #[error("not supported by the server or the protocol version")]
+    NotSupp,
+    /// NFS4ERR_LOCKED, NFS4ERR_DENIED: somebody else holds it.
+    #[error("held by another client")]
+    Locked,
+    /// The server did not answer in time.
+    #[error("the server does not answer")]
+    TimedOut,
+    /// NFS4ERR_IO.
+    #[error("input/output error")]
+    Io,
+    /// Anything else, by its errno(3).
+    #[error("{}", std::io::Error::from_raw_os_error(*.0))]
+    Other(i32),
+}
+
+impl Status {
+    /// The status for an errno(3).
+    pub fn from_errno(errno: i32) -> Self {
+        use rustix::io::Errno;
+        match Errno::from_raw_os_error(errno) {
+            Errno::PERM => Self::Perm,
+            Errno::ACCESS => Self::Access,
+            Errno::NOENT => Self::NoEnt,
+            Errno::EXIST => Self::Exist,
+            Errno::NOTDIR => Self::NotDir,
+            Errno::ISDIR => Self::IsDir,
+            Errno::NOTEMPTY => Self::NotEmpty,
+            Errno::LOOP => Self::Symlink,
+            Errno::XDEV => Self::XDev,
+            Errno::INVAL => Self::Inval,
+            Errno::FBIG => Self::FBig,
+            Errno::MLINK => Self::MLink,
+            Errno::NAMETOOLONG => Self::NameTooLong,
+            Errno::NOSPC => Self::NoSpc,
+            Errno::DQUOT => Self::DQuot,
+            Errno::ROFS => Self::RoFs,
+            Errno::STALE => Self::Stale,
+            Errno::OPNOTSUPP | Errno::NOSYS => Self::NotSupp,
+            Errno::TIMEDOUT | Errno::CONNREFUSED | Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::HOSTDOWN => {
+                Self::TimedOut
+            }
+            Errno::IO => Self::Io,
+            _ => Self::Other(errno),
+        }
+    }
+}
+
+impl From<rustix::io::Errno> for Status {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::from_errno(errno.raw_os_error())
+    }
+}

@@ -1,0 +1,52 @@
+//! What a server does with content on its own: find holes, clone, copy.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::calls::{retry, seen};
+use crate::export::fs::{FsResult, Seek, Status};
+
+/// lseek(2) with SEEK_DATA or SEEK_HOLE.
+pub(super) fn seek(file: BorrowedFd<'_>, offset: u64, what: Seek) -> FsResult<Option<u64>> {
+    // Linux counts a file's bytes with a sign.
+    if i64::try_from(offset).is_err() {
+        return Ok(None);
+    }
+    let whence = match what {
+        Seek::Data => SeekFrom::Data(offset),
+        Seek::Hole => SeekFrom::Hole(offset),
+    };
+    match rustix::io::retry_on_intr(|| rustix::fs::seek(file, whence)) {
+        Err(Errno::NXIO) => Ok(None),
+        found => Ok(Some(found?)),
+    }
+}
+
+/// ioctl(2), FICLONE. The server's answer has the attributes of the target.
+pub(super) fn clone_file(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> FsResult<u64> {
+    retry(|| rustix::fs::ioctl_ficlone(target, source)).map_err(unsupported)?;
+    seen(target.as_fd()).map(|attr| attr.size)
+}
+
+/// copy_file_range(2), once.
+pub(super) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, offset: u64, length: u64) -> FsResult<u64> {
+    if i64::try_from(offset).is_err() {
+        return Err(Status::Inval);
+    }
+    // More than that would be done in parts anyway.
+    let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
+    let (mut from, mut to) = (offset, offset);
+    let copied = retry(|| rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length))?;
+    Ok(copied as u64)
+}
+
+/// A file system that cannot clone says so in several ways.
+fn unsupported(status: Status) -> Status {
+    match status {
+        Status::Inval => Status::NotSupp,
+        Status::Other(errno) if errno == Errno::NOTTY.raw_os_error() => Status::NotSupp,
+        other => other,
+    }
+}
