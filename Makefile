@@ -22,7 +22,7 @@ help:  ## this list
 demo: setup release  ## the main job, step by step, on a real NFS server
 	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
 
-test: test-unit e2e  ## every test
+test: test-unit test-chart e2e  ## every test but those on a Kubernetes cluster
 
 test-unit:  ## the tests that need no NFS
 	cargo test --locked
@@ -39,6 +39,7 @@ bench: setup release  ## how fast it is, and how that compares with the bare sys
 lint: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## format, clippy, licences and sources of the dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
+	cd e2e/kubernetes && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
 	$< --locked check bans licenses sources
 
 audit: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## known vulnerabilities of the dependencies (asks the advisory database)

@@ -5,6 +5,7 @@
 
 mod repair;
 mod report;
+mod snapshots;
 
 pub use repair::repair;
 pub use report::{Report, run};
@@ -59,6 +60,43 @@ pub enum Finding {
         /// The claim's path in `.csi-nfs/paths`.
         claim: String,
     },
+    /// A volume that was never filled: its CreateVolume was not repeated.
+    VolumePending {
+        /// The volume's name.
+        volume: String,
+    },
+    /// A snapshot that was never finished: its CreateSnapshot was not repeated.
+    SnapshotPending {
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// A snapshot whose tree is gone.
+    TreeMissing {
+        /// The snapshot's name.
+        snapshot: String,
+    },
+    /// Something beside the snapshots' records that belongs to none.
+    TreeUnrecorded {
+        /// Its name in `.csi-nfs/snapshots`.
+        entry: String,
+    },
+    /// A volume that shows a snapshot, which nothing keeps from going.
+    NoteMissing {
+        /// The volume's name.
+        volume: String,
+        /// The snapshot's.
+        snapshot: String,
+    },
+    /// A note that a volume shows a snapshot, which it does not.
+    NoteStale {
+        /// The note's path in `.csi-nfs/snapshots`.
+        note: String,
+    },
+    /// A snapshot that was deleted, and stays though no volume shows it.
+    SnapshotUnused {
+        /// The snapshot's name.
+        snapshot: String,
+    },
     /// Something in staging.
     StagingLeftover {
         /// Its name.
@@ -83,6 +121,17 @@ impl fmt::Display for Finding {
                 write!(f, "volume {volume} has no claim on its directory {directory}")
             }
             Self::ClaimStale { claim } => write!(f, "claim {claim} is of no volume with that directory"),
+            Self::VolumePending { volume } => write!(f, "volume {volume} was begun and never filled"),
+            Self::SnapshotPending { snapshot } => write!(f, "snapshot {snapshot} was begun and never finished"),
+            Self::TreeMissing { snapshot } => write!(f, "snapshot {snapshot} has a record, but its tree is gone"),
+            Self::TreeUnrecorded { entry } => write!(f, "{entry} belongs to no snapshot with a record"),
+            Self::NoteMissing { volume, snapshot } => {
+                write!(f, "volume {volume} shows snapshot {snapshot}, and nothing notes it")
+            }
+            Self::NoteStale { note } => write!(f, "note {note} is of no volume that shows that snapshot"),
+            Self::SnapshotUnused { snapshot } => {
+                write!(f, "snapshot {snapshot} is deleted, and stays though no volume shows it")
+            }
             Self::StagingLeftover { entry } => write!(f, "{entry} is left in staging"),
             Self::TrashLeftover { entry } => write!(f, "{entry} is left in the trash"),
         }
@@ -97,6 +146,9 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     for name in lifecycle::names(export).await? {
         match Record::read(export, &name).await {
             Ok(Some(record)) => {
+                if record.pending {
+                    findings.push(Finding::VolumePending { volume: name.to_string() });
+                }
                 recorded.entry(record.id.sub_dir.clone()).or_default().insert(name.clone());
                 records.insert(name, record);
             }
@@ -107,17 +159,16 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
             }
         }
     }
-    for (sub_dir, volumes) in &recorded {
-        if export.find_dir(&export.fs().root(), sub_dir.names()).await?.is_none() {
-            findings.extend(volumes.iter().map(|volume| Finding::DirectoryMissing {
-                volume: volume.to_string(),
-                directory: sub_dir.to_string(),
-            }));
+    for (name, record) in records.iter().filter(|(_, record)| !record.pending) {
+        if export.find_dir(&export.fs().root(), record.path()?).await?.is_none() {
+            let directory = record.id.sub_dir.to_string();
+            findings.push(Finding::DirectoryMissing { volume: name.to_string(), directory });
         }
     }
     unrecorded(export, &recorded, &mut findings).await?;
     if let Some(layout) = export.layout().await? {
         claims(export, &layout, &records, &mut findings).await?;
+        snapshots::check(export, &layout, &records, &mut findings).await?;
         let text = |names: Vec<Name>| names.into_iter().map(|name| name.to_string());
         let staging = text(export.names(&layout.staging).await?);
         findings.extend(staging.map(|entry| Finding::StagingLeftover { entry }));

@@ -102,6 +102,8 @@ pub struct ControllerConfig {
     pub settings: controller::Settings,
     /// `--export`: exports that listings cover from the start.
     pub exports: Vec<Source>,
+    /// `--copy-workers`: entries of a tree that are copied at once.
+    pub copy_workers: usize,
 }
 
 /// The configuration of the Node service.
@@ -171,6 +173,7 @@ impl Config {
                 delete: DeletePolicy { default: on_delete, replace_archive: args.remove_archived_volume_path },
             },
             exports,
+            copy_workers: usize::from(args.copy_workers),
         };
         let node = || -> Result<_> {
             Ok(NodeConfig {

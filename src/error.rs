@@ -98,6 +98,9 @@ pub enum Error {
         /// What the server said.
         status: FsStatus,
     },
+    /// Work was broken off before its end: the driver is going down, or what it was for is deleted.
+    #[error("{0}")]
+    Interrupted(String),
     /// What the driver keeps on the export cannot be used.
     #[error("{0}")]
     Record(String),
@@ -143,7 +146,7 @@ impl Error {
             Self::Exhausted(_) => Code::ResourceExhausted,
             Self::Precondition(_) => Code::FailedPrecondition,
             Self::Token(_) => Code::Aborted,
-            Self::Unreachable { .. } | Self::NoAgent { .. } => Code::Unavailable,
+            Self::Unreachable { .. } | Self::NoAgent { .. } | Self::Interrupted(_) => Code::Unavailable,
             Self::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
             Self::Export { status, .. } => export_code(*status),
             Self::Record(_) | Self::Internal(_) => Code::Internal,

@@ -15,6 +15,7 @@ pub mod registration;
 pub mod run;
 pub mod server;
 pub mod service;
+pub mod snapshot;
 pub mod socket;
 pub mod telemetry;
 pub mod volume;

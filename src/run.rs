@@ -13,6 +13,7 @@ use tonic::service::Routes;
 use crate::config::Config;
 use crate::error::Result;
 use crate::export::Export;
+use crate::export::copy::Options;
 use crate::export::kernel::KernelFs;
 use crate::export::pool::Pool;
 use crate::http;
@@ -34,6 +35,7 @@ use crate::server;
 use crate::service::controller::Controller;
 use crate::service::identity::{Identity, Readiness};
 use crate::service::node::{self, Node};
+use crate::snapshot::jobs::Jobs;
 use crate::socket::Socket;
 use crate::telemetry::Calls;
 
@@ -66,12 +68,22 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         known.known().into_iter().map(reading).collect()
     });
     let mut background = JoinSet::new();
+    let stop = CancellationToken::new();
     let mut connected = None;
     if let Some(controller) = config.controller {
         let options = controller.settings.mount_options.clone();
         let exports = controller.exports.into_iter().map(|export| (export, options.clone()));
         let pool = Arc::new(Pool::new(mounter.clone(), exports));
-        services.add_service(ControllerServer::new(Controller::new(pool.clone(), controller.settings)));
+        let jobs = Arc::new(Jobs::new(Options { in_flight: controller.copy_workers }, stop.clone()));
+        services.add_service(ControllerServer::new(Controller::new(pool.clone(), controller.settings, jobs.clone())));
+        let (running, waiting) = (jobs.clone(), jobs.clone());
+        let one = |value: usize| vec![Reading { labels: vec![], value: value as f64 }];
+        metrics.gauge("copies_in_progress", "Snapshots, restores and clones that are being copied.", move || {
+            one(running.running())
+        });
+        metrics.gauge("copies_waiting", "Snapshots, restores and clones that wait for their turn.", move || {
+            one(waiting.waiting())
+        });
         let trashed = pool.clone();
         metrics.gauge("trash_entries", "Deleted volumes that are not cleared from the trash yet.", move || {
             let reading = |export: Arc<Export<KernelFs>>| {
@@ -81,7 +93,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         });
         let kept = pool.clone();
         background.spawn(async move { tokio::join!(kept.open_known(), kept.close_idle()).1 });
-        connected = Some(pool);
+        connected = Some((pool, jobs));
     }
     let node_id = config.node.as_ref().map(|node| node.id.to_string());
     if let Some(node) = &config.node {
@@ -123,7 +135,6 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     );
     readiness.serving();
 
-    let stop = CancellationToken::new();
     let ending = async {
         shutdown.await;
         readiness.draining();
@@ -137,7 +148,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let served = server::run(socket, services.routes(), calls, ending, config.shutdown_grace);
     let (cut, ()) = tokio::join!(served, registered);
     background.shutdown().await;
-    if let Some(pool) = connected {
+    if let Some((pool, jobs)) = connected {
+        jobs.ended(CLOSING).await;
         pool.close().await;
     }
     open.closed(CLOSING).await;

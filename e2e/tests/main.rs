@@ -18,5 +18,6 @@ mod quota;
 mod registration;
 mod rivals;
 mod sanity;
+mod snapshots;
 mod support;
 mod unreachable;

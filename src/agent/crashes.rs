@@ -102,6 +102,7 @@ async fn create(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<Rec
         asked: Attributes::default(),
         defaults: Attributes::default(),
         mount_options: Vec::new(),
+        origin: None,
     };
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
     lifecycle::create(export, &create, &lock).await
@@ -111,7 +112,7 @@ async fn remove(export: &Export<MemoryFs>, name: &str) -> Result<()> {
     let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
     let policy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
     let lock = lifecycle::lock(export, &id).await?;
-    delete::delete(export, &id, policy, &lock).await
+    delete::delete(export, &id, policy, &lock).await.map(drop)
 }
 
 async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64> {
@@ -245,6 +246,7 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
         asked: required,
         defaults: Attributes::default(),
         mount_options: Vec::new(),
+        origin: None,
     };
     let lock = lifecycle::lock(&export, &create.id(&export).unwrap()).await.unwrap();
     let begin = tokio::time::Instant::now();

@@ -7,6 +7,7 @@ use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::trash;
 use crate::mount::source::SubDir;
+use crate::snapshot::lifecycle as snapshots;
 use crate::volume::claims;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
@@ -20,7 +21,15 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
             // A record or a directory may be all that is left of somebody's data.
             Finding::RecordUnreadable { .. }
             | Finding::DirectoryMissing { .. }
-            | Finding::DirectoryUnrecorded { .. } => {}
+            | Finding::DirectoryUnrecorded { .. }
+            | Finding::TreeMissing { .. }
+            | Finding::TreeUnrecorded { .. }
+            | Finding::NoteMissing { .. } => {}
+            // A retry of the call that began it goes on with it, and a deletion of the snapshot reads its notes anew.
+            Finding::VolumePending { .. } | Finding::SnapshotPending { .. } | Finding::NoteStale { .. } => {}
+            Finding::SnapshotUnused { snapshot } => {
+                snapshots::delete(export, &VolumeName::parse("snapshot", snapshot)?).await?;
+            }
             // All at once, below.
             Finding::StagingLeftover { .. } | Finding::TrashLeftover { .. } => {}
         }

@@ -58,6 +58,10 @@ pub(super) struct Args {
     #[arg(long)]
     pub(super) remove_archived_volume_path: bool,
 
+    /// Entries of a tree that a snapshot, restore or clone copies at once, 1 to 64.
+    #[arg(long, default_value = "16", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(super) copy_workers: u8,
+
     /// Minutes for which a volume's figures are not asked for again. 0 asks each time.
     #[arg(long, default_value = "10", value_name = "MINUTES")]
     pub(super) vol_stats_cache_expire_in_minutes: u32,

@@ -36,6 +36,7 @@ fn seen(config: &Config, flag: &str) -> String {
         "mount-permissions" => format!("{:o}", node.mount_permissions.unwrap_or_default()),
         "default-ondelete-policy" => controller.settings.delete.default.as_str().to_owned(),
         "remove-archived-volume-path" => controller.settings.delete.replace_archive.to_string(),
+        "copy-workers" => config.controller.as_ref().unwrap().copy_workers.to_string(),
         "vol-stats-cache-expire-in-minutes" => (node.stats_cache.as_secs() / 60).to_string(),
         "enable-inline-volumes" => node.inline_volumes.to_string(),
         "registration-socket" => registration().socket.to_string(),
@@ -57,6 +58,7 @@ fn seen(config: &Config, flag: &str) -> String {
 #[case("mount-permissions", "0777", "777")]
 #[case("default-ondelete-policy", "retain", "retain")]
 #[case("remove-archived-volume-path", "true", "true")]
+#[case("copy-workers", "8", "8")]
 #[case("vol-stats-cache-expire-in-minutes", "3", "3")]
 #[case("enable-inline-volumes", "T", "true")]
 #[case("http-endpoint", "[::]:9809", "[::]:9809")]

@@ -5,6 +5,7 @@
 //!     lock                   a byte of it is locked for each operation under way: see locks.rs
 //!     volumes/               records, one a volume: volumes/NAME.json
 //!     paths/                 who has which directory, where `subDir` was given: paths/a/b/#/NAME
+//!     snapshots/             records, NAME.json, each beside what was copied, NAME.tree
 //!     staging/               half-made, named after what it becomes
 //!     trash/                 half-gone
 //! ```
@@ -18,6 +19,8 @@ pub struct Layout<F: Fs> {
     pub volumes: F::Handle,
     /// Which volumes have which directories.
     pub paths: F::Handle,
+    /// Records of snapshots, and their trees.
+    pub snapshots: F::Handle,
     /// What is not yet whole.
     pub staging: F::Handle,
     /// What is about to go.
@@ -27,11 +30,19 @@ pub struct Layout<F: Fs> {
 }
 
 impl<F: Fs> Layout<F> {
-    /// Opens it; `None` where it, or a part of it, is not there yet.
+    /// Opens it; `None` where it is not there yet. A part of it that is missing (one that an earlier version of the driver
+    /// did not have) is made; where that cannot be, none of it is there.
     pub async fn open(fs: &F) -> FsResult<Option<Self>> {
         match Self::walk(fs, false).await {
             Ok(layout) => Ok(Some(layout)),
-            Err(Status::NoEnt) => Ok(None),
+            Err(Status::NoEnt) => match directory(fs, &fs.root(), SubDir::PRIVATE, false).await {
+                Ok(_) => match Self::walk(fs, true).await {
+                    Err(Status::RoFs | Status::Access | Status::Perm | Status::NoSpc | Status::DQuot) => Ok(None),
+                    made => made.map(Some),
+                },
+                Err(Status::NoEnt) => Ok(None),
+                Err(status) => Err(status),
+            },
             Err(status) => Err(status),
         }
     }
@@ -46,6 +57,7 @@ impl<F: Fs> Layout<F> {
         let part = async |name: &str| directory(fs, &private, name, make).await;
         let (volumes, paths) = (part("volumes").await?, part("paths").await?);
         let (staging, trash) = (part("staging").await?, part("trash").await?);
+        let snapshots = part("snapshots").await?;
         let name = Name::new("lock")?;
         let (lock, _) = match fs.open(&private, &name, OpenMode::ReadWrite).await {
             Err(Status::NoEnt) if make => match fs.create(&private, &name, 0o600).await {
@@ -54,7 +66,7 @@ impl<F: Fs> Layout<F> {
             },
             opened => opened?,
         };
-        Ok(Self { volumes, paths, staging, trash, lock })
+        Ok(Self { volumes, paths, snapshots, staging, trash, lock })
     }
 }
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::Export;
 use super::fs::{Entry, Fs, FsResult, Kind, Name, Status};
+use super::locks::Guard;
 use crate::error::Result;
 
 /// Entries that are cleared at once, and removals under way at once in each. Together they leave some of the server's
@@ -53,6 +54,21 @@ impl Signal {
     }
 }
 
+/// Moves what is called `name` in `dir` into the trash, if it is there; answers whether it was.
+pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<bool> {
+    let layout = export.make_layout().await?;
+    let failed = |status| export.failed(format!("moving `{name}` into the trash"), status);
+    let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
+    match export.fs().rename(dir, name, &layout.trash, &trashed).await {
+        Ok(()) => {
+            export.trash.added();
+            Ok(true)
+        }
+        Err(Status::NoEnt) => Ok(false),
+        Err(status) => Err(failed(status)),
+    }
+}
+
 /// Clears the trash of an export once. What cannot be removed stays, is logged, and is tried again the next time.
 ///
 /// Answers how many entries were left.
@@ -87,7 +103,7 @@ pub async fn sweep_staging<F: Fs>(export: &Export<F>) -> Result<()> {
         return Ok(());
     }
     for name in export.names(&layout.staging).await? {
-        let Some(_guard) = export.try_lock(staged_for(&name)).await? else { continue };
+        let Some(_guards) = claim_staged(export, &name).await? else { continue };
         let trashed = Name::new(Uuid::new_v4().to_string()).map_err(|e| export.failed("naming an entry", e))?;
         match export.fs().rename(&layout.staging, &name, &layout.trash, &trashed).await {
             Ok(()) => export.trash.added(),
@@ -98,10 +114,18 @@ pub async fn sweep_staging<F: Fs>(export: &Export<F>) -> Result<()> {
     Ok(())
 }
 
-/// The name whose lock covers an entry of staging: the volume's.
-fn staged_for(entry: &Name) -> &str {
+/// Takes the locks that may cover an entry of staging, if nobody holds one: it is named after its lock, a file with `.json`
+/// behind that.
+async fn claim_staged<F: Fs>(export: &Export<F>, entry: &Name) -> Result<Option<Vec<Guard<F>>>> {
     let text = std::str::from_utf8(entry.as_bytes()).unwrap_or_default();
-    text.strip_suffix(".json").unwrap_or(text)
+    let mut guards = Vec::new();
+    for name in [Some(text), text.strip_suffix(".json")].into_iter().flatten() {
+        match export.try_lock(name).await? {
+            Some(guard) => guards.push(guard),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(guards))
 }
 
 /// Removes whatever `name` in `dir` is, with all that is below it. Nothing outside is touched: symbolic links are removed,

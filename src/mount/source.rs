@@ -105,7 +105,8 @@ impl fmt::Display for Share {
     }
 }
 
-/// A directory below a share: one or more names, neither the share itself, nor outside it, nor the driver's own.
+/// A directory below a share: one or more names, neither the share itself, nor outside it, nor the driver's own (but for a
+/// snapshot's tree).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubDir(String);
 
@@ -125,6 +126,17 @@ impl SubDir {
             return Err(Error::invalid(field, format!("`{}` is the driver's own directory", Self::PRIVATE)));
         }
         Ok(sub_dir)
+    }
+
+    /// The tree of the snapshot of that name: the one place in the driver's own directory that is ever mounted by a node, and
+    /// for reading alone.
+    pub fn snapshot_tree(field: &str, snapshot: &str) -> Result<Self> {
+        components(field, snapshot, snapshot)?;
+        let tree = format!("{snapshot}.tree");
+        if Name::new(&tree).is_err() {
+            return Err(Error::invalid(field, format!("`{}` is no snapshot's name", snapshot.escape_debug())));
+        }
+        Ok(Self(format!("{}/snapshots/{tree}", Self::PRIVATE)))
     }
 
     /// Without outer slashes.

@@ -12,7 +12,7 @@ use crate::mount::source::{Server, Share, Source, SubDir};
 use crate::mount::target::Target;
 use crate::proto::csi;
 use crate::volume::access::AccessMode;
-use crate::volume::id::VolumeId;
+use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::{expand, parse_mode};
 
 /// Parses a request.
@@ -32,12 +32,17 @@ pub fn parse(request: csi::NodePublishVolumeRequest, settings: &Settings) -> Res
              or allow them in the driver's flags",
         ));
     }
+    let shows_snapshot = context.get("snapshot")?.is_some();
+    if shows_snapshot && context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") {
+        return Err(Error::invalid("volume_context[snapshot]", "an inline volume cannot show a snapshot"));
+    }
     let mut flags = capability.mount_options.to_vec();
     flags.extend(context.get("mountOptions")?.map(|(_, value)| value.to_owned()));
     if flags.is_empty() {
         flags = settings.mount_options.to_vec();
     }
-    flags.extend((request.readonly || capability.mode.is_read_only()).then(|| "ro".to_owned()));
+    let read_only = request.readonly || capability.mode.is_read_only() || shows_snapshot;
+    flags.extend(read_only.then(|| "ro".to_owned()));
     let mode = match context.get("mountPermissions")? {
         Some((field, value)) => parse_mode(&field, value)?,
         None => settings.mount_permissions,
@@ -46,7 +51,7 @@ pub fn parse(request: csi::NodePublishVolumeRequest, settings: &Settings) -> Res
         source: context.source(&request.volume_id)?,
         options: MountOptions::parse("volume_context[mountOptions]", flags)?,
         single_target: capability.mode == AccessMode::SingleNodeSingleWriter,
-        root: RootAttributes { group: capability.group, mode },
+        root: if shows_snapshot { RootAttributes::default() } else { RootAttributes { group: capability.group, mode } },
         volume_id: request.volume_id,
         target,
     })
@@ -86,6 +91,11 @@ impl<'a> Context<'a> {
         };
         let (server, (field, text)) = (Server::parse(&server.0, server.1)?, share);
         let share = Share::parse(&field, text)?;
+        if let Some((field, snapshot)) = self.get("snapshot")? {
+            let snapshot = VolumeName::parse(&field, snapshot)?;
+            let sub_dir = Some(SubDir::snapshot_tree(&field, snapshot.as_str())?);
+            return Ok(Source { server, share, sub_dir });
+        }
         let sub_dir = match self.get("subDir")? {
             None | Some((_, "")) => None,
             Some((field, template)) => Some(SubDir::parse(&field, &expand(&field, template, self.0)?)?),
@@ -175,6 +185,25 @@ mod tests {
         assert_eq!(parse(request, &settings()).unwrap().source.to_string(), expected);
     }
 
+    #[test]
+    fn a_snapshot_is_mounted_read_only_whatever_else_is_asked_for() {
+        let mut request = with_mount(|mount| mount.volume_mount_group = "2000".to_owned());
+        request.volume_context.insert("snapshot".to_owned(), "snap-1".to_owned());
+        let publish = parse(request, &settings()).unwrap();
+        assert_eq!(publish.source.to_string(), "nfs:/export/.csi-nfs/snapshots/snap-1.tree");
+        assert!(publish.options.read_only());
+        assert_eq!(publish.root, RootAttributes::default());
+    }
+
+    #[test]
+    fn an_inline_volume_shows_no_snapshot() {
+        let mut request = request(VOLUME);
+        request.volume_context.insert("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
+        request.volume_context.insert("snapshot".to_owned(), "s".to_owned());
+        let refused = parse(request, &Settings { allow_inline: true, ..settings() });
+        assert!(matches!(refused, Err(Error::Invalid { field, .. }) if field == "volume_context[snapshot]"));
+    }
+
     #[rstest]
     #[case("server", "")]
     #[case("server", "-overs=3")]
@@ -189,6 +218,13 @@ mod tests {
     #[case("subDir", "/")]
     #[case("subDir", "a//b")]
     #[case("subDir", ".csi-nfs")]
+    #[case("subDir", ".csi-nfs/snapshots/s.tree")]
+    #[case("snapshot", "")]
+    #[case("snapshot", "..")]
+    #[case("snapshot", "../volumes/x")]
+    #[case("snapshot", "s.tree/inside")]
+    #[case("snapshot", "s\n")]
+    #[case("snapshot", "s#x")]
     #[case("subDir", "a\0")]
     #[case("subDir", "${pvc.metadata.name}")]
     #[case("mountPermissions", "8")]

@@ -80,6 +80,7 @@ async fn create(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>, as
         asked,
         defaults: Attributes::default(),
         mount_options: Vec::new(),
+        origin: None,
     };
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
     lifecycle::create(export, &create, &lock).await.map(|record| format!("{} {}", record.id, record.capacity))

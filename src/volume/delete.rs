@@ -8,9 +8,9 @@ use super::lifecycle::read_own;
 use super::parameters::{ARCHIVED, OnDelete};
 use super::record::Record;
 use crate::error::Result;
-use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
+use crate::export::{Export, trash};
 use crate::mount::source::SubDir;
 
 /// Beyond this many archives of one directory, the next one is numbered at random.
@@ -34,26 +34,37 @@ pub async fn is_gone<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
         })
 }
 
-/// Deletes a volume. One that is not there is deleted.
+/// Deletes a volume. One that is not there is deleted. One that shows a snapshot is left to who knows of snapshots: its
+/// record is the answer then.
 ///
 /// # Errors
 /// [`Error::Precondition`] where the directory is inside another volume's, or another volume is inside it.
-pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePolicy, _lock: &Guard<F>) -> Result<()> {
+pub async fn delete<F: Fs>(
+    export: &Export<F>,
+    id: &VolumeId,
+    policy: DeletePolicy,
+    lock: &Guard<F>,
+) -> Result<Option<Record>> {
     let name = id.name();
     let record = read_own(export, id).await?;
+    if record.as_ref().is_some_and(|record| record.shows.is_some()) {
+        return Ok(record);
+    }
     // A name whose record is of another directory is another volume's, and is no reason to spare this directory.
     let me = if record.is_some() { name.as_ref() } else { None };
     let neighbours = claims::neighbours(export, &id.sub_dir, me).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     let recorded = record.as_ref().and_then(|record| record.attributes.on_delete);
-    let on_delete = recorded.or(id.on_delete).unwrap_or(policy.default);
+    let half_made = record.as_ref().is_some_and(|record| record.pending);
+    // What nobody ever had is not kept.
+    let on_delete = if half_made { OnDelete::Delete } else { recorded.or(id.on_delete).unwrap_or(policy.default) };
     if neighbours.same.is_none() && on_delete != OnDelete::Retain {
         let place = place(export, &id.sub_dir).await?;
         let moved = match &place.at {
             Some((dir, name)) if on_delete == OnDelete::Archive => {
                 archive(export, dir, name, &id.sub_dir, policy.replace_archive).await?
             }
-            Some((dir, name)) => discard(export, dir, name, &id.sub_dir).await?,
+            Some((dir, name)) => trash::discard(export, dir, name).await?,
             None => false,
         };
         // Also where the directory is gone: an earlier call may have come no further.
@@ -61,10 +72,20 @@ pub async fn delete<F: Fs>(export: &Export<F>, id: &VolumeId, policy: DeletePoli
             remove_empty(export, &place.parents).await?;
         }
     }
-    if let (Some(name), Some(_)) = (&name, &record) {
-        forget(export, name).await?;
+    if record.is_some() {
+        forget_volume(export, id, lock).await?;
+    } else if let Some(name) = &id.uuid {
+        // An earlier call may have come no further.
+        claims::release(export, &id.sub_dir, name).await?;
     }
-    // Also without a record: an earlier call may have come no further.
+    Ok(None)
+}
+
+/// Removes a volume's record, and its claim on its directory.
+pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Guard<F>) -> Result<()> {
+    if let Some(name) = id.name() {
+        forget(export, &name).await?;
+    }
     match &id.uuid {
         Some(name) => claims::release(export, &id.sub_dir, name).await,
         None => Ok(()),
@@ -117,21 +138,6 @@ async fn place<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Place<F>> 
     Ok(place)
 }
 
-/// Moves a directory into the trash, if it is there; answers whether it was.
-async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, sub_dir: &SubDir) -> Result<bool> {
-    let layout = export.make_layout().await?;
-    let failed = |status| export.failed(format!("moving directory `{sub_dir}` into the trash"), status);
-    let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
-    match export.fs().rename(dir, name, &layout.trash, &trashed).await {
-        Ok(()) => {
-            export.trash.added();
-            Ok(true)
-        }
-        Err(Status::NoEnt) => Ok(false),
-        Err(status) => Err(failed(status)),
-    }
-}
-
 /// Renames a directory to `archived-…`, if it is there; answers whether it was.
 async fn archive<F: Fs>(
     export: &Export<F>,
@@ -151,7 +157,7 @@ async fn archive<F: Fs>(
     let target = match export.find(&dir, &name).await? {
         None => name,
         Some(_) if replace => {
-            discard(export, &dir, &name, sub_dir).await?;
+            trash::discard(export, &dir, &name).await?;
             name
         }
         Some(_) => free_name(export, &dir, &name).await?,

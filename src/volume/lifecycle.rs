@@ -15,7 +15,7 @@ use super::delete;
 use super::id::{VolumeId, VolumeName};
 use super::parameters::{Attributes, OnDelete};
 use super::quota;
-use super::record::Record;
+use super::record::{Origin, Record};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, Kind, Name, SetAttr, Status};
@@ -40,6 +40,8 @@ pub struct Create {
     pub defaults: Attributes,
     /// The options that the controller mounts the export with.
     pub mount_options: Vec<String>,
+    /// What it is to be filled with.
+    pub origin: Option<Origin>,
 }
 
 impl Create {
@@ -86,6 +88,9 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, lock: &Guard<F>)
         attributes: wanted,
         mount_options: create.mount_options.clone(),
         created: now(),
+        origin: None,
+        shows: None,
+        pending: false,
     };
     record.write(export, &create.name).await?;
     if let Err(error) = quota::enforced_where_required(export, &create.name, &record).await {
@@ -102,7 +107,7 @@ pub async fn lock<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Guard<F>> 
     export.lock(&[name.as_ref().map_or(first, VolumeName::as_str), first]).await
 }
 
-fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
+pub(super) fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
     let differs = |what: &str, is: String, asked: String| {
         let reason = format!("it has {what} {is}, and {asked} is asked for now; choose another name");
         Err(Error::conflict(format!("volume `{}`", create.name), reason))
@@ -114,6 +119,9 @@ fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
         let asked = format!("{:?}", create.capacity);
         return differs("capacity", record.capacity.to_string(), asked);
     }
+    if create.origin != record.origin {
+        return differs("content", format!("{:?}", record.origin), format!("{:?}", create.origin));
+    }
     if create.asked != record.created_with {
         return differs("parameters", format!("{:?}", record.created_with), format!("{:?}", create.asked));
     }
@@ -121,7 +129,7 @@ fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
 }
 
 /// Refuses what the export has not free, in bytes or in inodes.
-async fn check_space<F: Fs>(export: &Export<F>, bytes: u64) -> Result<()> {
+pub(super) async fn check_space<F: Fs>(export: &Export<F>, bytes: u64) -> Result<()> {
     let stat = statfs(export).await?;
     if stat.available_bytes < bytes {
         return Err(Error::Exhausted(format!(
@@ -183,13 +191,13 @@ async fn make_directory<F: Fs>(
     fs.rename(&layout.staging, &staged, &parent, &last).await.map_err(failed)
 }
 
-async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
+pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
     let mut names: Vec<Name> = sub_dir.names().collect();
     let last = names.pop().ok_or_else(|| Error::Internal("a directory without a name".to_owned()))?;
     Ok((export.make_dirs(&export.fs().root(), names, DIRECTORY_MODE).await?, last))
 }
 
-fn set_attr(attributes: Attributes) -> SetAttr {
+pub(super) fn set_attr(attributes: Attributes) -> SetAttr {
     SetAttr { mode: attributes.mode, uid: attributes.uid, gid: attributes.gid, ..SetAttr::default() }
 }
 
@@ -208,7 +216,10 @@ pub struct Found {
 /// [`Error::NotFound`] where there is neither a record nor a directory.
 pub async fn get<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
     let record = read_own(export, id).await?;
-    let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;
+    let pending = record.as_ref().is_some_and(|record| record.pending);
+    let record = record.filter(|record| !record.pending);
+    let path = record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), Record::path)?;
+    let directory = export.find_dir(&export.fs().root(), path).await?.filter(|_| !pending);
     if record.is_none() && directory.is_none() {
         let reason = format!("{} has no directory `{}`", export.source(), id.sub_dir);
         return Err(Error::not_found(format!("volume `{id}`"), reason));
@@ -241,6 +252,9 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
             attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
             mount_options: Vec::new(),
             created: now(),
+            origin: None,
+            shows: None,
+            pending: false,
         },
     };
     Ok((name, record))
@@ -275,9 +289,16 @@ pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attribute
     let (name, mut record) = for_change(export, id).await?;
     quota::check_possible(export, changes.quota).await?;
     let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
+    let owned = Attributes { on_delete: None, quota: None, inodes: None, ..changes } != Attributes::default();
+    if record.shows.is_some() && owned {
+        let reason = "shows a snapshot, which does not change: mountPermissions, uid and gid cannot be given to it";
+        return Err(Error::Precondition(format!("volume `{id}` {reason}")));
+    }
     let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;
-    let directory = directory.ok_or_else(|| failed(Status::NoEnt))?;
-    export.fs().setattr(&directory, set_attr(changes)).await.map_err(failed)?;
+    if record.shows.is_none() {
+        let directory = directory.ok_or_else(|| failed(Status::NoEnt))?;
+        export.fs().setattr(&directory, set_attr(changes)).await.map_err(failed)?;
+    }
     let attributes = changes.or(record.attributes);
     if attributes != record.attributes {
         record.attributes = attributes;
@@ -306,6 +327,6 @@ pub async fn names<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
     Ok(names)
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

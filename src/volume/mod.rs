@@ -3,6 +3,7 @@
 pub mod access;
 pub mod claims;
 pub mod delete;
+pub mod fill;
 pub mod health;
 pub mod id;
 pub mod lifecycle;

@@ -10,7 +10,7 @@ use crate::mount::source::{Server, Share, Source, SubDir};
 use crate::volume::quota::{Inodes, Quota};
 
 /// Keys that external-provisioner adds with `--extra-create-metadata` start with this.
-const INJECTED: &str = "csi.storage.k8s.io/";
+pub const INJECTED: &str = "csi.storage.k8s.io/";
 
 /// A volume's directory may not start with this: it is where archived volumes go.
 pub const ARCHIVED: &str = "archived-";
@@ -149,6 +149,8 @@ pub struct Parameters {
     pub sub_dir: Option<SubDir>,
     /// What can change later.
     pub attributes: Attributes,
+    /// `readOnlyFromSnapshot`: whether a volume that is made of a snapshot for reading alone may show the snapshot itself.
+    pub show_snapshots: bool,
 }
 
 impl Parameters {
@@ -159,6 +161,7 @@ impl Parameters {
     pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
         let (mut server, mut share, mut sub_dir) = (None, None, None);
         let mut attributes = Attributes::default();
+        let mut show_snapshots = true;
         let mut seen = Vec::new();
         for (key, value) in parameters {
             let field = format!("parameters[{}]", key.escape_debug());
@@ -166,12 +169,23 @@ impl Parameters {
             match lower.as_str() {
                 "server" => server = Some(Server::parse(&field, value)?),
                 "share" => share = Some(Share::parse(&field, value)?),
+                "readonlyfromsnapshot" => {
+                    show_snapshots = match value.to_ascii_lowercase().as_str() {
+                        "direct" => true,
+                        "copy" => false,
+                        _ => {
+                            let shown = value.escape_debug();
+                            return Err(Error::invalid(field, format!("`{shown}` is not one of direct and copy")));
+                        }
+                    }
+                }
                 "subdir" => sub_dir = Some((field.clone(), value)),
                 _ if attributes.take(&field, key, value)? || lower.starts_with(INJECTED) => {}
                 _ => {
                     return Err(Error::invalid(
                         field,
-                        "not a parameter of this driver: server, share, subDir, onDelete, mountPermissions, uid, gid, quota and inodes are",
+                        "not a parameter of this driver: server, share, subDir, onDelete, mountPermissions, uid, gid, quota, \
+                         inodes and readOnlyFromSnapshot are",
                     ));
                 }
             }
@@ -193,7 +207,7 @@ impl Parameters {
             Some((field, template)) => Some(volume_directory(&field, &expand(&field, template, parameters)?)?),
             None => None,
         };
-        Ok(Self { export, sub_dir, attributes })
+        Ok(Self { export, sub_dir, attributes, show_snapshots })
     }
 }
 
@@ -313,6 +327,7 @@ mod tests {
     #[case("subDir", "a/${pvc.metadata.uid}")]
     #[case("subDir", "a/${pvc.metadata.name}")]
     #[case("subDir", "${")]
+    #[case("readOnlyFromSnapshot", "ro")]
     #[case("Server", "nfs")]
     fn a_wrong_parameter_is_named(#[case] key: &str, #[case] value: &str) {
         assert!(field(with(key, value)).eq_ignore_ascii_case(&format!("parameters[{key}]")));

@@ -128,7 +128,8 @@ impl Limits {
     /// What a volume's record asks for.
     pub fn wanted(record: &Record) -> Self {
         let attributes = &record.attributes;
-        if attributes.quota == Some(Quota::None) {
+        // What shows a snapshot has nothing of its own to limit.
+        if attributes.quota == Some(Quota::None) || record.shows.is_some() {
             return Self::default();
         }
         Self {

@@ -5,11 +5,22 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
+use crate::mount::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
 
 /// The form of the records that this driver writes. Reading refuses a newer one.
 const VERSION: u32 = 1;
+
+/// What a volume was filled with when it was made (CSI `VolumeContentSource`): the identifier, as it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Origin {
+    /// A snapshot.
+    Snapshot(String),
+    /// Another volume.
+    Volume(String),
+}
 
 /// A volume, as it was made and as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +37,12 @@ pub struct Record {
     pub mount_options: Vec<String>,
     /// When it was made, in seconds since the epoch.
     pub created: u64,
+    /// What it was filled with; `None` for one that began empty.
+    pub origin: Option<Origin>,
+    /// The snapshot whose tree it shows, for reading, in place of a directory of its own.
+    pub shows: Option<VolumeName>,
+    /// Whether it is still being filled: no volume yet, for anybody but a retry of its CreateVolume.
+    pub pending: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +56,12 @@ struct Json {
     #[serde(default)]
     mount_options: Vec<String>,
     created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shows: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pending: bool,
 }
 
 impl Record {
@@ -52,6 +75,9 @@ impl Record {
             attributes: self.attributes,
             mount_options: self.mount_options.clone(),
             created: self.created,
+            origin: self.origin.clone(),
+            shows: self.shows.as_ref().map(VolumeName::to_string),
+            pending: self.pending,
         };
         serde_json::to_vec(&json).map_err(|e| Error::Internal(format!("writing the record of volume {}: {e}", self.id)))
     }
@@ -71,8 +97,18 @@ impl Record {
         if id.name().as_ref() != Some(name) {
             return Err(bad(format!("it is of another volume, {id}")));
         }
-        let Json { capacity, created_with, attributes, mount_options, created, .. } = json;
-        Ok(Self { id, capacity, created_with, attributes, mount_options, created })
+        let shows = json.shows.map(|name| VolumeName::parse("shows", &name)).transpose();
+        let shows = shows.map_err(|e| bad(e.to_string()))?;
+        let Json { capacity, created_with, attributes, mount_options, created, origin, pending, .. } = json;
+        Ok(Self { id, capacity, created_with, attributes, mount_options, created, origin, shows, pending })
+    }
+
+    /// The names that lead to its content from the share.
+    pub fn path(&self) -> Result<Vec<Name>> {
+        match &self.shows {
+            Some(snapshot) => snapshot_tree(snapshot),
+            None => Ok(self.id.sub_dir.names().collect()),
+        }
     }
 
     /// The name of the record's file.
@@ -115,6 +151,13 @@ impl Record {
     }
 }
 
+/// The names that lead to a snapshot's tree from the share.
+pub fn snapshot_tree(snapshot: &VolumeName) -> Result<Vec<Name>> {
+    let tree = format!("{snapshot}.tree");
+    let names = [SubDir::PRIVATE, "snapshots", &tree].map(Name::new).into_iter().collect::<Result<Vec<_>, _>>();
+    names.map_err(|e| Error::invalid("snapshot", format!("`{snapshot}`: {e}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +171,9 @@ mod tests {
             attributes: Attributes { mode: Some(0o777), on_delete: Some(OnDelete::Archive), ..Attributes::default() },
             mount_options: vec!["vers=3".to_owned()],
             created: 1_700_000_000,
+            origin: None,
+            shows: None,
+            pending: false,
         }
     }
 
@@ -146,6 +192,16 @@ mod tests {
         assert!(Record::decode(&VolumeName::parse("name", "pvc-2").unwrap(), &bytes).is_err());
         let newer = String::from_utf8(bytes).unwrap().replace("\"version\":1", "\"version\":2");
         assert!(Record::decode(&name, newer.as_bytes()).unwrap_err().to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn a_record_of_a_volume_that_was_filled_reads_back_as_it_was_written() {
+        let name = VolumeName::parse("name", "pvc-1").unwrap();
+        let origin = Some(Origin::Snapshot("nfs#export#s###snapshot".to_owned()));
+        let filled = Record { origin, shows: Some(name.clone()), pending: true, ..record() };
+        assert_eq!(Record::decode(&name, &filled.encode().unwrap()).unwrap(), filled);
+        let outside = String::from_utf8(filled.encode().unwrap()).unwrap().replace("\"shows\":\"", "\"shows\":\"../");
+        assert!(Record::decode(&name, outside.as_bytes()).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod chart;
 pub mod machine;
 pub mod namespace;
+pub mod template;
 pub mod wait;
 
 use std::path::PathBuf;

@@ -2,15 +2,40 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use csi_nfs_e2e_kubernetes::example;
 use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
 use csi_nfs_e2e_kubernetes::namespace::Namespace;
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually};
+use csi_nfs_e2e_kubernetes::{chart, example};
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
-use kube::api::{DeleteParams, ListParams, PostParams};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::{Client, ResourceExt};
 
 const CLAIMS: usize = 200;
+
+/// What the driver's logs say of the calls of `method` since `start`: how many, how long one took in the middle of all, in
+/// seconds, and how long from the first one's beginning to the last one's end.
+async fn calls(client: &Client, method: &str, start: Instant) -> Result<(usize, f64, f64)> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), chart::NAMESPACE);
+    let since = i64::try_from(start.elapsed().as_secs())? + 1;
+    let logs = LogParams { container: Some("csi-nfs".into()), since_seconds: Some(since), ..LogParams::default() };
+    let (mut took, mut first, mut last) = (Vec::new(), f64::MAX, f64::MIN);
+    for pod in pods.list(&ListParams::default().labels("app.kubernetes.io/component=controller")).await? {
+        for line in pods.logs(&pod.name_any(), &logs).await?.lines() {
+            let line: serde_json::Value = serde_json::from_str(line)?;
+            let (Some(ms), Some(at)) = (line["ms"].as_f64(), line["timestamp"].as_str()) else { continue };
+            if line["span"]["method"] == method {
+                let end = at.parse::<Timestamp>()?.as_microsecond() as f64 / 1e6;
+                (first, last) = (f64::min(first, end - ms / 1e3), f64::max(last, end));
+                took.push(ms / 1e3);
+            }
+        }
+    }
+    ensure!(!took.is_empty(), "the driver tells of no {method}");
+    took.sort_by(f64::total_cmp);
+    Ok((took.len(), took[took.len() / 2], last - first))
+}
 
 #[tokio::test]
 async fn s13_two_hundred_claims_at_once() -> Result<()> {
@@ -41,6 +66,7 @@ async fn s13_two_hundred_claims_at_once() -> Result<()> {
     })
     .await?;
     let bound = start.elapsed();
+    let made = calls(&ns.client, "CreateVolume", start).await?;
     let directories = Machine::Nfs.run(&format!("ls {} | wc -l", exported("burst"))).await?;
     ensure!(directories == CLAIMS.to_string(), "{directories} directories for {CLAIMS} claims");
 
@@ -54,9 +80,16 @@ async fn s13_two_hundred_claims_at_once() -> Result<()> {
         Ok((!ours && claims.list(&all).await?.items.is_empty()).then_some(()))
     })
     .await?;
+    let gone = start.elapsed();
+    let deleted = calls(&ns.client, "DeleteVolume", start).await?;
     println!(
-        "{CLAIMS} claims: made {created:.1?}, all volumes provisioned {provisioned:.1?}, all claims bound {bound:.1?}; all gone {:.1?} after deletion",
-        start.elapsed()
+        "{CLAIMS} claims: made {created:.1?}, all volumes provisioned {provisioned:.1?}, all claims bound {bound:.1?}"
     );
+    println!("{CLAIMS} claims: all gone {gone:.1?} after deletion");
+    for (method, (count, median, all)) in [("CreateVolume", made), ("DeleteVolume", deleted)] {
+        println!(
+            "of that in the driver: {count} {method} in {all:.1} s, {median:.2} s in the median, waits for each other included"
+        );
+    }
     ns.remove().await
 }

@@ -236,14 +236,17 @@ async fn s09_a_group_owns_its_volume_at_once_however_many_files_there_are() -> R
     empty.remove().await?;
 
     let (full, second) = time_to_start("group-full", 50_000).await?;
-    // what kubelet would have done instead, over the same mount
+    // what kubelet would have done instead, over the same mount; a part of it, for it takes minutes
+    const PART: usize = 1_000;
     let pod = full.api::<Pod>().get("member").await?;
     let node = Machine::node(node_of(&pod)?)?;
     let walk = Instant::now();
     let volume = "$(grep -o '/var/lib/kubelet/pods/[^ ]*/mount' /proc/mounts | head -n 1)";
-    let find = format!("find {volume}/d -exec chgrp -h 5678 {{}} + -exec chmod g+rw {{}} +");
-    node.run(&find).await?;
-    println!("pod ready: empty {first:?}, 50,000 files {second:?}; a recursive change alone {:?}", walk.elapsed());
+    node.run(&format!("cd {volume}/d && seq {PART} | xargs chgrp -h 5678 && seq {PART} | xargs chmod g+rw")).await?;
+    println!(
+        "pod ready: empty {first:.1?}, 50,000 files {second:.1?}; a recursive change would add {:.0?}",
+        walk.elapsed() * (50_000 / PART as u32)
+    );
     ensure!(second < first + Duration::from_secs(3), "empty {first:?}, 50,000 files {second:?}");
     full.remove().await
 }

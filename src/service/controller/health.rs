@@ -107,7 +107,10 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
     for name in lifecycle::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
         // One that went since its name was read is not looked at.
         let Some(record) = Record::read_or_skip(export, &name).await? else { continue };
-        let directory = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await?.is_some();
+        if record.pending {
+            continue;
+        }
+        let directory = export.find_dir(&export.fs().root(), record.path()?).await?.is_some();
         let id = record.id.clone();
         let of_limits = health::of_limits(export, &name, &record).await?;
         let mut conditions: Vec<_> =

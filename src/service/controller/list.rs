@@ -23,7 +23,7 @@ use crate::volume::lifecycle;
 use crate::volume::record::Record;
 
 /// Records read at once.
-const READS: usize = 16;
+pub(super) const READS: usize = 16;
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn list(&self, request: csi::ListVolumesRequest) -> Result<csi::ListVolumesResponse> {
@@ -49,7 +49,10 @@ impl<C: Connect> Controller<C> {
         let records: Vec<Option<Record>> = stream::iter(page.entries).map(read).buffered(READS).try_collect().await?;
         // One that went since its name was read is not listed.
         let listed = |record| csi::list_volumes_response::Entry { volume: Some(volume(&record)), status: None };
-        Ok(csi::ListVolumesResponse { entries: records.into_iter().flatten().map(listed).collect(), next_token })
+        Ok(csi::ListVolumesResponse {
+            entries: records.into_iter().flatten().filter(|record| !record.pending).map(listed).collect(),
+            next_token,
+        })
     }
 }
 

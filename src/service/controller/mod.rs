@@ -2,6 +2,7 @@
 
 mod health;
 mod list;
+mod snapshots;
 mod volumes;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,7 @@ use crate::mount::source::Source;
 use crate::proto::csi;
 use crate::proto::csi::controller_server::Controller as Rpc;
 use crate::proto::csi::controller_service_capability::{self as capability_of, rpc::Type};
+use crate::snapshot::jobs::Jobs;
 use crate::telemetry;
 use crate::volume::delete::DeletePolicy;
 use crate::volume::id::{VolumeId, VolumeName};
@@ -43,14 +45,16 @@ pub struct Settings {
 pub struct Controller<C: Connect> {
     pool: Arc<Pool<C>>,
     settings: Settings,
+    /// The copies under way.
+    jobs: Arc<Jobs>,
     /// The volumes that were seen on each export: all that is known of them while their server is gone.
     surveyed: Mutex<HashMap<Source, BTreeMap<VolumeName, VolumeId>>>,
 }
 
 impl<C: Connect> Controller<C> {
-    /// A controller for the exports of `pool`.
-    pub fn new(pool: Arc<Pool<C>>, settings: Settings) -> Self {
-        Self { pool, settings, surveyed: Mutex::default() }
+    /// A controller for the exports of `pool`, with its copies in `jobs`.
+    pub fn new(pool: Arc<Pool<C>>, settings: Settings, jobs: Arc<Jobs>) -> Self {
+        Self { pool, settings, jobs, surveyed: Mutex::default() }
     }
 
     /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale.
@@ -225,6 +229,10 @@ impl<C: Connect> Rpc for Controller<C> {
             Type::CreateDeleteVolume,
             Type::ListVolumes,
             Type::GetCapacity,
+            Type::CreateDeleteSnapshot,
+            Type::ListSnapshots,
+            Type::GetSnapshot,
+            Type::CloneVolume,
             Type::ExpandVolume,
             Type::GetVolume,
             Type::SingleNodeMultiWriter,
@@ -236,6 +244,43 @@ impl<C: Connect> Rpc for Controller<C> {
             r#type: Some(capability_of::Type::Rpc(capability_of::Rpc { r#type: rpc.into() })),
         });
         Ok(Response::new(csi::ControllerGetCapabilitiesResponse { capabilities: capabilities.into() }))
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<csi::CreateSnapshotRequest>,
+    ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        telemetry::volume(&request.source_volume_id);
+        let snapshot = Some(self.create_snapshot(request).await?);
+        Ok(Response::new(csi::CreateSnapshotResponse { snapshot }))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<csi::DeleteSnapshotRequest>,
+    ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        telemetry::volume(&request.snapshot_id);
+        self.delete_snapshot(request).await?;
+        Ok(Response::new(csi::DeleteSnapshotResponse {}))
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<csi::ListSnapshotsRequest>,
+    ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
+        Ok(Response::new(self.list_snapshots(request.into_inner()).await?))
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<csi::GetSnapshotRequest>,
+    ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        telemetry::volume(&request.snapshot_id);
+        let snapshot = Some(self.get_snapshot(&request.snapshot_id, &request.secrets).await?);
+        Ok(Response::new(csi::GetSnapshotResponse { snapshot }))
     }
 
     async fn controller_expand_volume(

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::*;
+use crate::export::copy::Options;
 use crate::export::fs::Fs as _;
 use crate::export::memory::{MemoryFs, MemoryServer, Node};
 use crate::mount::source::{Server, Share};
@@ -112,7 +114,8 @@ fn controller(servers: &Arc<Servers>) -> Controller<Arc<Servers>> {
         defaults: Attributes { on_delete: Some(OnDelete::Delete), ..Attributes::default() },
         delete: DeletePolicy { default: OnDelete::Delete, replace_archive: false },
     };
-    Controller::new(Arc::new(Pool::new(servers.clone(), [])), settings)
+    let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+    Controller::new(Arc::new(Pool::new(servers.clone(), [])), settings, jobs)
 }
 
 fn reasons(health: csi::VolumeHealth) -> (String, Vec<String>) {
@@ -316,4 +319,102 @@ async fn what_an_export_has_left_is_told_for_a_class_whose_directories_are_named
     let asked = csi::GetCapacityRequest { parameters, ..Default::default() };
     let told = lab.controller.get_capacity(Request::new(asked)).await.unwrap().into_inner();
     assert!(told.available_capacity > 0);
+}
+
+fn of_volume(volume_id: &str) -> Option<csi::VolumeContentSource> {
+    let volume = csi::volume_content_source::VolumeSource { volume_id: volume_id.to_owned() };
+    Some(csi::VolumeContentSource { r#type: Some(csi::volume_content_source::Type::Volume(volume)) })
+}
+
+fn of_snapshot(snapshot_id: &str) -> Option<csi::VolumeContentSource> {
+    let snapshot = csi::volume_content_source::SnapshotSource { snapshot_id: snapshot_id.to_owned() };
+    Some(csi::VolumeContentSource { r#type: Some(csi::volume_content_source::Type::Snapshot(snapshot)) })
+}
+
+impl Lab {
+    async fn snapshot(
+        &self,
+        volume_id: &str,
+        name: &str,
+        parameters: &[(&str, &str)],
+    ) -> Result<csi::Snapshot, Status> {
+        let (source_volume_id, name) = (volume_id.to_owned(), name.to_owned());
+        let parameters = map(parameters);
+        let request = csi::CreateSnapshotRequest { source_volume_id, name, parameters, ..Default::default() };
+        let answer = Rpc::create_snapshot(&self.controller, Request::new(request)).await?;
+        Ok(answer.into_inner().snapshot.unwrap())
+    }
+
+    async fn snapshots(&self, source_volume_id: &str) -> Vec<String> {
+        let source_volume_id = source_volume_id.to_owned();
+        let request = csi::ListSnapshotsRequest { source_volume_id, ..Default::default() };
+        let answer = Rpc::list_snapshots(&self.controller, Request::new(request)).await.unwrap().into_inner();
+        answer.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect()
+    }
+
+    async fn fill(
+        &self,
+        server: &str,
+        name: &str,
+        source: Option<csi::VolumeContentSource>,
+    ) -> Result<csi::Volume, Status> {
+        let request = csi::CreateVolumeRequest { volume_content_source: source, ..request(server, name) };
+        Ok(self.controller.create_volume(Request::new(request)).await?.into_inner().volume.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_on_another_server_is_restored_on_a_third_export_and_forgotten_by_nobody() {
+    let mut lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    lab.server("a").plant("v/file", Node::file(0o600, "mine").owned_by(5, 6)).unwrap();
+    let s = lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap();
+    assert_eq!((s.snapshot_id.as_str(), s.ready_to_use), ("b#export#s###snapshot", true));
+    lab.restart();
+    assert_eq!(lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap(), s);
+    assert_eq!(lab.snapshots("").await, ["b#export#s###snapshot"]);
+    lab.delete(&v).await.unwrap();
+    assert_eq!(lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap(), s, "its volume is gone, and it is there");
+    let r = lab.fill("a", "r", of_snapshot(&s.snapshot_id)).await.unwrap();
+    assert_eq!(r.content_source, of_snapshot(&s.snapshot_id));
+    let tree = lab.server("a").tree();
+    assert_eq!(tree.get("r/file").unwrap().text(), "mine");
+    let request = csi::DeleteSnapshotRequest { snapshot_id: s.snapshot_id.clone(), ..Default::default() };
+    Rpc::delete_snapshot(&lab.controller, Request::new(request)).await.unwrap();
+    assert_eq!(lab.snapshots("").await, Vec::<String>::new());
+    assert_eq!(lab.fill("a", "r", of_snapshot(&s.snapshot_id)).await.unwrap(), r, "made already");
+    let late = lab.fill("a", "late", of_snapshot(&s.snapshot_id)).await.unwrap_err();
+    assert_eq!(late.code(), Code::NotFound, "{late}");
+}
+
+#[tokio::test]
+async fn a_volume_is_listed_with_what_it_is_of_and_refused_to_be_of_anything_else() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    let c = lab.fill("a", "c", of_volume(&v)).await.unwrap();
+    let listed = lab.controller.list_volumes(Request::new(csi::ListVolumesRequest::default())).await.unwrap();
+    assert_eq!(listed.into_inner().entries[0].volume, Some(c));
+    for source in [None, of_volume("a#export#c##")] {
+        assert_eq!(lab.fill("a", "c", source).await.unwrap_err().code(), Code::AlreadyExists);
+    }
+    for source in [of_volume(""), of_snapshot(""), Some(csi::VolumeContentSource::default())] {
+        assert_eq!(lab.fill("a", "d", source).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_a_copy_is_told_and_nothing_of_it_stays() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    lab.server("a").plant("v/large", Node::file(0o600, "x".repeat(100_000))).unwrap();
+    lab.server("a").set_clone_supported(false);
+    let before = lab.server("a").tree().paths();
+    lab.server("a").set_capacity(120_000, 1_000_000);
+    assert_eq!(lab.fill("a", "c", of_volume(&v)).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(lab.snapshot(&v, "s", &[]).await.unwrap_err().code(), Code::ResourceExhausted);
+    lab.server("a").set_capacity(1 << 40, 1_000_000);
+    while lab.server("a").tree().paths() != before {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(lab.snapshot(&v, "s", &[]).await.unwrap().ready_to_use);
 }

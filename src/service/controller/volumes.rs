@@ -9,26 +9,27 @@ use crate::export::Export;
 use crate::export::pool::Connect;
 use crate::proto::csi;
 use crate::proto::csi::validate_volume_capabilities_response::Confirmed;
+use crate::proto::csi::volume_content_source::Type as SourceType;
 use crate::service::capability;
+use crate::snapshot::{clone, direct};
 use crate::telemetry;
 use crate::volume::access::CapacityRange;
 use crate::volume::delete;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{self, Create, Found};
 use crate::volume::parameters::{Attributes, Parameters};
-use crate::volume::record::Record;
+use crate::volume::record::{Origin, Record};
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn create(&self, request: csi::CreateVolumeRequest) -> Result<csi::Volume> {
         let name = VolumeName::parse("name", &request.name)?;
         let capabilities = capability::parse_all(&request.volume_capabilities)?;
         let capacity = capability::parse_range(request.capacity_range.as_ref())?;
-        if request.volume_content_source.is_some() {
-            return Err(Error::invalid("volume_content_source", "this driver does not serve clones or snapshots"));
-        }
+        let origin = request.volume_content_source.map(origin).transpose()?;
         let parameters = Parameters::parse(&request.parameters)?;
         telemetry::server(parameters.export.server.as_str());
         let changes = Attributes::parse(&request.mutable_parameters)?;
+        let read_only = capabilities.iter().all(|capability| capability.mode.is_read_only());
         let flags = capabilities.into_iter().map(|c| c.mount_options).find(|options| !options.is_empty());
         let options = match flags {
             Some(options) => options,
@@ -42,7 +43,12 @@ impl<C: Connect> Controller<C> {
             defaults: self.settings.defaults,
             // Of a secret nothing is kept: who deletes the volume brings it again.
             mount_options: if options.is_secret() { Vec::new() } else { options.to_vec() },
+            origin,
         };
+        if let Some(origin) = create.origin.clone() {
+            let may_show = read_only && parameters.show_snapshots;
+            return self.create_filled(create, &origin, &parameters.export, &options, may_show, &request.secrets).await;
+        }
         let work = |export: Arc<Export<C::Fs>>| {
             let create = create.clone();
             async move {
@@ -63,14 +69,26 @@ impl<C: Connect> Controller<C> {
         let Ok(id) = VolumeId::parse(&request.volume_id) else { return Ok(()) };
         let policy = self.settings.delete;
         let id = &id;
+        if let Some(name) = id.name() {
+            self.jobs.end(&(id.export(), clone::job(&name))).await;
+        }
         self.on_volume(id, &request.secrets, |export| async move {
             if delete::is_gone(&export, id).await? {
                 return Ok(());
             }
             let gone = id.clone();
-            self.change(export, id, async move |export, lock| delete::delete(&export, &gone, policy, &lock).await).await
+            let delete =
+                async move |export: Arc<Export<C::Fs>>, lock| match delete::delete(&export, &gone, policy, &lock)
+                    .await?
+                {
+                    Some(record) => direct::delete(&export, &record, &lock).await,
+                    None => Ok(()),
+                };
+            self.change(export, id, delete).await
         })
-        .await
+        .await?;
+        self.jobs.end_copies_of(&id.to_string());
+        Ok(())
     }
 
     pub(super) async fn find(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<Found> {
@@ -192,10 +210,44 @@ pub(super) fn volume(record: &Record) -> csi::Volume {
     csi::Volume {
         capacity_bytes: i64::try_from(record.capacity).unwrap_or(i64::MAX),
         volume_id: record.id.to_string(),
-        volume_context: recorded_context(record),
-        content_source: None,
+        volume_context: shown_context(record),
+        content_source: record.origin.as_ref().map(content_source),
         accessible_topology: Vec::new(),
     }
+}
+
+/// The source that a volume is to be filled with (CSI `VolumeContentSource`).
+fn origin(source: csi::VolumeContentSource) -> Result<Origin> {
+    const FIELD: &str = "volume_content_source";
+    let (origin, id, field) = match source.r#type {
+        Some(SourceType::Snapshot(source)) => {
+            let id = source.snapshot_id;
+            (Origin::Snapshot(id.clone()), id, "snapshot.snapshot_id")
+        }
+        Some(SourceType::Volume(source)) => {
+            let id = source.volume_id;
+            (Origin::Volume(id.clone()), id, "volume.volume_id")
+        }
+        None => return Err(Error::invalid(FIELD, "neither a snapshot nor a volume")),
+    };
+    if id.is_empty() { Err(Error::invalid(format!("{FIELD}.{field}"), "missing")) } else { Ok(origin) }
+}
+
+fn content_source(origin: &Origin) -> csi::VolumeContentSource {
+    let source = match origin.clone() {
+        Origin::Snapshot(snapshot_id) => {
+            SourceType::Snapshot(csi::volume_content_source::SnapshotSource { snapshot_id })
+        }
+        Origin::Volume(volume_id) => SourceType::Volume(csi::volume_content_source::VolumeSource { volume_id }),
+    };
+    csi::VolumeContentSource { r#type: Some(source) }
+}
+
+/// With `snapshot`, for a volume that shows one. (`subDir` is no directory then: a node that does not know the key mounts
+/// nothing.)
+fn shown_context(record: &Record) -> HashMap<String, String> {
+    let shown = record.shows.as_ref().map(|snapshot| ("snapshot".to_owned(), snapshot.to_string()));
+    recorded_context(record).into_iter().chain(shown).collect()
 }
 
 /// What a node has to know to mount a volume. Nothing that can change later: a PersistentVolume keeps it for ever.

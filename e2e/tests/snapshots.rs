@@ -1,0 +1,297 @@
+//! Snapshots, and volumes made of snapshots and of volumes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::mount::{UnmountFlags, unmount};
+use tonic::{Request, Status};
+
+use crate::support::csi::volume_capability::access_mode::Mode;
+use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
+use crate::support::requests::{self, MIB};
+use crate::support::{Code, Driver, Lab, Place, Share, csi, wait};
+
+/// Everything below a directory that a copy has to have: type and mode, owner, size, links, times, content.
+fn content(root: &Path) -> BTreeMap<String, String> {
+    let mut entries = BTreeMap::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        let content = if meta.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            String::new()
+        } else if meta.is_file() {
+            fs::read(&path).unwrap().escape_ascii().to_string()
+        } else {
+            fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii().to_string()
+        };
+        let links = if meta.is_dir() { 0 } else { meta.nlink() };
+        let times = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
+        let entry = format!("{:o} {}:{} links {links} modified {times} {content}", meta.mode(), meta.uid(), meta.gid());
+        entries.insert(path.strip_prefix(root).unwrap().display().to_string(), entry);
+    }
+    entries
+}
+
+fn fill(volume: &Path) {
+    fs::create_dir_all(volume.join("sub/empty")).unwrap();
+    fs::write(volume.join("sub/file"), b"content").unwrap();
+    fs::set_permissions(volume.join("sub/file"), fs::Permissions::from_mode(0o4750)).unwrap();
+    chown(volume.join("sub"), Some(1000), Some(2000)).unwrap();
+    fs::hard_link(volume.join("sub/file"), volume.join("linked")).unwrap();
+    symlink("../../outside", volume.join("link")).unwrap();
+    fs::set_permissions(volume, fs::Permissions::from_mode(0o2770)).unwrap();
+}
+
+fn snapshot(volume_id: &str, name: &str) -> csi::CreateSnapshotRequest {
+    csi::CreateSnapshotRequest { source_volume_id: volume_id.to_owned(), name: name.to_owned(), ..Default::default() }
+}
+
+async fn take(driver: &Driver, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot, Status> {
+    Ok(driver.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap())
+}
+
+async fn drop_snapshot(driver: &Driver, id: &str) -> Result<(), Status> {
+    let request = csi::DeleteSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
+    driver.controller().delete_snapshot(request).await.map(drop)
+}
+
+async fn listed(driver: &Driver, request: csi::ListSnapshotsRequest) -> Vec<String> {
+    let answer = driver.controller().list_snapshots(request).await.unwrap().into_inner();
+    answer.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect()
+}
+
+fn from(share: &Share, name: &str, source: Source) -> csi::CreateVolumeRequest {
+    let volume_content_source = Some(csi::VolumeContentSource { r#type: Some(source) });
+    csi::CreateVolumeRequest { volume_content_source, ..requests::create(share, name) }
+}
+
+fn of_snapshot(id: &str) -> Source {
+    Source::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })
+}
+
+fn of_volume(id: &str) -> Source {
+    Source::Volume(VolumeSource { volume_id: id.to_owned() })
+}
+
+fn left_in(share: &Share, part: &str) -> Vec<String> {
+    let entries = fs::read_dir(share.path.join(".csi-nfs").join(part)).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_clone_a_snapshot_and_a_restore_equal_the_volume_and_outlive_it() {
+    let lab = Lab::enter().await;
+    let driver = Driver::start().await;
+    for place in [Place::Xfs, Place::Tmpfs] {
+        let share = lab.share(place);
+        let v = driver.create(requests::create(&share, "v")).await.unwrap();
+        fill(&share.path.join("v"));
+        let whole = content(&share.path.join("v"));
+
+        let taken = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+        assert!(taken.ready_to_use && taken.size_bytes == MIB && taken.source_volume_id == v.volume_id, "{taken:?}");
+        assert_eq!(take(&driver, snapshot(&v.volume_id, "s")).await.unwrap(), taken, "a repeat answers the same");
+        let clone = driver.create(from(&share, "c", of_volume(&v.volume_id))).await.unwrap();
+        assert_eq!(content(&share.path.join("c")), whole, "{place:?}");
+        assert_eq!(clone.content_source.unwrap().r#type, Some(of_volume(&v.volume_id)));
+
+        fs::write(share.path.join("v/sub/file"), b"changed").unwrap();
+        driver.delete(&v.volume_id).await.unwrap();
+        let request = from(&share, "r", of_snapshot(&taken.snapshot_id));
+        let restored = driver.create(request.clone()).await.unwrap();
+        assert_eq!(content(&share.path.join("r")), whole, "{place:?}");
+        assert_eq!(driver.create(request).await.unwrap(), restored);
+        let other = from(&share, "r", of_volume(&clone.volume_id));
+        assert_eq!(driver.create(other).await.unwrap_err().code(), Code::AlreadyExists);
+
+        let by_id = csi::ListSnapshotsRequest { snapshot_id: taken.snapshot_id.clone(), ..Default::default() };
+        assert_eq!(listed(&driver, by_id.clone()).await, std::slice::from_ref(&taken.snapshot_id));
+        drop_snapshot(&driver, &taken.snapshot_id).await.unwrap();
+        drop_snapshot(&driver, &taken.snapshot_id).await.unwrap();
+        assert_eq!(listed(&driver, by_id).await, Vec::<String>::new());
+        assert_eq!(content(&share.path.join("r")), whole, "{place:?}");
+        share.trash_is_empty().await;
+        assert_eq!(share.names(), ["c", "r"]);
+        assert!(left_in(&share, "staging").is_empty() && left_in(&share, "snapshots").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn copies_go_from_one_export_to_another_and_from_one_server_to_another() {
+    let lab = Lab::enter().await;
+    let driver = Driver::start().await;
+    let (xfs, tmpfs, ganesha) = (lab.share(Place::Xfs), lab.share(Place::Tmpfs), lab.share(Place::Ganesha));
+    let v = driver.create(requests::create(&xfs, "v")).await.unwrap();
+    fill(&xfs.path.join("v"));
+    let whole = content(&xfs.path.join("v"));
+    let mut request = snapshot(&v.volume_id, "s");
+    request.parameters = requests::map([("server", &tmpfs.server), ("Share", &tmpfs.share)]);
+    let taken = take(&driver, request).await.unwrap();
+    assert!(taken.ready_to_use, "{taken:?}");
+    assert_eq!(content(&tmpfs.path.join(".csi-nfs/snapshots/s.tree")), whole);
+    driver.create(from(&ganesha, "r", of_snapshot(&taken.snapshot_id))).await.unwrap();
+    driver.create(from(&tmpfs, "c", of_volume(&v.volume_id))).await.unwrap();
+    for copy in [ganesha.path.join("r"), tmpfs.path.join("c")] {
+        assert_eq!(content(&copy), whole, "{}", copy.display());
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_and_leaves_nothing() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let v = driver.create(requests::create(&share, "v")).await.unwrap();
+    let w = driver.create(requests::create(&share, "w")).await.unwrap();
+    let s = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+    let refused = async |request| driver.create(request).await.unwrap_err().code();
+    let smaller = csi::CreateVolumeRequest {
+        capacity_range: requests::bytes(MIB / 2),
+        ..from(&share, "small", of_snapshot(&s.snapshot_id))
+    };
+    assert_eq!(refused(smaller).await, Code::OutOfRange);
+    let gone = s.snapshot_id.replace("#s#", "#other#");
+    for source in [of_snapshot(&gone), of_snapshot("x"), of_volume("x"), of_volume(&v.volume_id.replace("#v#", "#x#"))]
+    {
+        assert_eq!(refused(from(&share, "n", source)).await, Code::NotFound);
+    }
+    fs::create_dir(share.path.join("taken")).unwrap();
+    fs::write(share.path.join("taken/file"), b"theirs").unwrap();
+    assert_eq!(refused(from(&share, "taken", of_volume(&v.volume_id))).await, Code::AlreadyExists);
+    assert_eq!(fs::read(share.path.join("taken/file")).unwrap(), b"theirs");
+    let refused = async |request| take(&driver, request).await.unwrap_err();
+    assert_eq!(refused(snapshot(&w.volume_id, "s")).await.code(), Code::AlreadyExists);
+    assert_eq!(refused(snapshot(&v.volume_id.replace("#v#", "#x#"), "t")).await.code(), Code::NotFound);
+    let mut unknown = snapshot(&v.volume_id, "t");
+    unknown.parameters = requests::map([("compression", "true")]);
+    let status = refused(unknown).await;
+    assert!(status.code() == Code::InvalidArgument && status.message().contains("compression"), "{status}");
+    let theirs = format!("{}#{}#snapshot-1#snapshot-1#v", share.server, share.share.trim_matches('/'));
+    assert_eq!(drop_snapshot(&driver, &theirs).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(share.names(), ["taken", "v", "w"]);
+    assert_eq!(left_in(&share, "volumes").len(), 2);
+    assert!(left_in(&share, "staging").is_empty());
+}
+
+#[tokio::test]
+async fn a_call_whose_deadline_passes_leaves_its_copy_running_and_the_retry_joins_it() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Tmpfs);
+    let driver = Driver::start().await;
+    let v = driver.create(requests::create(&share, "v")).await.unwrap();
+    for n in 0..1000 {
+        fs::write(share.path.join(format!("v/{n}")), n.to_string()).unwrap();
+    }
+    let request = from(&share, "c", of_volume(&v.volume_id));
+    let mut hurried = Request::new(request.clone());
+    hurried.set_timeout(Duration::from_millis(20));
+    driver.controller().create_volume(hurried).await.unwrap_err();
+    driver.create(request).await.unwrap();
+    assert_eq!(content(&share.path.join("c")), content(&share.path.join("v")));
+    assert_eq!(driver.log().matches(" copied ").count(), 1, "{}", driver.log());
+}
+
+#[tokio::test]
+async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Tmpfs);
+    let mut driver = Driver::start().await;
+    let v = driver.create(requests::create(&share, "v")).await.unwrap();
+    for n in 0..1000 {
+        fs::write(share.path.join(format!("v/{n}")), n.to_string()).unwrap();
+    }
+    let mut controller = driver.controller();
+    let request = snapshot(&v.volume_id, "s");
+    let call = tokio::spawn(async move { controller.create_snapshot(request).await });
+    wait::until("the copy in staging", Duration::from_secs(20), || {
+        (!left_in(&share, "staging").is_empty()).then_some(())
+    })
+    .await;
+    driver.kill();
+    call.await.unwrap().unwrap_err();
+    driver.start_again().await;
+    assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
+    wait::until_async("the snapshot", Duration::from_secs(60), async || {
+        take(&driver, snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use
+    })
+    .await;
+    assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
+    share.trash_is_empty().await;
+    assert!(left_in(&share, "staging").is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_for_reading_shows_the_snapshot_itself_and_keeps_it() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let v = driver.create(requests::create(&share, "v")).await.unwrap();
+    fill(&share.path.join("v"));
+    let whole = content(&share.path.join("v"));
+    let s = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+    let reading = |name: &str| csi::CreateVolumeRequest {
+        volume_capabilities: vec![requests::mounted(Mode::MultiNodeReaderOnly, &[])],
+        ..from(&share, name, of_snapshot(&s.snapshot_id))
+    };
+    let mut copied = reading("copied");
+    copied.parameters.insert("readOnlyFromSnapshot".to_owned(), "copy".to_owned());
+    driver.create(copied).await.unwrap();
+    let shown = driver.create(reading("shown")).await.unwrap();
+    assert_eq!(driver.create(reading("shown")).await.unwrap(), shown);
+    assert_eq!(share.names(), ["copied", "v"], "no directory for what shows a snapshot");
+
+    drop_snapshot(&driver, &s.snapshot_id).await.unwrap();
+    let target = driver.target("pod");
+    let mut publish = requests::publish(&shown, &target);
+    publish.volume_capability = Some(requests::mounted(Mode::MultiNodeReaderOnly, &[]));
+    driver.node().node_publish_volume(publish).await.unwrap();
+    assert_eq!(content(&target), whole);
+    let refused = fs::write(target.join("new"), b"x").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    assert_eq!(unmount(&target, UnmountFlags::NOFOLLOW), Ok(()));
+    driver.unpublish(&shown.volume_id, &target).await.unwrap();
+    assert_eq!(driver.create(reading("late")).await.unwrap_err().code(), Code::NotFound);
+
+    driver.delete(&shown.volume_id).await.unwrap();
+    share.trash_is_empty().await;
+    assert!(left_in(&share, "snapshots").is_empty(), "the last one takes the snapshot with it");
+}
+
+#[tokio::test]
+async fn a_list_of_snapshots_comes_in_pages_and_by_volume() {
+    let lab = Lab::enter().await;
+    let (one, two) = (lab.share(Place::Xfs), lab.share(Place::Tmpfs));
+    let driver = Driver::start().await;
+    let mut made = Vec::new();
+    for share in [&one, &two] {
+        let v = driver.create(requests::create(share, "v")).await.unwrap();
+        for name in ["a", "b", "c"] {
+            made.push((v.volume_id.clone(), take(&driver, snapshot(&v.volume_id, name)).await.unwrap().snapshot_id));
+        }
+    }
+    let (mut seen, mut token) = (Vec::new(), String::new());
+    loop {
+        let request = csi::ListSnapshotsRequest { max_entries: 2, starting_token: token, ..Default::default() };
+        let page = driver.controller().list_snapshots(request).await.unwrap().into_inner();
+        assert!(!page.entries.is_empty() && page.entries.len() <= 2);
+        seen.extend(page.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id));
+        token = page.next_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    seen.sort();
+    let mut all: Vec<String> = made.iter().map(|(_, id)| id.clone()).collect();
+    all.sort();
+    assert_eq!(seen, all);
+    // Also by a process that was told of no export.
+    let other = Driver::start().await;
+    let source_volume_id = made[0].0.clone();
+    let of_one = listed(&other, csi::ListSnapshotsRequest { source_volume_id, ..Default::default() }).await;
+    assert_eq!(of_one, made[..3].iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
+}

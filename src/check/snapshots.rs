@@ -1,0 +1,70 @@
+//! Do the snapshots' records, their trees and the volumes that show them agree?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Finding;
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::fs::{Fs, Name};
+use crate::export::layout::Layout;
+use crate::snapshot::direct;
+use crate::snapshot::record::{Record, State};
+use crate::volume::id::VolumeName;
+use crate::volume::record::Record as VolumeRecord;
+
+/// Adds what does not fit in `.csi-nfs/snapshots`.
+pub(super) async fn check<F: Fs>(
+    export: &Export<F>,
+    layout: &Layout<F>,
+    volumes: &BTreeMap<VolumeName, VolumeRecord>,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let mut entries: BTreeSet<Name> = export.names(&layout.snapshots).await?.into_iter().collect();
+    let mut shown: BTreeSet<(VolumeName, &VolumeName)> =
+        volumes.iter().filter_map(|(name, record)| Some((record.shows.clone()?, name))).collect();
+    let files: Vec<Name> = entries.iter().filter(|entry| Record::snapshot(entry).is_some()).cloned().collect();
+    for file in files {
+        entries.remove(&file);
+        let Some(name) = Record::snapshot(&file) else { continue };
+        let state = match Record::read(export, &name).await {
+            Ok(Some(record)) => Some(record.state),
+            Ok(None) => continue,
+            Err(error) => {
+                findings.push(Finding::RecordUnreadable { file: file.to_string(), reason: error.to_string() });
+                None
+            }
+        };
+        let has_tree = entries.remove(&Record::tree(&name)?);
+        let snapshot = name.to_string();
+        match state {
+            Some(State::Pending) => findings.push(Finding::SnapshotPending { snapshot: snapshot.clone() }),
+            Some(_) if !has_tree => findings.push(Finding::TreeMissing { snapshot: snapshot.clone() }),
+            _ => {}
+        }
+        let notes = Record::shown(&name)?;
+        let mut live = false;
+        if entries.remove(&notes)
+            && let Some(dir) = export.find_dir(&layout.snapshots, [notes.clone()]).await?
+        {
+            for note in export.names(&dir).await? {
+                if direct::shows(export, &note, &name).await? {
+                    live = true;
+                    shown.retain(|(of, volume)| *of != name || volume.as_str().as_bytes() != note.as_bytes());
+                } else {
+                    findings.push(Finding::NoteStale { note: format!("{notes}/{note}") });
+                }
+            }
+        }
+        if state == Some(State::Deleted) && !live {
+            findings.push(Finding::SnapshotUnused { snapshot });
+        }
+    }
+    findings.extend(entries.into_iter().map(|entry| Finding::TreeUnrecorded { entry: entry.to_string() }));
+    findings.extend(
+        shown.into_iter().map(|(snapshot, volume)| Finding::NoteMissing {
+            volume: volume.to_string(),
+            snapshot: snapshot.to_string(),
+        }),
+    );
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! Snapshots, and volumes that are made of snapshots and of volumes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time::timeout;
+
+use super::list::{Page, READS, Token};
+use super::volumes::{known_id, volume};
+use super::{Controller, secret_options};
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::pool::Connect;
+use crate::mount::options::MountOptions;
+use crate::mount::source::Source;
+use crate::proto::csi;
+use crate::service::detached::detached;
+use crate::snapshot::id::SnapshotId;
+use crate::snapshot::lifecycle;
+use crate::snapshot::parameters::Parameters;
+use crate::snapshot::record::{Record, State};
+use crate::snapshot::tree::Tree;
+use crate::snapshot::{clone, direct};
+use crate::telemetry;
+use crate::volume::fill::{self, Begun};
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle as volumes;
+use crate::volume::record::{Origin, Record as VolumeRecord, snapshot_tree};
+
+/// How long CreateSnapshot waits for the copy; then it answers that the snapshot is not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a volume, or a snapshot, is made of.
+struct Content<C: Connect> {
+    tree: Tree<C::Fs>,
+    /// Its identifier.
+    of: String,
+    /// Bytes; 0 where that is not known.
+    size: u64,
+    /// The snapshot that it is.
+    snapshot: Option<VolumeName>,
+}
+
+impl<C: Connect> Controller<C> {
+    /// CreateVolume with a `volume_content_source`. `may_show` says whether the volume may show a snapshot itself.
+    pub(super) async fn create_filled(
+        &self,
+        create: volumes::Create,
+        origin: &Origin,
+        share: &Source,
+        options: &MountOptions,
+        may_show: bool,
+        secrets: &HashMap<String, String>,
+    ) -> Result<csi::Volume> {
+        let key = (share.clone(), clone::job(&create.name));
+        if let Some(error) = self.jobs.failure(&key) {
+            return Err(error);
+        }
+        // Only a directory of its own could be given a mode or an owner.
+        let plain = create.asked.mode.is_none() && create.asked.uid.is_none() && create.asked.gid.is_none();
+        let may_show = may_show && plain;
+        let work = |export: Arc<Export<C::Fs>>| {
+            let (create, key) = (create.clone(), key.clone());
+            async move {
+                let known = VolumeRecord::read(&export, &create.name).await?;
+                let id = create.id(&export)?;
+                let content = match known {
+                    // What it was made of may be gone; it is compared, and answered.
+                    Some(record) if !record.pending => None,
+                    _ => Some(self.content(origin, secrets).await?),
+                };
+                let size = content.as_ref().map_or(0, |content| content.size);
+                let snapshot = content
+                    .as_ref()
+                    .filter(|content| may_show && content.tree.export.source() == export.source())
+                    .and_then(|content| content.snapshot.clone());
+                let name = create.name.clone();
+                let begin = async move |export: Arc<Export<C::Fs>>, lock| {
+                    let begun = VolumeRecord::read(&export, &create.name).await?;
+                    match snapshot.filter(|_| begun.is_none()) {
+                        Some(snapshot) => direct::create(&export, &create, &snapshot, &lock).await.map(Begun::Whole),
+                        None => fill::begin(&export, &create, size, &lock).await,
+                    }
+                };
+                match (self.change(export.clone(), &id, begin).await?, content) {
+                    (Begun::Whole(record), _) => return Ok(record),
+                    (Begun::Pending(_), Some(Content { tree, of, .. })) => {
+                        let (target, filled) = (export.clone(), name.clone());
+                        let copy = async move |how| clone::fill(&target, &filled, &tree, &how).await;
+                        self.jobs.join(key, &of, copy).wait().await?;
+                    }
+                    (Begun::Pending(_), None) => {}
+                }
+                match VolumeRecord::read(&export, &name).await? {
+                    Some(record) if !record.pending => Ok(record),
+                    _ => Err(Error::Interrupted(format!("volume `{name}` changed while it was made; call again"))),
+                }
+            }
+        };
+        self.on(share, options, work).await.map(|record| volume(&record))
+    }
+
+    /// Finds what a volume is to be made of.
+    async fn content(&self, origin: &Origin, secrets: &HashMap<String, String>) -> Result<Content<C>> {
+        match origin {
+            Origin::Volume(id) => self.content_of_volume(&known_id(id)?, secrets).await,
+            Origin::Snapshot(id) => {
+                let id = known_snapshot(id)?;
+                let (export, record) = self.find_snapshot(&id, secrets).await?;
+                if record.state != State::Ready {
+                    return Err(Error::Precondition(format!("snapshot `{id}` is not ready yet")));
+                }
+                let (path, what) = (snapshot_tree(&id.name)?, format!("snapshot `{id}`"));
+                let tree = Tree { export, path, what };
+                Ok(Content { tree, of: id.to_string(), size: record.size, snapshot: Some(id.name) })
+            }
+        }
+    }
+
+    async fn content_of_volume(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<Content<C>> {
+        let find = |export: Arc<Export<C::Fs>>| async move {
+            let found = volumes::get(&export, id).await?;
+            Ok((export, found))
+        };
+        let (export, found) = self.on_volume(id, secrets, find).await?;
+        let size = found.record.as_ref().map_or(0, |record| record.capacity);
+        let path = found.record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), VolumeRecord::path)?;
+        let tree = Tree { export, path, what: format!("volume `{id}`") };
+        Ok(Content { tree, of: id.to_string(), size, snapshot: None })
+    }
+
+    pub(super) async fn create_snapshot(&self, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot> {
+        let name = VolumeName::parse("name", &request.name)?;
+        if request.source_volume_id.is_empty() {
+            return Err(Error::invalid("source_volume_id", "missing"));
+        }
+        let id = known_id(&request.source_volume_id)?;
+        let parameters = Parameters::parse(&request.parameters)?;
+        let share = Source::share(
+            parameters.server.unwrap_or_else(|| id.server.clone()),
+            parameters.share.unwrap_or_else(|| id.share.clone()),
+        );
+        telemetry::server(share.server.as_str());
+        let options = match (parameters.mount_options, secret_options(&request.secrets)?) {
+            (Some(options), _) | (None, Some(options)) => options,
+            (None, None) if share == id.export() => self.volume_options(&id, &share, &request.secrets).await?,
+            (None, None) => self.settings.mount_options.clone(),
+        };
+        let key = (share.clone(), lifecycle::job(&name));
+        if let Some(error) = self.jobs.failure(&key) {
+            return Err(error);
+        }
+        let source = request.source_volume_id;
+        let work = |export: Arc<Export<C::Fs>>| {
+            let (key, name, source, id) = (key.clone(), name.clone(), source.clone(), id.clone());
+            let (options, secrets) = (&options, &request.secrets);
+            async move {
+                match lifecycle::find(&export, &name, &source).await? {
+                    Some(record) if record.state == State::Ready => return Ok(record),
+                    _ => {}
+                }
+                let Content { tree, of, size, .. } = self.content_of_volume(&id, secrets).await?;
+                let mount_options = if options.is_secret() { Vec::new() } else { options.to_vec() };
+                let create = lifecycle::Create { name: name.clone(), source, size, mount_options };
+                let begin = {
+                    let (export, tree) = (export.clone(), tree.clone());
+                    async move { lifecycle::begin(&export, &create, &tree).await }
+                };
+                let begun = detached(begin).await?;
+                if begun.state == State::Ready {
+                    return Ok(begun);
+                }
+                let (target, copied) = (export.clone(), name.clone());
+                let copy = async move |how| lifecycle::fill(&target, &copied, &tree, &how).await;
+                let mut copy = self.jobs.join(key, &of, copy);
+                match timeout(PATIENCE, copy.wait()).await {
+                    Ok(done) => {
+                        done?;
+                        lifecycle::get(&export, &name).await
+                    }
+                    Err(_) => Ok(begun),
+                }
+            }
+        };
+        self.on(&share, &options, work).await.map(|record| snapshot(&record))
+    }
+
+    pub(super) async fn delete_snapshot(&self, request: csi::DeleteSnapshotRequest) -> Result<()> {
+        if request.snapshot_id.is_empty() {
+            return Err(Error::invalid("snapshot_id", "missing"));
+        }
+        // CSI: a snapshot that cannot exist is deleted.
+        let id = match SnapshotId::parse(&request.snapshot_id) {
+            Err(Error::Invalid { .. }) => return Ok(()),
+            parsed => parsed?,
+        };
+        self.jobs.end(&(id.export(), lifecycle::job(&id.name))).await;
+        let delete = |export: Arc<Export<C::Fs>>| {
+            let name = id.name.clone();
+            detached(async move { lifecycle::delete(&export, &name).await })
+        };
+        let (share, options) = self.snapshot_options(&id, &request.secrets).await?;
+        self.on(&share, &options, delete).await?;
+        self.jobs.end_copies_of(&id.to_string());
+        Ok(())
+    }
+
+    pub(super) async fn get_snapshot(&self, id: &str, secrets: &HashMap<String, String>) -> Result<csi::Snapshot> {
+        if id.is_empty() {
+            return Err(Error::invalid("snapshot_id", "missing"));
+        }
+        self.find_snapshot(&known_snapshot(id)?, secrets).await.map(|(_, record)| snapshot(&record))
+    }
+
+    pub(super) async fn list_snapshots(
+        &self,
+        request: csi::ListSnapshotsRequest,
+    ) -> Result<csi::ListSnapshotsResponse> {
+        let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
+        let entry = |snapshot| csi::list_snapshots_response::Entry { snapshot: Some(snapshot) };
+        if !request.snapshot_id.is_empty() {
+            let entries = match self.get_snapshot(&request.snapshot_id, &request.secrets).await {
+                Ok(found) if [found.source_volume_id.as_str(), ""].contains(&request.source_volume_id.as_str()) => {
+                    vec![entry(found)]
+                }
+                Ok(_) | Err(Error::NotFound { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            return Ok(csi::ListSnapshotsResponse { entries, next_token: String::new() });
+        }
+        let source = &request.source_volume_id;
+        let mut exports = self.pool.known();
+        // The volume's own export may not have been named to this process yet.
+        if let Some(share) = VolumeId::parse(source).ok().map(|id| id.export())
+            && !exports.iter().any(|(known, _)| *known == share)
+        {
+            let options = self.reach(&share).await?;
+            exports.push((share, options));
+            exports.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        }
+        for (share, options) in exports {
+            if start.is_after(&share) {
+                continue;
+            }
+            let (after, room) = (start.last_of(&share), page.room());
+            let ready = |export: Arc<Export<C::Fs>>| async move {
+                let mut names = lifecycle::names(&export).await?;
+                names.retain(|name| after.is_none_or(|last| name > last));
+                let read = async |name: VolumeName| Record::read(&export, &name).await;
+                let listed = |record: Record| {
+                    let wanted = record.state == State::Ready && (source.is_empty() || record.source == *source);
+                    wanted.then_some((record.id.name.clone(), record))
+                };
+                let found = stream::iter(names)
+                    .map(read)
+                    .buffered(READS)
+                    .try_filter_map(|record| std::future::ready(Ok(record.and_then(listed))));
+                found.take(room.saturating_add(1)).try_collect::<Vec<_>>().await
+            };
+            if !page.take(&share, self.on(&share, &options, ready).await?) {
+                break;
+            }
+        }
+        let next_token = page.next_token();
+        let entries = page.entries.iter().map(|(_, _, record)| entry(snapshot(record))).collect();
+        Ok(csi::ListSnapshotsResponse { entries, next_token })
+    }
+
+    async fn find_snapshot(
+        &self,
+        id: &SnapshotId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<(Arc<Export<C::Fs>>, Record)> {
+        let (share, options) = self.snapshot_options(id, secrets).await?;
+        let get = |export: Arc<Export<C::Fs>>| async move {
+            let record = lifecycle::get(&export, &id.name).await?;
+            Ok((export, record))
+        };
+        self.on(&share, &options, get).await
+    }
+
+    /// The export of a snapshot, and the options to reach it by: the secrets', else those of the snapshot's record.
+    async fn snapshot_options(
+        &self,
+        id: &SnapshotId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<(Source, MountOptions)> {
+        let share = id.export();
+        telemetry::server(share.server.as_str());
+        if let Some(options) = secret_options(secrets)? {
+            return Ok((share, options));
+        }
+        let options = self.reach(&share).await?;
+        let read = |export: Arc<Export<C::Fs>>| async move { Record::read(&export, &id.name).await };
+        match self.on(&share, &options, read).await? {
+            Some(record) if !record.mount_options.is_empty() => {
+                Ok((share, MountOptions::parse("mountOptions", record.mount_options)?))
+            }
+            _ => Ok((share, options)),
+        }
+    }
+}
+
+/// Parses the identifier of a snapshot that has to exist.
+fn known_snapshot(text: &str) -> Result<SnapshotId> {
+    SnapshotId::parse(text).map_err(|error| match error {
+        Error::Invalid { reason, .. } => {
+            let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
+            Error::not_found(format!("snapshot `{shown}`"), reason)
+        }
+        error => error,
+    })
+}
+
+fn snapshot(record: &Record) -> csi::Snapshot {
+    csi::Snapshot {
+        size_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
+        snapshot_id: record.id.to_string(),
+        source_volume_id: record.source.clone(),
+        creation_time: Some(prost_types::Timestamp {
+            seconds: i64::try_from(record.created).unwrap_or(i64::MAX),
+            nanos: 0,
+        }),
+        ready_to_use: record.state == State::Ready,
+        ..csi::Snapshot::default()
+    }
+}

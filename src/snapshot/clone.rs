@@ -1,0 +1,65 @@
+//! Filling a volume with a copy: of another volume, or of a snapshot.
+
+use std::sync::Arc;
+
+use super::tree::{How, Stage, Tree};
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::Fs;
+use crate::volume::fill;
+use crate::volume::id::VolumeName;
+use crate::volume::lifecycle;
+use crate::volume::record::Record;
+
+/// What the copy for a volume is called in staging, and its lock. (No volume's name has a `#`.)
+pub fn job(name: &VolumeName) -> String {
+    format!("#volume#{name}")
+}
+
+/// Copies the tree into a volume that is pending, and makes it whole. One that cannot be filled is given up.
+///
+/// # Errors
+/// As [`Stage::fill`]; [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where something is
+/// in its directory.
+pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<()> {
+    let stage = Stage::take(export, &job(name), &how.cancel).await?;
+    let record = match Record::read(export, name).await? {
+        Some(record) if !record.pending => return Ok(()),
+        Some(record) => record,
+        None => return Err(Error::Interrupted(format!("volume `{name}` was deleted while it was filled"))),
+    };
+    let filled = if fill::is_placed(export, &record).await? { Ok(None) } else { stage.fill(tree, how).await.map(Some) };
+    let content = match filled {
+        Ok(content) => content,
+        Err(error) => {
+            give_up(export, &stage, &record, name, how).await?;
+            return Err(error);
+        }
+    };
+    let lock = lifecycle::lock(export, &record.id).await?;
+    if let Some(content) = content {
+        let placed = fill::place(export, &record, name, (&content, stage.name()), &lock).await;
+        if let Err(error @ (Error::Conflict { .. } | Error::Interrupted(_))) = placed {
+            drop(lock);
+            give_up(export, &stage, &record, name, how).await?;
+            return Err(error);
+        }
+        placed?;
+    }
+    fill::finish(export, &record, name, &lock).await.map(drop)
+}
+
+async fn give_up<F: Fs>(
+    export: &Export<F>,
+    stage: &Stage<F>,
+    record: &Record,
+    name: &VolumeName,
+    how: &How,
+) -> Result<()> {
+    stage.discard().await?;
+    if how.ending.is_cancelled() {
+        return Ok(());
+    }
+    let lock = lifecycle::lock(export, &record.id).await?;
+    fill::abandon(export, record, name, &lock).await
+}

@@ -1,0 +1,276 @@
+//! The copies of this process. They go on when the call that began them is over; a retry of the call joins its copy.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+use super::tree::How;
+use crate::error::{Error, Result};
+use crate::export::copy::{Options, Progress};
+use crate::mount::source::Source;
+
+/// Copies under way at once; each has [`Options::in_flight`] entries in flight. The others wait for their turn.
+const COPIES: usize = 4;
+
+/// How long an error waits for a caller that has gone.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// Which copy it is: the export that the copy is made on, and what its place in staging is called.
+pub type Key = (Source, String);
+
+struct Job {
+    /// What is copied, by its identifier.
+    of: String,
+    cancel: CancellationToken,
+    done: watch::Receiver<Option<Result<()>>>,
+    begun: Instant,
+}
+
+impl Job {
+    fn has_ended(&self) -> bool {
+        self.done.borrow().is_some() || self.done.has_changed().is_err()
+    }
+}
+
+/// The copies of this process.
+pub struct Jobs {
+    jobs: Mutex<HashMap<Key, Job>>,
+    turns: Semaphore,
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+    ending: CancellationToken,
+    tasks: TaskTracker,
+    options: Options,
+}
+
+/// A copy under way.
+#[derive(Debug, Clone)]
+pub struct Running(watch::Receiver<Option<Result<()>>>);
+
+impl Running {
+    /// Waits for its end. Cancel-safe.
+    pub async fn wait(&mut self) -> Result<()> {
+        let broke_off = || Error::Internal("a copy broke off".to_owned());
+        let ended = self.0.wait_for(Option::is_some).await.map_err(|_| broke_off())?;
+        ended.clone().unwrap_or_else(|| Err(broke_off()))
+    }
+}
+
+impl Jobs {
+    /// No copies yet. `ending` ends them all, for the end of the process: whoever waits for one is told, and what was begun is
+    /// left for a retry.
+    pub fn new(options: Options, ending: CancellationToken) -> Self {
+        Self {
+            jobs: Mutex::default(),
+            turns: Semaphore::new(COPIES),
+            waiting: AtomicUsize::new(0),
+            running: AtomicUsize::new(0),
+            ending,
+            tasks: TaskTracker::new(),
+            options,
+        }
+    }
+
+    /// Begins a copy of `of`, or joins the one of the same key that is under way.
+    pub fn join<W>(self: &Arc<Self>, key: Key, of: &str, work: impl FnOnce(How) -> W) -> Running
+    where
+        W: Future<Output = Result<()>> + Send + 'static,
+    {
+        let mut jobs = self.lock();
+        jobs.retain(|_, job| !job.has_ended() || job.begun.elapsed() < KEPT);
+        if let Some(job) = jobs.get(&key).filter(|job| !job.has_ended()) {
+            return Running(job.done.clone());
+        }
+        let (ended, done) = watch::channel(None);
+        let cancel = self.ending.child_token();
+        let how = How {
+            options: self.options.clone(),
+            progress: Progress::default(),
+            cancel: cancel.clone(),
+            ending: self.ending.clone(),
+        };
+        let span = tracing::info_span!(parent: None, "copy", export = %key.0, copy = %key.1, of);
+        let (all, progress, work) = (self.clone(), how.progress.clone(), work(how));
+        let job = Job { of: of.to_owned(), cancel: cancel.clone(), done: done.clone(), begun: Instant::now() };
+        jobs.insert(key.clone(), job);
+        self.tasks.spawn(
+            async move {
+                let begun = Instant::now();
+                let result = all.run(work, &cancel).await;
+                let (copied, took) = (progress.totals(), begun.elapsed());
+                match &result {
+                    Ok(()) => tracing::info!(entries = copied.entries, bytes = copied.bytes, ?took, "copied"),
+                    Err(error) => {
+                        tracing::warn!(entries = copied.entries, bytes = copied.bytes, ?took, %error, "not copied")
+                    }
+                }
+                let mut jobs = all.lock();
+                // One receiver is the list's own. An error that nobody waits for is told to who asks next.
+                if result.is_ok() || ended.receiver_count() > 1 {
+                    jobs.remove(&key);
+                }
+                ended.send_replace(Some(result));
+            }
+            .instrument(span),
+        );
+        Running(done)
+    }
+
+    async fn run(&self, work: impl Future<Output = Result<()>>, cancel: &CancellationToken) -> Result<()> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let turn = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            turn = self.turns.acquire() => turn.ok(),
+        };
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
+        // Also one that is cancelled already runs, and clears away what it was for.
+        let result = work.await;
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        drop(turn);
+        result
+    }
+
+    /// Takes the error of a copy that ended with nobody waiting for it.
+    pub fn failure(&self, key: &Key) -> Option<Error> {
+        let mut jobs = self.lock();
+        let error = jobs.get(key)?.done.borrow().clone()?.err();
+        jobs.remove(key);
+        error
+    }
+
+    /// Ends a copy, and waits until it is over.
+    pub async fn end(&self, key: &Key) {
+        let job = self.lock().get(key).map(|job| (job.cancel.clone(), Running(job.done.clone())));
+        if let Some((cancel, mut running)) = job {
+            cancel.cancel();
+            // How it ended is of no interest any more.
+            let _ = running.wait().await;
+            self.failure(key);
+        }
+    }
+
+    /// Ends the copies of what has this identifier. Each of them ends with an error of its own.
+    pub fn end_copies_of(&self, of: &str) {
+        self.lock().values().filter(|job| job.of == of).for_each(|job| job.cancel.cancel());
+    }
+
+    /// Waits for the end of all copies, which were told to end; those that have not after `limit` are left.
+    pub async fn ended(&self, limit: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+            tracing::warn!(copies = self.tasks.len(), "copies did not end in time");
+        }
+    }
+
+    /// Copies in progress.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Copies that wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::mount::source::{Server, Share};
+
+    fn key(job: &str) -> Key {
+        let export = Source::share(Server::parse("", "nfs").unwrap(), Share::parse("", "/export").unwrap());
+        (export, job.to_owned())
+    }
+
+    fn failed() -> Result<()> {
+        Err(Error::Exhausted("full".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_second_call_joins_the_copy_of_the_first_and_both_hear_how_it_ended() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let end = Arc::new(Notify::new());
+        let wait = end.clone();
+        let mut first = jobs.join(key("a"), "v", |_| async move {
+            wait.notified().await;
+            failed()
+        });
+        let mut second = jobs.join(key("a"), "v", |_| async { Ok(()) });
+        end.notify_one();
+        assert_eq!((first.wait().await, second.wait().await), (failed(), failed()));
+        assert_eq!(jobs.failure(&key("a")), None, "told already");
+    }
+
+    #[tokio::test]
+    async fn an_error_that_nobody_heard_is_told_to_who_asks_next_and_once() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        drop(jobs.join(key("a"), "v", |_| async { failed() }));
+        jobs.tasks.close();
+        jobs.tasks.wait().await;
+        assert_eq!(jobs.failure(&key("a")), failed().err());
+        assert_eq!(jobs.failure(&key("a")), None);
+    }
+
+    #[tokio::test]
+    async fn copies_end_with_what_they_are_of_with_their_target_and_with_the_process() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let work = |how: How| async move {
+            how.cancel.cancelled().await;
+            failed()
+        };
+        let (mut a, mut b) = (jobs.join(key("a"), "v", work), jobs.join(key("b"), "w", work));
+        let mut c = jobs.join(key("c"), "w", work);
+        jobs.end_copies_of("v");
+        assert_eq!(a.wait().await, failed());
+        jobs.end(&key("b")).await;
+        assert_eq!(b.wait().await, failed());
+        jobs.ending.cancel();
+        jobs.ended(Duration::from_secs(60)).await;
+        assert_eq!(c.wait().await, failed());
+    }
+
+    #[tokio::test]
+    async fn copies_beyond_the_limit_wait_for_their_turn() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let gate = Arc::new(Notify::new());
+        let mut running: Vec<Running> = (0..COPIES + 2)
+            .map(|n| {
+                let gate = gate.clone();
+                jobs.join(key(&n.to_string()), "v", |_| async move {
+                    gate.notified().await;
+                    Ok(())
+                })
+            })
+            .collect();
+        while jobs.running() < COPIES {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((jobs.running(), jobs.waiting()), (COPIES, 2));
+        for _ in 0..COPIES + 2 {
+            gate.notify_one();
+            tokio::task::yield_now().await;
+        }
+        while let Some(mut copy) = running.pop() {
+            gate.notify_one();
+            copy.wait().await.unwrap();
+        }
+        assert_eq!((jobs.running(), jobs.waiting()), (0, 0));
+    }
+}

@@ -1,0 +1,199 @@
+//! Snapshots on an export: create, get, delete, list.
+//!
+//! The record comes first and says `pending`; the tree is copied in staging without the record's lock, then, under it,
+//! renamed beside the record, which is made final. A deletion removes the record first: a tree without one is nothing, and
+//! goes where it is found. The tree was not there when the pending record was written: where it is found beside one, an
+//! earlier call put it there, whole.
+
+use std::sync::Arc;
+
+use super::direct;
+use super::id::SnapshotId;
+use super::record::{Record, State, lock_name};
+use super::tree::{How, Stage, Tree};
+use crate::error::{Error, Result};
+use crate::export::fs::{Fs, Status};
+use crate::export::locks::Guard;
+use crate::export::{Export, trash};
+use crate::volume::id::VolumeName;
+use crate::volume::lifecycle::now;
+
+/// A snapshot to be made.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Its name.
+    pub name: VolumeName,
+    /// The identifier of the volume that it is of.
+    pub source: String,
+    /// The capacity of that volume; 0 where it is not known.
+    pub size: u64,
+    /// The options that the controller mounts the export with.
+    pub mount_options: Vec<String>,
+}
+
+/// What the copy of a snapshot is called in staging, and its lock. (No volume's name has a `#`.)
+pub fn job(name: &VolumeName) -> String {
+    format!("#snapshot#{name}")
+}
+
+/// Locks a snapshot's record.
+pub(super) async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Guard<F>> {
+    export.lock(&[&lock_name(name)]).await
+}
+
+/// The snapshot of that name, pending or ready; `None` where there is none.
+///
+/// # Errors
+/// [`Error::Conflict`] where it is of another volume than `source`.
+pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, source: &str) -> Result<Option<Record>> {
+    match Record::read(export, name).await? {
+        Some(record) if record.state == State::Deleted => Err(Error::Precondition(format!(
+            "a snapshot `{name}` was deleted, and volumes still show its data; choose another name"
+        ))),
+        Some(record) if record.source != source => Err(Error::conflict(
+            format!("snapshot `{name}`"),
+            format!("it is of volume `{}`, and one of `{source}` is asked for now; choose another name", record.source),
+        )),
+        found => Ok(found),
+    }
+}
+
+/// Begins a snapshot of `tree`, or finds the one that an earlier call began (CSI `CreateSnapshot`): pending, to be filled,
+/// or ready.
+///
+/// # Errors
+/// [`Error::Conflict`] where the name is that of a snapshot of another volume; [`Error::NotFound`] where there is no such
+/// tree.
+pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -> Result<Record> {
+    let _lock = lock(export, &create.name).await?;
+    if let Some(record) = find(export, &create.name, &create.source).await? {
+        return Ok(record);
+    }
+    tree.check().await?;
+    discard_parts(export, &create.name).await?;
+    let record = Record {
+        id: SnapshotId::new(export.source(), create.name.clone()),
+        source: create.source.clone(),
+        size: create.size,
+        created: now(),
+        mount_options: create.mount_options.clone(),
+        state: State::Pending,
+    };
+    record.write(export).await?;
+    Ok(record)
+}
+
+/// Copies the tree of a snapshot that is pending, and makes it ready. One that cannot be copied is given up.
+///
+/// # Errors
+/// As [`Stage::fill`]; [`Error::Interrupted`] where the snapshot was deleted meanwhile.
+pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<()> {
+    let stage = Stage::take(export, &job(name), &how.cancel).await?;
+    let record = match Record::read(export, name).await? {
+        Some(record) if record.state == State::Ready => return Ok(()),
+        Some(record) if record.state == State::Pending => record,
+        _ => return Err(deleted(name)),
+    };
+    let (layout, placed) = (export.make_layout().await?, Record::tree(name)?);
+    if export.find(&layout.snapshots, &placed).await?.is_none() {
+        if let Err(error) = stage.fill(tree, how).await {
+            stage.discard().await?;
+            if !how.ending.is_cancelled() {
+                abandon(export, &record).await?;
+            }
+            return Err(error);
+        }
+        let lock = lock(export, name).await?;
+        if Record::read(export, name).await?.as_ref() != Some(&record) {
+            stage.discard().await?;
+            return Err(deleted(name));
+        }
+        let renamed = export.fs().rename(&layout.staging, stage.name(), &layout.snapshots, &placed).await;
+        renamed.map_err(|e| export.failed(format!("putting snapshot `{name}` in place"), e))?;
+        return finish(export, record, &lock).await;
+    }
+    let lock = lock(export, name).await?;
+    if Record::read(export, name).await?.as_ref() != Some(&record) {
+        return Err(deleted(name));
+    }
+    finish(export, record, &lock).await
+}
+
+async fn finish<F: Fs>(export: &Export<F>, record: Record, _lock: &Guard<F>) -> Result<()> {
+    Record { state: State::Ready, ..record }.write(export).await
+}
+
+fn deleted(name: &VolumeName) -> Error {
+    Error::Interrupted(format!("snapshot `{name}` was deleted while it was made"))
+}
+
+/// Gives up a pending snapshot.
+async fn abandon<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
+    let _lock = lock(export, &record.id.name).await?;
+    match Record::read(export, &record.id.name).await? {
+        Some(now) if now == *record => forget(export, &record.id.name).await,
+        _ => Ok(()),
+    }
+}
+
+/// The snapshot, pending or ready (CSI `GetSnapshot`).
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub async fn get<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Record> {
+    let record = Record::read(export, name).await?.filter(|record| record.state != State::Deleted);
+    record.ok_or_else(|| {
+        Error::not_found(format!("snapshot `{name}`"), format!("{} has no record of it", export.source()))
+    })
+}
+
+/// Deletes a snapshot (CSI `DeleteSnapshot`). One that is not there is deleted. Its tree stays as long as volumes show it.
+pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
+    if export.layout().await?.is_none() {
+        return Ok(());
+    }
+    let lock = lock(export, name).await?;
+    if let Some(record) = Record::read(export, name).await? {
+        if direct::is_shown(export, name, &lock).await? {
+            if record.state != State::Deleted {
+                Record { state: State::Deleted, ..record }.write(export).await?;
+            }
+            return Ok(());
+        }
+        forget(export, name).await?;
+    }
+    // Also without a record: an earlier call may have come no further.
+    discard_parts(export, name).await?;
+    Stage::clear(export, &job(name)).await
+}
+
+/// Removes what is left of a snapshot that volumes do not show any more.
+pub(super) async fn purge<F: Fs>(export: &Export<F>, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
+    forget(export, name).await?;
+    discard_parts(export, name).await
+}
+
+/// Removes a record.
+async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
+    let layout = export.make_layout().await?;
+    match export.fs().unlink(&layout.snapshots, &Record::file(name)?).await {
+        Ok(()) | Err(Status::NoEnt) => Ok(()),
+        Err(status) => Err(export.failed(format!("removing the record of snapshot `{name}`"), status)),
+    }
+}
+
+/// Moves what has no record into the trash.
+async fn discard_parts<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
+    let layout = export.make_layout().await?;
+    trash::discard(export, &layout.snapshots, &Record::tree(name)?).await?;
+    trash::discard(export, &layout.snapshots, &Record::shown(name)?).await.map(drop)
+}
+
+/// The names of the snapshots that have records on an export, sorted (CSI `ListSnapshots`).
+pub async fn names<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
+    let Some(layout) = export.layout().await? else { return Ok(Vec::new()) };
+    let files = export.names(&layout.snapshots).await?;
+    let mut names: Vec<VolumeName> = files.iter().filter_map(Record::snapshot).collect();
+    names.sort_unstable();
+    Ok(names)
+}

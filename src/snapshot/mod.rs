@@ -1,0 +1,14 @@
+//! Snapshots, and volumes made from snapshots and from volumes: trees that are copied on the server, and are never there by
+//! half.
+
+pub mod clone;
+pub mod direct;
+pub mod id;
+pub mod jobs;
+pub mod lifecycle;
+pub mod parameters;
+pub mod record;
+pub mod tree;
+
+#[cfg(test)]
+mod crashes;

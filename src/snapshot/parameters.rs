@@ -1,0 +1,86 @@
+//! The parameters of a VolumeSnapshotClass, parsed at the door.
+
+use std::collections::HashMap;
+
+use crate::error::{Error, Result};
+use crate::mount::options::MountOptions;
+use crate::mount::source::{Server, Share};
+use crate::volume::parameters::INJECTED;
+
+/// Where a snapshot is put; `None` for where its volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Parameters {
+    /// The server.
+    pub server: Option<Server>,
+    /// The share.
+    pub share: Option<Share>,
+    /// What the controller mounts the share with.
+    pub mount_options: Option<MountOptions>,
+}
+
+impl Parameters {
+    /// Parses the parameters of CreateSnapshot. Keys are compared without regard to case.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the key.
+    pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
+        let mut parsed = Self::default();
+        for (key, value) in parameters {
+            let field = format!("parameters[{}]", key.escape_debug());
+            let twice = match key.to_ascii_lowercase().as_str() {
+                "server" => parsed.server.replace(Server::parse(&field, value)?).is_some(),
+                "share" => parsed.share.replace(Share::parse(&field, value)?).is_some(),
+                "mountoptions" => {
+                    parsed.mount_options.replace(MountOptions::parse(&field, [value.as_str()])?).is_some()
+                }
+                other if other.starts_with(INJECTED) => false,
+                _ => {
+                    let reason = "not a parameter of this driver: server, share and mountOptions are";
+                    return Err(Error::invalid(field, reason));
+                }
+            };
+            if twice {
+                return Err(Error::invalid(field, "given twice, in different spelling"));
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HashMap<String, String> {
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn keys_are_read_in_any_case_and_those_that_kubernetes_adds_are_accepted() {
+        let given = [
+            ("Server", "nfs"),
+            ("SHARE", "/export"),
+            ("mountOptions", "vers=4.1,hard"),
+            ("csi.storage.k8s.io/volumesnapshot/name", "s"),
+        ];
+        let parsed = Parameters::parse(&map(&given)).unwrap();
+        assert_eq!(parsed.server.unwrap().as_str(), "nfs");
+        assert_eq!(parsed.share.unwrap().as_str(), "export");
+        assert_eq!(parsed.mount_options.unwrap().to_string(), "vers=4.1,hard");
+        assert_eq!(Parameters::parse(&map(&[])).unwrap(), Parameters::default());
+    }
+
+    #[rstest]
+    #[case("Subdir", "x")]
+    #[case("server", "a b")]
+    #[case("share", "/a/../b")]
+    #[case("mountOptions", "addr=1.2.3.4")]
+    fn a_wrong_parameter_is_named(#[case] key: &str, #[case] value: &str) {
+        match Parameters::parse(&map(&[(key, value)])) {
+            Err(Error::Invalid { field, .. }) => assert_eq!(field, format!("parameters[{key}]")),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Volumes that begin with content: a copy of another volume, or of a snapshot (CSI `VolumeContentSource`).
+//!
+//! Nobody sees such a volume before it is whole. Its claim and its record, which says `pending`, come first and keep its
+//! name and its directory for it; the copy is made in staging without the volume's lock, which would keep its neighbours
+//! waiting; then, under the lock again, it is renamed into place, and the record made final. The directory was not there
+//! when the pending record was written: where it is found beside one, an earlier call put it there, whole.
+
+use super::claims;
+use super::delete::forget_volume;
+use super::id::VolumeName;
+use super::lifecycle::{Create, check_same, check_space, make_parent, now, set_attr};
+use super::quota;
+use super::record::Record;
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, Name, Status};
+use crate::export::locks::Guard;
+
+/// A volume that [`begin`] found, or began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It is whole already.
+    Whole(Record),
+    /// It is to be filled.
+    Pending(Record),
+}
+
+/// Begins a volume that is to be filled with content of `size` bytes (0 where that is not known), or finds the one that an
+/// earlier call with the same arguments began. The caller holds the volume's lock.
+///
+/// # Errors
+/// [`Error::CapacityOutOfRange`] for less than `size`; [`Error::Conflict`] where the name is another volume's, or something
+/// is in the directory; otherwise as [`create`](super::lifecycle::create).
+pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, size: u64, lock: &Guard<F>) -> Result<Begun> {
+    let id = create.id(export)?;
+    if let Some(record) = Record::read(export, &create.name).await? {
+        check_same(create, &id, &record)?;
+        if record.pending {
+            return Ok(Begun::Pending(record));
+        }
+        quota::enforced_where_required(export, &create.name, &record).await?;
+        return Ok(Begun::Whole(record));
+    }
+    quota::check_possible(export, create.asked.or(create.defaults).quota).await?;
+    let record = prepare(export, create, size, lock).await?;
+    make_way(export, &record).await?;
+    if id.uuid.is_some() {
+        claims::claim(export, &id.sub_dir, &create.name).await?;
+    }
+    record.write(export, &create.name).await?;
+    Ok(Begun::Pending(record))
+}
+
+/// The pending record of a volume that may be made.
+pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _lock: &Guard<F>) -> Result<Record> {
+    let id = create.id(export)?;
+    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    neighbours.check_nesting(&id.sub_dir)?;
+    if let Some(other) = neighbours.same {
+        return Err(Error::conflict(
+            format!("directory `{}`", id.sub_dir),
+            format!("it is volume {other}'s, and what it would be filled with has no place there"),
+        ));
+    }
+    let capacity = capacity(create, size)?;
+    check_space(export, capacity).await?;
+    Ok(Record {
+        id,
+        capacity,
+        created_with: create.asked,
+        attributes: create.asked.or(create.defaults),
+        mount_options: create.mount_options.clone(),
+        created: now(),
+        origin: create.origin.clone(),
+        shows: None,
+        pending: true,
+    })
+}
+
+/// What was asked for, but not less than the content's size.
+fn capacity(create: &Create, size: u64) -> Result<u64> {
+    let chosen = create.capacity.choose();
+    let capacity = if chosen == 0 { size } else { chosen };
+    if capacity < size {
+        return Err(Error::CapacityOutOfRange(format!(
+            "{capacity} bytes are asked for, and what the volume is to hold was given {size}; ask for at least as much"
+        )));
+    }
+    Ok(capacity)
+}
+
+/// Makes sure that nothing is where the volume will be: an empty directory goes, anything else is somebody's.
+async fn make_way<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
+    let mut names: Vec<Name> = record.id.sub_dir.names().collect();
+    let Some(name) = names.pop() else { return Ok(()) };
+    let Some(parent) = export.find_dir(&export.fs().root(), names).await? else { return Ok(()) };
+    match export.fs().rmdir(&parent, &name).await {
+        Ok(()) | Err(Status::NoEnt) => Ok(()),
+        Err(Status::NotEmpty | Status::NotDir) => Err(taken(record)),
+        Err(status) => Err(export.failed(format!("making way for directory `{}`", record.id.sub_dir), status)),
+    }
+}
+
+fn taken(record: &Record) -> Error {
+    Error::conflict(
+        format!("directory `{}`", record.id.sub_dir),
+        "something is in it, and a volume that is filled starts with nothing; move it away",
+    )
+}
+
+/// Whether the content is in its place already.
+pub async fn is_placed<F: Fs>(export: &Export<F>, record: &Record) -> Result<bool> {
+    Ok(export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await?.is_some())
+}
+
+/// Puts the content, which is called `staged` in staging, into its place, with what the volume's attributes say. The caller
+/// holds the volume's lock.
+///
+/// # Errors
+/// [`Error::Interrupted`] where the volume was deleted meanwhile; nothing was done then.
+pub async fn place<F: Fs>(
+    export: &Export<F>,
+    record: &Record,
+    name: &VolumeName,
+    (content, staged): (&F::Handle, &Name),
+    _lock: &Guard<F>,
+) -> Result<()> {
+    check_pending(export, record, name).await?;
+    let failed = |status| export.failed(format!("putting directory `{}` in place", record.id.sub_dir), status);
+    export.fs().setattr(content, set_attr(record.attributes)).await.map_err(failed)?;
+    let layout = export.make_layout().await?;
+    let (parent, last) = make_parent(export, &record.id.sub_dir).await?;
+    match export.fs().rename(&layout.staging, staged, &parent, &last).await {
+        Err(Status::NotEmpty | Status::Exist | Status::NotDir) => Err(taken(record)),
+        renamed => renamed.map_err(failed),
+    }
+}
+
+/// Makes the volume exist, its content being in place. The caller holds the volume's lock.
+pub async fn finish<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, _lock: &Guard<F>) -> Result<Record> {
+    check_pending(export, record, name).await?;
+    let whole = Record { pending: false, ..record.clone() };
+    whole.write(export, name).await?;
+    quota::enforced_where_required(export, name, &whole).await?;
+    Ok(whole)
+}
+
+async fn check_pending<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName) -> Result<()> {
+    match Record::read(export, name).await? {
+        Some(now) if now == *record => Ok(()),
+        _ => Err(Error::Interrupted(format!("volume `{name}` was deleted while it was filled"))),
+    }
+}
+
+/// Gives up a volume whose content is not in its place. The caller holds the volume's lock.
+pub async fn abandon<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, lock: &Guard<F>) -> Result<()> {
+    if Record::read(export, name).await?.as_ref() != Some(record) {
+        return Ok(());
+    }
+    forget_volume(export, &record.id, lock).await
+}
