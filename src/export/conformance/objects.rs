@@ -8,7 +8,8 @@ pub(super) async fn every_kind_of_object_is_made<F: Fs>(fs: &F, dir: &F::Handle)
         ("fifo", Kind::Fifo, (0, 0)),
         ("socket", Kind::Socket, (0, 0)),
         ("character", Kind::CharDevice, (1, 3)),
-        ("block", Kind::BlockDevice, (259, 1_048_575)),
+        // XFS keeps no larger number.
+        ("block", Kind::BlockDevice, (259, 262_143)),
     ];
     for (text, kind, device) in kinds {
         let (object, made) = fs.mknod(dir, &name(text), kind, 0o640, device).await.unwrap();
@@ -62,11 +63,12 @@ pub(super) async fn an_object_has_as_many_names_as_it_was_given<F: Fs>(fs: &F, d
         let (_, linked) = fs.lookup(&other, &name(text)).await.unwrap();
         assert_eq!((linked.fileid, linked.kind, linked.links), (attr.fileid, attr.kind, 2), "{text}");
         assert_eq!(fs.link(&object, &other, &name(text)).await, Err(Status::Exist), "{text}");
+        // While it is held, a client may keep the name as another.
+        drop(object);
         fs.unlink(dir, &name(text)).await.unwrap();
-        let (object, left) = fs.lookup(&other, &name(text)).await.unwrap();
-        assert_eq!(left.links, 1, "{text}");
+        assert_eq!(fs.lookup(&other, &name(text)).await.unwrap().1.links, 1, "{text}");
         fs.unlink(&other, &name(text)).await.unwrap();
-        becomes(true, async || fs.link(&object, &other, &name(text)).await.is_err()).await;
+        assert_eq!(answer(fs.lookup(&other, &name(text)).await), Err(Status::NoEnt), "{text}");
     }
     let made = fs.create(dir, &name("open"), 0o600).await.unwrap().0;
     fs.link(&made, &other, &name("open")).await.unwrap();
