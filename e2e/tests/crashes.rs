@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use tonic::Status;
 
+use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
 use crate::support::requests::{self, MIB};
-use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, random};
+use crate::support::{Driver, Lab, Place, Share, checked, csi, random};
 
 /// How often the controller is killed.
 const ROUNDS: usize = 500;
@@ -24,24 +25,76 @@ const LATEST: Duration = Duration::from_millis(25);
 #[derive(Debug, Clone)]
 enum Wish {
     Create { name: String, archived: bool, team: bool },
+    Clone { name: String, of: Volume },
+    Restore { name: String, of: Volume },
     Delete { id: String },
     Modify { id: String, mode: u32 },
     Expand { id: String, mib: i64 },
+    Snapshot { name: String, of: Volume },
+    DeleteSnapshot { id: String },
 }
 
-/// A volume as it should be.
+/// A volume, or a snapshot of one, as it should be.
 #[derive(Debug, Clone, PartialEq)]
-struct Expected {
+struct Volume {
     id: String,
     directory: String,
     archived: bool,
     mode: u32,
     mib: i64,
+    /// What is written in it.
+    text: String,
+}
+
+/// All that should be on the export.
+#[derive(Debug, Default)]
+struct World {
+    volumes: BTreeMap<String, Volume>,
+    snapshots: BTreeMap<String, Volume>,
+    archives: Vec<String>,
 }
 
 impl Wish {
-    fn ask<'a>(&self, driver: &'a Driver, share: &'a Share) -> BoxFuture<'a, Result<(), Status>> {
-        match self.clone() {
+    fn new(random: &mut fastrand::Rng, name: String, volumes: &mut Vec<Volume>, snapshots: &mut Vec<Volume>) -> Self {
+        let full = volumes.len() > 20;
+        if random.u32(..4) == 0
+            && let Some(of) = snapshots.pop()
+        {
+            return if snapshots.len() > 5 || random.bool() {
+                Self::DeleteSnapshot { id: of.id }
+            } else {
+                Self::Restore { name, of }
+            };
+        }
+        let created = |random: &mut fastrand::Rng, name| Self::Create {
+            name,
+            archived: random.u32(..8) == 0,
+            team: random.bool(),
+        };
+        if random.u32(..3) == 0 {
+            return created(random, name);
+        }
+        match volumes.pop() {
+            None => created(random, name),
+            Some(Volume { id, .. }) if full => Self::Delete { id },
+            Some(of) => match random.u32(..6) {
+                0 => Self::Delete { id: of.id },
+                1 => Self::Modify { id: of.id, mode: random.u32(..0o1000) | 1 },
+                2 => Self::Expand { id: of.id, mib: of.mib + 1 },
+                3 => Self::Clone { name, of },
+                _ => Self::Snapshot { name, of },
+            },
+        }
+    }
+
+    /// Asks for it; answers the identifier of what was made.
+    async fn ask(&self, driver: &Driver, share: &Share) -> Result<String, Status> {
+        let copied = |name: &str, of: &Volume, source: Source| csi::CreateVolumeRequest {
+            capacity_range: requests::bytes(of.mib * MIB),
+            volume_content_source: Some(csi::VolumeContentSource { r#type: Some(source) }),
+            ..requests::create(share, name)
+        };
+        let request = match self.clone() {
             Self::Create { name, archived, team } => {
                 let mut request = requests::create(share, &name);
                 if archived {
@@ -50,45 +103,69 @@ impl Wish {
                 if team {
                     request.parameters.insert("subDir".into(), format!("team/{name}"));
                 }
-                async move { driver.create(request).await.map(drop) }.boxed()
+                request
             }
-            Self::Delete { id } => async move { driver.delete(&id).await }.boxed(),
-            Self::Modify { id, mode } => async move {
+            Self::Clone { name, of } => copied(&name, &of, Source::Volume(VolumeSource { volume_id: of.id.clone() })),
+            Self::Restore { name, of } => {
+                copied(&name, &of, Source::Snapshot(SnapshotSource { snapshot_id: of.id.clone() }))
+            }
+            Self::Delete { id } => return driver.delete(&id).await.map(|()| id),
+            Self::Modify { id, mode } => {
                 let request = csi::ControllerModifyVolumeRequest {
-                    volume_id: id,
+                    volume_id: id.clone(),
                     mutable_parameters: requests::map([("mountPermissions", &format!("{mode:04o}"))]),
                     ..Default::default()
                 };
-                driver.controller().controller_modify_volume(request).await.map(drop)
+                return driver.controller().controller_modify_volume(request).await.map(|_| id);
             }
-            .boxed(),
-            Self::Expand { id, mib } => async move { driver.expand(&id, mib * MIB).await.map(drop) }.boxed(),
-        }
-    }
-
-    /// What there is once it is fulfilled.
-    fn fulfil(self, share: &Share, volumes: &mut BTreeMap<String, Expected>, archives: &mut Vec<String>) {
-        let changed = |volumes: &mut BTreeMap<String, Expected>, id: &str, change: &dyn Fn(&mut Expected)| {
-            change(volumes.values_mut().find(|volume| volume.id == id).unwrap());
+            Self::Expand { id, mib } => return driver.expand(&id, mib * MIB).await.map(|_| id),
+            Self::Snapshot { name, of } => loop {
+                let request = csi::CreateSnapshotRequest {
+                    name: name.clone(),
+                    source_volume_id: of.id.clone(),
+                    ..Default::default()
+                };
+                let snapshot = driver.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap();
+                if snapshot.ready_to_use {
+                    return Ok(snapshot.snapshot_id);
+                }
+            },
+            Self::DeleteSnapshot { id } => {
+                let request = csi::DeleteSnapshotRequest { snapshot_id: id.clone(), ..Default::default() };
+                return driver.controller().delete_snapshot(request).await.map(|_| id);
+            }
         };
-        match self {
-            Self::Create { name, archived, team } => {
-                let base = share.share.trim_start_matches('/');
+        driver.create(request).await.map(|volume| volume.volume_id)
+    }
+}
+
+impl World {
+    /// A wish is fulfilled: what was made has this identifier.
+    fn fulfilled(&mut self, wish: Wish, id: String, share: &Share) {
+        let mut changed = |change: &dyn Fn(&mut Volume)| {
+            change(self.volumes.values_mut().find(|volume| volume.id == id).unwrap());
+        };
+        match wish {
+            Wish::Create { name, archived, team } => {
                 let directory = if team { format!("team/{name}") } else { name.clone() };
-                let uuid = if team { name.as_str() } else { "" };
-                let policy = if archived { "archive" } else { "" };
-                let id = format!("{}#{base}#{directory}#{uuid}#{policy}", share.server);
-                volumes.insert(name, Expected { id, directory, archived, mode: 0o755, mib: 1 });
+                fs::write(share.path.join(&directory).join("text"), &name).unwrap();
+                let volume = Volume { id, directory, archived, mode: 0o755, mib: 1, text: name.clone() };
+                self.volumes.insert(name, volume);
             }
-            Self::Delete { id } => {
-                let name = volumes.iter().find(|(_, volume)| volume.id == id).unwrap().0.clone();
-                let volume = volumes.remove(&name).unwrap();
+            Wish::Clone { name, of } | Wish::Restore { name, of } => {
+                self.volumes.insert(name.clone(), Volume { id, directory: name, archived: false, ..of });
+            }
+            Wish::Snapshot { name, of } => drop(self.snapshots.insert(name, Volume { id, ..of })),
+            Wish::DeleteSnapshot { .. } => self.snapshots.retain(|_, snapshot| snapshot.id != id),
+            Wish::Delete { .. } => {
+                let name = self.volumes.iter().find(|(_, volume)| volume.id == id).unwrap().0.clone();
+                let volume = self.volumes.remove(&name).unwrap();
                 if volume.archived {
-                    archives.push(format!("archived-{}", volume.directory));
+                    self.archives.push(format!("archived-{}", volume.directory));
                 }
             }
-            Self::Modify { id, mode } => changed(volumes, &id, &|volume| volume.mode = mode),
-            Self::Expand { id, mib } => changed(volumes, &id, &|volume| volume.mib = mib),
+            Wish::Modify { mode, .. } => changed(&|volume| volume.mode = mode),
+            Wish::Expand { mib, .. } => changed(&|volume| volume.mib = mib),
         }
     }
 }
@@ -100,59 +177,64 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
     let share = lab.share(Place::Xfs);
     let export = format!("--export={}:{}", share.server, share.share);
     let mut driver = Driver::with(&["--mode=controller", "-v=0", &export]).await;
-    let (mut volumes, mut archives) = (BTreeMap::<String, Expected>::new(), Vec::new());
+    let mut world = World::default();
     for round in 0..ROUNDS {
-        let mut free: Vec<Expected> = volumes.values().cloned().collect();
-        random.shuffle(&mut free);
+        // Each is wished about once at a time: two callers that contradict each other are another test's.
+        let mut volumes: Vec<Volume> = world.volumes.values().cloned().collect();
+        let mut snapshots: Vec<Volume> = world.snapshots.values().cloned().collect();
+        random.shuffle(&mut volumes);
+        random.shuffle(&mut snapshots);
         let wishes: Vec<Wish> = (0..CALLS)
-            .map(|call| match free.pop() {
-                Some(volume) if free.len() > 20 || random.u32(..10) < 4 => Wish::Delete { id: volume.id },
-                Some(volume) if random.bool() => Wish::Modify { id: volume.id, mode: random.u32(..0o1000) | 1 },
-                Some(volume) if random.bool() => Wish::Expand { id: volume.id, mib: volume.mib + 1 },
-                _ => Wish::Create {
-                    name: format!("v-{round}-{call}"),
-                    archived: random.u32(..8) == 0,
-                    team: random.bool(),
-                },
-            })
+            .map(|call| Wish::new(&mut random, format!("v-{round}-{call}"), &mut volumes, &mut snapshots))
             .collect();
         let calls = join_all(wishes.iter().map(|wish| wish.ask(&driver, &share)));
-        let killed = tokio::time::sleep(LATEST.mul_f64(random.f64()));
         tokio::select! {
             _answers = calls => {}
-            () = killed => {}
+            () = tokio::time::sleep(LATEST.mul_f64(random.f64())) => {}
         }
         driver.kill();
         driver.start_again().await;
         // The caller's retries, all at once again.
         let answers = join_all(wishes.iter().map(|wish| wish.ask(&driver, &share))).await;
         for (wish, answer) in wishes.into_iter().zip(answers) {
-            answer.unwrap_or_else(|status| panic!("round {round}: {wish:?}: {status}"));
-            wish.fulfil(&share, &mut volumes, &mut archives);
+            let id = answer.unwrap_or_else(|status| panic!("round {round}: {wish:?}: {status}"));
+            world.fulfilled(wish, id, &share);
         }
         if round % 50 == 49 {
             eprintln!("{} rounds", round + 1);
-            assert_agrees(&driver, &share, &volumes, &archives).await;
+            assert_agrees(&driver, &share, &world).await;
         }
     }
 }
 
-/// The export holds these volumes and archives, and nothing else.
-async fn assert_agrees(driver: &Driver, share: &Share, volumes: &BTreeMap<String, Expected>, archives: &[String]) {
+/// The export holds all of this, and nothing else.
+async fn assert_agrees(driver: &Driver, share: &Share, world: &World) {
     share.trash_is_empty().await;
     checked::agrees(share);
-    let mut expected: Vec<String> = volumes.values().map(|volume| volume.directory.clone()).collect();
-    expected.extend(archives.iter().cloned());
+    let mut expected: Vec<String> = world.volumes.values().map(|volume| volume.directory.clone()).collect();
+    expected.extend(world.archives.iter().cloned());
     expected.sort();
     assert_eq!(directories(share), expected);
-    for volume in volumes.values() {
+    for volume in world.volumes.values() {
         let request = csi::ControllerGetVolumeRequest { volume_id: volume.id.clone() };
         let found = driver.controller().controller_get_volume(request).await.unwrap().into_inner().volume.unwrap();
         assert_eq!(found.capacity_bytes, volume.mib * MIB, "{volume:?}");
-        assert_eq!(mode(share, &volume.directory), volume.mode, "{volume:?}");
+        assert_holds(&share.path.join(&volume.directory), volume);
     }
-    let unknown = driver.expand(&format!("{}#{}#never##", share.server, &share.share[1..]), MIB).await;
-    assert_eq!(unknown.unwrap_err().code(), Code::NotFound);
+    let listed = driver.controller().list_snapshots(csi::ListSnapshotsRequest::default()).await.unwrap().into_inner();
+    let mut ids: Vec<String> = listed.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect();
+    let mut expected: Vec<String> = world.snapshots.values().map(|snapshot| snapshot.id.clone()).collect();
+    ids.sort();
+    expected.sort();
+    assert_eq!(ids, expected);
+    for (name, snapshot) in &world.snapshots {
+        assert_holds(&share.path.join(".csi-nfs/snapshots").join(format!("{name}.tree")), snapshot);
+    }
+}
+
+fn assert_holds(directory: &Path, volume: &Volume) {
+    assert_eq!(fs::metadata(directory).unwrap().permissions().mode() & 0o7777, volume.mode, "{volume:?}");
+    assert_eq!(fs::read_to_string(directory.join("text")).unwrap(), volume.text, "{volume:?}");
 }
 
 /// The directories that volumes may be, also below `team`.
@@ -169,8 +251,4 @@ fn directories(share: &Share) -> Vec<String> {
     }
     all.sort();
     all
-}
-
-fn mode(share: &Share, directory: &str) -> u32 {
-    fs::metadata(share.path.join(directory)).unwrap().permissions().mode() & 0o7777
 }

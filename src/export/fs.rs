@@ -153,7 +153,8 @@ pub trait Fs: Clone + Send + Sync + 'static {
     fn getattr(&self, object: &Self::Handle) -> impl Future<Output = FsResult<Attr>> + Send;
 
     /// SETATTR, in the order that [`SetAttr`] says; what was set before an error stays set. A symbolic link has no mode:
-    /// [`Status::NotSupp`]. A size is for a file that this handle has open for writing: otherwise [`Status::Inval`].
+    /// [`Status::NotSupp`]; and some servers keep times of their own for it. A size is for a file that this handle has open for
+    /// writing: otherwise [`Status::Inval`].
     fn setattr(&self, object: &Self::Handle, attr: SetAttr) -> impl Future<Output = FsResult<()>> + Send;
 
     /// CREATE of a directory; [`Status::Exist`] when the name is taken. `mode` at most 0o777; in a directory with setgid,

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use fnv::FnvHasher;
 use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::fs::{Fs, FsResult};
 
@@ -22,6 +24,14 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 #[derive(Default)]
 pub struct Locks {
     local: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
+    giving_back: GivingBack,
+}
+
+/// Locks that are being given back, which takes as long as the server does.
+#[derive(Clone, Default)]
+struct GivingBack {
+    tasks: TaskTracker,
+    ending: CancellationToken,
 }
 
 /// Locks held. Dropped, it gives them back; whoever waits for them in this process gets them once the server has them
@@ -31,6 +41,7 @@ pub struct Guard<F: Fs> {
     file: F::Handle,
     keys: Vec<u64>,
     local: Vec<OwnedMutexGuard<()>>,
+    giving_back: GivingBack,
 }
 
 impl Locks {
@@ -40,7 +51,7 @@ impl Locks {
         // One order for all, so that no two operations wait for each other.
         keys.sort_unstable();
         keys.dedup();
-        let mut guard = Guard { fs: fs.clone(), file: file.clone(), keys: Vec::new(), local: Vec::new() };
+        let mut guard = self.guard(fs, file);
         for key in keys {
             guard.local.push(self.local(key).lock_owned().await);
             let mut pause = RETRY.0;
@@ -57,8 +68,23 @@ impl Locks {
     pub async fn try_acquire<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle, name: &str) -> FsResult<Option<Guard<F>>> {
         let key = key(name);
         let Ok(local) = self.local(key).try_lock_owned() else { return Ok(None) };
-        let guard = Guard { fs: fs.clone(), file: file.clone(), keys: vec![key], local: vec![local] };
+        let mut guard = self.guard(fs, file);
+        guard.keys.push(key);
+        guard.local.push(local);
         Ok(fs.try_lock(file, key).await?.then_some(guard))
+    }
+
+    /// Stops waiting for the server to take locks back: the process is about to end, and with it they do.
+    pub async fn close(&self) {
+        self.giving_back.ending.cancel();
+        self.giving_back.tasks.close();
+        self.giving_back.tasks.wait().await;
+    }
+
+    /// One that holds nothing yet.
+    fn guard<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle) -> Guard<F> {
+        let giving_back = self.giving_back.clone();
+        Guard { fs: fs.clone(), file: file.clone(), keys: Vec::new(), local: Vec::new(), giving_back }
     }
 
     fn local(&self, key: u64) -> Arc<tokio::sync::Mutex<()>> {
@@ -79,14 +105,17 @@ impl<F: Fs> Drop for Guard<F> {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let (fs, file) = (self.fs.clone(), self.file.clone());
         let (keys, local) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.local));
-        runtime.spawn(async move {
+        let give_back = async move {
             for key in keys {
                 if let Err(error) = fs.unlock(&file, key).await {
                     tracing::warn!(%error, "a lock on the export was not given back; it ends with this process");
                 }
             }
             drop(local);
-        });
+        };
+        let ending = self.giving_back.ending.clone();
+        let task = async move { ending.run_until_cancelled_owned(give_back).await };
+        self.giving_back.tasks.spawn_on(task, &runtime);
     }
 }
 

@@ -113,6 +113,10 @@ impl<C: Connect> Pool<C> {
                 drop(export);
             }
         }
+        let locks: Vec<_> = lock(&self.locks).values().cloned().collect();
+        for locks in locks {
+            locks.close().await;
+        }
     }
 
     /// The options that an export was reached with last, in this process.

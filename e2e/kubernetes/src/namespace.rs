@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Event, Namespace as Object, PersistentVolume, PersistentVolumeClaim, Pod};
-use kube::api::{Api, AttachParams, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, AttachParams, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams,
+};
+use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt};
 use tokio::io::AsyncReadExt;
 
@@ -31,6 +34,23 @@ impl Namespace {
     /// The objects of a kind in this namespace.
     pub fn api<K: Namespaced>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.name)
+    }
+
+    /// The objects of a custom kind in this namespace.
+    pub fn custom(&self, group: &str, kind: &str) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind));
+        Api::namespaced_with(self.client.clone(), &self.name, &resource)
+    }
+
+    /// Waits until the snapshot, or the group's, can be restored from, and returns it.
+    pub async fn snapshot_ready(&self, api: &Api<DynamicObject>, name: &str) -> Result<DynamicObject> {
+        let mut seen = serde_json::Value::Null;
+        let ready = eventually(SOON, "a snapshot is ready", async || {
+            let snapshot = api.get(name).await?;
+            seen = snapshot.data["status"].clone();
+            Ok((seen["readyToUse"] == true).then_some(snapshot))
+        });
+        ready.await.with_context(|| format!("{name}: {seen}"))
     }
 
     /// The cluster's volumes.

@@ -133,6 +133,21 @@ impl Driver {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
+    /// What its threads are doing in the kernel, for a message.
+    pub fn threads(&self) -> String {
+        let process = Path::new("/proc").join(self.process.id().to_string());
+        let tasks = fs::read_dir(process.join("task")).unwrap().map(|task| task.unwrap().path());
+        let read = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
+        let told = tasks.map(|task| {
+            let state = read(&task, "status").lines().filter(|line| line.starts_with("State")).collect::<String>();
+            format!("{}: {state} in {}\n{}", task.display(), read(&task, "wchan"), read(&task, "stack"))
+        });
+        let open = fs::read_dir(process.join("fd")).into_iter().flatten();
+        let open =
+            open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).map(|path| format!("{}\n", path.display()));
+        told.chain(open).collect()
+    }
+
     /// A target path for a pod, of the form that kubelet's have: the parent is there, the target is not.
     pub fn target(&self, pod: &str) -> PathBuf {
         let parent = self.directory.path().join("pods").join(pod).join("volumes/kubernetes.io~csi/pv");

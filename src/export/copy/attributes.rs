@@ -78,6 +78,11 @@ impl<F: Fs> Copy<F> {
                     self.shared.attributes.without_acls.store(true, Ordering::Relaxed);
                     tracing::warn!("the copy is on an export without access control lists: they are left out");
                 }
+                Err(Status::NotSupp) => {
+                    self.shared.attributes.without_xattrs.store(true, Ordering::Relaxed);
+                    tracing::warn!("the copy is on an export without extended attributes: they are left out");
+                    return Ok(());
+                }
                 set => set.map_err(|status| failed(Side::Target, SETTING_XATTRS, status))?,
             }
         }

@@ -1,0 +1,67 @@
+//! Scenario 7: snapshots, what is made of them, and clones.
+use anyhow::{Result, ensure};
+use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, written};
+use csi_nfs_e2e_kubernetes::namespace::Namespace;
+use csi_nfs_e2e_kubernetes::wait::{SOON, eventually};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{Api, DeleteParams, DynamicObject};
+
+const GROUP: &str = "snapshot.storage.k8s.io";
+
+/// Deletes the snapshot, or the group's, and waits until it is gone.
+async fn delete(api: &Api<DynamicObject>, name: &str) -> Result<()> {
+    api.delete(name, &DeleteParams::default()).await?;
+    eventually(SOON, &format!("the snapshot {name} is gone"), async || {
+        Ok(api.get_opt(name).await?.is_none().then_some(()))
+    })
+    .await
+}
+
+/// Waits until the driver keeps nothing of a snapshot on the export any more.
+async fn no_snapshot_is_left() -> Result<()> {
+    let left = format!("find {} -mindepth 1 | wc -l", exported(".csi-nfs/snapshots"));
+    eventually(SOON, "nothing of a snapshot is left on the export", async || {
+        Ok((Machine::Nfs.run(&left).await? == "0").then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn s07_a_snapshot_is_restored_cloned_and_read_as_it_was() -> Result<()> {
+    let example = "07-snapshots.yaml";
+    let ns = Namespace::new("snapshots").await?;
+    for (kind, name) in [("PersistentVolumeClaim", "original"), ("Pod", "author")] {
+        ns.apply_one(example, kind, name).await?;
+    }
+    ns.ready("author").await?;
+    written("snapshots/original/text", "first").await?;
+
+    let snapshots = ns.custom(GROUP, "VolumeSnapshot");
+    ns.apply_one(example, "VolumeSnapshot", "monday").await?;
+    let monday = ns.snapshot_ready(&snapshots, "monday").await?;
+    ensure!(monday.data["status"]["restoreSize"] == "1Gi", "{}", monday.data["status"]);
+    ns.exec("author", "echo second > /data/text").await?;
+
+    for claim in ["restored", "cloned", "frozen"] {
+        ns.apply_one(example, "PersistentVolumeClaim", claim).await?;
+    }
+    ns.apply_one(example, "Pod", "reader").await?;
+    ns.ready("reader").await?;
+    for (volume, text) in [("restored", "first"), ("cloned", "second"), ("frozen", "first")] {
+        let found = ns.exec("reader", &format!("cat /{volume}/text")).await?;
+        ensure!(found == text, "{volume}: {found}");
+    }
+    ensure!(!export_has("snapshots/frozen").await?, "what is only read was copied");
+    let refused = ns.exec("reader", "echo no > /frozen/text").await;
+    ensure!(format!("{:?}", refused.err()).contains("Read-only file system"), "a snapshot was written");
+    ns.exec("reader", "echo third > /restored/text && echo third > /cloned/text").await?;
+    ensure!(ns.exec("author", "cat /data/text").await? == "second", "a copy shares data with what it was made of");
+
+    // neither what a snapshot was made of nor the snapshot itself is needed by what was made of it
+    ns.delete::<Pod>("author", SOON).await?;
+    ns.delete::<PersistentVolumeClaim>("original", SOON).await?;
+    delete(&snapshots, "monday").await?;
+    ensure!(ns.exec("reader", "cat /restored/text /cloned/text /frozen/text").await? == "third\nthird\nfirst");
+    ns.remove().await?;
+    no_snapshot_is_left().await
+}
