@@ -14,13 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::local::Local;
 use super::reachability::Reachability;
 use super::source::Server;
+use super::threads::Threads;
 use crate::error::Error;
 use crate::export::fs::Status;
 
@@ -39,7 +39,7 @@ struct Inner {
     port: u16,
     /// Who is asked whether the server lives; `None` for this machine itself.
     reachability: Option<Arc<Reachability>>,
-    permits: Arc<Semaphore>,
+    threads: Threads,
     closing: TaskTracker,
 }
 
@@ -74,7 +74,7 @@ impl Gate {
             server: Server::this_machine(),
             port: 0,
             reachability: None,
-            permits: Arc::new(Semaphore::new(THREADS)),
+            threads: Threads::new(THREADS),
             closing: TaskTracker::new(),
         }))
     }
@@ -95,22 +95,14 @@ impl Gate {
     /// When the wait ends early, by [`Stalled`] or because the returned future is dropped, the call goes on: the kernel
     /// holds it. What it gives is then dropped on its thread.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
-        let permit = match Arc::clone(&self.0.permits).try_acquire_owned() {
-            Ok(free) => Some((free, self.clone())),
-            Err(_) => self.while_alive(self.permit()).await?,
-        };
-        let call = tokio::task::spawn_blocking(move || {
+        // A thread that is stuck keeps the gate alive, and so counts as long as it is.
+        let gate = self.clone();
+        let call = self.0.threads.run(move || {
             let value = call();
-            drop(permit);
+            drop(gate);
             value
         });
-        match self.while_alive(call).await? {
-            Ok(value) => Ok(value),
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(self.stalled("the driver is going down".to_owned())),
-            },
-        }
+        self.while_alive(call).await?.ok_or_else(|| self.stalled("the driver is going down".to_owned()))
     }
 
     /// Wraps a value whose drop may block in the kernel, such as the last descriptor of a mount or of a written file:
@@ -138,12 +130,6 @@ impl Gate {
         }
     }
 
-    /// The right to one thread. It keeps the gate alive, so that a thread which is stuck counts as long as it is.
-    async fn permit(&self) -> Option<(OwnedSemaphorePermit, Self)> {
-        // An error would mean that the semaphore was closed, which nothing does.
-        Arc::clone(&self.0.permits).acquire_owned().await.ok().map(|permit| (permit, self.clone()))
-    }
-
     fn stalled(&self, reason: String) -> Stalled {
         Stalled { server: self.0.server.clone(), port: self.0.port, reason }
     }
@@ -151,7 +137,7 @@ impl Gate {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} port {}, {} of {THREADS} threads free", self.server, self.port, self.permits.available_permits())
+        write!(f, "{} port {}, {:?}", self.server, self.port, self.threads)
     }
 }
 
@@ -182,14 +168,12 @@ impl<T: Send + 'static> Drop for Held<T> {
         let closing = gate.0.closing.clone();
         closing.spawn_on(
             async move {
-                let permit = gate.permit().await;
-                let close = tokio::task::spawn_blocking(move || {
+                let kept = gate.clone();
+                let close = move || {
                     drop(value);
-                    drop(permit);
-                });
-                if let Err(error) = close.await {
-                    tracing::error!(%error, "closing what was open on a server broke off");
-                }
+                    drop(kept);
+                };
+                gate.0.threads.run(close).await
             },
             &runtime,
         );
@@ -237,7 +221,7 @@ impl Gates {
             server: server.clone(),
             port,
             reachability: Some(Arc::clone(&self.reachability)),
-            permits: Arc::new(Semaphore::new(THREADS)),
+            threads: Threads::new(THREADS),
             closing: self.closing.clone(),
         });
         gates.insert((server.clone(), port), Arc::downgrade(&gate));
@@ -335,7 +319,7 @@ mod tests {
         let gates = gates();
         let mut stuck = stuck(&gate(&gates, &fake), THREADS);
         while stuck.callers.join_next().await.is_some() {}
-        assert_eq!(gate(&gates, &fake).0.permits.available_permits(), 0);
+        assert_eq!(gate(&gates, &fake).0.threads.free(), 0);
     }
 
     #[tokio::test]
@@ -371,7 +355,7 @@ mod tests {
             witness
         });
         assert!(timeout(Duration::from_millis(50), call).await.is_err());
-        assert_eq!(gate.0.permits.available_permits(), THREADS - 1);
+        assert_eq!(gate.0.threads.free(), THREADS - 1);
         drop(release);
         dropped.await.unwrap();
         assert_eq!(gate.run(|| 7).await, Ok(7));

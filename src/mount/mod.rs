@@ -21,6 +21,7 @@ pub mod source;
 pub mod stats;
 pub mod table;
 pub mod target;
+mod threads;
 pub mod turns;
 pub mod unpublish;
 mod version;
