@@ -30,19 +30,11 @@ pub struct Layout<F: Fs> {
 }
 
 impl<F: Fs> Layout<F> {
-    /// Opens it; `None` where it is not there yet. A part of it that is missing (one that an earlier version of the driver
-    /// did not have) is made; where that cannot be, none of it is there.
+    /// Opens it; `None` where it, or a part of it, is not there yet: who makes it may be at it just now.
     pub async fn open(fs: &F) -> FsResult<Option<Self>> {
         match Self::walk(fs, false).await {
             Ok(layout) => Ok(Some(layout)),
-            Err(Status::NoEnt) => match directory(fs, &fs.root(), SubDir::PRIVATE, false).await {
-                Ok(_) => match Self::walk(fs, true).await {
-                    Err(Status::RoFs | Status::Access | Status::Perm | Status::NoSpc | Status::DQuot) => Ok(None),
-                    made => made.map(Some),
-                },
-                Err(Status::NoEnt) => Ok(None),
-                Err(status) => Err(status),
-            },
+            Err(Status::NoEnt) => Ok(None),
             Err(status) => Err(status),
         }
     }
@@ -82,5 +74,20 @@ async fn directory<F: Fs>(fs: &F, parent: &F::Handle, name: &str, make: bool) ->
     match found {
         (dir, attr) if attr.kind == Kind::Directory => Ok(dir),
         _ => Err(Status::NotDir),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::memory::{MemoryServer, Node};
+
+    #[tokio::test]
+    async fn opening_makes_nothing_also_where_somebody_is_about_to_make_it() {
+        let server = MemoryServer::new();
+        server.plant(".csi-nfs/volumes", Node::directory(0o700)).unwrap();
+        let before = server.tree();
+        assert!(Layout::open(&server.client()).await.unwrap().is_none());
+        assert_eq!(server.tree(), before);
     }
 }
