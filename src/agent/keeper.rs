@@ -7,15 +7,16 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::projects::{Project, Projects};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
+use crate::export::layout;
 use crate::mount::source::SubDir;
 use crate::volume::id::VolumeName;
-use crate::volume::lifecycle;
+use crate::volume::lifecycle::{self, now};
 use crate::volume::quota::{Agent, Answer, Limits};
 use crate::volume::record::Record;
 
@@ -52,14 +53,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
 
     /// The file whose lock says which agent works.
     pub async fn lock_file(&self) -> Result<F::Handle> {
-        let (fs, lock) = (self.export.fs(), name("lock")?);
-        let opened = match fs.open(&self.quota, &lock, OpenMode::ReadWrite).await {
-            Err(Status::NoEnt) => match fs.create(&self.quota, &lock, 0o600).await {
-                Err(Status::Exist) => fs.open(&self.quota, &lock, OpenMode::ReadWrite).await.map(|(file, _)| file),
-                created => created.map(|(file, _)| file),
-            },
-            opened => opened.map(|(file, _)| file),
-        };
+        let opened = layout::lock_file(self.export.fs(), &self.quota, true).await;
         opened.map_err(|e| self.export.failed("opening `.csi-nfs/quota/lock`", e))
     }
 
@@ -141,7 +135,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         let failed = |action: &str, status| self.export.failed(format!("{action} of volume `{volume}`"), status);
         let (project, inherited) =
             self.projects.of(&directory).await.map_err(|e| failed("reading the project ID", e))?;
-        let rounded = Limits { bytes: wanted.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..wanted };
+        let rounded = wanted.rounded();
         let known = self.known.get(volume).cloned();
         if let Some(answer) = &known
             && answer.reason.is_none()
@@ -325,8 +319,4 @@ struct Step<H> {
 
 fn name(text: &str) -> Result<Name> {
     Name::new(text).map_err(|status| Error::Internal(format!("`{}`: {status}", text.escape_debug())))
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -32,6 +32,8 @@ use watch::{Change, Watch};
 const PERIOD: Duration = Duration::from_secs(300);
 /// How soon what did not succeed is tried again, at first and at most.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How soon a directory that the driver is making is looked at again, at first.
+const STEP: Duration = Duration::from_millis(5);
 /// How often a second agent asks whether the first is gone.
 const STAND_BY: Duration = Duration::from_secs(2);
 
@@ -65,9 +67,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 "limits of ext4 do not hold clients that write as root: export it with root_squash"
             );
         }
-        exports.push((share, fs));
+        exports.push((share, fs, projects));
     }
-    let work = exports.into_iter().map(|(share, fs)| keep(share, fs, settings.project_ids.clone()));
+    let work = exports.into_iter().map(|(share, fs, projects)| keep(share, fs, projects, settings.project_ids.clone()));
     tokio::select! {
         ended = try_join_all(work) => ended.map(drop),
         () = shutdown => Ok(()),
@@ -75,9 +77,9 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
 }
 
 /// Works on one path for ever.
-async fn keep(share: Source, fs: KernelFs, range: RangeInclusive<u32>) -> Result<()> {
+async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: RangeInclusive<u32>) -> Result<()> {
     let path = share.share.to_string();
-    let mut keeper = open(&share, &fs, range).await?;
+    let mut keeper = open(&share, &fs, projects, range).await?;
     let lock = keeper.lock_file().await?;
     let mut waits = false;
     while !fs.try_lock(&lock, 0).await.map_err(|e| keeper.export().failed("locking `.csi-nfs/quota/lock`", e))? {
@@ -116,35 +118,33 @@ async fn keep(share: Source, fs: KernelFs, range: RangeInclusive<u32>) -> Result
 
 /// Waits until the driver has written to the export for the first time: a directory that the agent made would be its own,
 /// and closed to a driver whose root is squashed.
-async fn open(share: &Source, fs: &KernelFs, range: RangeInclusive<u32>) -> Result<Keeper<KernelFs, KernelProjects>> {
+async fn open(
+    share: &Source,
+    fs: &KernelFs,
+    projects: KernelProjects,
+    range: RangeInclusive<u32>,
+) -> Result<Keeper<KernelFs, KernelProjects>> {
     let watch = Watch::new(fs, &fs.root()).await?;
     let private = Name::new(SubDir::PRIVATE).map_err(|status| Error::Internal(status.to_string()))?;
+    let export = || Export::new(share.clone(), fs.clone(), Arc::default());
     let mut told = false;
+    let mut pause = STEP;
     loop {
-        let export = Export::new(share.clone(), fs.clone(), Arc::default());
-        let projects = KernelProjects::new(fs.clone(), &share.share.to_string()).await?;
-        if export.layout().await?.is_some()
-            && let Some(keeper) = Keeper::open(export, projects, range.clone()).await?
+        if export().layout().await?.is_some()
+            && let Some(keeper) = Keeper::open(export(), projects.clone(), range.clone()).await?
         {
             return Ok(keeper);
+        }
+        if export().find(&fs.root(), &private).await?.is_some() {
+            // It is made in several steps, which its parent does not tell.
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(STAND_BY);
+            continue;
         }
         if !told {
             tracing::info!(path = %share.share, "no driver has written here yet; waiting for the first");
             told = true;
         }
-        loop {
-            match watch.changes().await? {
-                Change::Names(names) if !names.contains(&private) => {}
-                _ => break,
-            }
-        }
-        // It is made in several steps, which this directory does not tell.
-        for _ in 0..100 {
-            let export = Export::new(share.clone(), fs.clone(), Arc::default());
-            if export.layout().await?.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        watch.changes().await?;
     }
 }

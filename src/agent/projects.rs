@@ -64,7 +64,7 @@ impl FileSystem {
 }
 
 /// The kernel's project quotas, of the file system that an exported directory is on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct KernelProjects {
     fs: KernelFs,
     kind: FileSystem,

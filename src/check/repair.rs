@@ -42,7 +42,7 @@ async fn claim<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Resu
     let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     match Record::read(export, &name).await? {
-        Some(record) if record.id.sub_dir == sub_dir => claims::claim(export, &sub_dir, &name).await,
+        Some(record) if record.id.sub_dir == sub_dir => claims::claim(export, &record.id).await,
         _ => Ok(()),
     }
 }
@@ -55,7 +55,7 @@ async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     match Record::read(export, &name).await? {
         Some(record) if record.id.sub_dir == sub_dir => Ok(()),
-        _ => claims::release(export, &sub_dir, &name).await,
+        _ => claims::remove_claim(export, &sub_dir, &name).await,
     }
 }
 
@@ -66,6 +66,7 @@ mod tests {
     use crate::export::fs::Name;
     use crate::export::memory::MemoryServer;
     use crate::mount::source::{Server, Share, Source};
+    use crate::volume::id::VolumeId;
 
     #[tokio::test]
     async fn what_can_be_mended_is_and_what_may_hold_data_stays() {
@@ -73,8 +74,7 @@ mod tests {
         let export = Export::new(source, MemoryServer::new().client(), std::sync::Arc::default());
         let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
         let name = |text: &str| Name::new(text).unwrap();
-        let sub_dir = SubDir::parse("subDir", "team/data").unwrap();
-        claims::claim(&export, &sub_dir, &VolumeName::parse("name", "gone").unwrap()).await.unwrap();
+        claims::claim(&export, &VolumeId::parse("nfs#e#team/data#gone#").unwrap()).await.unwrap();
         fs.mkdir(&layout.staging, &name("half"), 0o700).await.unwrap();
         fs.mkdir(&layout.trash, &name("old"), 0o700).await.unwrap();
         fs.mkdir(&fs.root(), &name("kept"), 0o700).await.unwrap();

@@ -50,16 +50,22 @@ impl<F: Fs> Layout<F> {
         let (volumes, paths) = (part("volumes").await?, part("paths").await?);
         let (staging, trash) = (part("staging").await?, part("trash").await?);
         let snapshots = part("snapshots").await?;
-        let name = Name::new("lock")?;
-        let (lock, _) = match fs.open(&private, &name, OpenMode::ReadWrite).await {
-            Err(Status::NoEnt) if make => match fs.create(&private, &name, 0o600).await {
-                Err(Status::Exist) => fs.open(&private, &name, OpenMode::ReadWrite).await?,
-                created => created?,
-            },
-            opened => opened?,
-        };
+        let lock = lock_file(fs, &private, make).await?;
         Ok(Self { volumes, paths, snapshots, staging, trash, lock })
     }
+}
+
+/// The file `lock` in `dir`, whose bytes are locked; with `make`, made where it is not there.
+pub async fn lock_file<F: Fs>(fs: &F, dir: &F::Handle, make: bool) -> FsResult<F::Handle> {
+    let name = Name::new("lock")?;
+    let (lock, _) = match fs.open(dir, &name, OpenMode::ReadWrite).await {
+        Err(Status::NoEnt) if make => match fs.create(dir, &name, 0o600).await {
+            Err(Status::Exist) => fs.open(dir, &name, OpenMode::ReadWrite).await?,
+            created => created?,
+        },
+        opened => opened?,
+    };
+    Ok(lock)
 }
 
 async fn directory<F: Fs>(fs: &F, parent: &F::Handle, name: &str, make: bool) -> FsResult<F::Handle> {

@@ -104,12 +104,7 @@ pub async fn sweep_staging<F: Fs>(export: &Export<F>) -> Result<()> {
     }
     for name in export.names(&layout.staging).await? {
         let Some(_guards) = claim_staged(export, &name).await? else { continue };
-        let trashed = Name::new(Uuid::new_v4().to_string()).map_err(|e| export.failed("naming an entry", e))?;
-        match export.fs().rename(&layout.staging, &name, &layout.trash, &trashed).await {
-            Ok(()) => export.trash.added(),
-            Err(Status::NoEnt) => {}
-            Err(status) => return Err(export.failed(format!("clearing `{name}` from staging"), status)),
-        }
+        discard(export, &layout.staging, &name).await?;
     }
     Ok(())
 }

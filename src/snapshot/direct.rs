@@ -34,12 +34,10 @@ pub async fn create<F: Fs>(
     let size = ready.ok_or_else(gone)?.size;
     let prepared = fill::prepare(export, create, size, volume).await?;
     let record = VolumeRecord { shows: Some(snapshot.clone()), pending: false, ..prepared };
-    if record.id.uuid.is_some() {
-        claims::claim(export, &record.id.sub_dir, &create.name).await?;
-    }
+    claims::claim(export, &record.id).await?;
     let layout = export.make_layout().await?;
     let shown = export.make_dirs(&layout.snapshots, [Record::shown(snapshot)?], 0o700).await?;
-    match export.fs().create(&shown, &entry(&create.name)?, 0o600).await {
+    match export.fs().create(&shown, &create.name.file("")?, 0o600).await {
         Ok(_) | Err(Status::Exist) => {}
         Err(status) => return Err(export.failed(format!("noting that a volume shows snapshot `{snapshot}`"), status)),
     }
@@ -54,7 +52,7 @@ pub async fn delete<F: Fs>(export: &Export<F>, record: &VolumeRecord, volume: &G
     let lock = lock(export, snapshot).await?;
     let layout = export.make_layout().await?;
     if let Some(shown) = export.find_dir(&layout.snapshots, [Record::shown(snapshot)?]).await? {
-        remove(export, &shown, &entry(&name)?).await?;
+        remove(export, &shown, &name.file("")?).await?;
     }
     // Also without a record of the snapshot: an earlier call may have come no further.
     if !is_shown(export, snapshot, &lock).await?
@@ -89,8 +87,7 @@ pub(super) async fn is_shown<F: Fs>(export: &Export<F>, snapshot: &VolumeName, _
 
 /// Whether the volume that a file is named after shows the snapshot.
 pub async fn shows<F: Fs>(export: &Export<F>, file: &Name, snapshot: &VolumeName) -> Result<bool> {
-    let name = std::str::from_utf8(file.as_bytes()).ok().and_then(|text| VolumeName::parse("name", text).ok());
-    let Some(name) = name else { return Ok(false) };
+    let Some(name) = VolumeName::of_file(file, "") else { return Ok(false) };
     Ok(VolumeRecord::read(export, &name).await?.is_some_and(|record| record.shows.as_ref() == Some(snapshot)))
 }
 
@@ -99,8 +96,4 @@ async fn remove<F: Fs>(export: &Export<F>, dir: &F::Handle, file: &Name) -> Resu
         Ok(()) | Err(Status::NoEnt) => Ok(()),
         Err(status) => Err(export.failed(format!("removing the note of volume `{file}`"), status)),
     }
-}
-
-fn entry(name: &VolumeName) -> Result<Name> {
-    Name::new(name.as_str()).map_err(|status| Error::invalid("name", format!("`{name}`: {status}")))
 }

@@ -95,31 +95,23 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree
         _ => return Err(deleted(name)),
     };
     let (layout, placed) = (export.make_layout().await?, Record::tree(name)?);
-    if export.find(&layout.snapshots, &placed).await?.is_none() {
-        if let Err(error) = stage.fill(tree, how).await {
-            stage.discard().await?;
-            if !how.ending.is_cancelled() {
-                abandon(export, &record).await?;
-            }
-            return Err(error);
+    let in_place = export.find(&layout.snapshots, &placed).await?.is_some();
+    if !in_place && let Err(error) = stage.fill(tree, how).await {
+        stage.discard().await?;
+        if !how.ending.is_cancelled() {
+            abandon(export, &record).await?;
         }
-        let lock = lock(export, name).await?;
-        if Record::read(export, name).await?.as_ref() != Some(&record) {
-            stage.discard().await?;
-            return Err(deleted(name));
-        }
-        let renamed = export.fs().rename(&layout.staging, stage.name(), &layout.snapshots, &placed).await;
-        renamed.map_err(|e| export.failed(format!("putting snapshot `{name}` in place"), e))?;
-        return finish(export, record, &lock).await;
+        return Err(error);
     }
-    let lock = lock(export, name).await?;
+    let _lock = lock(export, name).await?;
     if Record::read(export, name).await?.as_ref() != Some(&record) {
+        stage.discard().await?;
         return Err(deleted(name));
     }
-    finish(export, record, &lock).await
-}
-
-async fn finish<F: Fs>(export: &Export<F>, record: Record, _lock: &Guard<F>) -> Result<()> {
+    if !in_place {
+        let renamed = export.fs().rename(&layout.staging, stage.name(), &layout.snapshots, &placed).await;
+        renamed.map_err(|e| export.failed(format!("putting snapshot `{name}` in place"), e))?;
+    }
     Record { state: State::Ready, ..record }.write(export).await
 }
 

@@ -91,23 +91,22 @@ impl Record {
 
     /// The name of the record's file.
     pub fn file(name: &VolumeName) -> Result<Name> {
-        part(name, "json")
+        name.file(".json")
     }
 
     /// The name of the tree.
     pub fn tree(name: &VolumeName) -> Result<Name> {
-        part(name, "tree")
+        name.file(".tree")
     }
 
     /// The name of the directory with the names of the volumes that show the tree.
     pub fn shown(name: &VolumeName) -> Result<Name> {
-        part(name, "shown")
+        name.file(".shown")
     }
 
     /// The snapshot whose record is in the file of that name; `None` for a file that is no record.
     pub fn snapshot(file: &Name) -> Option<VolumeName> {
-        let name = std::str::from_utf8(file.as_bytes()).ok()?.strip_suffix(".json")?;
-        VolumeName::parse("name", name).ok()
+        VolumeName::of_file(file, ".json")
     }
 
     /// Reads a snapshot's record; `None` where there is none.
@@ -124,10 +123,6 @@ impl Record {
             .map_err(|e| Error::invalid("name", format!("`{}`: {e}", self.id.name)))?;
         export.write_small_by(&layout.snapshots, &Self::file(&self.id.name)?, &staged, self.encode()?).await
     }
-}
-
-fn part(name: &VolumeName, suffix: &str) -> Result<Name> {
-    Name::new(format!("{name}.{suffix}")).map_err(|e| Error::invalid("name", format!("`{name}`: {e}")))
 }
 
 /// What the lock of a snapshot's record is called. (No volume's name has a `#`.)

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::mount::source::SubDir;
-use crate::volume::id::VolumeName;
+use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 
 /// The volumes whose directories have to do with a given one.
@@ -72,8 +72,7 @@ async fn claimant<F: Fs>(
 ) -> Result<Option<VolumeName>> {
     let Some(claims) = export.find_dir(node, [claims_dir()?]).await? else { return Ok(None) };
     for entry in export.names(&claims).await? {
-        let name = std::str::from_utf8(entry.as_bytes()).ok().and_then(|text| VolumeName::parse("name", text).ok());
-        let Some(name) = name.filter(|name| me != Some(name)) else { continue };
+        let Some(name) = VolumeName::of_file(&entry, "").filter(|name| me != Some(name)) else { continue };
         match Record::read(export, &name).await? {
             Some(record) if record.id.sub_dir == *sub_dir => return Ok(Some(name)),
             _ => remove(export, &claims, &entry, false).await?,
@@ -110,18 +109,27 @@ async fn below<F: Fs>(
     Ok(None)
 }
 
-/// Claims `sub_dir` for the volume `name`.
-pub async fn claim<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
+/// Claims a volume's directory for it, where it needs a claim.
+pub async fn claim<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
+    let (sub_dir, Some(name)) = (&id.sub_dir, &id.uuid) else { return Ok(()) };
     let layout = export.make_layout().await?;
     let claims = export.make_dirs(&layout.paths, sub_dir.names().chain([claims_dir()?]), 0o700).await?;
-    match export.fs().create(&claims, &entry(name)?, 0o600).await {
+    match export.fs().create(&claims, &name.file("")?, 0o600).await {
         Ok(_) | Err(Status::Exist) => Ok(()),
         Err(status) => Err(export.failed(format!("claiming directory `{sub_dir}`"), status)),
     }
 }
 
-/// Gives the claim up, and removes what is empty then.
-pub async fn release<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
+/// Gives a volume's claim up, where it needed one.
+pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
+    match &id.uuid {
+        Some(name) => remove_claim(export, &id.sub_dir, name).await,
+        None => Ok(()),
+    }
+}
+
+/// Removes the claim of `name` on `sub_dir`, and what is empty then.
+pub async fn remove_claim<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
     let Some(layout) = export.layout().await? else { return Ok(()) };
     let mut nodes = vec![layout.paths.clone()];
     let mut steps: Vec<Name> = Vec::new();
@@ -132,7 +140,7 @@ pub async fn release<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeN
         steps.push(step);
     }
     if let Some(claims) = nodes.last().filter(|_| nodes.len() == sub_dir.names().count() + 2) {
-        remove(export, claims, &entry(name)?, false).await?;
+        remove(export, claims, &name.file("")?, false).await?;
     }
     nodes.pop();
     for (parent, step) in nodes.iter().zip(&steps).rev() {
@@ -156,8 +164,4 @@ fn join(path: &str, name: &Name) -> String {
 
 fn claims_dir() -> Result<Name> {
     Name::new("#").map_err(|status| Error::Internal(status.to_string()))
-}
-
-fn entry(name: &VolumeName) -> Result<Name> {
-    Name::new(name.as_str()).map_err(|status| Error::invalid("name", format!("`{name}`: {status}")))
 }

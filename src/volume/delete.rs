@@ -74,9 +74,9 @@ pub async fn delete<F: Fs>(
     }
     if record.is_some() {
         forget_volume(export, id, lock).await?;
-    } else if let Some(name) = &id.uuid {
+    } else {
         // An earlier call may have come no further.
-        claims::release(export, &id.sub_dir, name).await?;
+        claims::release(export, id).await?;
     }
     Ok(None)
 }
@@ -86,10 +86,7 @@ pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Gua
     if let Some(name) = id.name() {
         forget(export, &name).await?;
     }
-    match &id.uuid {
-        Some(name) => claims::release(export, &id.sub_dir, name).await,
-        None => Ok(()),
-    }
+    claims::release(export, id).await
 }
 
 /// Takes back a volume that was just made, and that nobody has seen: its directory goes where it is empty and its own.
@@ -101,10 +98,7 @@ pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &Volume
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
         remove_empty(export, &made).await?;
     }
-    match &id.uuid {
-        Some(name) => claims::release(export, &id.sub_dir, name).await,
-        None => Ok(()),
-    }
+    claims::release(export, id).await
 }
 
 /// Removes a volume's record.

@@ -44,9 +44,7 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, size: u64, lock: 
     quota::check_possible(export, create.asked.or(create.defaults).quota).await?;
     let record = prepare(export, create, size, lock).await?;
     make_way(export, &record).await?;
-    if id.uuid.is_some() {
-        claims::claim(export, &id.sub_dir, &create.name).await?;
-    }
+    claims::claim(export, &id).await?;
     record.write(export, &create.name).await?;
     Ok(Begun::Pending(record))
 }

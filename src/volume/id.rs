@@ -42,6 +42,17 @@ impl VolumeName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name of a file that is called after it, such as a record: with `suffix` behind.
+    pub fn file(&self, suffix: &str) -> Result<Name> {
+        Name::new(format!("{self}{suffix}")).map_err(|status| Error::invalid("name", format!("`{self}`: {status}")))
+    }
+
+    /// The name that a file is called after, with `suffix` behind; `None` for a file of another kind.
+    pub fn of_file(file: &Name, suffix: &str) -> Option<Self> {
+        let name = std::str::from_utf8(file.as_bytes()).ok()?.strip_suffix(suffix)?;
+        Self::parse("name", name).ok()
+    }
 }
 
 impl fmt::Display for VolumeName {

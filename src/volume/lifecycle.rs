@@ -77,9 +77,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, lock: &Guard<F>)
     claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?.check_nesting(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     check_space(export, capacity).await?;
-    if id.uuid.is_some() {
-        claims::claim(export, &id.sub_dir, &create.name).await?;
-    }
+    claims::claim(export, &id).await?;
     make_directory(export, &create.name, &id.sub_dir, wanted).await?;
     let record = Record {
         id,
@@ -276,7 +274,8 @@ pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRan
     if capacity > record.capacity {
         check_space(export, capacity - record.capacity).await?;
         record.capacity = capacity;
-        claim_if_named(export, &record, &name).await?;
+        // A volume that is taken over may have no claim yet.
+        claims::claim(export, &record.id).await?;
         record.write(export, &name).await?;
     }
     // Also where it was large enough: an earlier call may not have waited to the end.
@@ -302,21 +301,14 @@ pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attribute
     let attributes = changes.or(record.attributes);
     if attributes != record.attributes {
         record.attributes = attributes;
-        claim_if_named(export, &record, &name).await?;
+        // A volume that is taken over may have no claim yet.
+        claims::claim(export, &record.id).await?;
         record.write(export, &name).await?;
     }
     if changes.quota.is_some() || changes.inodes.is_some() {
         quota::enforced_where_required(export, &name, &record).await?;
     }
     Ok(())
-}
-
-/// A volume that is taken over may have a `subDir` of its own, and no claim yet.
-async fn claim_if_named<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName) -> Result<()> {
-    match record.id.uuid {
-        Some(_) => claims::claim(export, &record.id.sub_dir, name).await,
-        None => Ok(()),
-    }
 }
 
 /// The names of the volumes that have records on an export, sorted (CSI `ListVolumes`).

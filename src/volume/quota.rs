@@ -118,7 +118,7 @@ impl TryFrom<String> for Inodes {
 /// Hard limits; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
-    /// Bytes. The kernel counts in KiB: rounded up.
+    /// Bytes.
     pub bytes: Option<u64>,
     /// Inodes.
     pub inodes: Option<u64>,
@@ -136,6 +136,11 @@ impl Limits {
             bytes: Some(record.capacity).filter(|&bytes| bytes > 0),
             inodes: attributes.inodes.and_then(|inodes| inodes.of(record.capacity)),
         }
+    }
+
+    /// As the kernel keeps them, which counts bytes in KiB.
+    pub fn rounded(self) -> Self {
+        Self { bytes: self.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..self }
     }
 
     /// Whether there is any.

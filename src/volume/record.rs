@@ -113,13 +113,12 @@ impl Record {
 
     /// The name of the record's file.
     pub fn file(name: &VolumeName) -> Result<Name> {
-        Name::new(format!("{name}.json")).map_err(|e| Error::invalid("name", format!("`{name}`: {e}")))
+        name.file(".json")
     }
 
     /// The volume whose record is in the file of that name; `None` for a file that is no record.
     pub fn volume(file: &Name) -> Option<VolumeName> {
-        let name = std::str::from_utf8(file.as_bytes()).ok()?.strip_suffix(".json")?;
-        VolumeName::parse("name", name).ok()
+        VolumeName::of_file(file, ".json")
     }
 
     /// Reads a volume's record; `None` where there is none.
@@ -153,9 +152,7 @@ impl Record {
 
 /// The names that lead to a snapshot's tree from the share.
 pub fn snapshot_tree(snapshot: &VolumeName) -> Result<Vec<Name>> {
-    let tree = format!("{snapshot}.tree");
-    let names = [SubDir::PRIVATE, "snapshots", &tree].map(Name::new).into_iter().collect::<Result<Vec<_>, _>>();
-    names.map_err(|e| Error::invalid("snapshot", format!("`{snapshot}`: {e}")))
+    Ok(SubDir::snapshot_tree("snapshot", snapshot.as_str())?.names().collect())
 }
 
 #[cfg(test)]

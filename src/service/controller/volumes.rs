@@ -210,7 +210,7 @@ pub(super) fn volume(record: &Record) -> csi::Volume {
     csi::Volume {
         capacity_bytes: i64::try_from(record.capacity).unwrap_or(i64::MAX),
         volume_id: record.id.to_string(),
-        volume_context: shown_context(record),
+        volume_context: recorded_context(record),
         content_source: record.origin.as_ref().map(content_source),
         accessible_topology: Vec::new(),
     }
@@ -243,13 +243,6 @@ fn content_source(origin: &Origin) -> csi::VolumeContentSource {
     csi::VolumeContentSource { r#type: Some(source) }
 }
 
-/// With `snapshot`, for a volume that shows one. (`subDir` is no directory then: a node that does not know the key mounts
-/// nothing.)
-fn shown_context(record: &Record) -> HashMap<String, String> {
-    let shown = record.shows.as_ref().map(|snapshot| ("snapshot".to_owned(), snapshot.to_string()));
-    recorded_context(record).into_iter().chain(shown).collect()
-}
-
 /// What a node has to know to mount a volume. Nothing that can change later: a PersistentVolume keeps it for ever.
 fn context(id: &VolumeId) -> HashMap<String, String> {
     [("server", id.server.to_string()), ("share", id.share.to_string()), ("subDir", id.sub_dir.to_string())]
@@ -258,8 +251,10 @@ fn context(id: &VolumeId) -> HashMap<String, String> {
 }
 
 /// The same for a volume of this driver's. Where its class says which mode its directory has, that was given to it once, and
-/// the flag `--mount-permissions` of a node is not to change it.
+/// the flag `--mount-permissions` of a node is not to change it. With `snapshot`, for one that shows a snapshot: `subDir` is no
+/// directory then, and a node that does not know the key mounts nothing.
 fn recorded_context(record: &Record) -> HashMap<String, String> {
     let settled = record.created_with.mode.map(|_| ("mountPermissions".to_owned(), "0".to_owned()));
-    context(&record.id).into_iter().chain(settled).collect()
+    let shown = record.shows.as_ref().map(|snapshot| ("snapshot".to_owned(), snapshot.to_string()));
+    context(&record.id).into_iter().chain(settled).chain(shown).collect()
 }
