@@ -6,6 +6,8 @@
 mod repair;
 mod report;
 mod snapshots;
+#[cfg(test)]
+pub(crate) mod trials;
 
 pub use repair::repair;
 pub use report::{Report, run};

@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use super::keeper::Keeper;
 use super::projects::{FileSystem, Project, Projects};
 use super::{AGAIN, PERIOD};
+use crate::check::trials::reach;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Kind, Name};
 use crate::export::memory::{Crash, MemoryFs, MemoryHandle, MemoryServer, Node, race};
-use crate::mount::source::{Server, Share, Source};
 use crate::volume::access::CapacityRange;
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::{VolumeId, VolumeName};
@@ -73,14 +73,9 @@ impl Projects<MemoryFs> for MemoryProjects {
     }
 }
 
-fn connect(server: &MemoryServer) -> Export<MemoryFs> {
-    let share = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/export").unwrap());
-    Export::new(share, server.client(), Arc::default())
-}
-
 /// A new agent, and its connection. One that dies when it opens is none.
 async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<u64>) -> (MemoryFs, Result<bool>) {
-    let export = connect(server);
+    let export = reach(server);
     let fs = export.fs().clone();
     if let Some(n) = dies_at {
         fs.crash_at(n, if n % 2 == 0 { Crash::BeforeEffect } else { Crash::AfterEffect });
@@ -123,7 +118,7 @@ async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64
 
 /// Every recorded volume has its limit, on an ID of its own that its directory and all in it have; nothing else has one.
 async fn assert_agreement(server: &MemoryServer, table: &Table, what: &str) {
-    let export = connect(server);
+    let export = reach(server);
     let fs = export.fs();
     let mut expected = BTreeMap::new();
     for name in lifecycle::names(&export).await.unwrap() {
@@ -153,7 +148,7 @@ async fn assert_agreement(server: &MemoryServer, table: &Table, what: &str) {
 /// Two volumes with something in them.
 async fn prepared() -> (MemoryServer, Table) {
     let server = MemoryServer::new();
-    let export = connect(&server);
+    let export = reach(&server);
     create(&export, "v", 8192).await.unwrap();
     create(&export, "w", 4096).await.unwrap();
     server.plant("v/deep/er/data", Node::file(0o600, "x")).unwrap();
@@ -169,7 +164,7 @@ async fn an_agent_that_dies_at_any_operation_is_mended_by_the_next() {
     for stage in ["new", "larger", "gone"] {
         for n in 0.. {
             let (server, table) = prepared().await;
-            let export = connect(&server);
+            let export = reach(&server);
             if stage != "new" {
                 agent(&server, &table, None).await.1.unwrap();
             }
@@ -201,7 +196,7 @@ async fn table_free(change: impl Future<Output = Result<u64>>) {
 async fn an_agent_beside_controllers_ends_in_agreement_whatever_their_order() {
     for seed in 0..500 {
         let (server, table) = prepared().await;
-        let (one, two) = (connect(&server), connect(&server));
+        let (one, two) = (reach(&server), reach(&server));
         one.fs().interleave(true);
         two.fs().interleave(true);
         let first = async {
@@ -215,7 +210,7 @@ async fn an_agent_beside_controllers_ends_in_agreement_whatever_their_order() {
             remove(&two, "y").await.unwrap();
         };
         let third = async {
-            let export = connect(&server);
+            let export = reach(&server);
             let fs = export.fs().clone();
             fs.interleave(true);
             let projects = MemoryProjects { fs, table: table.clone() };
@@ -237,7 +232,7 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
     let (server, table) = prepared().await;
     agent(&server, &table, None).await.1.unwrap();
     let before = server.tree();
-    let export = connect(&server);
+    let export = reach(&server);
     let required = Attributes { quota: Some(quota::Quota::Required), ..Attributes::default() };
     let create = Create {
         name: VolumeName::parse("name", "new").unwrap(),

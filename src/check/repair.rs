@@ -62,19 +62,18 @@ async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::check;
+    use super::super::trials::reach;
     use super::*;
     use crate::export::fs::Name;
     use crate::export::memory::MemoryServer;
-    use crate::mount::source::{Server, Share, Source};
     use crate::volume::id::VolumeId;
 
     #[tokio::test]
     async fn what_can_be_mended_is_and_what_may_hold_data_stays() {
-        let source = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/e").unwrap());
-        let export = Export::new(source, MemoryServer::new().client(), std::sync::Arc::default());
+        let export = reach(&MemoryServer::new());
         let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
         let name = |text: &str| Name::new(text).unwrap();
-        claims::claim(&export, &VolumeId::parse("nfs#e#team/data#gone#").unwrap()).await.unwrap();
+        claims::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
         fs.mkdir(&layout.staging, &name("half"), 0o700).await.unwrap();
         fs.mkdir(&layout.trash, &name("old"), 0o700).await.unwrap();
         fs.mkdir(&fs.root(), &name("kept"), 0o700).await.unwrap();

@@ -1,21 +1,14 @@
 //! What a crash, a lost answer or a rival at any point leaves of snapshots, and of volumes that are made of content: on an
 //! export in memory, at every point there is.
 
-use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-
 use super::lifecycle::{self, Create};
 use super::record::{Record, State};
 use super::tree::{How, Tree};
 use super::{clone, direct};
-use crate::check::{Finding, check};
+use crate::check::Finding;
+use crate::check::trials::{self, Call as _, Connection, connect, settle};
 use crate::error::{Error, Result};
-use crate::export::fs::Status;
-use crate::export::memory::{Crash, MemoryFs, MemoryServer, Node, Tree as Whole, race};
-use crate::export::{Export, trash};
-use crate::mount::source::{Server, Share, Source};
+use crate::export::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::volume::access::CapacityRange;
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::fill::{self, Begun};
@@ -46,13 +39,6 @@ enum Call {
 
 use Call::{Clone as CloneOf, Delete, DeleteSnapshot, List, Make, Restore, Show, Snapshot};
 
-type OnExport = Arc<Export<MemoryFs>>;
-
-fn connect(server: &MemoryServer) -> OnExport {
-    let share = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/export").unwrap());
-    Arc::new(Export::new(share, server.client(), Arc::default()))
-}
-
 fn named(name: &str) -> VolumeName {
     VolumeName::parse("name", name).unwrap()
 }
@@ -61,9 +47,8 @@ fn id(name: &str) -> VolumeId {
     VolumeId::parse(&format!("nfs#export#{name}##")).unwrap()
 }
 
-impl Call {
-    /// What the caller learns. Times are left out.
-    async fn run(&self, export: &OnExport) -> Result<String> {
+impl trials::Call for Call {
+    async fn run(&self, export: &Connection) -> Result<String> {
         match self {
             Make(name) => {
                 let create = create(name, None);
@@ -106,6 +91,36 @@ impl Call {
             }
         }
     }
+
+    async fn insist(&self, export: &Connection) -> Result<String> {
+        let mut answer = self.run(export).await;
+        for _ in 0..8 {
+            if !matches!(answer, Err(Error::Interrupted(_))) {
+                break;
+            }
+            answer = self.run(export).await;
+        }
+        answer
+    }
+
+    async fn prepared(before: &[Self]) -> MemoryServer {
+        let server = MemoryServer::new();
+        server.set_clone_supported(false);
+        server.plant("theirs/precious", Node::file(0o644, "kept")).unwrap();
+        let export = connect(&server);
+        for call in before {
+            call.run(&export).await.unwrap();
+            if *call == Make("v") {
+                server.plant("v/sub/data", Node::file(0o640, "content").owned_by(1000, 1000)).unwrap();
+            }
+        }
+        settle(&export).await;
+        server
+    }
+
+    fn allows(&self, finding: &Finding) -> bool {
+        matches!(finding, Finding::DirectoryUnrecorded { directory } if directory == "theirs")
+    }
 }
 
 fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
@@ -124,13 +139,13 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
     }
 }
 
-async fn volume(export: &OnExport, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
+async fn volume(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
     let found = volumes::get(export, &id(name)).await?;
     let (path, capacity) = found.record.map(|record| (record.path().unwrap(), record.capacity)).unwrap();
     Ok((Tree { export: export.clone(), path, what: format!("volume `{name}`") }, capacity))
 }
 
-async fn ready(export: &OnExport, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
+async fn ready(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
     let record = lifecycle::get(export, &named(name)).await?;
     if record.state != State::Ready {
         return Err(Error::Precondition("not ready".to_owned()));
@@ -139,7 +154,7 @@ async fn ready(export: &OnExport, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
     Ok((Tree { export: export.clone(), path, what: format!("snapshot `{name}`") }, record.size))
 }
 
-async fn snapshot(export: &OnExport, name: &str, of: &str) -> Result<String> {
+async fn snapshot(export: &Connection, name: &str, of: &str) -> Result<String> {
     let (name, source) = (named(name), id(of).to_string());
     let shown = |record: Record| format!("{} {} {:?}", record.id, record.size, record.state);
     if let Some(record) = lifecycle::find(export, &name, &source).await?
@@ -155,7 +170,7 @@ async fn snapshot(export: &OnExport, name: &str, of: &str) -> Result<String> {
     lifecycle::get(export, &name).await.map(shown)
 }
 
-async fn filled(export: &OnExport, name: &str, origin: Origin, show: bool, of: &str) -> Result<String> {
+async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of: &str) -> Result<String> {
     let mut create = create(name, Some(origin.clone()));
     if show {
         create.asked = Attributes::default();
@@ -185,26 +200,6 @@ async fn filled(export: &OnExport, name: &str, origin: Origin, show: bool, of: &
     }
 }
 
-/// Lets a controller do in the background what it does there.
-async fn settle(export: &OnExport) {
-    trash::sweep_staging(export).await.unwrap();
-    assert_eq!(trash::clear(export).await.unwrap(), 0);
-}
-
-/// The whole tree, with the records' times taken out, and those of directories and links, which come from the clock.
-fn seen(server: &MemoryServer) -> Whole {
-    let mut tree = server.tree();
-    for node in tree.0.values_mut() {
-        let text = node.text();
-        if text.starts_with('{')
-            && let Some((before, _)) = text.split_once(",\"created\":")
-        {
-            node.content = before.as_bytes().to_vec();
-        }
-    }
-    tree
-}
-
 /// Each call under test with what is there before it.
 fn scenarios() -> Vec<(Vec<Call>, Call)> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
@@ -225,88 +220,22 @@ fn scenarios() -> Vec<(Vec<Call>, Call)> {
     ]
 }
 
-async fn prepared(before: &[Call]) -> MemoryServer {
-    let server = MemoryServer::new();
-    server.set_clone_supported(false);
-    server.plant("theirs/precious", Node::file(0o644, "kept")).unwrap();
-    let export = connect(&server);
-    for call in before {
-        call.run(&export).await.unwrap();
-        if *call == Make("v") {
-            server.plant("v/sub/data", Node::file(0o640, "content").owned_by(1000, 1000)).unwrap();
-        }
-    }
-    settle(&export).await;
-    server
-}
-
-/// Findings that are no fault: what others made.
-fn faults(findings: Vec<Finding>) -> Vec<Finding> {
-    let theirs =
-        |finding: &Finding| matches!(finding, Finding::DirectoryUnrecorded { directory } if directory == "theirs");
-    findings.into_iter().filter(|finding| !theirs(finding)).collect()
-}
-
-/// Breaks a call at its `n`-th operation in some way.
-type Break = fn(&MemoryFs, u64);
-
-const BREAKS: [(&str, Break, bool); 5] = [
-    ("dies before", |fs, n| fs.crash_at(n, Crash::BeforeEffect), true),
-    ("dies after", |fs, n| fs.crash_at(n, Crash::AfterEffect), true),
-    ("answer lost", |fs, n| fs.lose_answer_at(n), false),
-    ("fails", |fs, n| fs.fail_at(n, Status::Io), false),
-    ("full", |fs, n| fs.fail_at(n, Status::NoSpc), false),
-];
-
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_cut_short_at_any_operation_is_finished_by_its_retry() {
-    let mut points = 0;
-    for (before, call) in scenarios() {
-        let server = prepared(&before).await;
-        let export = connect(&server);
-        let answer = call.run(&export).await.unwrap();
-        settle(&export).await;
-        let (whole, others) = (seen(&server), server.tree().below("theirs"));
-        assert_eq!(faults(check(&export).await.unwrap()), [], "{call:?} alone");
-        for (how, cut, dies) in BREAKS {
-            for lost in [false, true] {
-                for n in 0.. {
-                    let server = prepared(&before).await;
-                    let export = connect(&server);
-                    cut(export.fs(), n);
-                    let first = call.run(&export).await;
-                    if export.fs().operations() <= n {
-                        assert_eq!(first.unwrap(), answer);
-                        break;
-                    }
-                    points += 1;
-                    let at = format!("{before:?} {call:?} {how} {n}, power lost: {lost}");
-                    assert_eq!(server.tree().below("theirs"), others, "{at}: touched what is not its own");
-                    if lost {
-                        server.power_loss(n % 2 == 0);
-                    }
-                    let export = if dies || lost { connect(&server) } else { export };
-                    assert_eq!(call.run(&export).await.as_ref(), Ok(&answer), "{at}");
-                    settle(&export).await;
-                    assert_eq!(faults(check(&export).await.unwrap()), [], "{at}");
-                    assert_eq!(seen(&server), whole, "{at}");
-                }
-            }
-        }
-    }
+    let points = trials::cut_short_and_retried(scenarios()).await;
     assert!(points > 3000, "only {points} points were tried");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_loses_no_other() {
     for (before, call) in scenarios() {
-        let server = prepared(&before).await;
+        let server = Call::prepared(&before).await;
         let untouched = List.run(&connect(&server)).await.unwrap();
         let data = server.tree().get("v/sub/data").cloned();
         call.run(&connect(&server)).await.unwrap();
         let done = List.run(&connect(&server)).await.unwrap();
         for n in 0.. {
-            let server = prepared(&before).await;
+            let server = Call::prepared(&before).await;
             let export = connect(&server);
             export.fs().crash_at(n, Crash::AfterEffect);
             let _ = call.run(&export).await;
@@ -321,7 +250,7 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
             if call != Delete("v") {
                 assert_eq!(server.tree().get("v/sub/data").cloned(), data, "{at}");
             }
-            for finding in faults(check(&export).await.unwrap()) {
+            for finding in call.faults(&export).await {
                 let left_over = match (&call, &finding) {
                     // Begun, and hidden until a retry finishes it.
                     (Snapshot(..), Finding::SnapshotPending { .. }) => true,
@@ -340,66 +269,6 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
     }
 }
 
-/// What a run of calls looked like from outside: the answers, and the tree in the end.
-type Outcome = (Vec<String>, String);
-
-fn shown(answer: Result<String>) -> String {
-    answer.unwrap_or_else(|error: Error| format!("{:?}", error.code()))
-}
-
-async fn raced(before: &[Call], rivals: &[Vec<Call>; 2], seed: u64) -> (Outcome, Vec<Finding>) {
-    let server = prepared(before).await;
-    let exports = [connect(&server), connect(&server)];
-    let racers = exports
-        .iter()
-        .zip(rivals)
-        .map(|(export, calls)| {
-            export.fs().interleave(true);
-            Box::pin(async move {
-                let mut answers = Vec::new();
-                for call in calls {
-                    let mut answer = call.run(export).await;
-                    // As a caller does that is told to call again.
-                    for _ in 0..8 {
-                        if !matches!(answer, Err(Error::Interrupted(_))) {
-                            break;
-                        }
-                        answer = call.run(export).await;
-                    }
-                    answers.push(shown(answer));
-                }
-                answers
-            }) as Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>>
-        })
-        .collect();
-    let answers = race(seed, racers).await.concat();
-    let export = connect(&server);
-    settle(&export).await;
-    ((answers, seen(&server).to_string()), faults(check(&export).await.unwrap()))
-}
-
-/// The outcomes that one controller could have had, which does one call after the other.
-async fn sequential(before: &[Call], rivals: &[Vec<Call>; 2]) -> BTreeSet<Outcome> {
-    let mut outcomes = BTreeSet::new();
-    let total = rivals[0].len() + rivals[1].len();
-    for order in 0..1_u32 << total {
-        if order.count_ones() as usize != rivals[1].len() {
-            continue;
-        }
-        let server = prepared(before).await;
-        let export = connect(&server);
-        let mut answers = [Vec::new(), Vec::new()];
-        for turn in 0..total {
-            let who = (order >> turn & 1) as usize;
-            let call = &rivals[who][answers[who].len()];
-            answers[who].push(shown(call.run(&export).await));
-        }
-        settle(&export).await;
-        outcomes.insert((answers.concat(), seen(&server).to_string()));
-    }
-    outcomes
-}
-
 #[tokio::test(start_paused = true)]
 async fn two_controllers_together_leave_what_one_could_have_left() {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
@@ -415,19 +284,8 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
         (vec![v.clone()], [vec![CloneOf("c", "v"), Delete("c")], vec![CloneOf("c", "v")]]),
         (vec![v], [vec![s.clone(), DeleteSnapshot("s")], vec![s]]),
     ];
-    let rounds: u64 = std::env::var("CSI_NFS_RACES").map_or(3_000, |rounds| rounds.parse().unwrap());
-    let each = rounds / scenarios.len() as u64;
-    for (before, rivals) in scenarios {
-        let allowed = sequential(&before, &rivals).await;
-        for seed in 0..each {
-            let (outcome, findings) = raced(&before, &rivals, seed).await;
-            assert_eq!(findings, [], "seed {seed} of {before:?}, {rivals:?}: {:?}", outcome.0);
-            assert!(
-                allowed.contains(&outcome),
-                "seed {seed} of {before:?}, {rivals:?}: {:?}\n{}\nallowed: {allowed:#?}",
-                outcome.0,
-                outcome.1
-            );
-        }
-    }
+    let agrees = async |server: &MemoryServer, what: &str| {
+        assert_eq!(List.faults(&connect(server)).await, [], "{what}");
+    };
+    trials::rivals(scenarios, 3_000, agrees).await;
 }

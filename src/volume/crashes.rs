@@ -1,22 +1,16 @@
 //! What a crash, a lost answer or a rival at any point leaves of the life of volumes: on an export in memory, at every
 //! point there is.
 
-use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-
 use super::access::CapacityRange;
 use super::delete::{self, DeletePolicy};
 use super::id::{VolumeId, VolumeName};
 use super::lifecycle::{self, Create};
 use super::parameters::{Attributes, OnDelete};
+use crate::check::trials::{self, Call as _, Connection, connect, seen, settle};
 use crate::check::{Finding, check};
-use crate::error::{Error, Result};
-use crate::export::fs::Status;
-use crate::export::memory::{Crash, MemoryFs, MemoryServer, Node, Tree, race};
-use crate::export::{Export, trash};
-use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::error::Result;
+use crate::export::memory::{Crash, MemoryServer, Node};
+use crate::mount::source::SubDir;
 
 const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
 
@@ -34,14 +28,8 @@ enum Call {
 
 use Call::{Create as Make, Delete, Expand, List, Modify, Owned};
 
-fn connect(server: &MemoryServer) -> Export<MemoryFs> {
-    let share = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/export").unwrap());
-    Export::new(share, server.client(), Arc::default())
-}
-
-impl Call {
-    /// What the caller learns. Times are left out.
-    async fn run(&self, export: &Export<MemoryFs>) -> Result<String> {
+impl trials::Call for Call {
+    async fn run(&self, export: &Connection) -> Result<String> {
         let id = |text: &str| VolumeId::parse(text).unwrap();
         match self {
             Make(name, sub_dir) => create(export, name, *sub_dir, Attributes::default()).await,
@@ -70,9 +58,33 @@ impl Call {
             List => lifecycle::names(export).await.map(|names| format!("{names:?}")),
         }
     }
+
+    async fn prepared(before: &[Self]) -> MemoryServer {
+        let server = MemoryServer::new();
+        server.plant("theirs/precious", Node::file(0o644, "kept")).unwrap();
+        let export = connect(&server);
+        for call in before {
+            call.run(&export).await.unwrap();
+        }
+        for volume in ["v", "w", "team/app", "team/web"] {
+            if server.tree().has(volume) {
+                server.plant(format!("{volume}/data"), Node::file(0o600, volume)).unwrap();
+            }
+        }
+        settle(&export).await;
+        server
+    }
+
+    fn allows(&self, finding: &Finding) -> bool {
+        let retained = matches!(self, Delete(volume) if volume.ends_with("retain"));
+        match finding {
+            Finding::DirectoryUnrecorded { directory } => directory == "theirs" || (retained && directory == "v"),
+            _ => false,
+        }
+    }
 }
 
-async fn create(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>, asked: Attributes) -> Result<String> {
+async fn create(export: &Connection, name: &str, sub_dir: Option<&str>, asked: Attributes) -> Result<String> {
     let create = Create {
         name: VolumeName::parse("name", name).unwrap(),
         sub_dir: sub_dir.map(|path| SubDir::parse("subDir", path).unwrap()),
@@ -84,24 +96,6 @@ async fn create(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>, as
     };
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
     lifecycle::create(export, &create, &lock).await.map(|record| format!("{} {}", record.id, record.capacity))
-}
-
-/// Lets a controller do in the background what it does there.
-async fn settle(export: &Export<MemoryFs>) {
-    trash::sweep_staging(export).await.unwrap();
-    assert_eq!(trash::clear(export).await.unwrap(), 0);
-}
-
-/// The whole tree, with the records' times taken out.
-fn seen(server: &MemoryServer) -> Tree {
-    let mut tree = server.tree();
-    for node in tree.0.values_mut() {
-        let text = node.text();
-        if let Some((before, _)) = text.split_once(",\"created\":") {
-            node.content = before.as_bytes().to_vec();
-        }
-    }
-    tree
 }
 
 /// Each call under test with what is there before it.
@@ -127,95 +121,18 @@ fn scenarios() -> Vec<(Vec<Call>, Call)> {
     ]
 }
 
-async fn prepared(before: &[Call]) -> MemoryServer {
-    let server = MemoryServer::new();
-    server.plant("theirs/precious", Node::file(0o644, "kept")).unwrap();
-    let export = connect(&server);
-    for call in before {
-        call.run(&export).await.unwrap();
-    }
-    for volume in ["v", "w", "team/app", "team/web"] {
-        if server.tree().has(volume) {
-            server.plant(format!("{volume}/data"), Node::file(0o600, volume)).unwrap();
-        }
-    }
-    settle(&export).await;
-    server
-}
-
-/// Findings that are no fault: what others made, and what was to be retained.
-fn faults(findings: Vec<Finding>, call: &Call) -> Vec<Finding> {
-    let retained = matches!(call, Delete(volume) if volume.ends_with("retain"));
-    let allowed = |finding: &Finding| match finding {
-        Finding::DirectoryUnrecorded { directory } => directory == "theirs" || (retained && directory == "v"),
-        _ => false,
-    };
-    findings.into_iter().filter(|finding| !allowed(finding)).collect()
-}
-
-/// Breaks a call at its `n`-th operation in some way; false where it has no such operation.
-type Break = fn(&MemoryFs, u64);
-
-const BREAKS: [(&str, Break, bool); 5] = [
-    ("dies before", |fs, n| fs.crash_at(n, Crash::BeforeEffect), true),
-    ("dies after", |fs, n| fs.crash_at(n, Crash::AfterEffect), true),
-    ("answer lost", |fs, n| fs.lose_answer_at(n), false),
-    ("fails", |fs, n| fs.fail_at(n, Status::Io), false),
-    ("full", |fs, n| fs.fail_at(n, Status::NoSpc), false),
-];
-
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_cut_short_at_any_operation_is_finished_by_its_retry() {
-    let mut points = 0;
-    for (before, call) in scenarios() {
-        let server = prepared(&before).await;
-        let export = connect(&server);
-        let answer = call.run(&export).await.unwrap();
-        settle(&export).await;
-        let (whole, others) = (seen(&server), server.tree().below("theirs"));
-        assert_eq!(faults(check(&export).await.unwrap(), &call), [], "{call:?} alone");
-        for (how, cut, dies) in BREAKS {
-            for lost in [false, true] {
-                for n in 0.. {
-                    let server = prepared(&before).await;
-                    let export = connect(&server);
-                    cut(export.fs(), n);
-                    let first = call.run(&export).await;
-                    if export.fs().operations() <= n {
-                        assert_eq!(first.unwrap(), answer);
-                        break;
-                    }
-                    points += 1;
-                    assert_eq!(
-                        server.tree().below("theirs"),
-                        others,
-                        "{call:?} {how} {n}: touched what is not its own"
-                    );
-                    if lost {
-                        server.power_loss(n % 2 == 0);
-                    }
-                    let export = if dies || lost { connect(&server) } else { export };
-                    assert_eq!(call.run(&export).await.unwrap(), answer, "{call:?} {how} {n}, power lost: {lost}");
-                    settle(&export).await;
-                    assert_eq!(
-                        faults(check(&export).await.unwrap(), &call),
-                        [],
-                        "{call:?} {how} {n}, power lost: {lost}"
-                    );
-                    assert_eq!(seen(&server), whole, "{call:?} {how} {n}, power lost: {lost}");
-                }
-            }
-        }
-    }
+    let points = trials::cut_short_and_retried(scenarios()).await;
     assert!(points > 1000, "only {points} points were tried");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_other() {
     for (before, call) in scenarios() {
-        let untouched = seen(&prepared(&before).await);
+        let untouched = seen(&Call::prepared(&before).await);
         for n in 0.. {
-            let server = prepared(&before).await;
+            let server = Call::prepared(&before).await;
             let export = connect(&server);
             export.fs().crash_at(n, Crash::AfterEffect);
             let done = call.run(&export).await.is_ok();
@@ -252,57 +169,6 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
     }
 }
 
-/// What a run of calls looked like from outside: the answers, and the tree in the end.
-type Outcome = (Vec<String>, String);
-
-fn shown(answer: Result<String>) -> String {
-    answer.unwrap_or_else(|error: Error| format!("{:?}", error.code()))
-}
-
-/// The outcomes that one controller could have had, which does one call after the other.
-async fn sequential(before: &[Call], rivals: &[Vec<Call>; 2]) -> BTreeSet<Outcome> {
-    let mut outcomes = BTreeSet::new();
-    let total = rivals[0].len() + rivals[1].len();
-    for order in 0..1_u32 << total {
-        if order.count_ones() as usize != rivals[1].len() {
-            continue;
-        }
-        let server = prepared(before).await;
-        let export = connect(&server);
-        let mut answers = [Vec::new(), Vec::new()];
-        for turn in 0..total {
-            let who = (order >> turn & 1) as usize;
-            let call = &rivals[who][answers[who].len()];
-            answers[who].push(shown(call.run(&export).await));
-        }
-        settle(&export).await;
-        outcomes.insert((answers.concat(), seen(&server).to_string()));
-    }
-    outcomes
-}
-
-async fn raced(before: &[Call], rivals: &[Vec<Call>; 2], seed: u64) -> Outcome {
-    let server = prepared(before).await;
-    let exports = [connect(&server), connect(&server)];
-    let racers = exports
-        .iter()
-        .zip(rivals)
-        .map(|(export, calls)| {
-            export.fs().interleave(true);
-            Box::pin(async move {
-                let mut answers = Vec::new();
-                for call in calls {
-                    answers.push(shown(call.run(export).await));
-                }
-                answers
-            }) as Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>>
-        })
-        .collect();
-    let answers = race(seed, racers).await.concat();
-    settle(&connect(&server)).await;
-    (answers, seen(&server).to_string())
-}
-
 #[tokio::test(start_paused = true)]
 async fn two_controllers_together_give_only_answers_that_one_could_have_given() {
     let v = "nfs#export#v##";
@@ -318,18 +184,5 @@ async fn two_controllers_together_give_only_answers_that_one_could_have_given() 
         (vec![], [vec![make_app, Delete(app)], vec![Make("team", None), Delete("nfs#export#team##")]]),
         (vec![Make("v", None)], [vec![Delete("nfs#export#v##archive"), Make("v", None)], vec![Delete(v)]]),
     ];
-    let rounds: u64 = std::env::var("CSI_NFS_RACES").map_or(4_000, |rounds| rounds.parse().unwrap());
-    let each = rounds / scenarios.len() as u64;
-    for (before, rivals) in scenarios {
-        let allowed = sequential(&before, &rivals).await;
-        for seed in 0..each {
-            let outcome = raced(&before, &rivals, seed).await;
-            assert!(
-                allowed.contains(&outcome),
-                "seed {seed} of {before:?}, {rivals:?}: {:?}\n{}\nallowed: {allowed:#?}",
-                outcome.0,
-                outcome.1
-            );
-        }
-    }
+    trials::rivals(scenarios, 4_000, async |_, _| {}).await;
 }
