@@ -67,6 +67,13 @@ fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
     (fs::metadata(volume.join(file)).unwrap().len(), refused)
 }
 
+/// Mounts a volume for a pod; answers where.
+async fn published(driver: &Driver, volume: &csi::Volume) -> PathBuf {
+    let target = driver.target(&volume.volume_id.replace(['#', '/'], "-"));
+    driver.publish(volume, &target).await.unwrap();
+    target
+}
+
 async fn figures(driver: &Driver, volume: &csi::Volume, target: &Path) -> csi::VolumeUsage {
     let all = driver.stats(&volume.volume_id, target).await.unwrap();
     all.into_iter().find(|usage| usage.unit() == csi::volume_usage::Unit::Bytes).unwrap()
@@ -86,9 +93,7 @@ async fn a_volume_is_full_at_its_size_and_not_before_and_its_neighbour_is_not() 
     let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
     let volume = driver.create(required(&share, "v", 16)).await.unwrap();
     let neighbour = driver.create(required(&share, "w", 16)).await.unwrap();
-    let (target, next) = (driver.target("v"), driver.target("w"));
-    driver.publish(&volume, &target).await.unwrap();
-    driver.publish(&neighbour, &next).await.unwrap();
+    let (target, next) = (published(&driver, &volume).await, published(&driver, &neighbour).await);
 
     let (written, refused) = fill(&target, &share.path.join("v"), "data");
     assert_eq!(refused.raw_os_error(), Some(28), "ENOSPC: {refused}");
@@ -159,8 +164,7 @@ async fn an_agent_that_is_killed_among_creations_leaves_nothing_that_the_next_do
     let volumes: Vec<_> = made.into_iter().map(|made| made.unwrap()).collect();
     let mut projects = std::collections::BTreeSet::new();
     for (n, volume) in volumes.iter().enumerate() {
-        let target = driver.target(&n.to_string());
-        driver.publish(volume, &target).await.unwrap();
+        let target = published(&driver, volume).await;
         assert_eq!(figures(&driver, volume, &target).await.total, (4 + n as i64) * MIB, "{volume:?}");
         let answer = fs::read_to_string(share.path.join(format!(".csi-nfs/quota/volumes/v{n}.json"))).unwrap();
         assert!(projects.insert(answer.split(',').next().unwrap().to_owned()), "{answer}");
@@ -191,8 +195,7 @@ async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
     let mut request = required(&share, "v", 8);
     request.parameters.insert("subDir".into(), "old".into());
     let volume = driver.create(request).await.unwrap();
-    let target = driver.target("v");
-    driver.publish(&volume, &target).await.unwrap();
+    let target = published(&driver, &volume).await;
     let usage = figures(&driver, &volume, &target).await;
     assert!((2 * MIB..3 * MIB).contains(&usage.used), "{usage:?}");
     let (written, _) = fill(&target, &share.path.join("old"), "deep/er/more");
@@ -209,8 +212,7 @@ async fn inodes_are_limited_where_the_class_says_so_and_can_change() {
     let mut request = required(&share, "v", 8);
     request.parameters.insert("inodes".into(), "10/Gi".into());
     let volume = driver.create(request).await.unwrap();
-    let target = driver.target("v");
-    driver.publish(&volume, &target).await.unwrap();
+    let target = published(&driver, &volume).await;
     let touch = |n: i32| File::create(target.join(n.to_string()));
     // The directory is one.
     let refused = (0..20).find(|&n| touch(n).is_err());
@@ -238,8 +240,7 @@ async fn ext4_is_refused_where_clients_write_as_root_unless_the_class_accepts_it
     accepted.parameters.insert("quota".into(), "required-except-root".into());
     accepted.parameters.insert("mountPermissions".into(), "0777".into());
     let volume = driver.create(accepted).await.unwrap();
-    let target = driver.target("v");
-    driver.publish(&volume, &target).await.unwrap();
+    let target = published(&driver, &volume).await;
     assert_eq!(figures(&driver, &volume, &target).await.total, 8 * MIB);
     let command = format!("head -c 12M /dev/zero > {}/data", target.display());
     let written =

@@ -1,10 +1,9 @@
 //! Snapshots, and volumes made of snapshots and of volumes.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
@@ -13,30 +12,20 @@ use tonic::{Request, Status};
 use crate::support::csi::volume_capability::access_mode::Mode;
 use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
 use crate::support::requests::{self, MIB};
+use crate::support::tree::walk;
 use crate::support::{Code, Driver, Lab, Place, Share, csi, wait};
 
 /// Everything below a directory that a copy has to have: type and mode, owner, size, links, times, content.
 fn content(root: &Path) -> BTreeMap<String, String> {
-    let mut entries = BTreeMap::new();
-    let mut open = vec![root.to_owned()];
-    while let Some(path) = open.pop() {
-        let meta = fs::symlink_metadata(&path).unwrap();
-        let content = if meta.is_dir() {
-            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-            String::new()
-        } else if meta.is_file() {
-            fs::read(&path).unwrap().escape_ascii().to_string()
-        } else {
-            fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii().to_string()
-        };
+    let shown = |(path, meta, content): (PathBuf, Metadata, String)| {
         let links = if meta.is_dir() { 0 } else { meta.nlink() };
         // NFS-Ganesha does not set a symbolic link's times.
         let times =
             if meta.is_symlink() { String::new() } else { format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()) };
         let entry = format!("{:o} {}:{} links {links} modified {times} {content}", meta.mode(), meta.uid(), meta.gid());
-        entries.insert(path.strip_prefix(root).unwrap().display().to_string(), entry);
-    }
-    entries
+        (path.strip_prefix(root).unwrap().display().to_string(), entry)
+    };
+    walk(root).into_iter().map(shown).collect()
 }
 
 fn fill(volume: &Path) {

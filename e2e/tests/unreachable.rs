@@ -123,10 +123,9 @@ async fn calls_for_other_servers_take_no_longer_and_threads_do_not_pile_up(
     .await;
 }
 
-/// Makes, publishes, unpublishes and deletes a volume. (Its directory stays: clearing it away takes threads of its own, which
-/// are no consequence of an outage elsewhere.)
+/// Makes, publishes, unpublishes and deletes a volume.
 async fn main_job(driver: &Driver, share: &Share, name: &str) {
-    let volume = driver.create(requests::create_with(share, name, "onDelete", "retain")).await.unwrap();
+    let volume = driver.create(requests::create(share, name)).await.unwrap();
     let target = driver.target(name);
     driver.publish(&volume, &target).await.unwrap();
     driver.stats(&volume.volume_id, &target).await.unwrap();

@@ -1,10 +1,34 @@
 //! A picture of everything below a directory, to see what changed.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+
+/// Each entry below `root`, which is itself one, with what it is and what is in it: a file's bytes, a link's target, a
+/// device's number.
+pub fn walk(root: &Path) -> Vec<(PathBuf, Metadata, String)> {
+    let mut entries = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(path) = open.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        let content = if meta.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            String::new()
+        } else if meta.is_file() {
+            fs::read(&path).unwrap().escape_ascii().to_string()
+        } else if meta.is_symlink() {
+            fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii().to_string()
+        } else {
+            meta.rdev().to_string()
+        };
+        // Again: reading a file makes a client return its delegation, and with that the times that it kept.
+        let meta = fs::symlink_metadata(&path).unwrap();
+        entries.push((path, meta, content));
+    }
+    entries
+}
 
 /// Everything below a directory: inode, type and mode, owner, links, times of change, and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,22 +40,7 @@ pub struct Tree {
 impl Tree {
     /// A picture of the tree below `root`, which is itself a part of it.
     pub fn of(root: &Path) -> Self {
-        let mut entries = BTreeMap::new();
-        let mut open = vec![root.to_owned()];
-        while let Some(path) = open.pop() {
-            let meta = fs::symlink_metadata(&path).unwrap();
-            let content = if meta.is_dir() {
-                open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-                String::new()
-            } else if meta.is_file() {
-                fs::read(&path).unwrap().escape_ascii().to_string()
-            } else if meta.is_symlink() {
-                fs::read_link(&path).unwrap().as_os_str().as_bytes().escape_ascii().to_string()
-            } else {
-                meta.rdev().to_string()
-            };
-            // Again: reading a file makes a client return its delegation, and with that the times that it kept.
-            let meta = fs::symlink_metadata(&path).unwrap();
+        let shown = |(path, meta, content): (PathBuf, Metadata, String)| {
             let entry = format!(
                 "inode {} mode {:o} owner {}:{} links {} modified {}.{:09} changed {}.{:09} {content}",
                 meta.ino(),
@@ -44,8 +53,9 @@ impl Tree {
                 meta.ctime(),
                 meta.ctime_nsec(),
             );
-            entries.insert(path, entry);
-        }
+            (path, entry)
+        };
+        let entries = walk(root).into_iter().map(shown).collect();
         Self { root: root.to_owned(), entries }
     }
 

@@ -27,6 +27,7 @@ mod trees;
 pub use clients::clients;
 pub use foreign::foreign;
 pub use nasty::{deep_tree, nasty_tree};
+pub use objects::link_times;
 pub use trees::{Compared, assert_same_tree};
 
 /// Runs every check that needs only an export, each in a directory of its own below the root, and clears up.
@@ -216,6 +217,12 @@ mod tests {
         mknodat(CWD, path("device"), FileType::CharacterDevice, Mode::from_raw_mode(0o600), makedev(1, 3)).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         foreign(&fs, &fs.root()).await;
+    }
+
+    #[tokio::test]
+    async fn times_of_links_in_memory_and_on_a_local_directory() {
+        link_times(&MemoryServer::new().client()).await;
+        link_times(&kernel::local().1).await;
     }
 
     #[tokio::test]
