@@ -1,6 +1,7 @@
 //! What a crash, a lost answer or a rival at any point leaves of snapshots, and of volumes that are made of content: on an
 //! export in memory, at every point there is.
 
+use super::clone::Content;
 use super::lifecycle::{self, Create};
 use super::record::{Record, State};
 use super::tree::{How, Tree};
@@ -190,7 +191,7 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
     };
     drop(lock);
     match (begun, content) {
-        (Begun::Pending(_), Some((tree, _))) => clone::fill(export, &create.name, &tree, &How::default()).await?,
+        (Begun::Pending(_), Some((tree, _))) => clone::fill(export, &create.name, &Content::Tree(tree), &How::default()).await?,
         (Begun::Pending(_), None) => return Err(Error::Interrupted("changed".to_owned())),
         (Begun::Whole(_), _) => {}
     }
