@@ -257,7 +257,9 @@ impl<F: Fs> Archive<F> {
         };
         let (_, now) = self.open().await?;
         if (now.fileid, now.size, now.mtime) != (attr.fileid, attr.size, attr.mtime) {
-            return Err(Error::Precondition(format!("{self} was written to while it was read; call again when that is over")));
+            return Err(Error::Precondition(format!(
+                "{self} was written to while it was read; call again when that is over"
+            )));
         }
         stopped.map_err(|stop| self.error(target, stop)).map(|()| to)
     }

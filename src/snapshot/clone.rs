@@ -47,12 +47,7 @@ pub fn job(name: &VolumeName) -> String {
 /// # Errors
 /// As [`Stage::fill`] and [`Archive::unpack`]; [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where something is
 /// in its directory.
-pub async fn fill<F: Fs>(
-    export: &Arc<Export<F>>,
-    name: &VolumeName,
-    content: &Content<F>,
-    how: &How,
-) -> Result<()> {
+pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &Content<F>, how: &How) -> Result<()> {
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
     let record = match Record::read(export, name).await? {
         Some(record) if !record.pending => return Ok(()),

@@ -191,7 +191,9 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
     };
     drop(lock);
     match (begun, content) {
-        (Begun::Pending(_), Some((tree, _))) => clone::fill(export, &create.name, &Content::Tree(tree), &How::default()).await?,
+        (Begun::Pending(_), Some((tree, _))) => {
+            clone::fill(export, &create.name, &Content::Tree(tree), &How::default()).await?
+        }
         (Begun::Pending(_), None) => return Err(Error::Interrupted("changed".to_owned())),
         (Begun::Whole(_), _) => {}
     }

@@ -302,10 +302,8 @@ impl<C: Connect> Controller<C> {
                     let wanted = |found: &csi::Snapshot| source.is_empty() || found.source_volume_id == *source;
                     Ok(found.filter(wanted).map(|found| (name, found)))
                 };
-                let found = stream::iter(names)
-                    .map(read)
-                    .buffered(READS)
-                    .try_filter_map(|found| std::future::ready(Ok(found)));
+                let found =
+                    stream::iter(names).map(read).buffered(READS).try_filter_map(|found| std::future::ready(Ok(found)));
                 found.take(room.saturating_add(1)).try_collect::<Vec<_>>().await
             };
             if !page.take(&share, self.on(&share, &options, ready).await?) {

@@ -38,18 +38,7 @@ impl<F: Fs> Input<F> {
     /// The content of `file`, which is `size` bytes long, compressed by gzip(1) or not.
     pub(super) fn new(export: Arc<Export<F>>, file: F::Handle, size: u64, gzip: bool) -> Self {
         let gzip = gzip.then(|| Box::new(MultiGzDecoder::new(Vec::new())));
-        Self {
-            export,
-            file,
-            at: 0,
-            end: size,
-            raw: Vec::new(),
-            pushed: 0,
-            gzip,
-            ready: Vec::new(),
-            taken: 0,
-            turn: 0,
-        }
+        Self { export, file, at: 0, end: size, raw: Vec::new(), pushed: 0, gzip, ready: Vec::new(), taken: 0, turn: 0 }
     }
 
     /// Some bytes, at most `most`; none at the end.

@@ -188,10 +188,7 @@ impl<F: Fs> Members<F> {
             b'2' => (What::Symlink(link), Kind::Symlink),
             b'3' | b'4' => {
                 let number = |number: Option<u32>| number.unwrap_or_default();
-                device = (
-                    number(header.device_major().map_err(wrong)?),
-                    number(header.device_minor().map_err(wrong)?),
-                );
+                device = (number(header.device_major().map_err(wrong)?), number(header.device_minor().map_err(wrong)?));
                 (What::Special, if kind == b'3' { Kind::CharDevice } else { Kind::BlockDevice })
             }
             b'5' => (What::Directory, Kind::Directory),
@@ -240,7 +237,8 @@ impl<F: Fs> Members<F> {
     /// The content of a sparse file, as GNU tar writes it in its own form.
     async fn sparse(&mut self, header: &Header) -> Result<Content, Stop> {
         let wrong = |error: std::io::Error| damaged(&format!("is damaged: {error}"));
-        let gnu = header.as_gnu().ok_or_else(|| damaged("is damaged: it has a sparse file that is none of GNU tar's"))?;
+        let gnu =
+            header.as_gnu().ok_or_else(|| damaged("is damaged: it has a sparse file that is none of GNU tar's"))?;
         let (size, stored) = (gnu.real_size().map_err(wrong)?, header.entry_size().map_err(wrong)?);
         let mut parts: Vec<(u64, u64)> = Vec::new();
         let (mut end, mut held) = (0_u64, 0_u64);

@@ -108,7 +108,7 @@ mod tests {
     fn what_has_not_the_form_is_refused(
         #[values(
             "x",
-            "5 a=\n",
+            "4 a=\n",
             "4 a=b\n",
             "99 path=a\n",
             "0 a=b\n",

@@ -73,7 +73,11 @@ pub(super) async fn unpack<F: Fs>(
     let mut unpacker = Unpacker {
         fs,
         progress,
-        levels: vec![Level { name: None, dir: Some(to.clone()), attr: SetAttr { mode: Some(0o755), ..SetAttr::default() } }],
+        levels: vec![Level {
+            name: None,
+            dir: Some(to.clone()),
+            attr: SetAttr { mode: Some(0o755), ..SetAttr::default() },
+        }],
         here: to.clone(),
         root: to.clone(),
         jobs,
@@ -264,17 +268,17 @@ impl<F: Fs> Unpacker<'_, F> {
 
     /// One more name for what an earlier member made.
     async fn link(&mut self, target: &[Name], name: &Name, path: &str) -> Result<(), Stop> {
-        let (to, bad) = (shown(target), |why: &str| damaged(&format!("has a hard link `{path}` to `{}`, {why}", shown(target))));
+        let bad = |why: &str| damaged(&format!("has a hard link `{path}` to `{}`, {why}", shown(target)));
         let failed = |status| match status {
             Status::NoEnt => bad("which is not in the archive before it"),
             status => Stop::making(path, status),
         };
         let Some((last, above)) = target.split_last() else { return Err(bad("which is a directory")) };
         let mut dir = self.root.clone();
-        for name in above {
+        for (depth, name) in above.iter().enumerate() {
             let (next, attr) = self.fs.lookup(&dir, name).await.map_err(failed)?;
             if attr.kind != Kind::Directory {
-                return Err(through(&to));
+                return Err(through(&shown(&target[..=depth])));
             }
             dir = next;
         }
