@@ -36,11 +36,6 @@ pub(super) async fn check<F: Fs>(
         };
         let has_tree = entries.remove(&Record::tree(&name)?);
         let snapshot = name.to_string();
-        match state {
-            Some(State::Pending) => findings.push(Finding::SnapshotPending { snapshot: snapshot.clone() }),
-            Some(_) if !has_tree => findings.push(Finding::TreeMissing { snapshot: snapshot.clone() }),
-            _ => {}
-        }
         let notes = Record::shown(&name)?;
         let mut live = false;
         if entries.remove(&notes)
@@ -55,8 +50,11 @@ pub(super) async fn check<F: Fs>(
                 }
             }
         }
-        if state == Some(State::Deleted) && !live {
-            findings.push(Finding::SnapshotUnused { snapshot });
+        match state {
+            Some(State::Pending) => findings.push(Finding::SnapshotPending { snapshot }),
+            Some(State::Deleted) if !live => findings.push(Finding::SnapshotUnused { snapshot }),
+            Some(_) if !has_tree => findings.push(Finding::TreeMissing { snapshot }),
+            _ => {}
         }
     }
     findings.extend(entries.into_iter().map(|entry| Finding::TreeUnrecorded { entry: entry.to_string() }));

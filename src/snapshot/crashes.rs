@@ -258,9 +258,9 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
                     (CloneOf(..) | Restore(..), Finding::DirectoryUnrecorded { .. }) => false,
                     (Show(..), Finding::NoteStale { .. }) => true,
                     // Deleted, and not yet forgotten.
-                    (DeleteSnapshot(..), Finding::TreeUnrecorded { .. }) => true,
+                    (DeleteSnapshot(..), Finding::SnapshotUnused { .. }) => true,
                     (Delete(_), Finding::DirectoryMissing { .. } | Finding::NoteMissing { .. }) => true,
-                    (Delete(_), Finding::SnapshotUnused { .. } | Finding::TreeUnrecorded { .. }) => true,
+                    (Delete(_), Finding::SnapshotUnused { .. }) => true,
                     _ => false,
                 };
                 assert!(left_over, "{at}: {finding}");

@@ -1,9 +1,9 @@
 //! Snapshots on an export: create, get, delete, list.
 //!
 //! The record comes first and says `pending`; the tree is copied in staging without the record's lock, then, under it,
-//! renamed beside the record, which is made final. A deletion removes the record first: a tree without one is nothing, and
-//! goes where it is found. The tree was not there when the pending record was written: where it is found beside one, an
-//! earlier call put it there, whole.
+//! renamed beside the record, which is made final. A deletion says so in the record first, and removes it last, when the tree
+//! is gone: who finds it may go on. The tree was not there when the pending record was written: where it is found beside one,
+//! an earlier call put it there, whole.
 
 use std::sync::Arc;
 
@@ -41,16 +41,13 @@ pub(super) async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result
     export.lock(&[&lock_name(name)]).await
 }
 
-/// The snapshot of that name, pending or ready; `None` where there is none.
+/// The snapshot of that name, pending, ready or deleted; `None` where there is none.
 ///
 /// # Errors
 /// [`Error::Conflict`] where it is of another volume than `source`.
 pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, source: &str) -> Result<Option<Record>> {
     match Record::read(export, name).await? {
-        Some(record) if record.state == State::Deleted => Err(Error::Precondition(format!(
-            "a snapshot `{name}` was deleted, and volumes still show its data; choose another name"
-        ))),
-        Some(record) if record.source != source => Err(Error::conflict(
+        Some(record) if record.source != source && record.state != State::Deleted => Err(Error::conflict(
             format!("snapshot `{name}`"),
             format!("it is of volume `{}`, and one of `{source}` is asked for now; choose another name", record.source),
         )),
@@ -62,12 +59,14 @@ pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, source: &str) ->
 /// or ready.
 ///
 /// # Errors
-/// [`Error::Conflict`] where the name is that of a snapshot of another volume; [`Error::NotFound`] where there is no such
-/// tree.
+/// [`Error::Conflict`] where the name is that of a snapshot of another volume; [`Error::Precondition`] where it is that of a
+/// deleted one, which volumes show; [`Error::NotFound`] where there is no such tree.
 pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -> Result<Record> {
-    let _lock = lock(export, &create.name).await?;
-    if let Some(record) = find(export, &create.name, &create.source).await? {
-        return Ok(record);
+    let lock = lock(export, &create.name).await?;
+    match find(export, &create.name, &create.source).await? {
+        Some(record) if record.state == State::Deleted => make_way(export, &create.name, &lock).await?,
+        Some(record) => return Ok(record),
+        None => {}
     }
     tree.check().await?;
     discard_parts(export, &create.name).await?;
@@ -146,23 +145,31 @@ pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> 
     }
     let lock = lock(export, name).await?;
     if let Some(record) = Record::read(export, name).await? {
+        if record.state != State::Deleted {
+            Record { state: State::Deleted, ..record }.write(export).await?;
+        }
         if direct::is_shown(export, name, &lock).await? {
-            if record.state != State::Deleted {
-                Record { state: State::Deleted, ..record }.write(export).await?;
-            }
             return Ok(());
         }
-        forget(export, name).await?;
+        purge(export, name, &lock).await?;
     }
-    // Also without a record: an earlier call may have come no further.
-    discard_parts(export, name).await?;
     Stage::clear(export, &job(name)).await
 }
 
-/// Removes what is left of a snapshot that volumes do not show any more.
+/// Removes what is left of a snapshot that is deleted, and that volumes do not show any more.
 pub(super) async fn purge<F: Fs>(export: &Export<F>, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
-    forget(export, name).await?;
-    discard_parts(export, name).await
+    discard_parts(export, name).await?;
+    forget(export, name).await
+}
+
+/// Finishes the deletion of the snapshot that has the name.
+async fn make_way<F: Fs>(export: &Export<F>, name: &VolumeName, lock: &Guard<F>) -> Result<()> {
+    if direct::is_shown(export, name, lock).await? {
+        return Err(Error::Precondition(format!(
+            "a snapshot `{name}` was deleted, and volumes still show its data; choose another name"
+        )));
+    }
+    purge(export, name, lock).await
 }
 
 /// Removes a record.
@@ -174,7 +181,7 @@ async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     }
 }
 
-/// Moves what has no record into the trash.
+/// Moves what belongs to no snapshot that is there into the trash.
 async fn discard_parts<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;
     trash::discard(export, &layout.snapshots, &Record::tree(name)?).await?;
