@@ -76,6 +76,7 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -
         size: create.size,
         created: now(),
         mount_options: create.mount_options.clone(),
+        group: None,
         state: State::Pending,
     };
     record.write(export).await?;

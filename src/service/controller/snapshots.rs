@@ -27,7 +27,7 @@ use crate::telemetry;
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
-use crate::volume::record::{Origin, Record as VolumeRecord, snapshot_tree};
+use crate::volume::record::{Origin, Record as VolumeRecord, or_skip, snapshot_tree};
 
 /// How long CreateSnapshot waits for the copy; then it answers that the snapshot is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -248,7 +248,7 @@ impl<C: Connect> Controller<C> {
             let ready = |export: Arc<Export<C::Fs>>| async move {
                 let mut names = lifecycle::names(&export).await?;
                 names.retain(|name| after.is_none_or(|last| name > last));
-                let read = async |name: VolumeName| Record::read(&export, &name).await;
+                let read = async |name: VolumeName| or_skip(&export, Record::read(&export, &name).await);
                 let listed = |record: Record| {
                     let wanted = record.state == State::Ready && (source.is_empty() || record.source == *source);
                     wanted.then_some((record.id.name.clone(), record))
