@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::direct;
+use super::group_record::GroupRecord;
 use super::id::SnapshotId;
 use super::record::{Record, State, lock_name};
 use super::tree::{How, Stage, Tree};
@@ -44,13 +45,16 @@ pub(super) async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result
 /// The snapshot of that name, pending, ready or deleted; `None` where there is none.
 ///
 /// # Errors
-/// [`Error::Conflict`] where it is of another volume than `source`.
+/// [`Error::Conflict`] where it is of another volume than `source`, or of a group.
 pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, source: &str) -> Result<Option<Record>> {
     match Record::read(export, name).await? {
         Some(record) if record.source != source && record.state != State::Deleted => Err(Error::conflict(
             format!("snapshot `{name}`"),
             format!("it is of volume `{}`, and one of `{source}` is asked for now; choose another name", record.source),
         )),
+        Some(Record { group: Some(group), state, .. }) if state != State::Deleted => {
+            Err(Error::conflict(format!("snapshot `{name}`"), format!("it is of group `{group}`; choose another name")))
+        }
         found => Ok(found),
     }
 }
@@ -81,6 +85,27 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -
     };
     record.write(export).await?;
     Ok(record)
+}
+
+/// Begins the snapshot of a group that is pending, unless an earlier call did. The caller holds the group's lock.
+///
+/// # Errors
+/// [`Error::Conflict`] where another snapshot has the name; [`Error::Precondition`] where a deleted one has, which volumes
+/// show.
+pub(super) async fn begin_member<F: Fs>(export: &Export<F>, member: &Record) -> Result<()> {
+    let name = &member.id.name;
+    let lock = lock(export, name).await?;
+    match Record::read(export, name).await? {
+        Some(record) if record.state == State::Deleted => make_way(export, name, &lock).await?,
+        Some(record) if record.group == member.group && record.source == member.source => return Ok(()),
+        Some(record) => {
+            let reason = format!("it is of volume `{}`, and not of this group; choose another name", record.source);
+            return Err(Error::conflict(format!("snapshot `{name}`"), reason));
+        }
+        None => {}
+    }
+    discard_parts(export, name).await?;
+    member.write(export).await
 }
 
 /// Copies the tree of a snapshot that is pending, and makes it ready. One that cannot be copied is given up.
@@ -133,26 +158,66 @@ async fn abandon<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
 /// # Errors
 /// [`Error::NotFound`].
 pub async fn get<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Record> {
-    let record = Record::read(export, name).await?.filter(|record| record.state != State::Deleted);
-    record.ok_or_else(|| {
+    read(export, name).await?.ok_or_else(|| {
         Error::not_found(format!("snapshot `{name}`"), format!("{} has no record of it", export.source()))
     })
 }
 
+/// A snapshot as it is seen from outside, pending or ready: one of a group is as far as its group.
+pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Record>> {
+    let record = Record::read(export, name).await?.filter(|record| record.state != State::Deleted);
+    let Some(Record { group: Some(group), .. }) = &record else { return Ok(record) };
+    match GroupRecord::read(export, group).await?.map(|group| group.state) {
+        Some(State::Ready) => Ok(record),
+        Some(state @ State::Pending) => Ok(record.map(|record| Record { state, ..record })),
+        Some(State::Deleted) | None => Ok(None),
+    }
+}
+
 /// Deletes a snapshot (CSI `DeleteSnapshot`). One that is not there is deleted. Its tree stays as long as volumes show it.
+///
+/// # Errors
+/// [`Error::Invalid`] where it is of a group that is there: its record is what keeps or deletes it.
 pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     if export.layout().await?.is_none() {
         return Ok(());
     }
     let lock = lock(export, name).await?;
-    if let Some(record) = Record::read(export, name).await? {
+    let record = Record::read(export, name).await?;
+    if let Some(Record { group: Some(group), state, .. }) = &record
+        && *state != State::Deleted
+        && let Some(group) = GroupRecord::read(export, group).await?
+    {
+        let reason = format!("snapshot `{name}` is of group `{}`, and goes with it: delete that one", group.id);
+        return Err(Error::invalid("snapshot_id", reason));
+    }
+    delete_locked(export, name, record, &lock).await
+}
+
+/// Deletes a snapshot of a group, whose lock the caller holds.
+pub(super) async fn delete_member<F: Fs>(export: &Export<F>, name: &VolumeName, group: &VolumeName) -> Result<()> {
+    let lock = lock(export, name).await?;
+    match Record::read(export, name).await? {
+        // Another snapshot has the name.
+        Some(record) if record.group.as_ref() != Some(group) => Ok(()),
+        record => delete_locked(export, name, record, &lock).await,
+    }
+}
+
+async fn delete_locked<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    record: Option<Record>,
+    lock: &Guard<F>,
+) -> Result<()> {
+    if let Some(record) = record {
         if record.state != State::Deleted {
             Record { state: State::Deleted, ..record }.write(export).await?;
         }
-        if direct::is_shown(export, name, &lock).await? {
+        if direct::is_shown(export, name, lock).await? {
             return Ok(());
         }
-        purge(export, name, &lock).await?;
+        purge(export, name, lock).await?;
     }
     Stage::clear(export, &job(name)).await
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::id::SnapshotId;
+use super::id::{GroupId, SnapshotId};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
@@ -94,6 +94,11 @@ impl Record {
         let group = group.map_err(|e| bad(e.to_string()))?;
         let Json { source, size, created, mount_options, state, .. } = json;
         Ok(Self { id, source, size, created, mount_options, group, state })
+    }
+
+    /// The identifier of the group that it is a member of.
+    pub fn group_id(&self) -> Option<GroupId> {
+        self.group.clone().map(|name| GroupId { export: self.id.export(), name })
     }
 
     /// The name of the record's file.

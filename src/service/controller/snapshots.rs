@@ -89,7 +89,7 @@ impl<C: Connect> Controller<C> {
                     (Begun::Pending(_), Some(Content { tree, of, .. })) => {
                         let (target, filled) = (export.clone(), name.clone());
                         let copy = async move |how| clone::fill(&target, &filled, &tree, &how).await;
-                        self.jobs.join(key, &of, copy).wait().await?;
+                        self.jobs.join(key, vec![of], copy).wait().await?;
                     }
                     (Begun::Pending(_), None) => {}
                 }
@@ -174,7 +174,7 @@ impl<C: Connect> Controller<C> {
                 }
                 let (target, copied) = (export.clone(), name.clone());
                 let copy = async move |how| lifecycle::fill(&target, &copied, &tree, &how).await;
-                let mut copy = self.jobs.join(key, &of, copy);
+                let mut copy = self.jobs.join(key, vec![of], copy);
                 match timeout(PATIENCE, copy.wait()).await {
                     Ok(done) => {
                         done?;
@@ -248,7 +248,7 @@ impl<C: Connect> Controller<C> {
             let ready = |export: Arc<Export<C::Fs>>| async move {
                 let mut names = lifecycle::names(&export).await?;
                 names.retain(|name| after.is_none_or(|last| name > last));
-                let read = async |name: VolumeName| or_skip(&export, Record::read(&export, &name).await);
+                let read = async |name: VolumeName| or_skip(&export, lifecycle::read(&export, &name).await);
                 let listed = |record: Record| {
                     let wanted = record.state == State::Ready && (source.is_empty() || record.source == *source);
                     wanted.then_some((record.id.name.clone(), record))
