@@ -16,7 +16,7 @@ use crate::support::tree::walk;
 use crate::support::{Code, Driver, Lab, Place, Share, csi, wait};
 
 /// Everything below a directory that a copy has to have: type and mode, owner, size, links, times, content.
-fn content(root: &Path) -> BTreeMap<String, String> {
+pub fn content(root: &Path) -> BTreeMap<String, String> {
     let shown = |(path, meta, content): (PathBuf, Metadata, String)| {
         let links = if meta.is_dir() { 0 } else { meta.nlink() };
         // NFS-Ganesha does not set a symbolic link's times.
@@ -28,7 +28,7 @@ fn content(root: &Path) -> BTreeMap<String, String> {
     walk(root).into_iter().map(shown).collect()
 }
 
-fn fill(volume: &Path) {
+pub fn fill(volume: &Path) {
     fs::create_dir_all(volume.join("sub/empty")).unwrap();
     fs::write(volume.join("sub/file"), b"content").unwrap();
     fs::set_permissions(volume.join("sub/file"), fs::Permissions::from_mode(0o4750)).unwrap();
@@ -38,30 +38,30 @@ fn fill(volume: &Path) {
     fs::set_permissions(volume, fs::Permissions::from_mode(0o2770)).unwrap();
 }
 
-fn snapshot(volume_id: &str, name: &str) -> csi::CreateSnapshotRequest {
+pub fn snapshot(volume_id: &str, name: &str) -> csi::CreateSnapshotRequest {
     csi::CreateSnapshotRequest { source_volume_id: volume_id.to_owned(), name: name.to_owned(), ..Default::default() }
 }
 
-async fn take(driver: &Driver, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot, Status> {
+pub async fn take(driver: &Driver, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot, Status> {
     Ok(driver.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap())
 }
 
-async fn drop_snapshot(driver: &Driver, id: &str) -> Result<(), Status> {
+pub async fn drop_snapshot(driver: &Driver, id: &str) -> Result<(), Status> {
     let request = csi::DeleteSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
     driver.controller().delete_snapshot(request).await.map(drop)
 }
 
-async fn listed(driver: &Driver, request: csi::ListSnapshotsRequest) -> Vec<String> {
+pub async fn listed(driver: &Driver, request: csi::ListSnapshotsRequest) -> Vec<String> {
     let answer = driver.controller().list_snapshots(request).await.unwrap().into_inner();
     answer.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect()
 }
 
-fn from(share: &Share, name: &str, source: Source) -> csi::CreateVolumeRequest {
+pub fn from(share: &Share, name: &str, source: Source) -> csi::CreateVolumeRequest {
     let volume_content_source = Some(csi::VolumeContentSource { r#type: Some(source) });
     csi::CreateVolumeRequest { volume_content_source, ..requests::create(share, name) }
 }
 
-fn of_snapshot(id: &str) -> Source {
+pub fn of_snapshot(id: &str) -> Source {
     Source::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })
 }
 
@@ -69,7 +69,7 @@ fn of_volume(id: &str) -> Source {
     Source::Volume(VolumeSource { volume_id: id.to_owned() })
 }
 
-fn left_in(share: &Share, part: &str) -> Vec<String> {
+pub fn left_in(share: &Share, part: &str) -> Vec<String> {
     let entries = fs::read_dir(share.path.join(".csi-nfs").join(part)).unwrap();
     entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }

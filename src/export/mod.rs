@@ -200,6 +200,11 @@ impl<F: Fs> Export<F> {
             }
             self.fs.rename(staging, half, dir, name).await
         };
-        write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))
+        let written = write.await;
+        if matches!(written, Err(Status::NoSpc | Status::DQuot)) {
+            // What little room there is stays free; otherwise the next one to write here replaces it.
+            let _ = self.fs.unlink(staging, half).await;
+        }
+        written.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }
 }

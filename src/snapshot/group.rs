@@ -3,14 +3,15 @@
 //! The group's record decides for its members: they are there when it says `ready`, and that one write makes them so, all at
 //! once. It comes first and says `pending`, then come the members' records; their trees are copied at the same time, each as
 //! that of a snapshot of its own. A deletion, or a member that fails, turns it to `deleted`, which takes all of them away at
-//! once; it is removed when nothing of them is left. Who finds it goes on where a crash cut that short.
+//! once; it is removed when nothing of them is left. Who finds it goes on where a crash cut that short. (Where there is no room
+//! to write that, it is removed first; a repeated deletion is told the members, and finds what is left of them.)
 
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 
 use super::group_record::{GroupRecord, Member, lock_name};
-use super::id::GroupId;
+use super::id::{GroupId, SnapshotId};
 use super::lifecycle;
 use super::record::{Record, State};
 use super::tree::{How, Tree};
@@ -97,6 +98,8 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, trees: &[Tree<F>]
                 tree.check().await?;
             }
             let record = new(export, create)?;
+            // What a deletion left that could not say so.
+            delete_members(export, &record).await?;
             record.write(export).await?;
             record
         }
@@ -197,7 +200,8 @@ fn deleted(name: &VolumeName) -> Error {
     Error::Interrupted(format!("group `{name}` was deleted while it was made"))
 }
 
-async fn give_up<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<()> {
+/// Gives up a pending group.
+pub async fn give_up<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<()> {
     let lock = lock(export, &record.id.name).await?;
     match GroupRecord::read(export, &record.id.name).await? {
         Some(now) if now == *record => remove(export, record, &lock).await,
@@ -225,9 +229,21 @@ pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName, snapshots: &[S
         return Ok(());
     }
     let lock = lock(export, name).await?;
-    let Some(record) = GroupRecord::read(export, name).await? else { return Ok(()) };
-    record.check_members(snapshots)?;
-    remove(export, &record, &lock).await
+    match GroupRecord::read(export, name).await? {
+        Some(record) => {
+            record.check_members(snapshots)?;
+            remove(export, &record, &lock).await
+        }
+        // An earlier call may have come no further.
+        None => {
+            for id in snapshots.iter().filter_map(|id| SnapshotId::parse(id).ok()) {
+                if id.export() == *export.source() {
+                    lifecycle::delete_member(export, &id.name, name).await?;
+                }
+            }
+            Ok(())
+        }
+    }
 }
 
 /// Finishes the deletion of a group that was cut short.
@@ -241,12 +257,21 @@ pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Re
 
 async fn remove<F: Fs>(export: &Export<F>, record: &GroupRecord, _lock: &Guard<F>) -> Result<()> {
     if record.state != State::Deleted {
-        GroupRecord { state: State::Deleted, ..record.clone() }.write(export).await?;
+        match (GroupRecord { state: State::Deleted, ..record.clone() }).write(export).await {
+            // A full export must not keep anything from going: without the record the members are as gone.
+            Err(error) if lifecycle::is_full(&error) => record.remove(export).await?,
+            written => written?,
+        }
     }
+    delete_members(export, record).await?;
+    record.remove(export).await
+}
+
+async fn delete_members<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<()> {
     for member in &record.members {
         lifecycle::delete_member(export, &member.snapshot, &record.id.name).await?;
     }
-    record.remove(export).await
+    Ok(())
 }
 
 #[cfg(test)]

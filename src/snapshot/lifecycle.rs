@@ -1,8 +1,8 @@
 //! Snapshots on an export: create, get, delete, list.
 //!
 //! The record comes first and says `pending`; the tree is copied in staging without the record's lock, then, under it,
-//! renamed beside the record, which is made final. A deletion says so in the record first, and removes it last, when the tree
-//! is gone: who finds it may go on. The tree was not there when the pending record was written: where it is found beside one,
+//! renamed beside the record, which is made final. A deletion says so in the record first, where there is room to write, and
+//! removes it last, when the tree is gone: who finds it may go on. The tree was not there when the pending record was written: where it is found beside one,
 //! an earlier call put it there, whole.
 
 use std::sync::Arc;
@@ -124,7 +124,7 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree
     if !in_place && let Err(error) = stage.fill(tree, how).await {
         stage.discard().await?;
         if !how.ending.is_cancelled() {
-            abandon(export, &record).await?;
+            give_up(export, &record).await?;
         }
         return Err(error);
     }
@@ -145,10 +145,11 @@ fn deleted(name: &VolumeName) -> Error {
 }
 
 /// Gives up a pending snapshot.
-async fn abandon<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
-    let _lock = lock(export, &record.id.name).await?;
-    match Record::read(export, &record.id.name).await? {
-        Some(now) if now == *record => forget(export, &record.id.name).await,
+pub async fn give_up<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
+    let name = &record.id.name;
+    let lock = lock(export, name).await?;
+    match Record::read(export, name).await? {
+        Some(now) if now == *record => delete_locked(export, name, Some(now), &lock).await,
         _ => Ok(()),
     }
 }
@@ -211,15 +212,26 @@ async fn delete_locked<F: Fs>(
     lock: &Guard<F>,
 ) -> Result<()> {
     if let Some(record) = record {
+        let shown = direct::is_shown(export, name, lock).await?;
         if record.state != State::Deleted {
-            Record { state: State::Deleted, ..record }.write(export).await?;
+            match (Record { state: State::Deleted, ..record }).write(export).await {
+                // A full export must not keep anything from going: then the record goes first.
+                Err(error) if is_full(&error) && !shown => forget(export, name).await?,
+                written => written?,
+            }
         }
-        if direct::is_shown(export, name, lock).await? {
+        if shown {
             return Ok(());
         }
-        purge(export, name, lock).await?;
     }
+    // Also without a record: an earlier call may have come no further.
+    purge(export, name, lock).await?;
     Stage::clear(export, &job(name)).await
+}
+
+/// Whether there was no room to write.
+pub(super) fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Export { status: Status::NoSpc | Status::DQuot, .. })
 }
 
 /// Removes what is left of a snapshot that is deleted, and that volumes do not show any more.

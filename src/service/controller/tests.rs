@@ -1,5 +1,7 @@
 //! The service over exports in memory: what only a service knows, such as options, lists over exports, and health.
 
+mod groups;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
