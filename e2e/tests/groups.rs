@@ -58,7 +58,7 @@ async fn volumes(driver: &Driver, share: &Share, names: &[&str]) -> Vec<csi::Vol
 async fn a_group_equals_its_volumes_is_restored_and_goes_as_one() {
     let lab = Lab::enter().await;
     let driver = Driver::start().await;
-    for place in [Place::Xfs, Place::Tmpfs, Place::Ganesha] {
+    for place in [Place::Xfs, Place::Tmpfs] {
         let share = lab.share(place);
         let made = volumes(&driver, &share, &["u", "v", "w"]).await;
         for name in ["u", "v", "w"] {
