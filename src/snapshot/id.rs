@@ -1,7 +1,8 @@
-//! Snapshot identifiers.
+//! Identifiers of snapshots and of groups of them.
 //!
-//! Those of this driver are `SERVER#SHARE#NAME###snapshot`: six parts, so that csi-driver-nfs, whose own have five
-//! (`SERVER#SHARE#NAME#NAME#SOURCE`), takes none of them for its own. This driver knows both, and tells them apart.
+//! Those of this driver are `SERVER#SHARE#NAME###snapshot` and `SERVER#SHARE#NAME###group`: six parts, so that csi-driver-nfs,
+//! whose own have five (`SERVER#SHARE#NAME#NAME#SOURCE`), takes none of them for its own. This driver knows both, and tells
+//! them apart.
 
 use std::fmt;
 
@@ -36,14 +37,8 @@ impl SnapshotId {
         if text.is_empty() {
             return Err(Error::invalid(FIELD, "missing"));
         }
-        let [server, share, name, "", "", "snapshot"] = text.split('#').collect::<Vec<_>>()[..] else {
-            return Err(Error::invalid(FIELD, "not of the form SERVER#SHARE#NAME###snapshot"));
-        };
-        Ok(Self {
-            server: Server::parse(FIELD, server)?,
-            share: Share::parse_bare(FIELD, share)?,
-            name: VolumeName::parse(FIELD, name)?,
-        })
+        let (server, share, name) = parse_parts(FIELD, text, "snapshot")?;
+        Ok(Self { server, share, name })
     }
 
     /// The export that the snapshot is on.
@@ -140,6 +135,45 @@ impl fmt::Display for KnownId {
     }
 }
 
+/// A group's identifier, parsed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GroupId {
+    /// The export that the group is on.
+    pub export: Source,
+    /// The group's name.
+    pub name: VolumeName,
+}
+
+impl GroupId {
+    /// Parses an identifier.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has not the form.
+    pub fn parse(text: &str) -> Result<Self> {
+        const FIELD: &str = "group_snapshot_id";
+        if text.is_empty() {
+            return Err(Error::invalid(FIELD, "missing"));
+        }
+        let (server, share, name) = parse_parts(FIELD, text, "group")?;
+        Ok(Self { export: Source::share(server, share), name })
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}#{}###group", self.export.server, self.export.share.as_str(), self.name)
+    }
+}
+
+fn parse_parts(field: &str, text: &str, kind: &str) -> Result<(Server, Share, VolumeName)> {
+    match text.split('#').collect::<Vec<_>>()[..] {
+        [server, share, name, "", "", last] if last == kind => {
+            Ok((Server::parse(field, server)?, Share::parse_bare(field, share)?, VolumeName::parse(field, name)?))
+        }
+        _ => Err(Error::invalid(field, format!("not of the form SERVER#SHARE#NAME###{kind}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -173,6 +207,14 @@ mod tests {
     }
 
     #[rstest]
+    fn an_id_that_names_no_group_is_refused(
+        #[values("", "x", "s#a#n##", "s#a#n###snapshot", "s#a####group", "s#a#..###group", "s#.csi-nfs#n###group")]
+        text: &str,
+    ) {
+        assert!(matches!(GroupId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
+    }
+
+    #[rstest]
     fn an_archive_that_no_snapshot_can_be_is_refused(
         #[values(
             "s#a#n#m#pvc-1",
@@ -203,6 +245,9 @@ mod tests {
             let export = Source::share(Server::parse("", &server).unwrap(), Share::parse_bare("", &share).unwrap());
             let id = SnapshotId::new(&export, VolumeName::parse("", &name).unwrap());
             prop_assert!(VolumeId::parse(&id.to_string()).is_err());
+            let group = GroupId { export: export.clone(), name: id.name.clone() };
+            prop_assert!(SnapshotId::parse(&group.to_string()).is_err() && GroupId::parse(&id.to_string()).is_err());
+            prop_assert_eq!(GroupId::parse(&group.to_string()).unwrap(), group);
             prop_assert_eq!(SnapshotId::parse(&id.to_string()).unwrap(), id.clone());
             prop_assert_eq!(KnownId::parse(&id.to_string()).unwrap(), KnownId::Own(id));
             let name = VolumeName::parse("", &name).unwrap();

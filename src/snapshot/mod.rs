@@ -4,6 +4,8 @@
 pub mod archive;
 pub mod clone;
 pub mod direct;
+pub mod group;
+pub mod group_record;
 pub mod id;
 pub mod jobs;
 pub mod lifecycle;

@@ -30,13 +30,22 @@ use crate::volume::access::CapacityRange;
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
-use crate::volume::record::{Origin, Record as VolumeRecord, snapshot_tree};
+use crate::volume::record::{Origin, Record as VolumeRecord, or_skip, snapshot_tree};
 
 /// How long CreateSnapshot waits for the copy; then it answers that the snapshot is not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A volume that is copied.
+pub(super) struct Content<C: Connect> {
+    pub(super) tree: Tree<C::Fs>,
+    /// Its identifier.
+    pub(super) of: String,
+    /// Bytes; 0 where that is not known.
+    pub(super) size: u64,
+}
 
 /// What a volume is made of.
-struct Content<C: Connect> {
+struct Filling<C: Connect> {
     from: clone::Content<C::Fs>,
     /// Its identifier.
     of: String,
@@ -78,7 +87,7 @@ impl<C: Connect> Controller<C> {
                 let content = match known {
                     // What it was made of may be gone; it is compared, and answered.
                     Some(record) if !record.pending => None,
-                    _ => Some(self.content(origin, create.capacity, secrets).await?),
+                    _ => Some(self.filling(origin, create.capacity, secrets).await?),
                 };
                 let size = content.as_ref().map_or(0, |content| content.size);
                 let snapshot = content
@@ -95,10 +104,10 @@ impl<C: Connect> Controller<C> {
                 };
                 match (self.change(export.clone(), &id, begin).await?, content) {
                     (Begun::Whole(record), _) => return Ok(record),
-                    (Begun::Pending(_), Some(Content { from, of, .. })) => {
+                    (Begun::Pending(_), Some(Filling { from, of, .. })) => {
                         let (target, filled) = (export.clone(), name.clone());
                         let copy = async move |how| clone::fill(&target, &filled, &from, &how).await;
-                        self.jobs.join(key, &of, copy).wait().await?;
+                        self.jobs.join(key, vec![of], copy).wait().await?;
                     }
                     (Begun::Pending(_), None) => {}
                 }
@@ -112,17 +121,17 @@ impl<C: Connect> Controller<C> {
     }
 
     /// Finds what a volume of that capacity is to be made of.
-    async fn content(
+    async fn filling(
         &self,
         origin: &Origin,
         capacity: CapacityRange,
         secrets: &HashMap<String, String>,
-    ) -> Result<Content<C>> {
+    ) -> Result<Filling<C>> {
         match origin {
             Origin::Volume(id) => {
                 let id = known_id(id)?;
-                let (tree, size) = self.tree_of_volume(&id, secrets).await?;
-                Ok(Content { from: clone::Content::Tree(tree), of: id.to_string(), size, snapshot: None })
+                let Content { tree, of, size } = self.content_of_volume(&id, secrets).await?;
+                Ok(Filling { from: clone::Content::Tree(tree), of, size, snapshot: None })
             }
             Origin::Snapshot(id) => {
                 let id = known_snapshot(id)?;
@@ -134,7 +143,7 @@ impl<C: Connect> Controller<C> {
                     (export, Known::Own(record)) => {
                         let name = record.id.name;
                         let tree = Tree { export, path: snapshot_tree(&name)?, what: format!("snapshot `{id}`") };
-                        Ok(Content { from: clone::Content::Tree(tree), of, size: record.size, snapshot: Some(name) })
+                        Ok(Filling { from: clone::Content::Tree(tree), of, size: record.size, snapshot: Some(name) })
                     }
                     (export, Known::Archive(found)) => {
                         // How much is in it shows while it is unpacked. Who asks for no size gets what there is room for.
@@ -143,15 +152,18 @@ impl<C: Connect> Controller<C> {
                             chosen => (found.size, chosen),
                         };
                         let from = clone::Content::Archive(Archive::new(export, found, limit));
-                        Ok(Content { from, of, size, snapshot: None })
+                        Ok(Filling { from, of, size, snapshot: None })
                     }
                 }
             }
         }
     }
 
-    /// The tree of a volume, and its capacity; 0 where that is not known.
-    async fn tree_of_volume(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<(Tree<C::Fs>, u64)> {
+    pub(super) async fn content_of_volume(
+        &self,
+        id: &VolumeId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<Content<C>> {
         let find = |export: Arc<Export<C::Fs>>| async move {
             let found = volumes::get(&export, id).await?;
             Ok((export, found))
@@ -159,7 +171,8 @@ impl<C: Connect> Controller<C> {
         let (export, found) = self.on_volume(id, secrets, find).await?;
         let size = found.record.as_ref().map_or(0, |record| record.capacity);
         let path = found.record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), VolumeRecord::path)?;
-        Ok((Tree { export, path, what: format!("volume `{id}`") }, size))
+        let tree = Tree { export, path, what: format!("volume `{id}`") };
+        Ok(Content { tree, of: id.to_string(), size })
     }
 
     pub(super) async fn create_snapshot(&self, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot> {
@@ -169,16 +182,8 @@ impl<C: Connect> Controller<C> {
         }
         let id = known_id(&request.source_volume_id)?;
         let parameters = Parameters::parse(&request.parameters)?;
-        let share = Source::share(
-            parameters.server.unwrap_or_else(|| id.server.clone()),
-            parameters.share.unwrap_or_else(|| id.share.clone()),
-        );
-        telemetry::server(share.server.as_str());
-        let options = match (parameters.mount_options, secret_options(&request.secrets)?) {
-            (Some(options), _) | (None, Some(options)) => options,
-            (None, None) if share == id.export() => self.volume_options(&id, &share, &request.secrets).await?,
-            (None, None) => self.settings.mount_options.clone(),
-        };
+        let share = parameters.place(&id.export());
+        let options = self.target_options(&share, parameters, &id, &request.secrets).await?;
         let key = (share.clone(), lifecycle::job(&name));
         if let Some(error) = self.jobs.failure(&key) {
             return Err(error);
@@ -188,11 +193,16 @@ impl<C: Connect> Controller<C> {
             let (key, name, source, id) = (key.clone(), name.clone(), source.clone(), id.clone());
             let (options, secrets) = (&options, &request.secrets);
             async move {
-                match lifecycle::find(&export, &name, &source).await? {
-                    Some(record) if record.state == State::Ready => return Ok(record),
-                    _ => {}
+                let found = lifecycle::find(&export, &name, &source).await?;
+                if let Some(record) = found.as_ref().filter(|record| record.state == State::Ready) {
+                    return Ok(record.clone());
                 }
-                let (tree, size) = self.tree_of_volume(&id, secrets).await?;
+                let content = self.content_of_volume(&id, secrets).await;
+                if let (Err(Error::NotFound { .. }), Some(pending)) = (&content, found) {
+                    let export = export.clone();
+                    detached(async move { lifecycle::give_up(&export, &pending).await }).await?;
+                }
+                let Content { tree, of, size } = content?;
                 let mount_options = if options.is_secret() { Vec::new() } else { options.to_vec() };
                 let create = lifecycle::Create { name: name.clone(), source, size, mount_options };
                 let begin = {
@@ -205,7 +215,7 @@ impl<C: Connect> Controller<C> {
                 }
                 let (target, copied) = (export.clone(), name.clone());
                 let copy = async move |how| lifecycle::fill(&target, &copied, &tree, &how).await;
-                let mut copy = self.jobs.join(key, &id.to_string(), copy);
+                let mut copy = self.jobs.join(key, vec![of], copy);
                 match timeout(PATIENCE, copy.wait()).await {
                     Ok(done) => {
                         done?;
@@ -216,6 +226,22 @@ impl<C: Connect> Controller<C> {
             }
         };
         self.on(&share, &options, work).await.map(|record| snapshot(&record))
+    }
+
+    /// The options to mount an export with on which a snapshot of a volume is put.
+    pub(super) async fn target_options(
+        &self,
+        share: &Source,
+        parameters: Parameters,
+        volume: &VolumeId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<MountOptions> {
+        telemetry::server(share.server.as_str());
+        match (parameters.mount_options, secret_options(secrets)?) {
+            (Some(options), _) | (None, Some(options)) => Ok(options),
+            (None, None) if *share == volume.export() => self.volume_options(volume, share, secrets).await,
+            (None, None) => Ok(self.settings.mount_options.clone()),
+        }
     }
 
     pub(super) async fn delete_snapshot(&self, request: csi::DeleteSnapshotRequest) -> Result<()> {
@@ -291,7 +317,7 @@ impl<C: Connect> Controller<C> {
                 names.retain(|name, _| after.is_none_or(|last| name > last));
                 let read = async |(name, recorded): (VolumeName, bool)| {
                     let found = if recorded {
-                        let record = Record::read(&export, &name).await?;
+                        let record = or_skip(&export, lifecycle::read(&export, &name).await)?;
                         record.filter(|record| record.state == State::Ready).map(|record| snapshot(&record))
                     } else {
                         match archive::find_in(&export, &name).await? {
@@ -339,18 +365,12 @@ impl<C: Connect> Controller<C> {
     ) -> Result<(Source, MountOptions)> {
         let share = id.export();
         telemetry::server(share.server.as_str());
-        if let Some(options) = secret_options(secrets)? {
-            return Ok((share, options));
-        }
-        let options = self.reach(&share).await?;
-        let KnownId::Own(id) = id else { return Ok((share, options)) };
-        let read = |export: Arc<Export<C::Fs>>| async move { Record::read(&export, &id.name).await };
-        match self.on(&share, &options, read).await? {
-            Some(record) if !record.mount_options.is_empty() => {
-                Ok((share, MountOptions::parse("mountOptions", record.mount_options)?))
-            }
-            _ => Ok((share, options)),
-        }
+        let recorded = |export: Arc<Export<C::Fs>>| async move {
+            let KnownId::Own(id) = id else { return Ok(None) };
+            Ok(Record::read(&export, &id.name).await?.map(|record| record.mount_options))
+        };
+        let options = self.recorded_options(&share, secrets, recorded).await?;
+        Ok((share, options))
     }
 }
 
@@ -370,11 +390,9 @@ fn snapshot(record: &Record) -> csi::Snapshot {
         size_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
         snapshot_id: record.id.to_string(),
         source_volume_id: record.source.clone(),
-        creation_time: Some(prost_types::Timestamp {
-            seconds: i64::try_from(record.created).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
+        creation_time: Some(timestamp(record.created)),
         ready_to_use: record.state == State::Ready,
+        group_snapshot_id: record.group_id().map_or_else(String::new, |group| group.to_string()),
         ..csi::Snapshot::default()
     }
 }
@@ -391,4 +409,9 @@ async fn archived<F: Fs>(export: &Export<F>, found: &archive::Found) -> Result<c
         ready_to_use: true,
         ..csi::Snapshot::default()
     })
+}
+
+/// A time in seconds since the epoch.
+pub(super) fn timestamp(seconds: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
 }
