@@ -24,11 +24,6 @@ mod members;
 mod pax;
 mod unpack;
 
-#[cfg(test)]
-mod crashes;
-#[cfg(test)]
-mod tests;
-
 /// The ends of archives' names, and whether these are compressed.
 const FORMS: [(&str, bool); 2] = [(".tar.gz", true), (".tar", false)];
 
@@ -301,3 +296,8 @@ impl<F: Fs> std::fmt::Display for Archive<F> {
         write!(f, "archive `{}/{}` of {}", self.found.id.name, self.found.file, self.export.source())
     }
 }
+
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod tests;
