@@ -151,8 +151,9 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
 }
 
 async fn volume(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
-    let found = volumes::get(export, &id(name)).await?;
-    let (path, capacity) = found.record.map(|record| (record.path().unwrap(), record.capacity)).unwrap();
+    let found = volumes::get_settled(export, &id(name)).await?;
+    let unrecorded = || (id(name).sub_dir.names().collect(), 0);
+    let (path, capacity) = found.record.map_or_else(unrecorded, |record| (record.path().unwrap(), record.capacity));
     Ok((Tree { export: export.clone(), path, what: format!("volume `{name}`") }, capacity))
 }
 
@@ -321,6 +322,8 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
     let scenarios: Vec<(Vec<Call>, [Vec<Call>; 2])> = vec![
         (vec![v.clone()], [vec![s.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![CloneOf("c", "v")]]),
         (vec![v.clone()], [vec![CloneOf("c", "v")], vec![CloneOf("c", "v")]]),
         (vec![v.clone(), s.clone()], [vec![Restore("r", "s")], vec![DeleteSnapshot("s")]]),
         (vec![v.clone(), s.clone()], [vec![Show("d", "s")], vec![DeleteSnapshot("s")]]),

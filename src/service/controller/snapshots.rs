@@ -125,7 +125,7 @@ impl<C: Connect> Controller<C> {
         secrets: &HashMap<String, String>,
     ) -> Result<Content<C>> {
         let find = |export: Arc<Export<C::Fs>>| async move {
-            let found = volumes::get(&export, id).await?;
+            let found = volumes::get_settled(&export, id).await?;
             Ok((export, found))
         };
         let (export, found) = self.on_volume(id, secrets, find).await?;
