@@ -135,6 +135,8 @@ impl trials::Call for Call {
 }
 
 fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
+    // What is filled is as large as its content.
+    let capacity = if origin.is_some() { 0 } else { 1000 };
     let asked = match origin {
         Some(Origin::Snapshot(_)) => Attributes { uid: Some(7), ..Attributes::default() },
         _ => Attributes::default(),
@@ -142,7 +144,7 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
     volumes::Create {
         name: named(name),
         sub_dir: None,
-        capacity: CapacityRange::new(1000, 0).unwrap(),
+        capacity: CapacityRange::new(capacity, 0).unwrap(),
         asked,
         defaults: Attributes::default(),
         mount_options: Vec::new(),
@@ -220,7 +222,7 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
         (Origin::Snapshot(snapshot), None) if show => {
             Begun::Whole(direct::create(export, &create, &named(snapshot), &lock).await?)
         }
-        _ => fill::begin(export, &create, content.as_ref().map_or(0, |(_, size)| *size), &lock).await?,
+        _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), &lock).await?,
     };
     drop(lock);
     match (begun, content) {

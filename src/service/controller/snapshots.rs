@@ -71,7 +71,7 @@ impl<C: Connect> Controller<C> {
                     Some(record) if !record.pending => None,
                     _ => Some(self.content(origin, secrets).await?),
                 };
-                let size = content.as_ref().map_or(0, |content| content.size);
+                let size = content.as_ref().map(|content| content.size);
                 let snapshot = content
                     .as_ref()
                     .filter(|content| may_show && content.tree.export.source() == export.source())
