@@ -136,6 +136,8 @@ impl trials::Call for Call {
 }
 
 fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
+    // What is filled is as large as its content.
+    let capacity = if origin.is_some() { 0 } else { 1000 };
     let asked = match origin {
         Some(Origin::Snapshot(_)) => Attributes { uid: Some(7), ..Attributes::default() },
         _ => Attributes::default(),
@@ -143,7 +145,7 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
     volumes::Create {
         name: named(name),
         sub_dir: None,
-        capacity: CapacityRange::new(1000, 0).unwrap(),
+        capacity: CapacityRange::new(capacity, 0).unwrap(),
         asked,
         defaults: Attributes::default(),
         mount_options: Vec::new(),
@@ -152,8 +154,9 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
 }
 
 async fn volume(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
-    let found = volumes::get(export, &id(name)).await?;
-    let (path, capacity) = found.record.map(|record| (record.path().unwrap(), record.capacity)).unwrap();
+    let found = volumes::get_settled(export, &id(name)).await?;
+    let unrecorded = || (id(name).sub_dir.names().collect(), 0);
+    let (path, capacity) = found.record.map_or_else(unrecorded, |record| (record.path().unwrap(), record.capacity));
     Ok((Tree { export: export.clone(), path, what: format!("volume `{name}`") }, capacity))
 }
 
@@ -220,7 +223,7 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
         (Origin::Snapshot(snapshot), None) if show => {
             Begun::Whole(direct::create(export, &create, &named(snapshot), &lock).await?)
         }
-        _ => fill::begin(export, &create, content.as_ref().map_or(0, |(_, size)| *size), &lock).await?,
+        _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), &lock).await?,
     };
     drop(lock);
     match (begun, content) {
@@ -324,6 +327,8 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
     let scenarios: Vec<(Vec<Call>, [Vec<Call>; 2])> = vec![
         (vec![v.clone()], [vec![s.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![CloneOf("c", "v")]]),
         (vec![v.clone()], [vec![CloneOf("c", "v")], vec![CloneOf("c", "v")]]),
         (vec![v.clone(), s.clone()], [vec![Restore("r", "s")], vec![DeleteSnapshot("s")]]),
         (vec![v.clone(), s.clone()], [vec![Show("d", "s")], vec![DeleteSnapshot("s")]]),

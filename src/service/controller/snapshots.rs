@@ -89,7 +89,7 @@ impl<C: Connect> Controller<C> {
                     Some(record) if !record.pending => None,
                     _ => Some(self.filling(origin, create.capacity, secrets).await?),
                 };
-                let size = content.as_ref().map_or(0, |content| content.size);
+                let size = content.as_ref().map(|content| content.size);
                 let snapshot = content
                     .as_ref()
                     .filter(|content| may_show && content.from.export().source() == export.source())
@@ -165,7 +165,7 @@ impl<C: Connect> Controller<C> {
         secrets: &HashMap<String, String>,
     ) -> Result<Content<C>> {
         let find = |export: Arc<Export<C::Fs>>| async move {
-            let found = volumes::get(&export, id).await?;
+            let found = volumes::get_settled(&export, id).await?;
             Ok((export, found))
         };
         let (export, found) = self.on_volume(id, secrets, find).await?;
