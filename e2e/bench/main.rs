@@ -1,4 +1,4 @@
-//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls` or `copies`.
+//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `copies`, `many`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+mod bare;
 mod calls;
 mod copies;
 
@@ -22,6 +23,9 @@ async fn main() {
     }
     if wanted("copies") {
         copies::run(&lab).await;
+    }
+    if wanted("many") {
+        copies::many(&lab).await;
     }
 }
 
