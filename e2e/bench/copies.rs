@@ -13,11 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bare::{self, Mounted};
 use crate::support::client::client;
-use crate::support::{Lab, Place, Share, wait};
-use crate::{Series, ms};
+use crate::support::{Driver, Lab, Place, Share, requests, wait};
+use crate::{Series, each, ms, nothing_is_mounted, percentile};
 
 /// Rounds; each measures everything.
 const ROUNDS: usize = 5;
+/// Calls one after another.
+const CALLS: usize = 100;
 /// Files of 4 KiB in a directory.
 const A_DIRECTORY: usize = 50;
 
@@ -48,9 +50,12 @@ pub async fn run(lab: &Lab) {
     row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large").await, "under 50 ms");
 }
 
-/// Whether the rate holds, and the memory.
+/// Whether the rate holds, the memory, and what others get meanwhile.
 pub async fn many(lab: &Lab) {
     let bench = Bench::new(lab, Place::Xfs);
+    let driver = Driver::with(&["-v=0"]).await;
+    let create = async |name: String| driver.create(requests::create(&bench.share, &name)).await.unwrap();
+    let volume = create("many".to_owned()).await;
     for (name, files) in [("few", 1_000), ("many", 100_000)] {
         plant_small(&bench.share.path.join(name), files);
     }
@@ -64,6 +69,22 @@ pub async fn many(lab: &Lab) {
         many * 1e3,
         many / few * 100.0,
         status("VmHWM"),
+    );
+    let alone = each((0..CALLS).map(|n| create(format!("alone-{n}")))).await;
+    let mut controller = driver.controller();
+    let request = requests::from(&bench.share, "clone", requests::of_volume(&volume.volume_id));
+    let clone = tokio::spawn(async move { controller.create_volume(request).await });
+    wait::until("the clone's beginning", Duration::from_secs(20), || {
+        (!bench.share.left_in("staging").is_empty()).then_some(())
+    })
+    .await;
+    let beside = each((0..CALLS).map(|n| create(format!("beside-{n}")))).await;
+    assert!(!clone.is_finished(), "too quick to tell");
+    let both = |percent| (percentile(alone.clone(), percent), percentile(beside.clone(), percent));
+    let ((p50, p50_beside), (p90, p90_beside)) = (both(50), both(90));
+    println!(
+        "xfs: CreateVolume while they are cloned: p50 {p50_beside:.1} ms, p90 {p90_beside:.1} ms; \
+         without that {p50:.1} ms and {p90:.1} ms"
     );
 }
 
@@ -121,12 +142,6 @@ impl Bench {
     }
 }
 
-/// Waits for the end of every mount: the next one then knows nothing of a share.
-async fn nothing_is_mounted() {
-    let gone = || fs::read_to_string("/proc/fs/nfsfs/volumes").unwrap().lines().nth(1).is_none().then_some(());
-    wait::until("the end of all mounts", Duration::from_secs(20), gone).await;
-}
-
 /// How long a copy took, in ms.
 #[derive(Default)]
 struct Copies {
@@ -141,7 +156,7 @@ fn row(what: &str, Copies { engine, bare }: &Copies, goal: &str) {
     println!("{what:48} {median:>9} {:>20} {bare:>9} {ratio:>6}  {goal}", engine.spread());
 }
 
-fn plant_small(dir: &Path, files: usize) {
+pub fn plant_small(dir: &Path, files: usize) {
     for number in 0..files {
         let place = dir.join((number / A_DIRECTORY).to_string());
         if number % A_DIRECTORY == 0 {
@@ -151,7 +166,7 @@ fn plant_small(dir: &Path, files: usize) {
     }
 }
 
-fn plant_large(path: &Path, bytes: usize) {
+pub fn plant_large(path: &Path, bytes: usize) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut file = File::create(path).unwrap();
     for _ in 0..bytes >> 20 {
@@ -161,7 +176,7 @@ fn plant_large(path: &Path, bytes: usize) {
 }
 
 /// Data and holes in turn.
-fn plant_sparse(path: &Path, bytes: u64) {
+pub fn plant_sparse(path: &Path, bytes: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = File::create(path).unwrap();
     file.set_len(bytes).unwrap();

@@ -190,6 +190,14 @@ impl<F: Fs> Export<F> {
             }
             self.fs.rename(staging, half, dir, name).await
         };
-        write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))
+        let written = write.await;
+        if let Err(status) = written
+            && status != Status::TimedOut
+            && let Err(left) = self.fs.unlink(staging, half).await
+        {
+            // Without room, say, it is half there. What does not go now is swept later.
+            tracing::debug!(name = %half, %left, "nothing is cleared in staging");
+        }
+        written.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }
 }
