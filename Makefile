@@ -13,7 +13,9 @@ export CSI_NFS_DRIVER = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/x86_64-unknow
 IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 # Only the end-to-end tests whose names contain this, such as `make e2e TESTS=unreachable::`.
 TESTS ?=
-# Only a part of the benchmark: `calls` or `copies`.
+# So many entries, about, in the trees of `round_trip::`; there are fewer unless this says so.
+ENTRIES ?=
+# Only a part of the benchmark: `calls`, `copies`, `volumes` or `many`.
 BENCH ?=
 
 help:  ## this list
@@ -30,7 +32,7 @@ test-unit:  ## the tests that need no NFS
 	cargo test --locked
 
 e2e: setup release csi-sanity  ## the tests on real NFS servers, csi-sanity included
-	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo test --locked --features e2e --test e2e -- $(TESTS)
+	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) cargo test --locked --features e2e --test e2e -- $(TESTS)
 
 sanity: TESTS = sanity::
 sanity: e2e  ## csi-sanity alone

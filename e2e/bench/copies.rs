@@ -1,30 +1,39 @@
-//! How long the copy engine takes, within an export, on the kernel's NFS server.
+//! How long the copy engine takes, within an export, on the kernel's NFS server; and how long the bare system calls take that
+//! a copy cannot do without, from as many threads.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use csi_nfs::export::copy::{Options, Progress, copy_tree};
 use csi_nfs::export::fs::{Fs as _, Name};
 use csi_nfs::export::kernel::KernelFs;
 use tokio_util::sync::CancellationToken;
 
+use crate::bare::{self, Mounted};
 use crate::support::client::client;
-use crate::support::{Lab, Place, Share};
-use crate::{Series, ms};
+use crate::support::{Driver, Lab, Place, Share, requests, wait};
+use crate::{Series, each, ms, nothing_is_mounted, percentile};
 
 /// Rounds; each measures everything.
 const ROUNDS: usize = 5;
+/// Calls one after another.
+const CALLS: usize = 100;
 /// Files of 4 KiB in a directory.
 const A_DIRECTORY: usize = 50;
 
 /// Measures and prints.
 pub async fn run(lab: &Lab) {
-    println!("\nThe copy engine, within an export of the kernel's server, NFS 4.2. Median of {ROUNDS} rounds.\n");
-    println!("{:48} {:>12} {:>20}  goal", "", "median", "rounds");
+    println!("\nThe copy engine, within an export of the kernel's server, NFS 4.2. Median of {ROUNDS} rounds.");
+    println!(
+        "`bare` is the kernel's part: a file is opened, made, cloned (or read and written), gets its times, and is closed, \
+         by {} threads.\n",
+        bare::THREADS
+    );
+    println!("{:48} {:>9} {:>20} {:>9} {:>6}  goal", "", "median", "rounds", "bare", "ratio");
     for (place, goal) in [(Place::Xfs, "under 800 ms"), (Place::Tmpfs, "under 1500 ms")] {
-        let bench = Bench::new(lab, place).await;
+        let bench = Bench::new(lab, place);
         plant_small(&bench.share.path.join("volume"), 1000);
         plant_large(&bench.share.path.join("volume/large"), 100 << 20);
         row(&format!("{}: 1,000 files of 4 KiB and 100 MB", place.name()), &bench.copies("volume").await, goal);
@@ -32,22 +41,25 @@ pub async fn run(lab: &Lab) {
         row(&format!("{}: 1,000 files of 4 KiB", place.name()), &bench.copies("small").await, "");
         plant_large(&bench.share.path.join("one/large"), 100 << 20);
         row(&format!("{}: one file of 100 MB", place.name()), &bench.copies("one").await, "");
+        println!("    requests a small file: {}", bench.requests("small", 1000).await);
     }
-    let bench = Bench::new(lab, Place::Xfs).await;
+    let bench = Bench::new(lab, Place::Xfs);
     let large = bench.share.path.join("large");
     fs::create_dir(&large).unwrap();
     plant_sparse(&large.join("file"), 10 << 30);
     row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large").await, "under 50 ms");
-    many(lab).await;
 }
 
-/// Whether the rate holds, and the memory.
-async fn many(lab: &Lab) {
-    let bench = Bench::new(lab, Place::Xfs).await;
+/// Whether the rate holds, the memory, and what others get meanwhile.
+pub async fn many(lab: &Lab) {
+    let bench = Bench::new(lab, Place::Xfs);
+    let driver = Driver::with(&["-v=0"]).await;
+    let create = async |name: String| driver.create(requests::create(&bench.share, &name)).await.unwrap();
+    let volume = create("many".to_owned()).await;
     for (name, files) in [("few", 1_000), ("many", 100_000)] {
         plant_small(&bench.share.path.join(name), files);
     }
-    let few = bench.copies("few").await.median();
+    let few = bench.copies("few").await.engine.median();
     let before = resident();
     let many = bench.copy("many").await;
     let (few, many) = (1_000.0 / few, 100_000.0 / many);
@@ -58,48 +70,93 @@ async fn many(lab: &Lab) {
         many / few * 100.0,
         status("VmHWM"),
     );
+    let alone = each((0..CALLS).map(|n| create(format!("alone-{n}")))).await;
+    let mut controller = driver.controller();
+    let request = requests::from(&bench.share, "clone", requests::of_volume(&volume.volume_id));
+    let clone = tokio::spawn(async move { controller.create_volume(request).await });
+    wait::until("the clone's beginning", Duration::from_secs(20), || {
+        (!bench.share.left_in("staging").is_empty()).then_some(())
+    })
+    .await;
+    let beside = each((0..CALLS).map(|n| create(format!("beside-{n}")))).await;
+    assert!(!clone.is_finished(), "too quick to tell");
+    let both = |percent| (percentile(alone.clone(), percent), percentile(beside.clone(), percent));
+    let ((p50, p50_beside), (p90, p90_beside)) = (both(50), both(90));
+    println!(
+        "xfs: CreateVolume while they are cloned: p50 {p50_beside:.1} ms, p90 {p90_beside:.1} ms; \
+         without that {p50:.1} ms and {p90:.1} ms"
+    );
 }
 
 struct Bench {
     share: Share,
-    fs: KernelFs,
 }
 
 impl Bench {
-    async fn new(lab: &Lab, place: Place) -> Self {
-        let share = lab.share(place);
-        let fs = client(&share, "vers=4.2").await;
-        Self { share, fs }
+    fn new(lab: &Lab, place: Place) -> Self {
+        Self { share: lab.share(place) }
     }
 
-    async fn copies(&self, directory: &str) -> Series {
-        let mut series = Series::default();
+    async fn copies(&self, directory: &str) -> Copies {
+        let mut copies = Copies::default();
         for _ in 0..ROUNDS {
-            series.0.push(self.copy(directory).await);
+            copies.engine.0.push(self.copy(directory).await);
+            nothing_is_mounted().await;
+            copies.bare.0.push(Mounted::new(&self.share).copy(directory, "copy"));
+            fs::remove_dir_all(self.share.path.join("copy")).unwrap();
         }
-        series
+        copies
     }
 
-    /// Copies the directory; answers how long it took, in ms.
+    /// What the server is asked for each of the files, all that is asked for the whole included.
+    async fn requests(&self, directory: &str, files: u32) -> String {
+        nothing_is_mounted().await;
+        let mounted = Mounted::new(&self.share);
+        let before = mounted.requests();
+        self.copy_by(client(&self.share, "vers=4.2").await, directory).await;
+        let made = mounted.requests().into_iter().map(|(name, after)| {
+            let count = after - before.get(&name).unwrap_or(&0);
+            (name, count)
+        });
+        let counts: Vec<_> = made.filter(|(_, count)| *count > u64::from(files) / 50).collect();
+        let shown = counts.iter().map(|(name, count)| format!("{name} {:.2}", *count as f64 / f64::from(files)));
+        shown.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Copies the directory by a client that has not seen it; answers how long it took, in ms.
     async fn copy(&self, directory: &str) -> f64 {
-        let (from, _) = self.fs.lookup(&self.fs.root(), &Name::new(directory).unwrap()).await.unwrap();
-        let (to, _) = self.fs.mkdir(&self.fs.root(), &Name::new("copy").unwrap(), 0o700).await.unwrap();
+        nothing_is_mounted().await;
+        self.copy_by(client(&self.share, "vers=4.2").await, directory).await
+    }
+
+    async fn copy_by(&self, fs: KernelFs, directory: &str) -> f64 {
+        let (from, _) = fs.lookup(&fs.root(), &Name::new(directory).unwrap()).await.unwrap();
+        let (to, _) = fs.mkdir(&fs.root(), &Name::new("copy").unwrap(), 0o700).await.unwrap();
         let start = Instant::now();
-        copy_tree(&self.fs, &from, &self.fs, &to, &Options::default(), &Progress::default(), &CancellationToken::new())
-            .await
-            .unwrap();
+        let (how, progress, cancel) = (Options::default(), Progress::default(), CancellationToken::new());
+        copy_tree(&fs, &from, &fs, &to, &how, &progress, &cancel).await.unwrap();
         let took = ms(start.elapsed());
-        drop(to);
+        drop((from, to, fs));
         fs::remove_dir_all(self.share.path.join("copy")).unwrap();
         took
     }
 }
 
-fn row(what: &str, series: &Series, goal: &str) {
-    println!("{what:48} {:>12} {:>20}  {goal}", format!("{:.0} ms", series.median()), series.spread());
+/// How long a copy took, in ms.
+#[derive(Default)]
+struct Copies {
+    engine: Series,
+    bare: Series,
 }
 
-fn plant_small(dir: &Path, files: usize) {
+fn row(what: &str, Copies { engine, bare }: &Copies, goal: &str) {
+    let (took, bare) = (engine.median(), bare.median());
+    let ratio = format!("{:.1}", took / bare);
+    let (median, bare) = (format!("{took:.0} ms"), format!("{bare:.0} ms"));
+    println!("{what:48} {median:>9} {:>20} {bare:>9} {ratio:>6}  {goal}", engine.spread());
+}
+
+pub fn plant_small(dir: &Path, files: usize) {
     for number in 0..files {
         let place = dir.join((number / A_DIRECTORY).to_string());
         if number % A_DIRECTORY == 0 {
@@ -109,7 +166,7 @@ fn plant_small(dir: &Path, files: usize) {
     }
 }
 
-fn plant_large(path: &Path, bytes: usize) {
+pub fn plant_large(path: &Path, bytes: usize) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut file = File::create(path).unwrap();
     for _ in 0..bytes >> 20 {
@@ -119,7 +176,7 @@ fn plant_large(path: &Path, bytes: usize) {
 }
 
 /// Data and holes in turn.
-fn plant_sparse(path: &Path, bytes: u64) {
+pub fn plant_sparse(path: &Path, bytes: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = File::create(path).unwrap();
     file.set_len(bytes).unwrap();

@@ -1,4 +1,5 @@
-//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls` or `copies`.
+//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `copies`, `volumes`
+//! or `many`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -7,10 +8,12 @@ use std::time::{Duration, Instant};
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+mod bare;
 mod calls;
 mod copies;
+mod volumes;
 
-use support::Lab;
+use support::{Lab, wait};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -23,6 +26,18 @@ async fn main() {
     if wanted("copies") {
         copies::run(&lab).await;
     }
+    if wanted("volumes") {
+        volumes::run(&lab).await;
+    }
+    if wanted("many") {
+        copies::many(&lab).await;
+    }
+}
+
+/// Waits for the end of every mount: the next one then knows nothing of a share.
+pub async fn nothing_is_mounted() {
+    let gone = || std::fs::read_to_string("/proc/fs/nfsfs/volumes").unwrap().lines().nth(1).is_none().then_some(());
+    wait::until("the end of all mounts", Duration::from_secs(20), gone).await;
 }
 
 /// Measured values of one kind, a round each.

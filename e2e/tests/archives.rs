@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tonic::{Request, Status};
 
-use crate::snapshots::{content, drop_snapshot, fill, from, left_in, listed, of_snapshot};
+use crate::snapshots::{content, fill, listed};
 use crate::support::csi::volume_capability::access_mode::Mode;
 use crate::support::lab::run;
-use crate::support::requests::{self, MIB};
+use crate::support::requests::{self, MIB, from, of_snapshot};
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, wait};
 
 fn id(share: &Share, name: &str) -> String {
@@ -81,13 +81,13 @@ async fn an_archive_is_listed_restored_and_deleted_as_any_snapshot() {
         checked::agrees(&share);
 
         for id in [&s1, &s2, &s1, &s2] {
-            drop_snapshot(&driver, id).await.unwrap();
+            driver.drop_snapshot(id).await.unwrap();
         }
         assert_eq!(get(&driver, &s1).await.unwrap_err().code(), Code::NotFound);
         assert_eq!(listed(&driver, by_id).await, Vec::<String>::new());
         share.trash_is_empty().await;
         assert_eq!(share.names(), ["r1", "r2", "r3"]);
-        assert!(left_in(&share, "staging").is_empty() && left_in(&share, "snapshots").is_empty());
+        assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
     }
 }
 
@@ -116,7 +116,7 @@ async fn archives_and_trees_are_listed_in_pages_together_and_volumes_are_no_snap
     }
     assert_eq!(seen, [id(&share, "a"), b, id(&share, "c")]);
     let tenants = format!("{}#{}#own#own#backup", share.server, share.share.trim_matches('/'));
-    drop_snapshot(&driver, &tenants).await.unwrap();
+    driver.drop_snapshot(&tenants).await.unwrap();
     assert_eq!(fs::read(inner.join("backup.tar.gz")).unwrap(), b"a tenant's");
 }
 
@@ -170,10 +170,10 @@ async fn what_leads_out_of_a_volume_or_does_not_fit_is_refused_and_leaves_nothin
         let refused = driver.create(from(&share, "r", of_snapshot(&id(&share, name)))).await.unwrap_err();
         assert!(refused.code() == code && refused.message().contains(why), "{name}: {refused}");
     }
-    assert!(left_in(&share, "staging").is_empty() && left_in(&share, "volumes").is_empty());
+    assert!(share.left_in("staging").is_empty() && share.left_in("volumes").is_empty());
     assert_eq!(seen(), before);
-    drop_snapshot(&driver, &id(&share, "linked")).await.unwrap();
-    drop_snapshot(&driver, &id(&share, "bomb")).await.unwrap();
+    driver.drop_snapshot(&id(&share, "linked")).await.unwrap();
+    driver.drop_snapshot(&id(&share, "bomb")).await.unwrap();
     assert!(share.path.join("linked/v.tar").is_symlink() && share.path.join("upwards/v.tar").is_file());
     assert!(!share.path.join("bomb").exists());
 }

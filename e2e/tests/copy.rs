@@ -1,17 +1,19 @@
 //! The copy engine on real servers: trees with everything in them, compared entry by entry.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::fs;
+use std::path::Path;
 
 use csi_nfs::export::conformance::{Compared, assert_same_tree, nasty_tree};
 use csi_nfs::export::copy::{Options, Progress, Totals, copy_tree};
 use csi_nfs::export::fs::{Fs as _, Name};
 use csi_nfs::export::kernel::{KernelFs, KernelHandle};
 use rstest::rstest;
+use rustix::fs::{XattrFlags, getxattr, setxattr};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::client::client;
-use crate::support::{Lab, Place, Share};
+use crate::support::tree::plant_sparse;
+use crate::support::{Lab, Place};
 
 /// Entries of the tree, about.
 const ENTRIES: usize = 1_000;
@@ -26,18 +28,8 @@ async fn copy(source: &KernelFs, from: &KernelHandle, target: &KernelFs, to: &Ke
     copy_tree(source, from, target, to, &Options::default(), &progress, &cancel).await.unwrap()
 }
 
-/// 2 GiB with a little data at both ends and in the middle.
-fn plant_sparse(share: &Share, path: &str) {
-    let file = File::create(share.path.join(path)).unwrap();
-    file.set_len(2 << 30).unwrap();
-    for offset in [0, 1 << 30, (2 << 30) - 70_000] {
-        file.write_all_at(&[b'x'; 70_000], offset).unwrap();
-    }
-    file.sync_all().unwrap();
-}
-
 /// Copying reads, and a server may note that.
-const COMPARED: Compared = Compared { atimes: false, holes: true };
+const COMPARED: Compared = Compared { atimes: false, holes: true, link_times: true };
 
 #[rstest]
 #[case(Place::Xfs, "vers=4.2", ENTRIES)]
@@ -53,7 +45,7 @@ async fn a_copy_is_the_same(#[case] place: Place, #[case] version: &str, #[case]
     nasty_tree(&fs, &from, entries).await;
     // Where holes cannot be asked for, all of it would have to be read.
     if version == "vers=4.2" {
-        plant_sparse(&share, "from/sparse");
+        plant_sparse(&share.path.join("from/sparse"));
     }
     let totals = copy(&fs, &from, &fs, &to).await;
     assert!(totals.entries > entries as u64, "{totals:?}");
@@ -69,7 +61,60 @@ async fn a_copy_on_another_export_is_the_same() {
     let (here, there) = (client(&source, "vers=4.2").await, client(&target, "vers=4.2").await);
     let (from, to) = (directory(&here, "from").await, directory(&there, "to").await);
     nasty_tree(&here, &from, ENTRIES / 5).await;
-    plant_sparse(&source, "from/sparse");
+    plant_sparse(&source.path.join("from/sparse"));
     copy(&here, &from, &there, &to).await;
     assert_same_tree(&here, &from, &there, &to, COMPARED).await;
+}
+
+/// A POSIX access control list as Linux keeps it: entries of a tag, permissions, and whose they are.
+fn posix_acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+    let mut list = 2u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        list.extend(tag.to_le_bytes().into_iter().chain(permissions.to_le_bytes()).chain(id.to_le_bytes()));
+    }
+    list
+}
+
+fn acl(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut value = vec![0; 1024];
+    let length = getxattr(path, name, &mut value).ok()?;
+    value.truncate(length);
+    Some(value)
+}
+
+/// On versions 4 the mount carries them as NFSv4's, which the server makes of its own and makes its own of again.
+#[rstest]
+#[case("vers=4.2")]
+#[case("vers=4.1")]
+#[case("vers=3")]
+#[tokio::test]
+async fn access_control_lists_are_copied(#[case] version: &str) {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let fs = client(&share, version).await;
+    let (from, to) = (directory(&fs, "from").await, directory(&fs, "to").await);
+    // The owner, user 1234, the group, group 99, the mask, the others: acl(5).
+    let nobody = u32::MAX;
+    let entries = [(1, 6, nobody), (2, 6, 1234), (4, 4, nobody), (8, 4, 99), (16, 6, nobody), (32, 0, nobody)];
+    let list = posix_acl(&entries);
+    fs::create_dir(share.path.join("from/dir")).unwrap();
+    for path in ["from/file", "from/dir/file", "from/plain"] {
+        fs::write(share.path.join(path), "content").unwrap();
+    }
+    let set = |path: &str, name: &str| setxattr(share.path.join(path), name, &list, XattrFlags::empty()).unwrap();
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    for (path, name) in [("from/file", ACCESS), ("from/dir", ACCESS), ("from/dir", DEFAULT), ("from/dir/file", ACCESS)]
+    {
+        set(path, name);
+    }
+    copy(&fs, &from, &fs, &to).await;
+    for path in ["file", "dir", "dir/file", "plain"] {
+        for name in [ACCESS, DEFAULT] {
+            let [source, copied] = ["from", "to"].map(|tree| acl(&share.path.join(tree).join(path), name));
+            assert_eq!(copied, source, "{name} of {path}");
+        }
+    }
+    assert_eq!(acl(&share.path.join("to/dir"), DEFAULT).as_deref(), Some(&*list));
+    assert_eq!(acl(&share.path.join("to/plain"), ACCESS), None);
 }

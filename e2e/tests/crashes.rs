@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tonic::Status;
 
-use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
 use crate::support::requests::{self, MIB};
 use crate::support::{Driver, Lab, Place, Share, checked, csi, random};
 
@@ -114,10 +113,9 @@ impl Wish {
 
     /// Asks for it; answers the identifier of what was made.
     async fn ask(&self, driver: &Driver, share: &Share) -> Result<String, Status> {
-        let copied = |name: &str, of: &Volume, source: Source| csi::CreateVolumeRequest {
+        let copied = |name: &str, of: &Volume, source| csi::CreateVolumeRequest {
             capacity_range: requests::bytes(of.mib * MIB),
-            volume_content_source: Some(csi::VolumeContentSource { r#type: Some(source) }),
-            ..requests::create(share, name)
+            ..requests::from(share, name, source)
         };
         let request = match self.clone() {
             Self::Create { name, archived, team } => {
@@ -130,10 +128,8 @@ impl Wish {
                 }
                 request
             }
-            Self::Clone { name, of } => copied(&name, &of, Source::Volume(VolumeSource { volume_id: of.id.clone() })),
-            Self::Restore { name, of } => {
-                copied(&name, &of, Source::Snapshot(SnapshotSource { snapshot_id: of.id.clone() }))
-            }
+            Self::Clone { name, of } => copied(&name, &of, requests::of_volume(&of.id)),
+            Self::Restore { name, of } => copied(&name, &of, requests::of_snapshot(&of.id)),
             Self::Delete { id } => return driver.delete(&id).await.map(|()| id),
             Self::Modify { id, mode } => {
                 let request = csi::ControllerModifyVolumeRequest {
@@ -144,17 +140,10 @@ impl Wish {
                 return driver.controller().controller_modify_volume(request).await.map(|_| id);
             }
             Self::Expand { id, mib } => return driver.expand(&id, mib * MIB).await.map(|_| id),
-            Self::Snapshot { name, of } => loop {
-                let request = csi::CreateSnapshotRequest {
-                    name: name.clone(),
-                    source_volume_id: of.id.clone(),
-                    ..Default::default()
-                };
-                let snapshot = driver.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap();
-                if snapshot.ready_to_use {
-                    return Ok(snapshot.snapshot_id);
-                }
-            },
+            Self::Snapshot { name, of } => {
+                let snapshot = driver.take_whole(requests::snapshot(&of.id, &name)).await?;
+                return Ok(snapshot.snapshot_id);
+            }
             Self::Group { name, of } => loop {
                 let request = csi::CreateVolumeGroupSnapshotRequest {
                     name: name.clone(),
@@ -175,8 +164,7 @@ impl Wish {
                 return driver.groups().delete_volume_group_snapshot(request).await.map(|_| group.id);
             }
             Self::DeleteSnapshot { id } => {
-                let request = csi::DeleteSnapshotRequest { snapshot_id: id.clone(), ..Default::default() };
-                return driver.controller().delete_snapshot(request).await.map(|_| id);
+                return driver.drop_snapshot(&id).await.map(|()| id);
             }
         };
         driver.create(request).await.map(|volume| volume.volume_id)

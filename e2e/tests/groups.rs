@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::snapshots::{content, drop_snapshot, fill, from, left_in, listed, of_snapshot};
-use crate::support::requests::{self, MIB};
+use crate::snapshots::{content, fill, listed};
+use crate::support::requests::{self, MIB, from, of_snapshot};
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, random};
 
 fn group(name: &str, volumes: &[csi::Volume]) -> csi::CreateVolumeGroupSnapshotRequest {
@@ -76,7 +76,7 @@ async fn a_group_equals_its_volumes_is_restored_and_goes_as_one() {
             let restored = format!("r-{name}");
             driver.create(from(&share, &restored, of_snapshot(&snapshot.snapshot_id))).await.unwrap();
             assert_eq!(content(&share.path.join(restored)), content(&share.path.join(name)), "{place:?}");
-            let status = drop_snapshot(&driver, &snapshot.snapshot_id).await.unwrap_err();
+            let status = driver.drop_snapshot(&snapshot.snapshot_id).await.unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument, "{status}");
         }
         let other = take(&driver, group("g", &made[..2])).await.unwrap_err();
@@ -85,7 +85,7 @@ async fn a_group_equals_its_volumes_is_restored_and_goes_as_one() {
         driver.groups().delete_volume_group_snapshot(deletion(&taken)).await.unwrap();
         assert_eq!(of_share(listed(&driver, csi::ListSnapshotsRequest::default()).await), Vec::<String>::new());
         share.trash_is_empty().await;
-        assert!(left_in(&share, "staging").is_empty() && left_in(&share, "snapshots").is_empty());
+        assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
         checked::agrees(&share);
     }
 }
@@ -129,7 +129,7 @@ async fn a_group_that_a_kill_cuts_short_is_made_or_deleted_by_the_retry_and_neve
         assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
     }
     share.trash_is_empty().await;
-    assert!(left_in(&share, "staging").is_empty() && left_in(&share, "snapshots").is_empty());
+    assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
     checked::agrees(&share);
 }
 
@@ -145,7 +145,7 @@ async fn a_full_export_keeps_nothing_of_a_group_and_lets_one_go() {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(made.iter().any(|volume| status.message().contains(&volume.volume_id)), "{status}");
     share.trash_is_empty().await;
-    assert!(left_in(&share, "staging").is_empty() && left_in(&share, "snapshots").is_empty());
+    assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
     checked::agrees(&share);
 
     let taken = taken(&driver, &group("g", &made[..1])).await;
@@ -159,6 +159,6 @@ async fn a_full_export_keeps_nothing_of_a_group_and_lets_one_go() {
     {}
     driver.groups().delete_volume_group_snapshot(deletion(&taken)).await.unwrap();
     share.trash_is_empty().await;
-    assert!(left_in(&share, "snapshots").is_empty());
+    assert!(share.left_in("snapshots").is_empty());
     fs::remove_dir_all(&share.path).unwrap();
 }

@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
-use tonic::{Request, Status};
+use tonic::Request;
 
 use crate::support::csi::volume_capability::access_mode::Mode;
-use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
-use crate::support::requests::{self, MIB};
+use crate::support::requests::{self, MIB, from, of_snapshot, of_volume, snapshot};
 use crate::support::tree::walk;
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, wait};
 
@@ -38,40 +37,9 @@ pub fn fill(volume: &Path) {
     fs::set_permissions(volume, fs::Permissions::from_mode(0o2770)).unwrap();
 }
 
-pub fn snapshot(volume_id: &str, name: &str) -> csi::CreateSnapshotRequest {
-    csi::CreateSnapshotRequest { source_volume_id: volume_id.to_owned(), name: name.to_owned(), ..Default::default() }
-}
-
-pub async fn take(driver: &Driver, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot, Status> {
-    Ok(driver.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap())
-}
-
-pub async fn drop_snapshot(driver: &Driver, id: &str) -> Result<(), Status> {
-    let request = csi::DeleteSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
-    driver.controller().delete_snapshot(request).await.map(drop)
-}
-
 pub async fn listed(driver: &Driver, request: csi::ListSnapshotsRequest) -> Vec<String> {
     let answer = driver.controller().list_snapshots(request).await.unwrap().into_inner();
     answer.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect()
-}
-
-pub fn from(share: &Share, name: &str, source: Source) -> csi::CreateVolumeRequest {
-    let volume_content_source = Some(csi::VolumeContentSource { r#type: Some(source) });
-    csi::CreateVolumeRequest { volume_content_source, ..requests::create(share, name) }
-}
-
-pub fn of_snapshot(id: &str) -> Source {
-    Source::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })
-}
-
-fn of_volume(id: &str) -> Source {
-    Source::Volume(VolumeSource { volume_id: id.to_owned() })
-}
-
-pub fn left_in(share: &Share, part: &str) -> Vec<String> {
-    let entries = fs::read_dir(share.path.join(".csi-nfs").join(part)).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
 #[tokio::test]
@@ -84,9 +52,9 @@ async fn a_clone_a_snapshot_and_a_restore_equal_the_volume_and_outlive_it() {
         fill(&share.path.join("v"));
         let whole = content(&share.path.join("v"));
 
-        let taken = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+        let taken = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
         assert!(taken.ready_to_use && taken.size_bytes == MIB && taken.source_volume_id == v.volume_id, "{taken:?}");
-        assert_eq!(take(&driver, snapshot(&v.volume_id, "s")).await.unwrap(), taken, "a repeat answers the same");
+        assert_eq!(driver.take(snapshot(&v.volume_id, "s")).await.unwrap(), taken, "a repeat answers the same");
         let clone = driver.create(from(&share, "c", of_volume(&v.volume_id))).await.unwrap();
         assert_eq!(content(&share.path.join("c")), whole, "{place:?}");
         assert_eq!(clone.content_source.unwrap().r#type, Some(of_volume(&v.volume_id)));
@@ -102,13 +70,13 @@ async fn a_clone_a_snapshot_and_a_restore_equal_the_volume_and_outlive_it() {
 
         let by_id = csi::ListSnapshotsRequest { snapshot_id: taken.snapshot_id.clone(), ..Default::default() };
         assert_eq!(listed(&driver, by_id.clone()).await, std::slice::from_ref(&taken.snapshot_id));
-        drop_snapshot(&driver, &taken.snapshot_id).await.unwrap();
-        drop_snapshot(&driver, &taken.snapshot_id).await.unwrap();
+        driver.drop_snapshot(&taken.snapshot_id).await.unwrap();
+        driver.drop_snapshot(&taken.snapshot_id).await.unwrap();
         assert_eq!(listed(&driver, by_id).await, Vec::<String>::new());
         assert_eq!(content(&share.path.join("r")), whole, "{place:?}");
         share.trash_is_empty().await;
         assert_eq!(share.names(), ["c", "r"]);
-        assert!(left_in(&share, "staging").is_empty() && left_in(&share, "snapshots").is_empty());
+        assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
     }
 }
 
@@ -122,7 +90,7 @@ async fn copies_go_from_one_export_to_another_and_from_one_server_to_another() {
     let whole = content(&xfs.path.join("v"));
     let mut request = snapshot(&v.volume_id, "s");
     request.parameters = requests::map([("server", &tmpfs.server), ("Share", &tmpfs.share)]);
-    let taken = take(&driver, request).await.unwrap();
+    let taken = driver.take(request).await.unwrap();
     assert!(taken.ready_to_use, "{taken:?}");
     assert_eq!(content(&tmpfs.path.join(".csi-nfs/snapshots/s.tree")), whole);
     driver.create(from(&ganesha, "r", of_snapshot(&taken.snapshot_id))).await.unwrap();
@@ -139,7 +107,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
     let driver = Driver::start().await;
     let v = driver.create(requests::create(&share, "v")).await.unwrap();
     let w = driver.create(requests::create(&share, "w")).await.unwrap();
-    let s = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+    let s = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
     let refused = async |request| driver.create(request).await.unwrap_err().code();
     let smaller = csi::CreateVolumeRequest {
         capacity_range: requests::bytes(MIB / 2),
@@ -155,7 +123,7 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
     fs::write(share.path.join("taken/file"), b"theirs").unwrap();
     assert_eq!(refused(from(&share, "taken", of_volume(&v.volume_id))).await, Code::AlreadyExists);
     assert_eq!(fs::read(share.path.join("taken/file")).unwrap(), b"theirs");
-    let refused = async |request| take(&driver, request).await.unwrap_err();
+    let refused = async |request| driver.take(request).await.unwrap_err();
     assert_eq!(refused(snapshot(&w.volume_id, "s")).await.code(), Code::AlreadyExists);
     assert_eq!(refused(snapshot(&v.volume_id.replace("#v#", "#x#"), "t")).await.code(), Code::NotFound);
     let mut unknown = snapshot(&v.volume_id, "t");
@@ -163,8 +131,8 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
     let status = refused(unknown).await;
     assert!(status.code() == Code::InvalidArgument && status.message().contains("compression"), "{status}");
     assert_eq!(share.names(), ["taken", "v", "w"]);
-    assert_eq!(left_in(&share, "volumes").len(), 2);
-    assert!(left_in(&share, "staging").is_empty());
+    assert_eq!(share.left_in("volumes").len(), 2);
+    assert!(share.left_in("staging").is_empty());
 }
 
 #[tokio::test]
@@ -198,7 +166,7 @@ async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
     let request = snapshot(&v.volume_id, "s");
     let call = tokio::spawn(async move { controller.create_snapshot(request).await });
     wait::until("the copy in staging", Duration::from_secs(20), || {
-        (!left_in(&share, "staging").is_empty()).then_some(())
+        (!share.left_in("staging").is_empty()).then_some(())
     })
     .await;
     driver.kill();
@@ -206,12 +174,12 @@ async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
     driver.start_again().await;
     assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
     wait::until_async("the snapshot", Duration::from_secs(60), async || {
-        take(&driver, snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use
+        driver.take(snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use
     })
     .await;
     assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
     share.trash_is_empty().await;
-    assert!(left_in(&share, "staging").is_empty());
+    assert!(share.left_in("staging").is_empty());
 }
 
 /// A driver that takes seconds to copy a volume, and that volume.
@@ -229,14 +197,14 @@ async fn a_snapshot_that_takes_long_is_answered_before_it_is_ready_and_keeps_its
     let lab = Lab::enter().await;
     let share = lab.share(Place::Tmpfs);
     let (driver, v) = slow(&share).await;
-    let begun = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+    let begun = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
     assert!(!begun.ready_to_use, "{begun:?}");
     assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
     let early = driver.create(from(&share, "r", of_snapshot(&begun.snapshot_id))).await.unwrap_err();
     assert_eq!(early.code(), Code::FailedPrecondition, "{early}");
     let mut now = begun.clone();
     while !now.ready_to_use {
-        now = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+        now = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
         assert_eq!(csi::Snapshot { ready_to_use: false, ..now.clone() }, begun);
     }
     assert_eq!(driver.log().matches(" copied ").count(), 1, "all of them joined one copy");
@@ -256,7 +224,7 @@ async fn a_driver_that_is_told_to_end_breaks_a_copy_off_and_the_next_one_makes_i
         tokio::spawn(async move { other.create_volume(cloning).await.map(drop) }),
     );
     wait::until("both copies in staging", Duration::from_secs(20), || {
-        (left_in(&share, "staging").len() >= 2).then_some(())
+        (share.left_in("staging").len() >= 2).then_some(())
     })
     .await;
     let begin = Instant::now();
@@ -269,12 +237,12 @@ async fn a_driver_that_is_told_to_end_breaks_a_copy_off_and_the_next_one_makes_i
     driver.start_again().await;
     assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
     driver.create(clone).await.unwrap();
-    while !take(&driver, snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use {}
+    while !driver.take(snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use {}
     for copy in ["c", ".csi-nfs/snapshots/s.tree"] {
         assert_eq!(content(&share.path.join(copy)), content(&share.path.join("v")), "{copy}");
     }
     share.trash_is_empty().await;
-    assert!(left_in(&share, "staging").is_empty());
+    assert!(share.left_in("staging").is_empty());
     checked::agrees(&share);
 }
 
@@ -286,7 +254,7 @@ async fn a_claim_for_reading_shows_the_snapshot_itself_and_keeps_it() {
     let v = driver.create(requests::create(&share, "v")).await.unwrap();
     fill(&share.path.join("v"));
     let whole = content(&share.path.join("v"));
-    let s = take(&driver, snapshot(&v.volume_id, "s")).await.unwrap();
+    let s = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
     let reading = |name: &str| csi::CreateVolumeRequest {
         volume_capabilities: vec![requests::mounted(Mode::MultiNodeReaderOnly, &[])],
         ..from(&share, name, of_snapshot(&s.snapshot_id))
@@ -298,7 +266,7 @@ async fn a_claim_for_reading_shows_the_snapshot_itself_and_keeps_it() {
     assert_eq!(driver.create(reading("shown")).await.unwrap(), shown);
     assert_eq!(share.names(), ["copied", "v"], "no directory for what shows a snapshot");
 
-    drop_snapshot(&driver, &s.snapshot_id).await.unwrap();
+    driver.drop_snapshot(&s.snapshot_id).await.unwrap();
     let target = driver.target("pod");
     let mut publish = requests::publish(&shown, &target);
     publish.volume_capability = Some(requests::mounted(Mode::MultiNodeReaderOnly, &[]));
@@ -312,7 +280,7 @@ async fn a_claim_for_reading_shows_the_snapshot_itself_and_keeps_it() {
 
     driver.delete(&shown.volume_id).await.unwrap();
     share.trash_is_empty().await;
-    assert!(left_in(&share, "snapshots").is_empty(), "the last one takes the snapshot with it");
+    assert!(share.left_in("snapshots").is_empty(), "the last one takes the snapshot with it");
 }
 
 #[tokio::test]
@@ -324,7 +292,7 @@ async fn a_list_of_snapshots_comes_in_pages_and_by_volume() {
     for share in [&one, &two] {
         let v = driver.create(requests::create(share, "v")).await.unwrap();
         for name in ["a", "b", "c"] {
-            made.push((v.volume_id.clone(), take(&driver, snapshot(&v.volume_id, name)).await.unwrap().snapshot_id));
+            made.push((v.volume_id.clone(), driver.take(snapshot(&v.volume_id, name)).await.unwrap().snapshot_id));
         }
     }
     let (mut seen, mut token) = (Vec::new(), String::new());

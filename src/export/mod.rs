@@ -201,9 +201,12 @@ impl<F: Fs> Export<F> {
             self.fs.rename(staging, half, dir, name).await
         };
         let written = write.await;
-        if matches!(written, Err(Status::NoSpc | Status::DQuot)) {
-            // What little room there is stays free; otherwise the next one to write here replaces it.
-            let _ = self.fs.unlink(staging, half).await;
+        if let Err(status) = written
+            && status != Status::TimedOut
+            && let Err(left) = self.fs.unlink(staging, half).await
+        {
+            // Without room, say, it is half there. What does not go now is swept later.
+            tracing::debug!(name = %half, %left, "nothing is cleared in staging");
         }
         written.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }

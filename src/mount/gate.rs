@@ -95,14 +95,24 @@ impl Gate {
     /// When the wait ends early, by [`Stalled`] or because the returned future is dropped, the call goes on: the kernel
     /// holds it. What it gives is then dropped on its thread.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
-        // A thread that is stuck keeps the gate alive, and so counts as long as it is.
+        let call = self.0.threads.run(self.kept_by(call));
+        self.while_alive(call).await?.ok_or_else(|| self.going_down())
+    }
+
+    /// The same for many calls in one go, of which there may be much: it leaves threads to others.
+    pub async fn run_long<T: Send + 'static>(&self, calls: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
+        let calls = self.0.threads.run_long(self.kept_by(calls));
+        self.while_alive(calls).await?.ok_or_else(|| self.going_down())
+    }
+
+    /// A thread that is stuck keeps the gate alive, and so counts as long as it is.
+    fn kept_by<T, F: FnOnce() -> T>(&self, call: F) -> impl FnOnce() -> T + use<T, F> {
         let gate = self.clone();
-        let call = self.0.threads.run(move || {
+        move || {
             let value = call();
             drop(gate);
             value
-        });
-        self.while_alive(call).await?.ok_or_else(|| self.stalled("the driver is going down".to_owned()))
+        }
     }
 
     /// Wraps a value whose drop may block in the kernel, such as the last descriptor of a mount or of a written file:
@@ -128,6 +138,10 @@ impl Gate {
                 },
             }
         }
+    }
+
+    fn going_down(&self) -> Stalled {
+        self.stalled("the driver is going down".to_owned())
     }
 
     fn stalled(&self, reason: String) -> Stalled {

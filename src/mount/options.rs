@@ -218,7 +218,7 @@ impl MountOptions {
         items.retain(|item| {
             matches!(item.effect, Effect::Connection | Effect::Version) && !LOCKING.contains(&item.name)
         });
-        for own in ["softerr", "timeo=50", "retrans=1", "actimeo=0", "lookupcache=none", "noexec"] {
+        for own in ["softerr", "timeo=50", "retrans=1", "actimeo=1", "lookupcache=none", "noexec"] {
             items.extend(Item::parse(own));
         }
         Self { items, secret: self.secret }

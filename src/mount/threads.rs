@@ -8,7 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// What takes long leaves so many threads to what is quick, where there are that many more.
+const SPARED: usize = 2;
+
+struct Job {
+    takes_long: bool,
+    work: Box<dyn FnOnce() + Send>,
+}
 
 /// The threads. Clones are the same ones.
 #[derive(Clone)]
@@ -22,7 +28,31 @@ struct Inner {
 #[derive(Default)]
 struct State {
     running: usize,
+    /// How many of these take long.
+    long: usize,
     waiting: VecDeque<Job>,
+}
+
+impl State {
+    /// Whether a job can begin now.
+    fn has_room(&self, most: usize, job: &Job) -> bool {
+        self.running < most && !(job.takes_long && self.long >= most.saturating_sub(SPARED).max(1))
+    }
+
+    fn begin(&mut self, job: &Job) {
+        self.running += 1;
+        self.long += usize::from(job.takes_long);
+    }
+
+    /// One has ended, and the first that waits and has room begins.
+    fn next(&mut self, most: usize, took_long: bool) -> Option<Job> {
+        self.running -= 1;
+        self.long -= usize::from(took_long);
+        let first = self.waiting.iter().position(|job| self.has_room(most, job))?;
+        let job = self.waiting.remove(first)?;
+        self.begin(&job);
+        Some(job)
+    }
 }
 
 impl Threads {
@@ -37,13 +67,28 @@ impl Threads {
     /// When the returned future is dropped, a call that has not begun is not made, and one that has goes on; what it gives is
     /// dropped on its thread.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        self.perform(call, false).await
+    }
+
+    /// The same for what takes long, such as many calls in one go: whatever there is of it, it leaves some of the threads to
+    /// what is quick.
+    pub async fn run_long<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        self.perform(call, true).await
+    }
+
+    async fn perform<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+        takes_long: bool,
+    ) -> Option<T> {
         let (tell, told) = oneshot::channel::<Result<T, Box<dyn Any + Send>>>();
-        self.submit(Box::new(move || {
+        let work = Box::new(move || {
             if !tell.is_closed() {
                 // Where nobody listens any more, the answer comes back, and goes here.
                 drop(tell.send(catch_unwind(AssertUnwindSafe(call))));
             }
-        }));
+        });
+        self.submit(Job { takes_long, work });
         match told.await.ok()? {
             Ok(value) => Some(value),
             Err(panic) => resume_unwind(panic),
@@ -58,23 +103,19 @@ impl Threads {
 
     fn submit(&self, job: Job) {
         let mut state = self.0.state();
-        if state.running == self.0.most {
+        if !state.has_room(self.0.most, &job) {
             state.waiting.push_back(job);
             return;
         }
-        state.running += 1;
+        state.begin(&job);
         drop(state);
         let inner = Arc::clone(&self.0);
         // Nobody waits for the thread itself.
         drop(tokio::task::spawn_blocking(move || {
             let mut next = Some(job);
-            while let Some(job) = next {
-                job();
-                let mut state = inner.state();
-                next = state.waiting.pop_front();
-                if next.is_none() {
-                    state.running -= 1;
-                }
+            while let Some(Job { takes_long, work }) = next {
+                work();
+                next = inner.state().next(inner.most, takes_long);
             }
         }));
     }
@@ -119,6 +160,32 @@ mod tests {
         assert!(done.iter().all(|(now, _)| *now <= 2));
         let used: std::collections::HashSet<_> = done.into_iter().map(|(_, thread)| thread).collect();
         assert!(used.len() <= 2, "{used:?}");
+    }
+
+    #[tokio::test]
+    async fn what_takes_long_leaves_threads_to_what_is_quick() {
+        let threads = Threads::new(4);
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let long: Vec<_> = (0..10)
+            .map(|_| {
+                let (threads, wait) = (threads.clone(), wait.clone());
+                tokio::spawn(async move { threads.run_long(move || wait.lock().unwrap().recv().is_ok()).await })
+            })
+            .collect();
+        while threads.free() > SPARED {
+            tokio::task::yield_now().await;
+        }
+        for n in 0..10 {
+            assert_eq!(threads.run(move || n).await, Some(n));
+        }
+        assert_eq!(threads.free(), SPARED, "the others wait for one another");
+        drop(release);
+        for call in long {
+            assert_eq!(call.await.unwrap(), Some(false));
+        }
+        // They are all done also where there is but one thread.
+        assert_eq!(Threads::new(1).run_long(|| 7).await, Some(7));
     }
 
     #[tokio::test]

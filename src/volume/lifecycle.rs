@@ -185,8 +185,19 @@ async fn make_directory<F: Fs>(
         made => made.map_err(failed)?,
     };
     let attr = SetAttr { mode: Some(mode), ..set_attr(attributes) };
-    fs.setattr(&directory, attr).await.map_err(failed)?;
-    fs.rename(&layout.staging, &staged, &parent, &last).await.map_err(failed)
+    let place = async {
+        fs.setattr(&directory, attr).await?;
+        fs.rename(&layout.staging, &staged, &parent, &last).await
+    };
+    let placed = place.await;
+    if let Err(status) = placed
+        && status != Status::TimedOut
+        && let Err(left) = fs.rmdir(&layout.staging, &staged).await
+    {
+        // A server that squashes root, say, gives it no other owner. What does not go now is swept later.
+        tracing::debug!(name = %staged, %left, "nothing is cleared in staging");
+    }
+    placed.map_err(failed)
 }
 
 pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {

@@ -192,6 +192,27 @@ impl Driver {
         self.controller().delete_volume(request).await.map(drop)
     }
 
+    /// CreateSnapshot.
+    pub async fn take(&self, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot, Status> {
+        Ok(self.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap())
+    }
+
+    /// CreateSnapshot, again and again until it is ready.
+    pub async fn take_whole(&self, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot, Status> {
+        loop {
+            let snapshot = self.take(request.clone()).await?;
+            if snapshot.ready_to_use {
+                return Ok(snapshot);
+            }
+        }
+    }
+
+    /// DeleteSnapshot without secrets.
+    pub async fn drop_snapshot(&self, id: &str) -> Result<(), Status> {
+        let request = csi::DeleteSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
+        self.controller().delete_snapshot(request).await.map(drop)
+    }
+
     /// ControllerExpandVolume to so many bytes; answers the capacity.
     pub async fn expand(&self, volume_id: &str, bytes: i64) -> Result<i64, Status> {
         let request = csi::ControllerExpandVolumeRequest {

@@ -27,6 +27,8 @@ pub enum Place {
     Ext4,
     /// The kernel's server, on a tmpfs of 16 MiB and 1,000 inodes.
     Small,
+    /// The kernel's server, on an XFS with reflink of 320 MiB, which a test fills.
+    SmallXfs,
     /// The kernel's server, read-only.
     ReadOnly,
     /// The kernel's server, with root squashed.
@@ -43,6 +45,7 @@ impl Place {
             Self::Xfs => "xfs",
             Self::Ext4 => "ext4",
             Self::Small => "small",
+            Self::SmallXfs => "smallxfs",
             Self::ReadOnly => "readonly",
             Self::Squashed => "squashed",
             Self::Ganesha => "ganesha",
@@ -100,9 +103,14 @@ enum Turn {
 impl Lab {
     /// A turn beside other tests. Fails where there are no servers.
     pub async fn enter() -> Self {
+        Self::enter_for(Limit::MOST).await
+    }
+
+    /// The same, for one that may take longer than a test.
+    pub async fn enter_for(most: Duration) -> Self {
         check();
         let turn = Turn::Shared { _guard: TURN.read().await };
-        Self { turn, _limit: Limit::start(Limit::MOST) }
+        Self { turn, _limit: Limit::start(most) }
     }
 
     /// A turn without other tests, for one that disturbs a server or measures time.
@@ -208,6 +216,12 @@ impl Share {
         names.retain(|name| name != ".csi-nfs");
         names.sort();
         names
+    }
+
+    /// The names in a part of the driver's directory, such as `staging`.
+    pub fn left_in(&self, part: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path.join(".csi-nfs").join(part)).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// Waits until the driver has nothing left in its trash.

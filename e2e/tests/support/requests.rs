@@ -6,6 +6,7 @@ use std::path::Path;
 use csi_nfs::proto::csi;
 use csi_nfs::proto::csi::volume_capability::access_mode::Mode;
 use csi_nfs::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use csi_nfs::proto::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
 
 use super::lab::Share;
 
@@ -57,6 +58,27 @@ pub fn create_with(share: &Share, name: &str, key: &str, value: &str) -> csi::Cr
     let mut request = create(share, name);
     request.parameters.insert(key.to_owned(), value.to_owned());
     request
+}
+
+/// The same, filled with a copy.
+pub fn from(share: &Share, name: &str, source: Source) -> csi::CreateVolumeRequest {
+    let volume_content_source = Some(csi::VolumeContentSource { r#type: Some(source) });
+    csi::CreateVolumeRequest { volume_content_source, ..create(share, name) }
+}
+
+/// A snapshot, as what a volume is made from.
+pub fn of_snapshot(id: &str) -> Source {
+    Source::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })
+}
+
+/// A volume, as what another is made from.
+pub fn of_volume(id: &str) -> Source {
+    Source::Volume(VolumeSource { volume_id: id.to_owned() })
+}
+
+/// CreateSnapshot on the volume's own share.
+pub fn snapshot(volume_id: &str, name: &str) -> csi::CreateSnapshotRequest {
+    csi::CreateSnapshotRequest { source_volume_id: volume_id.to_owned(), name: name.to_owned(), ..Default::default() }
 }
 
 /// NodePublishVolume of a volume, as kubelet sends it.

@@ -1,9 +1,9 @@
 //! A picture of everything below a directory, to see what changed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// Each entry below `root`, which is itself one, with what it is and what is in it: a file's bytes, a link's target, a
@@ -28,6 +28,16 @@ pub fn walk(root: &Path) -> Vec<(PathBuf, Metadata, String)> {
         entries.push((path, meta, content));
     }
     entries
+}
+
+/// 2 GiB with a little data at both ends and in the middle.
+pub fn plant_sparse(path: &Path) {
+    let file = File::create(path).unwrap();
+    file.set_len(2 << 30).unwrap();
+    for offset in [0, 1 << 30, (2 << 30) - 70_000] {
+        file.write_all_at(&[b'x'; 70_000], offset).unwrap();
+    }
+    file.sync_all().unwrap();
 }
 
 /// Everything below a directory: inode, type and mode, owner, links, times of change, and content.

@@ -1,11 +1,14 @@
 //! Content of files: cloned, or copied without the holes.
 //!
-//! COPY is not asked of the server: Linux's does it asynchronously, and 100 MB took two to three times as long as to read and
-//! write them here (see `docs/benchmarks.md`).
+//! Where the server cannot clone, it is asked to copy small files (COPY), which takes one operation in place of two. Larger ones
+//! Linux's server copies asynchronously, and its client asks whether they are done after three seconds: they are read and
+//! written here (see `docs/benchmarks.md`). As soon as a small one takes long, COPY is not asked for any more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future;
+use tokio::time::Instant;
 
 use super::Copy;
 use super::entry::Place;
@@ -19,6 +22,8 @@ const CHUNK: u64 = 1 << 20;
 const PART: u64 = 32 << 20;
 /// Files up to this size that have as much allocated as they are long are taken to have no holes.
 const NO_HOLES: u64 = 64 << 10;
+/// A server that takes longer for the copy of so small a file does more than copying it. Others may be busy.
+const LONG: Duration = Duration::from_secs(1);
 /// The unit in which servers allocate.
 const BLOCK: usize = 4096;
 
@@ -27,6 +32,7 @@ const BLOCK: usize = 4096;
 const READING: &str = "reading";
 const WRITING: &str = "writing";
 const CLONING: &str = "cloning";
+const OFFLOADING: &str = "having the server copy";
 const SEEKING: &str = "finding the holes of";
 const COMMITTING: &str = "committing";
 
@@ -35,11 +41,12 @@ pub(super) struct Ways {
     clone: AtomicBool,
     /// A file was cloned.
     cloned: AtomicBool,
+    copy: AtomicBool,
 }
 
 impl Ways {
     pub(super) fn new(same_export: bool) -> Self {
-        Self { clone: AtomicBool::new(same_export), cloned: AtomicBool::new(false) }
+        Self { clone: AtomicBool::new(same_export), cloned: AtomicBool::new(false), copy: AtomicBool::new(same_export) }
     }
 }
 
@@ -74,6 +81,24 @@ impl<F: Fs> Copy<F> {
                     self.shared.ways.cloned.store(false, Ordering::Relaxed);
                 }
                 Err(status) => return place.source(CLONING, Err(status)),
+            }
+        }
+        if has_no_holes(attr) && self.shared.ways.copy.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            let copied = self.target.copy(file, target, 0, attr.size).await;
+            if start.elapsed() > LONG {
+                self.shared.ways.copy.store(false, Ordering::Relaxed);
+            }
+            match copied {
+                Ok(copied) if copied == attr.size => {
+                    place.target(COMMITTING, self.target.commit(target).await)?;
+                    self.shared.progress.bytes(attr.size);
+                    return Ok(None);
+                }
+                // It was cut off meanwhile, or the server does not go on.
+                Ok(_) => {}
+                Err(Status::NotSupp | Status::XDev) => self.shared.ways.copy.store(false, Ordering::Relaxed),
+                Err(status) => return place.source(OFFLOADING, Err(status)),
             }
         }
         self.copy_data(place, file, attr, target).await
@@ -145,6 +170,11 @@ impl<F: Fs> Copy<F> {
     }
 }
 
+/// Whether a file is small, and has as much allocated as it is long.
+fn has_no_holes(attr: &Attr) -> bool {
+    attr.used >= attr.size && attr.size <= NO_HOLES
+}
+
 /// What is left of a file to copy.
 struct Rest {
     /// The size that the copy is to have.
@@ -164,7 +194,7 @@ struct Rest {
 impl Rest {
     fn new(attr: &Attr) -> Self {
         let sparse = attr.used < attr.size;
-        let data_end = if !sparse && attr.size <= NO_HOLES { attr.size } else { 0 };
+        let data_end = if has_no_holes(attr) { attr.size } else { 0 };
         Self { size: attr.size, at: 0, data_end, written: 0, sparse, untold: false }
     }
 

@@ -180,8 +180,10 @@ fn open_regular(dir: BorrowedFd<'_>, name: &Name, access: OFlags, mode: u32) -> 
         }
         Err(status @ (Status::NoEnt | Status::Stale)) => Err(stale_if_removed(dir)(status)),
         Err(status) => {
-            let object = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
-            regular(seen(object.as_fd())?)?;
+            // What could not be made, because the server is full, say, is not there.
+            if let Ok(object) = open_below(dir, name.as_bytes(), OBJECT, 0) {
+                regular(seen(object.as_fd())?)?;
+            }
             Err(status)
         }
     }

@@ -190,7 +190,7 @@ impl Fs for KernelFs {
     {
         let here = Self { way: Way::Here, ..self.clone() };
         match &self.way {
-            Way::Gate(gate) => Ok(gate.run(move || Handle::current().block_on(work(here))).await?),
+            Way::Gate(gate) => Ok(gate.run_long(move || Handle::current().block_on(work(here))).await?),
             Way::Here => Ok(work(here).await),
         }
     }

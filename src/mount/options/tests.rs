@@ -199,7 +199,7 @@ fn a_controller_keeps_the_way_to_the_server_and_writes_uncached() {
     let controller = controller.for_role(Role::Controller);
     assert_eq!(
         controller.to_string(),
-        "vers=4.1,sec=krb5,xprtsec=tls,port=1,softerr,timeo=50,retrans=1,actimeo=0,lookupcache=none,noexec"
+        "vers=4.1,sec=krb5,xprtsec=tls,port=1,softerr,timeo=50,retrans=1,actimeo=1,lookupcache=none,noexec"
     );
     assert!(!controller.read_only());
     assert_eq!(options("ro,hard").for_role(Role::Node), options("ro,hard"));

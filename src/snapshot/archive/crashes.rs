@@ -53,7 +53,7 @@ async fn restore(export: &Connection, name: &str) -> Result<String> {
         _ => Some(get(export, &snapshot(export.source())).await?),
     };
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
-    let begun = fill::begin(export, &create, content.as_ref().map_or(0, |found| found.size), &lock).await?;
+    let begun = fill::begin(export, &create, content.as_ref().map(|found| found.size), &lock).await?;
     drop(lock);
     if let (Begun::Pending(_), Some(found)) = (begun, content) {
         let content = Content::Archive(Archive::new(export.clone(), found, CAPACITY));

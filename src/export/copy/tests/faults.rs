@@ -1,5 +1,7 @@
 //! Copies that fail, or are cancelled.
 
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
@@ -18,6 +20,7 @@ async fn everything<F: Fs>(fs: &F, dir: &F::Handle) {
     fs.link(&file, dir, &name("linked")).await.unwrap();
     fs.link(&file, dir, &name("linked too")).await.unwrap();
     fs.create(&inner, &name("empty"), 0o600).await.unwrap();
+    fs.write_file(&inner, &name("small"), 0o600, vec![2; 3000]).await.unwrap();
     fs.symlink(&inner, &name("link"), b"file").await.unwrap();
     fs.mknod(&inner, &name("fifo"), Kind::Fifo, 0o600, (0, 0)).await.unwrap();
     fs.set_xattr(&inner, b"user.note", b"value").await.unwrap();
@@ -138,4 +141,61 @@ async fn a_copy_ends_soon_after_it_is_cancelled() {
     assert_eq!(copied, Err(CopyError::Cancelled));
     assert!(start.elapsed() <= Duration::from_secs(1001), "{:?}", start.elapsed());
     assert!(progress.totals().entries > 0, "it was in the middle");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_takes_long_tells_how_far_it_is_every_ten_seconds() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let fs = planted(true).await.client();
+    fs.delay(Duration::from_secs(5));
+    let start = tokio::time::Instant::now();
+    let totals = copy_on(&fs).await.unwrap();
+    let took = start.elapsed();
+    let written = log.0.lock().unwrap().clone();
+    let lines = String::from_utf8(written).unwrap();
+    let told: Vec<&str> = lines.lines().filter(|line| line.contains("copying a tree")).collect();
+    assert!(told.len() >= 5, "{took:?}: {lines}");
+    // The first two delays are the test's own.
+    assert_eq!(told.len() as u64, (took.as_secs() - 10) / 10, "{took:?}: {lines}");
+    let entries =
+        |line: &&str| -> u64 { line.split("entries=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap() };
+    let counts: Vec<u64> = told.iter().map(entries).collect();
+    assert!(counts.is_sorted() && counts.last().is_some_and(|last| *last > 0 && *last <= totals.entries), "{counts:?}");
+    assert!(told.iter().all(|line| line.contains(" bytes=")), "{lines}");
+}
+
+/// How small files go where the server cannot clone, after the first took so long.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_takes_long_to_copy_a_small_file_is_not_asked_again() {
+    for (each, asked) in [(Duration::ZERO, 20), (Duration::from_secs(2), 1)] {
+        let server = MemoryServer::new();
+        server.set_clone_supported(false);
+        let fs = server.client();
+        let (from, to) = two(&fs).await;
+        for number in 0..20 {
+            fs.write_file(&from, &name(number.to_string()), 0o600, vec![3; 3000]).await.unwrap();
+        }
+        fs.delay(each);
+        let (progress, cancel) = (Progress::default(), CancellationToken::new());
+        copy_tree(&fs, &from, &fs, &to, &Options { in_flight: 1 }, &progress, &cancel).await.unwrap();
+        let copies = fs.history().iter().filter(|operation| operation.starts_with("copy ")).count();
+        assert_eq!(copies, asked, "{each:?}");
+        assert_same_tree(&fs, &from, &fs, &to, EXACT).await;
+    }
 }

@@ -15,7 +15,7 @@ fn name(text: impl AsRef<[u8]>) -> Name {
     Name::new(text).unwrap()
 }
 
-const EXACT: Compared = Compared { atimes: true, holes: true };
+const EXACT: Compared = Compared { atimes: true, holes: true, link_times: true };
 
 async fn copy<F: Fs>(source: &F, from: &F::Handle, target: &F, to: &F::Handle) -> Result<Totals, CopyError> {
     let (progress, cancel) = (Progress::default(), CancellationToken::new());

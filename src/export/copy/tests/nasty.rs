@@ -7,8 +7,10 @@ use crate::export::memory::MemoryServer;
 
 #[tokio::test]
 async fn a_nasty_tree_in_memory() {
-    for (clone, seek) in [(true, true), (false, true), (false, false)] {
+    for (clone, copies, seek) in [(true, true, true), (false, true, true), (false, false, true), (false, false, false)]
+    {
         let server = MemoryServer::new();
+        server.set_copy_supported(copies);
         server.set_clone_supported(clone);
         server.set_seek_supported(seek);
         let fs = server.client();

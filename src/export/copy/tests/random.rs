@@ -100,7 +100,7 @@ proptest! {
     fn every_tree_is_copied_exactly(
         objects in vec(object(), 0..60),
         in_flight in 1..20usize,
-        (clone, seek, across) in any::<(bool, bool, bool)>(),
+        (clone, copies, seek, across) in any::<(bool, bool, bool, bool)>(),
         links in prop_oneof![Just(2u64), Just(3), Just(u64::MAX)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -108,6 +108,7 @@ proptest! {
             let (server, other) = (MemoryServer::new(), MemoryServer::new());
             for server in [&server, &other] {
                 server.set_clone_supported(clone);
+                server.set_copy_supported(copies);
                 server.set_seek_supported(seek);
                 server.set_most_links(links);
             }

@@ -98,12 +98,13 @@ proptest! {
         acts in vec(act(), 1..12),
         seed in any::<u64>(),
         in_flight in 1..4usize,
-        clone in any::<bool>(),
+        (clone, copies) in any::<(bool, bool)>(),
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             let server = MemoryServer::new();
             server.set_clone_supported(clone);
+            server.set_copy_supported(copies);
             server.plant("secret", Node::file(0o600, "secret")).unwrap();
             server.plant("to", Node::directory(0o700)).unwrap();
             for number in 0..FILES {

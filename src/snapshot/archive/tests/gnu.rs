@@ -17,7 +17,7 @@ use crate::export::kernel::{self, KernelFs};
 use crate::mount::source::{Server, Share, Source};
 use tempfile::TempDir;
 
-const COMPARED: Compared = Compared { atimes: false, holes: false };
+const COMPARED: Compared = Compared { atimes: false, holes: false, link_times: true };
 
 /// A local directory as an export, with a directory `source`.
 struct Place {
