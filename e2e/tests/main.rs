@@ -12,6 +12,7 @@ mod health;
 mod idempotency;
 mod list;
 mod mounting;
+mod overcommit;
 mod process;
 mod provision;
 mod quota;

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::driver::program;
 use crate::support::requests::{self, MIB};
@@ -143,6 +143,30 @@ async fn without_an_agent_a_required_limit_is_unavailable_and_nothing_stays() {
     let _agent = Agent::start(&share);
     until_async("the limit of p", Duration::from_secs(10), async || reasons(&driver, &preferred).await.is_empty())
         .await;
+}
+
+/// A caller's own patience is what a call is given: it answers before that is over, and longer than usual where there is time.
+#[tokio::test]
+async fn an_agent_is_waited_for_as_long_as_the_caller_waits() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let within = async |name: &str, limit: Duration| {
+        let mut request = tonic::Request::new(required(&share, name, 4));
+        request.set_timeout(limit);
+        driver.controller().create_volume(request).await
+    };
+    let began = Instant::now();
+    let refused = within("v", Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("csi-nfs agent") && began.elapsed() > Duration::from_secs(1), "{refused}");
+    assert_eq!(share.names(), Vec::<String>::new());
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        Agent::start(&share)
+    };
+    let (made, _agent) = tokio::join!(within("v", Duration::from_secs(60)), late);
+    made.unwrap();
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ async fn create(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<Rec
         origin: None,
     };
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
-    lifecycle::create(export, &create, &lock).await
+    lifecycle::create(export, &create, quota::patience(), &lock).await
 }
 
 async fn remove(export: &Export<MemoryFs>, name: &str) -> Result<()> {
@@ -113,7 +113,7 @@ async fn remove(export: &Export<MemoryFs>, name: &str) -> Result<()> {
 async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64> {
     let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
     let lock = lifecycle::lock(export, &id).await?;
-    lifecycle::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), &lock).await
+    lifecycle::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), quota::patience(), &lock).await
 }
 
 /// Every recorded volume has its limit, on an ID of its own that its directory and all in it have; nothing else has one.
@@ -245,7 +245,7 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
     };
     let lock = lifecycle::lock(&export, &create.id(&export).unwrap()).await.unwrap();
     let begin = tokio::time::Instant::now();
-    let error = lifecycle::create(&export, &create, &lock).await.unwrap_err();
+    let error = lifecycle::create(&export, &create, quota::patience(), &lock).await.unwrap_err();
     assert!(matches!(error, Error::NoAgent { .. }), "{error}");
     assert!(begin.elapsed() < AGAIN.1);
     assert_eq!(server.tree().paths(), before.paths());

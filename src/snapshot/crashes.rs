@@ -15,6 +15,7 @@ use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
 use crate::volume::parameters::{Attributes, OnDelete};
+use crate::volume::quota;
 use crate::volume::record::{Origin, Record as VolumeRecord};
 
 const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
@@ -53,7 +54,7 @@ impl trials::Call for Call {
             Make(name) => {
                 let create = create(name, None);
                 let lock = volumes::lock(export, &create.id(export)?).await?;
-                volumes::create(export, &create, &lock).await.map(|record| record.id.to_string())
+                volumes::create(export, &create, quota::patience(), &lock).await.map(|record| record.id.to_string())
             }
             Snapshot(name, of) => snapshot(export, name, of).await,
             CloneOf(name, of) => {
@@ -186,7 +187,10 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
         (Origin::Snapshot(snapshot), None) if show => {
             Begun::Whole(direct::create(export, &create, &named(snapshot), &lock).await?)
         }
-        _ => fill::begin(export, &create, content.as_ref().map_or(0, |(_, size)| *size), &lock).await?,
+        _ => {
+            fill::begin(export, &create, content.as_ref().map_or(0, |(_, size)| *size), quota::patience(), &lock)
+                .await?
+        }
     };
     drop(lock);
     match (begun, content) {

@@ -8,6 +8,7 @@ pub mod health;
 pub mod id;
 pub mod lifecycle;
 pub mod parameters;
+pub mod promises;
 pub mod quota;
 pub mod record;
 

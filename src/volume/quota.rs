@@ -11,6 +11,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::id::VolumeName;
 use super::record::Record;
@@ -19,7 +20,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, Name, Status};
 use crate::mount::source::SubDir;
 
-/// How long a limit is waited for, and an agent to show itself.
+/// How long a limit is waited for, and an agent to show itself, by a caller that sets no limit itself.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks at the answer, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
@@ -199,15 +200,20 @@ async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, below: &s
     Ok(export.read_small(&dir, &name(file)?).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
+/// Until when the agent is waited for by a caller that sets no limit itself.
+pub fn patience() -> Instant {
+    Instant::now() + LIMIT
+}
+
 /// Refuses a volume whose limit is required on an export where it cannot be had: before anything of it is made.
 ///
 /// # Errors
-/// [`Error::NoAgent`] where no agent shows itself within 5 s; [`Error::Precondition`] where clients that write as root are
+/// [`Error::NoAgent`] where no agent shows itself until then; [`Error::Precondition`] where clients that write as root are
 /// not held by the file system's limits, and write as root.
-pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>) -> Result<()> {
+pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>, until: Instant) -> Result<()> {
     let Some(quota) = quota.filter(|quota| quota.is_required()) else { return Ok(()) };
     let layout = export.make_layout().await?;
-    let found = poll(|| agent(export), Option::is_some).await?;
+    let found = poll(|| agent(export), Option::is_some, until).await?;
     let agent = found.ok_or_else(|| no_agent(export, "no agent ever worked on that export"))?;
     if agent.holds_root || quota == Quota::RequiredExceptRoot {
         return Ok(());
@@ -228,9 +234,14 @@ pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>) -> 
 ///
 /// # Errors
 /// As [`wait`].
-pub async fn enforced_where_required<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+pub async fn enforced_where_required<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    record: &Record,
+    until: Instant,
+) -> Result<()> {
     match record.attributes.quota {
-        Some(quota) if quota.is_required() && Limits::wanted(record).any() => wait(export, name, record).await,
+        Some(quota) if quota.is_required() && Limits::wanted(record).any() => wait(export, name, record, until).await,
         _ => Ok(()),
     }
 }
@@ -240,27 +251,34 @@ pub async fn enforced_where_required<F: Fs>(export: &Export<F>, name: &VolumeNam
 ///
 /// # Errors
 /// As [`wait`].
-pub async fn enforced_where_it_was<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+pub async fn enforced_where_it_was<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    record: &Record,
+    until: Instant,
+) -> Result<()> {
     if !Limits::wanted(record).any() {
         return Ok(());
     }
     match answer(export, name).await? {
-        Some(answer) if answer.reason.is_none() => wait(export, name, record).await,
-        _ => enforced_where_required(export, name, record).await,
+        Some(answer) if answer.reason.is_none() => wait(export, name, record, until).await,
+        _ => enforced_where_required(export, name, record, until).await,
     }
 }
 
 /// Waits until a volume's limits are in force: the agent says so, and the server's own figures agree.
 ///
 /// # Errors
-/// [`Error::NoAgent`] where they are not within 5 s.
-pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+/// [`Error::NoAgent`] where they are not until then.
+pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record, until: Instant) -> Result<()> {
+    let began = Instant::now();
     let in_force = |state: &State| matches!(state, State::InForce(_));
-    match poll(|| state(export, name, record), in_force).await? {
+    match poll(|| state(export, name, record), in_force, until).await? {
         State::InForce(_) => Ok(()),
         State::Refused(reason) => Err(no_agent(export, &reason)),
         State::Unlimited | State::Open => {
-            Err(no_agent(export, &format!("the limit of volume `{name}` is not in force after {LIMIT:?}")))
+            let waited = began.elapsed();
+            Err(no_agent(export, &format!("the limit of volume `{name}` is not in force after {waited:.1?}")))
         }
     }
 }
@@ -304,12 +322,15 @@ pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record
 }
 
 /// Looks until `done`, or until the time is up: what was seen last.
-async fn poll<T, L: Future<Output = Result<T>>>(look: impl Fn() -> L, done: impl Fn(&T) -> bool) -> Result<T> {
-    let until = tokio::time::Instant::now() + LIMIT;
+async fn poll<T, L: Future<Output = Result<T>>>(
+    look: impl Fn() -> L,
+    done: impl Fn(&T) -> bool,
+    until: Instant,
+) -> Result<T> {
     let mut pause = PAUSES.0;
     loop {
         let seen = look().await?;
-        if done(&seen) || tokio::time::Instant::now() >= until {
+        if done(&seen) || Instant::now() >= until {
             return Ok(seen);
         }
         tokio::time::sleep(pause).await;
