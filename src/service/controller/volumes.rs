@@ -49,9 +49,8 @@ impl<C: Connect> Controller<C> {
         };
         if let Some(origin) = create.origin.clone() {
             let may_show = read_only && parameters.show_snapshots;
-            return self
-                .create_filled(create, &origin, &parameters.export, &options, may_show, until, &request.secrets)
-                .await;
+            let on = (&parameters.export, &options);
+            return self.create_filled(create, &origin, on, may_show, until, &request.secrets).await;
         }
         let work = |export: Arc<Export<C::Fs>>| {
             let create = create.clone();
