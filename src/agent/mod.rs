@@ -3,11 +3,15 @@
 //! It talks to nobody: records come to it, and its answers go, through the export's own file system. It sleeps until a
 //! record changes; every few minutes it looks at all of them all the same.
 
+mod answers;
+#[cfg(test)]
+mod beside;
 mod calls;
 #[cfg(test)]
 mod crashes;
 pub mod keeper;
 pub mod projects;
+mod snapshots;
 pub mod watch;
 
 use std::future::Future;
@@ -92,6 +96,7 @@ async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: Rang
     let layout = keeper.export().make_layout().await?;
     // Before the first look, so that nothing is missed between.
     let watch = Watch::new(&fs, &layout.volumes).await?;
+    let snapshots = Watch::new(&fs, &layout.snapshots).await?;
     tracing::info!(path, "working");
     let mut pause = AGAIN.0;
     loop {
@@ -111,6 +116,7 @@ async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: Rang
                         again |= !keeper.look_at(&volume).await;
                     },
                 },
+                _ = snapshots.changes() => again |= !keeper.count_snapshots().await,
             }
         }
     }

@@ -22,7 +22,7 @@ const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_a
 
 /// One call to a controller. Volumes and snapshots are named; `v` is the volume that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Call {
+pub(crate) enum Call {
     /// An empty volume.
     Make(&'static str),
     /// A snapshot of a volume.
@@ -205,7 +205,7 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
 }
 
 /// Each call under test with what is there before it.
-fn scenarios() -> Vec<(Vec<Call>, Call)> {
+pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
     vec![
         (vec![v.clone()], s.clone()),
@@ -273,10 +273,10 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn two_controllers_together_leave_what_one_could_have_left() {
+/// Calls of two controllers at once, with what is there before them.
+pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
-    let scenarios: Vec<(Vec<Call>, [Vec<Call>; 2])> = vec![
+    vec![
         (vec![v.clone()], [vec![s.clone()], vec![s.clone()]]),
         (vec![v.clone()], [vec![CloneOf("c", "v")], vec![CloneOf("c", "v")]]),
         (vec![v.clone(), s.clone()], [vec![Restore("r", "s")], vec![DeleteSnapshot("s")]]),
@@ -287,9 +287,13 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
         (vec![v.clone()], [vec![CloneOf("c", "v")], vec![Delete("v")]]),
         (vec![v.clone()], [vec![CloneOf("c", "v"), Delete("c")], vec![CloneOf("c", "v")]]),
         (vec![v], [vec![s.clone(), DeleteSnapshot("s")], vec![s]]),
-    ];
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_controllers_together_leave_what_one_could_have_left() {
     let agrees = async |server: &MemoryServer, what: &str| {
         assert_eq!(List.faults(&connect(server)).await, [], "{what}");
     };
-    trials::rivals(scenarios, 3_000, agrees).await;
+    trials::rivals(rivals(), 3_000, agrees).await;
 }

@@ -13,4 +13,4 @@ pub mod quota;
 pub mod record;
 
 #[cfg(test)]
-mod crashes;
+pub(crate) mod crashes;

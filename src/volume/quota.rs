@@ -3,6 +3,7 @@
 //! The agent (`csi-nfs agent`) writes into `.csi-nfs/quota`, and nobody else does:
 //!
 //! ```text
+//! snapshots.json        what snapshots take
 //! agent.json            who it is, what it can, when it looked last
 //! volumes/NAME.json     what is enforced of a volume, or why not
 //! ```
@@ -179,6 +180,25 @@ pub struct Answer {
     /// Why they are not in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// The file that says what snapshots take.
+pub const SNAPSHOTS: &str = "snapshots.json";
+
+/// What the snapshots of an export take: `.csi-nfs/quota/snapshots.json`. What they share with volumes, by reference, counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Snapshots {
+    /// Their project ID.
+    pub project: u32,
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+/// What the snapshots of an export take; `None` where no agent ever counted any.
+pub async fn snapshots<F: Fs>(export: &Export<F>) -> Result<Option<Snapshots>> {
+    read(export, "", SNAPSHOTS).await
 }
 
 /// The agent of an export; `None` where none ever worked.
