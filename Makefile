@@ -13,7 +13,7 @@ export CSI_NFS_DRIVER = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/x86_64-unknow
 IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 # Only the end-to-end tests whose names contain this, such as `make e2e TESTS=unreachable::`.
 TESTS ?=
-# Only a part of the benchmark: `calls` or `copies`.
+# Only a part of the benchmark: `calls`, `quotas` or `copies`.
 BENCH ?=
 
 help:  ## this list

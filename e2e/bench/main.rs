@@ -1,4 +1,4 @@
-//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls` or `copies`.
+//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `quotas` or `copies`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -9,6 +9,7 @@ mod support;
 
 mod calls;
 mod copies;
+mod quotas;
 
 use support::Lab;
 
@@ -19,6 +20,9 @@ async fn main() {
     let wanted = |name| part.as_deref().is_none_or(|part| part == name);
     if wanted("calls") {
         calls::run(&lab).await;
+    }
+    if wanted("quotas") {
+        quotas::run(&lab).await;
     }
     if wanted("copies") {
         copies::run(&lab).await;

@@ -16,6 +16,7 @@ mod overcommit;
 mod process;
 mod provision;
 mod quota;
+mod quota_copies;
 mod registration;
 mod rivals;
 mod sanity;

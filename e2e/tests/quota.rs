@@ -2,60 +2,24 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::support::agent::Agent;
 use crate::support::driver::program;
 use crate::support::requests::{self, MIB};
 use crate::support::wait::{until, until_async};
 use crate::support::{Code, Driver, Lab, Place, Share, csi, mounts};
 
-/// An agent that ends with this value.
-struct Agent {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Agent {
-    fn start(share: &Share) -> Self {
-        let log = std::env::temp_dir().join(format!("agent-{}.log", share.share.replace('/', "-")));
-        let process = Command::new(program())
-            .args(["-v=5", "agent", "--path"])
-            .arg(&share.path)
-            .stdin(Stdio::null())
-            .stderr(File::options().create(true).append(true).open(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Self { process, log }
-    }
-
-    /// SIGKILL.
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest {
+pub fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest {
     let request = requests::create_with(share, name, "quota", "required");
     csi::CreateVolumeRequest { capacity_range: requests::bytes(mib * MIB), ..request }
 }
 
 /// Writes a file until that is refused: its length on the server (the client's own counts what was not taken), and the error.
-fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
+pub fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
     let mut out = File::create(target.join(file)).unwrap();
     let block = vec![7; 256 << 10];
     let refused = loop {
@@ -68,13 +32,13 @@ fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
 }
 
 /// Mounts a volume for a pod; answers where.
-async fn published(driver: &Driver, volume: &csi::Volume) -> PathBuf {
+pub async fn published(driver: &Driver, volume: &csi::Volume) -> PathBuf {
     let target = driver.target(&volume.volume_id.replace(['#', '/'], "-"));
     driver.publish(volume, &target).await.unwrap();
     target
 }
 
-async fn figures(driver: &Driver, volume: &csi::Volume, target: &Path) -> csi::VolumeUsage {
+pub async fn figures(driver: &Driver, volume: &csi::Volume, target: &Path) -> csi::VolumeUsage {
     let all = driver.stats(&volume.volume_id, target).await.unwrap();
     all.into_iter().find(|usage| usage.unit() == csi::volume_usage::Unit::Bytes).unwrap()
 }
@@ -288,6 +252,47 @@ async fn one_of_two_agents_works_and_the_other_takes_over() {
     driver.create(required(&share, "b", 4)).await.unwrap();
     first.kill();
     driver.create(required(&share, "c", 4)).await.unwrap();
+}
+
+/// The capabilities that the unit leaves it: it works with these, and with none of them missing.
+#[tokio::test]
+async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other() {
+    let lab = Lab::enter().await;
+    let unit = include_str!("../../deploy/agent/csi-nfs-agent.service");
+    let manifest = include_str!("../../deploy/agent/csi-nfs-agent.yaml");
+    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let needed: Vec<&str> = bounding.split(' ').map(|name| name.strip_prefix("CAP_").unwrap()).collect();
+    assert!(manifest.contains(&format!("add: [{}]", needed.join(", "))), "the manifest adds others than {needed:?}");
+    let driver = Driver::start().await;
+    for missing in [None].into_iter().chain(needed.iter().map(Some)) {
+        let share = lab.share(Place::Xfs);
+        driver.create(required(&share, "first", 4)).await.unwrap_err();
+        // As where root is squashed, and with what a tenant has in a volume that is taken over.
+        let (nobody, tenant) = (Some(65534), Some(1000));
+        fs::create_dir_all(share.path.join("old/private")).unwrap();
+        fs::write(share.path.join("old/private/data"), "x").unwrap();
+        for (path, owner, mode) in [
+            (".csi-nfs", nobody, 0o700),
+            (".csi-nfs/volumes", nobody, 0o700),
+            (".csi-nfs/lock", nobody, 0o600),
+            ("old/private/data", tenant, 0o600),
+            ("old/private", tenant, 0o700),
+            ("old", tenant, 0o700),
+        ] {
+            let path = share.path.join(path);
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            chown(&path, owner, owner).unwrap();
+        }
+        let given =
+            needed.iter().filter(|name| Some(*name) != missing).map(|name| format!(",+{}", name.to_lowercase()));
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set=-all{}", given.collect::<String>())).arg(program());
+        let _agent = Agent::by(command, &share, &["-v=5"]);
+        let mut request = tonic::Request::new(required(&share, "old", 4));
+        request.set_timeout(Duration::from_secs(if missing.is_none() { 20 } else { 3 }));
+        let made = driver.controller().create_volume(request).await;
+        assert_eq!(made.is_ok(), missing.is_none(), "without {missing:?}: {made:?}\n{}", _agent.log());
+    }
 }
 
 #[tokio::test]

@@ -50,8 +50,8 @@ async fn controllers_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
             let export = connect(&server);
             beside(&server, &table, call.run(&export)).await.unwrap_or_else(|error| panic!("{at}: {error}"));
             settle(&export).await;
-            assert_eq!(call.faults(&export).await, [], "{at}");
             assert_mended(&server, &table, &at).await;
+            assert_eq!(call.faults(&export).await, [], "{at}");
             if done {
                 break;
             }

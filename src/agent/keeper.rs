@@ -33,6 +33,8 @@ pub struct Keeper<F: Fs, P: Projects<F>> {
     answers: F::Handle,
     /// The answers there are.
     known: Answers,
+    /// How many times all volumes were looked at.
+    looks: u64,
     /// The ID of what snapshots take.
     pub(super) snapshots: Option<u32>,
 }
@@ -47,7 +49,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         // For a driver whose root is squashed to read; what is above it is the driver's alone.
         let quota = export.make_dirs(&private, [name("quota")?], 0o755).await?;
         let answers = export.make_dirs(&quota, [name("volumes")?], 0o755).await?;
-        Ok(Some(Self { export, projects, range, quota, answers, known: Answers::default(), snapshots: None }))
+        Ok(Some(Self { export, projects, range, quota, answers, known: Answers::default(), looks: 0, snapshots: None }))
     }
 
     /// The file whose lock says which agent works.
@@ -64,15 +66,9 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     /// Looks at every volume, and says that it did. Answers whether all is as it should be: what is not is logged, and worth
     /// another look soon.
     pub async fn look_at_all(&mut self, period: Duration) -> Result<bool> {
-        let fs = self.projects.kind();
-        let agent = Agent {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            file_system: fs.name().to_owned(),
-            holds_root: fs.holds_root(),
-            looked: now(),
-            period: period.as_secs(),
-        };
-        self.write(&self.quota, "agent.json", &agent).await?;
+        if self.looks == 0 {
+            self.show_itself(0, period).await?;
+        }
         self.known = Answers::default();
         for file in self.export.names(&self.answers).await? {
             let Some(volume) = Record::volume(&file) else { continue };
@@ -89,7 +85,23 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         for volume in volumes {
             all &= self.look_at(&volume).await;
         }
+        self.looks += 1;
+        self.show_itself(now(), period).await?;
         Ok(all)
+    }
+
+    /// Says who works here, and when it was last through.
+    async fn show_itself(&self, looked: u64, period: Duration) -> Result<()> {
+        let fs = self.projects.kind();
+        let agent = Agent {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            file_system: fs.name().to_owned(),
+            holds_root: fs.holds_root(),
+            looked,
+            looks: self.looks,
+            period: period.as_secs(),
+        };
+        self.write(&self.quota, "agent.json", &agent).await
     }
 
     /// Looks at one volume. Answers whether it is as it should be.

@@ -27,6 +27,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::export::kernel::KernelFs;
 use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::volume::quota;
 use crate::volume::record::Record;
 use keeper::Keeper;
 use projects::KernelProjects;
@@ -98,6 +99,7 @@ async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: Rang
     let watch = Watch::new(&fs, &layout.volumes).await?;
     let snapshots = Watch::new(&fs, &layout.snapshots).await?;
     tracing::info!(path, "working");
+    let look = quota::look().map_err(|status| Error::Internal(status.to_string()))?;
     let mut pause = AGAIN.0;
     loop {
         let all = keeper.look_at_all(PERIOD).await.unwrap_or_else(|error| {
@@ -112,8 +114,11 @@ async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: Rang
                 () = tokio::time::sleep_until(until) => again = true,
                 change = watch.changes() => match change? {
                     Change::Unknown => again = true,
-                    Change::Names(names) => for volume in names.iter().filter_map(Record::volume) {
-                        again |= !keeper.look_at(&volume).await;
+                    Change::Names(names) => for name in &names {
+                        match Record::volume(name) {
+                            Some(volume) => again |= !keeper.look_at(&volume).await,
+                            None => again |= *name == look,
+                        }
                     },
                 },
                 _ = snapshots.changes() => again |= !keeper.count_snapshots().await,

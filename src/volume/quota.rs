@@ -18,7 +18,7 @@ use super::id::VolumeName;
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, FsStat, Name, Status};
+use crate::export::fs::{Fs, FsResult, FsStat, Name, Status};
 use crate::mount::source::SubDir;
 
 /// How long a limit is waited for, and an agent to show itself, by a caller that sets no limit itself.
@@ -161,8 +161,11 @@ pub struct Agent {
     pub file_system: String,
     /// Whether its limits hold clients that write as root.
     pub holds_root: bool,
-    /// When it last looked at every volume, in seconds since the epoch.
+    /// When it was last through with looking at every volume, in seconds since the epoch; 0 where it is not yet.
     pub looked: u64,
+    /// How many times it was, since it started.
+    #[serde(default)]
+    pub looks: u64,
     /// How often it does that, in seconds.
     pub period: u64,
 }
@@ -211,13 +214,30 @@ pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Opti
     read(export, "volumes", &format!("{name}.json")).await
 }
 
+/// The volumes that the agent says something of.
+pub async fn answered<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
+    match directory(export, "volumes").await? {
+        Some(dir) => Ok(export.names(&dir).await?.iter().filter_map(Record::volume).collect()),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What comes, or goes, by this name among the records asks the agent to look at everything. (No volume's record is called so.)
+pub fn look() -> FsResult<Name> {
+    Name::new("#look")
+}
+
 /// A file that is torn, or not the agent's, is none.
 async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, below: &str, file: &str) -> Result<Option<T>> {
+    let Some(dir) = directory(export, below).await? else { return Ok(None) };
+    let name = Name::new(file).map_err(|status| export.failed(format!("reading `{file}`"), status))?;
+    Ok(export.read_small(&dir, &name).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+async fn directory<F: Fs>(export: &Export<F>, below: &str) -> Result<Option<F::Handle>> {
     let path = [SubDir::PRIVATE, "quota", below].into_iter().filter(|part| !part.is_empty());
     let name = |text: &str| Name::new(text).map_err(|status| export.failed(format!("reading `{text}`"), status));
-    let path = path.map(name).collect::<Result<Vec<_>>>()?;
-    let Some(dir) = export.find_dir(&export.fs().root(), path).await? else { return Ok(None) };
-    Ok(export.read_small(&dir, &name(file)?).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    export.find_dir(&export.fs().root(), path.map(name).collect::<Result<Vec<_>>>()?).await
 }
 
 /// Until when the agent is waited for by a caller that sets no limit itself.
