@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -111,7 +112,7 @@ async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
                     let fs = export.fs().clone();
                     fs.interleave(true);
                     let projects = MemoryProjects { fs, table: table.clone() };
-                    Keeper::open(export, projects, 100..=200).await.unwrap()
+                    Keeper::open(export, projects, 100..=200, Arc::default()).await.unwrap()
                 };
                 let mut keeper: Option<Keeper<_, MemoryProjects>> = None;
                 while at_work.load(Ordering::Relaxed) > 0 {

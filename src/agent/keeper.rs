@@ -6,7 +6,10 @@
 //! of IDs has to be kept. Records are hostile input: only directories below the export are touched, and no link is followed.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Mutex;
 
 use super::answers::{Answers, NONE};
 use super::projects::{Project, Projects};
@@ -23,6 +26,9 @@ use crate::volume::record::Record;
 /// Directories inside one another, at most: each is a descriptor while the tree is walked.
 const DEPTH: usize = 4096;
 
+/// Held from the search for a free ID until the file system shows that it is in use: several exports may be on one file system.
+pub type Ids = Arc<Mutex<()>>;
+
 /// An export and the projects of its file system.
 pub struct Keeper<F: Fs, P: Projects<F>> {
     pub(super) export: Export<F>,
@@ -31,6 +37,7 @@ pub struct Keeper<F: Fs, P: Projects<F>> {
     pub(super) range: RangeInclusive<u32>,
     pub(super) quota: F::Handle,
     answers: F::Handle,
+    pub(super) ids: Ids,
     /// The answers there are.
     known: Answers,
     /// How many times all volumes were looked at.
@@ -42,14 +49,15 @@ pub struct Keeper<F: Fs, P: Projects<F>> {
 impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     /// Opens the agent's directory on an export that has a private one; `None` where there is none yet. Who holds the lock
     /// of its file `lock` is the one that works.
-    pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>) -> Result<Option<Self>> {
+    pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>, ids: Ids) -> Result<Option<Self>> {
         let root = export.fs().root();
         let path = [name(SubDir::PRIVATE)?];
         let Some(private) = export.find_dir(&root, path).await? else { return Ok(None) };
         // For a driver whose root is squashed to read; what is above it is the driver's alone.
         let quota = export.make_dirs(&private, [name("quota")?], 0o755).await?;
         let answers = export.make_dirs(&quota, [name("volumes")?], 0o755).await?;
-        Ok(Some(Self { export, projects, range, quota, answers, known: Answers::default(), looks: 0, snapshots: None }))
+        let (known, looks, snapshots) = (Answers::default(), 0, None);
+        Ok(Some(Self { export, projects, range, quota, answers, ids, known, looks, snapshots }))
     }
 
     /// The file whose lock says which agent works.
@@ -166,6 +174,8 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         // The directory's own is of an earlier life, perhaps cut short before its answer, if no other answer names it.
         let ours = |id: &u32| self.range.contains(id) && self.snapshots != Some(*id);
         let own = Some(project).filter(|id| inherited && ours(id) && self.known.other(*id, volume).is_none());
+        let ids = self.ids.clone();
+        let choosing = ids.lock().await;
         let target = match (own, before) {
             (Some(own), _) => own,
             // What belongs to it is in the trash, or archived: it is not this directory's.
@@ -184,6 +194,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         if limited != rounded {
             self.projects.limit(target, wanted).await.map_err(|e| failed("setting the limits", e))?;
         }
+        drop(choosing);
         // What was in the directory before it had the ID. Once is enough: later it hands the ID on.
         let walk = if walked { Ok(()) } else { self.walk(directory, target).await };
         let (answer, settled) = match walk {

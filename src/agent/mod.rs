@@ -29,7 +29,7 @@ use crate::export::kernel::KernelFs;
 use crate::mount::source::{Server, Share, Source, SubDir};
 use crate::volume::quota;
 use crate::volume::record::Record;
-use keeper::Keeper;
+use keeper::{Ids, Keeper};
 use projects::KernelProjects;
 use watch::{Change, Watch};
 
@@ -74,7 +74,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         }
         exports.push((share, fs, projects));
     }
-    let work = exports.into_iter().map(|(share, fs, projects)| keep(share, fs, projects, settings.project_ids.clone()));
+    let ids = Ids::default();
+    let work = exports
+        .into_iter()
+        .map(|(share, fs, projects)| keep((share, fs, projects), settings.project_ids.clone(), ids.clone()));
     tokio::select! {
         ended = try_join_all(work) => ended.map(drop),
         () = shutdown => Ok(()),
@@ -82,9 +85,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
 }
 
 /// Works on one path for ever.
-async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: RangeInclusive<u32>) -> Result<()> {
+async fn keep(
+    (share, fs, projects): (Source, KernelFs, KernelProjects),
+    range: RangeInclusive<u32>,
+    ids: Ids,
+) -> Result<()> {
     let path = share.share.to_string();
-    let mut keeper = open(&share, &fs, projects, range).await?;
+    let mut keeper = open(&share, &fs, projects, range, ids).await?;
     let lock = keeper.lock_file().await?;
     let mut waits = false;
     while !fs.try_lock(&lock, 0).await.map_err(|e| keeper.export().failed("locking `.csi-nfs/quota/lock`", e))? {
@@ -134,6 +141,7 @@ async fn open(
     fs: &KernelFs,
     projects: KernelProjects,
     range: RangeInclusive<u32>,
+    ids: Ids,
 ) -> Result<Keeper<KernelFs, KernelProjects>> {
     let watch = Watch::new(fs, &fs.root()).await?;
     let private = Name::new(SubDir::PRIVATE).map_err(|status| Error::Internal(status.to_string()))?;
@@ -142,7 +150,7 @@ async fn open(
     let mut pause = STEP;
     loop {
         if export().layout().await?.is_some()
-            && let Some(keeper) = Keeper::open(export(), projects.clone(), range.clone()).await?
+            && let Some(keeper) = Keeper::open(export(), projects.clone(), range.clone(), ids.clone()).await?
         {
             return Ok(keeper);
         }

@@ -1,5 +1,4 @@
-//! What snapshots take: they are charged to no volume, but to a project of their own without a limit, so that the file system
-//! counts them.
+//! What snapshots take: they are charged to no volume, but to a project of their own, so that the file system counts them.
 //!
 //! A snapshot's tree does not change. What is in it gets the project's ID first, its root last: one whose root has it is done.
 
@@ -8,7 +7,10 @@ use super::projects::Projects;
 use crate::error::Result;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::volume::id::VolumeName;
-use crate::volume::quota::{SNAPSHOTS, Snapshots};
+use crate::volume::quota::{Limits, SNAPSHOTS, Snapshots};
+
+/// A limit that nothing reaches: an ID that has one is not given to others.
+pub(super) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
 
 impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     /// Counts what snapshots take now, and says so where that changed. Answers whether all could be counted.
@@ -26,18 +28,13 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         let before = self.export.read_small(&self.quota, &name(SNAPSHOTS)?).await?;
         let before: Option<Snapshots> = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         self.snapshots = before.map(|before| before.project).filter(|id| self.range.contains(id));
-        if before.is_none() && trees.is_empty() {
+        if self.snapshots.is_none() && trees.is_empty() {
             return Ok(true);
         }
         let project = match self.snapshots {
             Some(project) => project,
-            None => self.free_id().await?,
+            None => self.give_project().await?,
         };
-        self.snapshots = Some(project);
-        if before.is_none() {
-            // Before anything has it: an ID that is in use belongs to whom an answer names.
-            self.write(&self.quota, SNAPSHOTS, &Snapshots { project, ..Snapshots::default() }).await?;
-        }
         let mut all = true;
         for tree in trees {
             if let Err(error) = self.count_tree(&layout.snapshots, &tree, project).await {
@@ -46,11 +43,31 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
             }
         }
         let used = self.used(project).await?;
+        if used.limits != KEPT {
+            self.keep(project).await?;
+        }
         let now = Snapshots { project, bytes: used.bytes, inodes: used.inodes };
         if before != Some(now) {
             self.write(&self.quota, SNAPSHOTS, &now).await?;
         }
         Ok(all)
+    }
+
+    /// Gives snapshots a project, which is in use from now on, also while nothing has it.
+    async fn give_project(&mut self) -> Result<u32> {
+        let ids = self.ids.clone();
+        let _choosing = ids.lock().await;
+        let project = self.free_id().await?;
+        // First of all: an ID with a limit that nothing names is given to nobody.
+        self.write(&self.quota, SNAPSHOTS, &Snapshots { project, ..Snapshots::default() }).await?;
+        self.keep(project).await?;
+        self.snapshots = Some(project);
+        Ok(project)
+    }
+
+    async fn keep(&self, project: u32) -> Result<()> {
+        let kept = self.projects.limit(project, KEPT).await;
+        kept.map_err(|e| self.export.failed("keeping a project ID for snapshots", e))
     }
 
     async fn count_tree(&self, snapshots: &F::Handle, tree: &Name, project: u32) -> Result<()> {

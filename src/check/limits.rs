@@ -39,6 +39,8 @@ pub(super) async fn check<F: Fs>(
             |reason: &str| Finding::LimitNotInForce { volume: volume.to_string(), reason: reason.into() };
         match quota::state(export, volume, record).await? {
             State::Unlimited | State::InForce(_) => {}
+            // Volumes share a directory on purpose, and one of them has the limit.
+            State::Refused(_) if shares_directory(records, volume, record) => {}
             State::Refused(reason) => findings.push(not_in_force(&reason)),
             State::Open if agent.is_none() => findings.push(not_in_force("no agent ever worked on that export")),
             State::Open => findings.push(not_in_force("the agent does not say so, or the server's figures do not")),
@@ -64,6 +66,10 @@ pub(super) async fn check<F: Fs>(
         }
     }
     Ok(())
+}
+
+fn shares_directory(records: &BTreeMap<VolumeName, Record>, volume: &VolumeName, record: &Record) -> bool {
+    records.iter().any(|(other, of)| other != volume && of.id.sub_dir == record.id.sub_dir)
 }
 
 /// Whether a finding is one of these.
