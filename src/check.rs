@@ -3,6 +3,7 @@
 //! Run on an export at rest: what an operation under way has in staging, or has not recorded yet, is reported like what
 //! a crash left.
 
+mod groups;
 mod limits;
 mod repair;
 mod report;
@@ -100,6 +101,30 @@ pub enum Finding {
         /// The snapshot's name.
         snapshot: String,
     },
+    /// A group of snapshots that was never finished: its CreateVolumeGroupSnapshot was not repeated.
+    GroupPending {
+        /// The group's name.
+        group: String,
+    },
+    /// A group of snapshots whose deletion was not finished, and not repeated.
+    GroupDeleted {
+        /// The group's name.
+        group: String,
+    },
+    /// A group of snapshots without one of them.
+    MemberMissing {
+        /// The group's name.
+        group: String,
+        /// The snapshot's.
+        snapshot: String,
+    },
+    /// A snapshot of a group that has no record, or does not know it: it is not listed, nor restored.
+    GroupMissing {
+        /// The snapshot's name.
+        snapshot: String,
+        /// The group's.
+        group: String,
+    },
     /// A volume whose size is to be a limit, and is none.
     LimitNotInForce {
         /// The volume's name.
@@ -153,6 +178,16 @@ impl fmt::Display for Finding {
             Self::NoteStale { note } => write!(f, "note {note} is of no volume that shows that snapshot"),
             Self::SnapshotUnused { snapshot } => {
                 write!(f, "snapshot {snapshot} is deleted, and stays though no volume shows it")
+            }
+            Self::GroupPending { group } => write!(f, "group {group} of snapshots was begun and never finished"),
+            Self::GroupDeleted { group } => {
+                write!(f, "group {group} of snapshots is deleted, and not all of it is gone")
+            }
+            Self::MemberMissing { group, snapshot } => {
+                write!(f, "group {group} has a record, but its snapshot {snapshot} has none")
+            }
+            Self::GroupMissing { snapshot, group } => {
+                write!(f, "snapshot {snapshot} is of group {group}, which has no record of it")
             }
             Self::LimitNotInForce { volume, reason } => {
                 write!(f, "the size of volume {volume} is no limit: {reason}")

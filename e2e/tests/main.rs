@@ -8,6 +8,7 @@ mod conformance;
 mod copy;
 mod crashes;
 mod delete;
+mod groups;
 mod health;
 mod idempotency;
 mod list;

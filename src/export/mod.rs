@@ -21,9 +21,10 @@ use layout::Layout;
 use locks::Locks;
 
 /// Records and claims are smaller than this; a file that is not is none of the driver's.
-const SMALL: usize = 64 << 10;
-/// How often a file that is replaced while it is read is read anew.
-const READS: usize = 10;
+pub const SMALL: usize = 64 << 10;
+
+/// How often a file that is stale is read again: one that is replaced while it is read is, where its lock is not held.
+const REPLACED: usize = 4;
 
 /// An export in use.
 pub struct Export<F: Fs> {
@@ -158,7 +159,14 @@ impl<F: Fs> Export<F> {
 
     /// The content of a small file of the driver's; `None` where there is none.
     pub async fn read_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<Vec<u8>>> {
-        match self.fs.read_file(dir, name, SMALL).await {
+        let mut read = self.fs.read_file(dir, name, SMALL).await;
+        for _ in 0..REPLACED {
+            if !matches!(read, Err(Status::Stale)) {
+                break;
+            }
+            read = self.fs.read_file(dir, name, SMALL).await;
+        }
+        match read {
             Ok(content) => Ok(Some(content)),
             Err(Status::NoEnt) => Ok(None),
             Err(status) => Err(self.failed(format!("reading `{name}`"), status)),
@@ -168,7 +176,7 @@ impl<F: Fs> Export<F> {
     /// The same, with the file that it is the content of, open; of a file that is replaced or removed meanwhile, the new one.
     pub async fn open_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<(F::Handle, Attr, Vec<u8>)>> {
         let failed = |status| self.failed(format!("reading `{name}`"), status);
-        for _ in 0..READS {
+        for _ in 0..REPLACED {
             let (file, attr) = match self.fs.open(dir, name, OpenMode::Read).await {
                 Err(Status::NoEnt) => return Ok(None),
                 opened => opened.map_err(failed)?,
@@ -216,6 +224,11 @@ impl<F: Fs> Export<F> {
             }
             self.fs.rename(staging, half, dir, name).await
         };
-        write.await.map_err(|status| self.failed(format!("writing `{name}`"), status))
+        let written = write.await;
+        if matches!(written, Err(Status::NoSpc | Status::DQuot)) {
+            // What little room there is stays free; otherwise the next one to write here replaces it.
+            let _ = self.fs.unlink(staging, half).await;
+        }
+        written.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }
 }

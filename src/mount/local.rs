@@ -42,20 +42,24 @@ impl Local {
 mod tests {
     use std::sync::mpsc;
 
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn work_on_a_disk_that_hangs_is_given_up_after_its_limit() {
         let (release, hanging) = mpsc::channel::<()>();
+        let (begin, begun) = oneshot::channel();
         let started = tokio::time::Instant::now();
         let work = tokio::spawn(async move {
             let hang = move || {
+                begin.send(()).unwrap();
                 hanging.recv().unwrap();
                 Ok(())
             };
             Local::default().run(hang).await
         });
-        tokio::task::yield_now().await;
+        begun.await.unwrap();
         tokio::time::advance(LIMIT).await;
         assert!(matches!(work.await.unwrap(), Err(Error::Internal(_))));
         assert_eq!(started.elapsed(), LIMIT);

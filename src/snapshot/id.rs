@@ -1,7 +1,7 @@
-//! Snapshot identifiers.
+//! Identifiers of snapshots and of groups of them.
 //!
-//! Those of this driver are `SERVER#SHARE#NAME###snapshot`: six parts, so that csi-driver-nfs, whose own have five
-//! (`SERVER#SHARE#NAME#NAME#SOURCE`), takes none of them for its own, nor the other way round.
+//! Those of this driver are `SERVER#SHARE#NAME###snapshot` and `SERVER#SHARE#NAME###group`: six parts, so that csi-driver-nfs,
+//! whose own have five (`SERVER#SHARE#NAME#NAME#SOURCE`), takes none of them for its own, nor the other way round.
 
 use std::fmt;
 
@@ -45,14 +45,8 @@ impl SnapshotId {
                 text.escape_debug()
             )));
         }
-        let [server, share, name, "", "", "snapshot"] = text.split('#').collect::<Vec<_>>()[..] else {
-            return Err(Error::invalid(FIELD, "not of the form SERVER#SHARE#NAME###snapshot"));
-        };
-        Ok(Self {
-            server: Server::parse(FIELD, server)?,
-            share: Share::parse_bare(FIELD, share)?,
-            name: VolumeName::parse(FIELD, name)?,
-        })
+        let (server, share, name) = parse_parts(FIELD, text, "snapshot")?;
+        Ok(Self { server, share, name })
     }
 
     /// The export that the snapshot is on.
@@ -64,6 +58,45 @@ impl SnapshotId {
 impl fmt::Display for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}#{}###snapshot", self.server, self.share.as_str(), self.name)
+    }
+}
+
+/// A group's identifier, parsed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GroupId {
+    /// The export that the group is on.
+    pub export: Source,
+    /// The group's name.
+    pub name: VolumeName,
+}
+
+impl GroupId {
+    /// Parses an identifier.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has not the form.
+    pub fn parse(text: &str) -> Result<Self> {
+        const FIELD: &str = "group_snapshot_id";
+        if text.is_empty() {
+            return Err(Error::invalid(FIELD, "missing"));
+        }
+        let (server, share, name) = parse_parts(FIELD, text, "group")?;
+        Ok(Self { export: Source::share(server, share), name })
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}#{}###group", self.export.server, self.export.share.as_str(), self.name)
+    }
+}
+
+fn parse_parts(field: &str, text: &str, kind: &str) -> Result<(Server, Share, VolumeName)> {
+    match text.split('#').collect::<Vec<_>>()[..] {
+        [server, share, name, "", "", last] if last == kind => {
+            Ok((Server::parse(field, server)?, Share::parse_bare(field, share)?, VolumeName::parse(field, name)?))
+        }
+        _ => Err(Error::invalid(field, format!("not of the form SERVER#SHARE#NAME###{kind}"))),
     }
 }
 
@@ -99,6 +132,14 @@ mod tests {
         assert!(matches!(SnapshotId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
     }
 
+    #[rstest]
+    fn an_id_that_names_no_group_is_refused(
+        #[values("", "x", "s#a#n##", "s#a#n###snapshot", "s#a####group", "s#a#..###group", "s#.csi-nfs#n###group")]
+        text: &str,
+    ) {
+        assert!(matches!(GroupId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
+    }
+
     #[test]
     fn a_snapshot_of_the_incumbent_s_is_known_for_one_and_left_alone() {
         assert!(matches!(SnapshotId::parse("s#a#n#n#pvc-1"), Err(Error::Precondition(_))));
@@ -114,6 +155,9 @@ mod tests {
             let export = Source::share(Server::parse("", &server).unwrap(), Share::parse_bare("", &share).unwrap());
             let id = SnapshotId::new(&export, VolumeName::parse("", &name).unwrap());
             prop_assert!(VolumeId::parse(&id.to_string()).is_err());
+            let group = GroupId { export, name: id.name.clone() };
+            prop_assert!(SnapshotId::parse(&group.to_string()).is_err() && GroupId::parse(&id.to_string()).is_err());
+            prop_assert_eq!(GroupId::parse(&group.to_string()).unwrap(), group);
             prop_assert_eq!(SnapshotId::parse(&id.to_string()).unwrap(), id);
         }
     }

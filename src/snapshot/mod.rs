@@ -3,6 +3,8 @@
 
 pub mod clone;
 pub mod direct;
+pub mod group;
+pub mod group_record;
 pub mod id;
 pub mod jobs;
 pub mod lifecycle;

@@ -27,18 +27,18 @@ use crate::telemetry;
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
-use crate::volume::record::{Origin, Record as VolumeRecord, snapshot_tree};
+use crate::volume::record::{Origin, Record as VolumeRecord, or_skip, snapshot_tree};
 
 /// How long CreateSnapshot waits for the copy; then it answers that the snapshot is not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a volume, or a snapshot, is made of.
-struct Content<C: Connect> {
-    tree: Tree<C::Fs>,
+pub(super) struct Content<C: Connect> {
+    pub(super) tree: Tree<C::Fs>,
     /// Its identifier.
-    of: String,
+    pub(super) of: String,
     /// Bytes; 0 where that is not known.
-    size: u64,
+    pub(super) size: u64,
     /// The snapshot that it is.
     snapshot: Option<VolumeName>,
 }
@@ -89,7 +89,7 @@ impl<C: Connect> Controller<C> {
                     (Begun::Pending(_), Some(Content { tree, of, .. })) => {
                         let (target, filled) = (export.clone(), name.clone());
                         let copy = async move |how| clone::fill(&target, &filled, &tree, &how).await;
-                        self.jobs.join(key, &of, copy).wait().await?;
+                        self.jobs.join(key, vec![of], copy).wait().await?;
                     }
                     (Begun::Pending(_), None) => {}
                 }
@@ -119,7 +119,11 @@ impl<C: Connect> Controller<C> {
         }
     }
 
-    async fn content_of_volume(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<Content<C>> {
+    pub(super) async fn content_of_volume(
+        &self,
+        id: &VolumeId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<Content<C>> {
         let find = |export: Arc<Export<C::Fs>>| async move {
             let found = volumes::get(&export, id).await?;
             Ok((export, found))
@@ -138,16 +142,8 @@ impl<C: Connect> Controller<C> {
         }
         let id = known_id(&request.source_volume_id)?;
         let parameters = Parameters::parse(&request.parameters)?;
-        let share = Source::share(
-            parameters.server.unwrap_or_else(|| id.server.clone()),
-            parameters.share.unwrap_or_else(|| id.share.clone()),
-        );
-        telemetry::server(share.server.as_str());
-        let options = match (parameters.mount_options, secret_options(&request.secrets)?) {
-            (Some(options), _) | (None, Some(options)) => options,
-            (None, None) if share == id.export() => self.volume_options(&id, &share, &request.secrets).await?,
-            (None, None) => self.settings.mount_options.clone(),
-        };
+        let share = parameters.place(&id.export());
+        let options = self.target_options(&share, parameters, &id, &request.secrets).await?;
         let key = (share.clone(), lifecycle::job(&name));
         if let Some(error) = self.jobs.failure(&key) {
             return Err(error);
@@ -157,11 +153,16 @@ impl<C: Connect> Controller<C> {
             let (key, name, source, id) = (key.clone(), name.clone(), source.clone(), id.clone());
             let (options, secrets) = (&options, &request.secrets);
             async move {
-                match lifecycle::find(&export, &name, &source).await? {
-                    Some(record) if record.state == State::Ready => return Ok(record),
-                    _ => {}
+                let found = lifecycle::find(&export, &name, &source).await?;
+                if let Some(record) = found.as_ref().filter(|record| record.state == State::Ready) {
+                    return Ok(record.clone());
                 }
-                let Content { tree, of, size, .. } = self.content_of_volume(&id, secrets).await?;
+                let content = self.content_of_volume(&id, secrets).await;
+                if let (Err(Error::NotFound { .. }), Some(pending)) = (&content, found) {
+                    let export = export.clone();
+                    detached(async move { lifecycle::give_up(&export, &pending).await }).await?;
+                }
+                let Content { tree, of, size, .. } = content?;
                 let mount_options = if options.is_secret() { Vec::new() } else { options.to_vec() };
                 let create = lifecycle::Create { name: name.clone(), source, size, mount_options };
                 let begin = {
@@ -174,7 +175,7 @@ impl<C: Connect> Controller<C> {
                 }
                 let (target, copied) = (export.clone(), name.clone());
                 let copy = async move |how| lifecycle::fill(&target, &copied, &tree, &how).await;
-                let mut copy = self.jobs.join(key, &of, copy);
+                let mut copy = self.jobs.join(key, vec![of], copy);
                 match timeout(PATIENCE, copy.wait()).await {
                     Ok(done) => {
                         done?;
@@ -185,6 +186,22 @@ impl<C: Connect> Controller<C> {
             }
         };
         self.on(&share, &options, work).await.map(|record| snapshot(&record))
+    }
+
+    /// The options to mount an export with on which a snapshot of a volume is put.
+    pub(super) async fn target_options(
+        &self,
+        share: &Source,
+        parameters: Parameters,
+        volume: &VolumeId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<MountOptions> {
+        telemetry::server(share.server.as_str());
+        match (parameters.mount_options, secret_options(secrets)?) {
+            (Some(options), _) | (None, Some(options)) => Ok(options),
+            (None, None) if *share == volume.export() => self.volume_options(volume, share, secrets).await,
+            (None, None) => Ok(self.settings.mount_options.clone()),
+        }
     }
 
     pub(super) async fn delete_snapshot(&self, request: csi::DeleteSnapshotRequest) -> Result<()> {
@@ -248,7 +265,7 @@ impl<C: Connect> Controller<C> {
             let ready = |export: Arc<Export<C::Fs>>| async move {
                 let mut names = lifecycle::names(&export).await?;
                 names.retain(|name| after.is_none_or(|last| name > last));
-                let read = async |name: VolumeName| Record::read(&export, &name).await;
+                let read = async |name: VolumeName| or_skip(&export, lifecycle::read(&export, &name).await);
                 let listed = |record: Record| {
                     let wanted = record.state == State::Ready && (source.is_empty() || record.source == *source);
                     wanted.then_some((record.id.name.clone(), record))
@@ -289,17 +306,11 @@ impl<C: Connect> Controller<C> {
     ) -> Result<(Source, MountOptions)> {
         let share = id.export();
         telemetry::server(share.server.as_str());
-        if let Some(options) = secret_options(secrets)? {
-            return Ok((share, options));
-        }
-        let options = self.reach(&share).await?;
-        let read = |export: Arc<Export<C::Fs>>| async move { Record::read(&export, &id.name).await };
-        match self.on(&share, &options, read).await? {
-            Some(record) if !record.mount_options.is_empty() => {
-                Ok((share, MountOptions::parse("mountOptions", record.mount_options)?))
-            }
-            _ => Ok((share, options)),
-        }
+        let recorded = |export: Arc<Export<C::Fs>>| async move {
+            Ok(Record::read(&export, &id.name).await?.map(|record| record.mount_options))
+        };
+        let options = self.recorded_options(&share, secrets, recorded).await?;
+        Ok((share, options))
     }
 }
 
@@ -319,11 +330,14 @@ fn snapshot(record: &Record) -> csi::Snapshot {
         size_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
         snapshot_id: record.id.to_string(),
         source_volume_id: record.source.clone(),
-        creation_time: Some(prost_types::Timestamp {
-            seconds: i64::try_from(record.created).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
+        creation_time: Some(timestamp(record.created)),
         ready_to_use: record.state == State::Ready,
+        group_snapshot_id: record.group_id().map_or_else(String::new, |group| group.to_string()),
         ..csi::Snapshot::default()
     }
+}
+
+/// A time in seconds since the epoch.
+pub(super) fn timestamp(seconds: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
 }
