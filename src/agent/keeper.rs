@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::task::yield_now;
 
 use super::answers::{Answers, NONE};
 use super::projects::{Project, Projects};
@@ -92,6 +93,8 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         volumes.dedup();
         for volume in volumes {
             all &= self.look_at(&volume).await;
+            // Nothing here waits: others have their turn.
+            yield_now().await;
         }
         self.looks += 1;
         self.show_itself(now(), period).await?;
@@ -271,6 +274,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
                 path.pop();
                 continue;
             };
+            yield_now().await;
             let page = fs.readdir(&step.dir, from).await?;
             step.next = page.next;
             for entry in page.entries {

@@ -201,17 +201,20 @@ pub struct Snapshots {
 
 /// What the snapshots of an export take; `None` where no agent ever counted any.
 pub async fn snapshots<F: Fs>(export: &Export<F>) -> Result<Option<Snapshots>> {
-    read(export, "", SNAPSHOTS).await
+    read(export, SNAPSHOTS).await
 }
 
 /// The agent of an export; `None` where none ever worked.
 pub async fn agent<F: Fs>(export: &Export<F>) -> Result<Option<Agent>> {
-    read(export, "", "agent.json").await
+    read(export, "agent.json").await
 }
 
 /// What the agent says of a volume; `None` where it said nothing yet.
 pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Answer>> {
-    read(export, "volumes", &format!("{name}.json")).await
+    match directory(export, "volumes").await? {
+        Some(answers) => read_in(export, &answers, &format!("{name}.json")).await,
+        None => Ok(None),
+    }
 }
 
 /// The volumes that the agent says something of.
@@ -228,10 +231,20 @@ pub fn look() -> FsResult<Name> {
 }
 
 /// A file that is torn, or not the agent's, is none.
-async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, below: &str, file: &str) -> Result<Option<T>> {
-    let Some(dir) = directory(export, below).await? else { return Ok(None) };
+async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, file: &str) -> Result<Option<T>> {
+    match directory(export, "").await? {
+        Some(quota) => read_in(export, &quota, file).await,
+        None => Ok(None),
+    }
+}
+
+async fn read_in<T: for<'de> Deserialize<'de>, F: Fs>(
+    export: &Export<F>,
+    dir: &F::Handle,
+    file: &str,
+) -> Result<Option<T>> {
     let name = Name::new(file).map_err(|status| export.failed(format!("reading `{file}`"), status))?;
-    Ok(export.read_small(&dir, &name).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    Ok(export.read_small(dir, &name).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 async fn directory<F: Fs>(export: &Export<F>, below: &str) -> Result<Option<F::Handle>> {
@@ -313,7 +326,15 @@ pub async fn enforced_where_it_was<F: Fs>(
 pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record, until: Instant) -> Result<()> {
     let began = Instant::now();
     let in_force = |state: &State| matches!(state, State::InForce(_));
-    match poll(|| state(export, name, record), in_force, until).await? {
+    let answers = directory(export, "volumes").await?;
+    let answers = answers.as_ref();
+    let look = || async move {
+        match answers {
+            Some(_) => state_by(export, answers, name, record).await,
+            None => state(export, name, record).await,
+        }
+    };
+    match poll(look, in_force, until).await? {
         State::InForce(_) => Ok(()),
         State::Refused(reason) => Err(no_agent(export, &reason)),
         State::Unlimited | State::Open => {
@@ -338,11 +359,24 @@ pub enum State {
 
 /// How the limits of a volume with that record stand now.
 pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<State> {
-    let wanted = Limits::wanted(record);
-    if !wanted.any() {
+    if !Limits::wanted(record).any() {
         return Ok(State::Unlimited);
     }
-    let Some(answer) = answer(export, name).await? else { return Ok(State::Open) };
+    let answers = directory(export, "volumes").await?;
+    state_by(export, answers.as_ref(), name, record).await
+}
+
+/// The same, by the answers in a directory; `None` where there is none.
+async fn state_by<F: Fs>(
+    export: &Export<F>,
+    answers: Option<&F::Handle>,
+    name: &VolumeName,
+    record: &Record,
+) -> Result<State> {
+    let wanted = Limits::wanted(record);
+    let Some(answers) = answers else { return Ok(State::Open) };
+    let answer: Option<Answer> = read_in(export, answers, &format!("{name}.json")).await?;
+    let Some(answer) = answer else { return Ok(State::Open) };
     if let Some(reason) = answer.reason {
         return Ok(State::Refused(reason));
     }

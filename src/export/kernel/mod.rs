@@ -136,7 +136,8 @@ impl KernelFs {
         Self { root, mount, way: Way::Gate(gate), locks_are_shared }
     }
 
-    /// A directory of this machine in an export's place, on the file system that it is on: for who works on the server itself.
+    /// A directory of this machine in an export's place, on the file system that it is on: for who works on the server itself, and
+    /// does nothing else, so that each call is made at once, on the caller's own thread.
     ///
     /// # Errors
     /// What open(2) says.
@@ -144,7 +145,7 @@ impl KernelFs {
         let gate = Gate::of_this_machine();
         let open = move || rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let root = gate.run(open).await??;
-        Ok(Self::new(gate.hold(root), gate, true))
+        Ok(Self { way: Way::Here, ..Self::new(gate.hold(root), gate, true) })
     }
 
     /// Does `work` on the descriptor of an object, behind the gate: for what only a local file system has.
