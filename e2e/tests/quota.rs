@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::agent::Agent;
 use crate::support::driver::program;
+use crate::support::lab::run;
 use crate::support::requests::{self, MIB};
 use crate::support::wait::{until, until_async};
 use crate::support::{Code, Driver, Lab, Place, Share, csi, mounts};
@@ -177,7 +178,7 @@ async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
     fs::write(share.path.join("old/deep/er/data"), vec![1; 2 << 20]).unwrap();
     std::os::unix::fs::symlink("../outside", share.path.join("old/link")).unwrap();
     std::os::unix::fs::symlink("../outside/theirs", share.path.join("old/deep/link")).unwrap();
-    super::support::lab::run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
+    run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
     let _agent = Agent::start(&share);
     let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
     let mut request = required(&share, "v", 8);
@@ -292,6 +293,53 @@ async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other()
         request.set_timeout(Duration::from_secs(if missing.is_none() { 20 } else { 3 }));
         let made = driver.controller().create_volume(request).await;
         assert_eq!(made.is_ok(), missing.is_none(), "without {missing:?}: {made:?}\n{}", _agent.log());
+    }
+}
+
+/// What docs/quota.md says to do with a file system, done to one of each kind; and one agent for both, as its unit starts it.
+#[tokio::test]
+async fn what_the_document_says_turns_quotas_on_and_until_then_the_agent_says_it_too() {
+    let _lab = Lab::enter().await;
+    let document = include_str!("../../docs/quota.md");
+    let directory = tempfile::TempDir::with_prefix("file-systems-").unwrap();
+    let agent = |paths: &str| {
+        let mut command = Command::new(program());
+        command.args(["agent", "--path", paths]);
+        command
+    };
+    let mut mounted = Vec::new();
+    for (kind, make, turn_on) in
+        [("ext4", "mkfs.ext4 -q", "tune2fs -O project,quota -Q prjquota"), ("xfs", "mkfs.xfs -q", "")]
+    {
+        let (device, place) = (directory.path().join(format!("{kind}.disk")), directory.path().join(kind));
+        fs::create_dir(&place).unwrap();
+        File::create(&device).unwrap().set_len(320 << 20).unwrap();
+        let (device, place) = (device.to_str().unwrap(), place.to_str().unwrap());
+        let shell = |script: String| run("sh", ["-c", &script]);
+        shell(format!("{make} {device} && mount -o loop {device} {place}"));
+        let refused = agent(place).output().unwrap();
+        assert_eq!(refused.status.code(), Some(69));
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains(turn_on) && told.contains("prjquota") && document.contains(turn_on), "{told}");
+        shell(format!("umount {place}"));
+        if !turn_on.is_empty() {
+            shell(format!("{turn_on} {device}"));
+        }
+        shell(format!("mount -o loop,prjquota {device} {place}"));
+        mounted.push(place.to_owned());
+    }
+    let unit = include_str!("../../deploy/agent/csi-nfs-agent.service");
+    assert!(unit.contains("csi-nfs agent --path ${CSI_NFS_AGENT_PATHS}"));
+    let log = directory.path().join("log");
+    let mut both = agent(&mounted.join(",")).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    until("both are on", Duration::from_secs(10), || {
+        (fs::read_to_string(&log).unwrap().matches("project quotas are on").count() == 2).then_some(())
+    })
+    .await;
+    both.kill().unwrap();
+    both.wait().unwrap();
+    for place in mounted {
+        run("umount", [&place]);
     }
 }
 

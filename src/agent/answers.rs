@@ -63,7 +63,7 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::quota::Limits;
+    use crate::volume::limits::Limits;
 
     fn named(name: &str) -> VolumeName {
         VolumeName::parse("name", name).unwrap()

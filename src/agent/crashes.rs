@@ -19,8 +19,9 @@ use crate::volume::access::CapacityRange;
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{self, Create};
+use crate::volume::limits::{Limits, Quota};
 use crate::volume::parameters::{Attributes, OnDelete};
-use crate::volume::quota::{self, Limits, Snapshots};
+use crate::volume::quota::{self, Snapshots};
 use crate::volume::record::{Record, snapshot_tree};
 
 /// Project quotas in memory: they outlive the agents that set them.
@@ -271,7 +272,7 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
     agent(&server, &table, None).await.1.unwrap();
     let before = server.tree();
     let export = reach(&server);
-    let required = Attributes { quota: Some(quota::Quota::Required), ..Attributes::default() };
+    let required = Attributes { quota: Some(Quota::Required), ..Attributes::default() };
     let create = Create {
         name: VolumeName::parse("name", "new").unwrap(),
         sub_dir: Some(crate::mount::source::SubDir::parse("subDir", "team/new").unwrap()),

@@ -21,7 +21,8 @@ use crate::export::layout;
 use crate::mount::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::{self, now};
-use crate::volume::quota::{Agent, Answer, Limits};
+use crate::volume::limits::Limits;
+use crate::volume::quota::{Agent, Answer};
 use crate::volume::record::Record;
 
 /// Directories inside one another, at most: each is a descriptor while the tree is walked.

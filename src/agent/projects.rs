@@ -9,7 +9,7 @@ use super::calls;
 use crate::error::{Error, Result};
 use crate::export::fs::{Fs, FsResult, Kind, Status};
 use crate::export::kernel::{KernelFs, KernelHandle};
-use crate::volume::quota::Limits;
+use crate::volume::limits::Limits;
 
 /// A project, as the file system knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,7 +7,8 @@ use super::projects::Projects;
 use crate::error::Result;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::volume::id::VolumeName;
-use crate::volume::quota::{Limits, SNAPSHOTS, Snapshots};
+use crate::volume::limits::Limits;
+use crate::volume::quota::{SNAPSHOTS, Snapshots};
 
 /// A limit that nothing reaches: an ID that has one is not given to others.
 pub(super) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };

@@ -13,7 +13,8 @@ use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Status};
 use crate::volume::id::VolumeName;
-use crate::volume::quota::{self, Limits, State};
+use crate::volume::limits::{Limits, Quota};
+use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
 
 /// How long the agent is given to look at everything, and, once it did, what it does for others.
@@ -31,7 +32,7 @@ pub(super) async fn check<F: Fs>(
     let agent = quota::agent(export).await?;
     let mut projects: BTreeMap<u32, BTreeSet<&VolumeName>> = BTreeMap::new();
     for (volume, record) in records.iter().filter(|(_, record)| !record.pending) {
-        let required = record.attributes.quota.is_some_and(quota::Quota::is_required);
+        let required = record.attributes.quota.is_some_and(Quota::is_required);
         if agent.is_none() && !required {
             continue;
         }

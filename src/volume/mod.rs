@@ -7,6 +7,7 @@ pub mod fill;
 pub mod health;
 pub mod id;
 pub mod lifecycle;
+pub mod limits;
 pub mod parameters;
 pub mod promises;
 pub mod quota;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::volume::limits::{Inodes, Quota};
 use crate::volume::promises::Overcommit;
-use crate::volume::quota::{Inodes, Quota};
 
 /// Keys that external-provisioner adds with `--extra-create-metadata` start with this.
 pub const INJECTED: &str = "csi.storage.k8s.io/";
