@@ -288,7 +288,7 @@ async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other()
             needed.iter().filter(|name| Some(*name) != missing).map(|name| format!(",+{}", name.to_lowercase()));
         let mut command = Command::new("setpriv");
         command.arg(format!("--bounding-set=-all{}", given.collect::<String>())).arg(program());
-        let _agent = Agent::by(command, &share, &["-v=5"]);
+        let _agent = Agent::by(command, &["-v=5"], &[&share]);
         let mut request = tonic::Request::new(required(&share, "old", 4));
         request.set_timeout(Duration::from_secs(if missing.is_none() { 20 } else { 3 }));
         let made = driver.controller().create_volume(request).await;
@@ -340,6 +340,23 @@ async fn what_the_document_says_turns_quotas_on_and_until_then_the_agent_says_it
     both.wait().unwrap();
     for place in mounted {
         run("umount", [&place]);
+    }
+}
+
+#[tokio::test]
+async fn exports_on_one_file_system_have_project_ids_apart() {
+    let lab = Lab::enter().await;
+    let shares = [lab.share(Place::Xfs), lab.share(Place::Xfs)];
+    let _agent = Agent::by(Command::new(program()), &["-v=5"], &[&shares[0], &shares[1]]);
+    let driver = Driver::start().await;
+    let calls = (0..24).map(|n| driver.create(required(&shares[n % 2], &format!("v{n}"), 4)));
+    let made = futures_util::future::join_all(calls).await;
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let mut projects = std::collections::BTreeSet::new();
+    for n in 0..24 {
+        let answer = shares[n % 2].path.join(format!(".csi-nfs/quota/volumes/v{n}.json"));
+        let answer: serde_json::Value = serde_json::from_slice(&fs::read(answer).unwrap()).unwrap();
+        assert!(projects.insert(answer["project"].to_string()), "v{n} has the project of another: {answer}");
     }
 }
 

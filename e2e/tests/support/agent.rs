@@ -16,21 +16,21 @@ pub struct Agent {
 impl Agent {
     /// Starts one for a share.
     pub fn start(share: &Share) -> Self {
-        Self::by(Command::new(program()), share, &["-v=5"])
+        Self::by(Command::new(program()), &["-v=5"], &[share])
     }
 
     /// The same, one that says little.
     pub fn quiet(share: &Share) -> Self {
-        Self::by(Command::new(program()), share, &[])
+        Self::by(Command::new(program()), &[], &[share])
     }
 
-    /// The same by a command that starts the program with what follows.
-    pub fn by(mut command: Command, share: &Share, flags: &[&str]) -> Self {
-        let log = std::env::temp_dir().join(format!("agent-{}.log", share.share.replace('/', "-")));
+    /// One for several shares, by a command that starts the program with what follows.
+    pub fn by(mut command: Command, flags: &[&str], shares: &[&Share]) -> Self {
+        let log = std::env::temp_dir().join(format!("agent-{}.log", shares[0].share.replace('/', "-")));
+        let paths: Vec<_> = shares.iter().map(|share| share.path.to_str().unwrap()).collect();
         let process = command
             .args(flags)
-            .args(["agent", "--path"])
-            .arg(&share.path)
+            .args(["agent", "--path", &paths.join(",")])
             .stdin(Stdio::null())
             .stderr(File::options().create(true).append(true).open(&log).unwrap())
             .spawn()
