@@ -179,14 +179,24 @@ async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
     std::os::unix::fs::symlink("../outside", share.path.join("old/link")).unwrap();
     std::os::unix::fs::symlink("../outside/theirs", share.path.join("old/deep/link")).unwrap();
     run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
-    let _agent = Agent::start(&share);
     let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
+    // In use meanwhile: a client has open files there, and perhaps delegations of them.
+    let by_hand = csi::Volume {
+        volume_id: format!("{}#{}#old##", share.server, &share.share[1..]),
+        volume_context: requests::map([("server", &share.server), ("share", &share.share), ("subDir", "old")]),
+        ..Default::default()
+    };
+    let user = driver.target("user");
+    driver.publish(&by_hand, &user).await.unwrap();
+    let open: Vec<_> = (0..20).map(|n| File::create(user.join(format!("deep/open-{n}"))).unwrap()).collect();
+    let _agent = Agent::start(&share);
     let mut request = required(&share, "v", 8);
     request.parameters.insert("subDir".into(), "old".into());
     let volume = driver.create(request).await.unwrap();
     let target = published(&driver, &volume).await;
     let usage = figures(&driver, &volume, &target).await;
     assert!((2 * MIB..3 * MIB).contains(&usage.used), "{usage:?}");
+    drop(open);
     let (written, _) = fill(&target, &share.path.join("old"), "deep/er/more");
     assert!((5 * MIB as u64..=6 * MIB as u64).contains(&written), "{written}");
     mounts::clear(&driver.path("."));
