@@ -24,6 +24,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::export::layout::Layout;
 use crate::mount::source::SubDir;
+use crate::snapshot::archive;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle;
 use crate::volume::parameters::ARCHIVED;
@@ -268,12 +269,20 @@ async fn unrecorded<F: Fs>(
             let inside = format!("{path}/");
             if recorded.keys().any(|sub_dir| sub_dir.as_str().starts_with(&inside)) {
                 open.push((child, inside));
-            } else {
+            } else if !is_archive(export, &path).await? {
                 findings.push(Finding::DirectoryUnrecorded { directory: path });
             }
         }
     }
     Ok(())
+}
+
+/// Whether the directory is a snapshot of csi-driver-nfs's.
+async fn is_archive<F: Fs>(export: &Export<F>, path: &str) -> Result<bool> {
+    match VolumeName::parse("directory", path) {
+        Ok(name) => Ok(archive::find_in(export, &name).await?.is_some()),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Claims without volumes, and volumes without claims.

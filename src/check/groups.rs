@@ -78,3 +78,81 @@ impl Groups {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trials::reach;
+    use super::super::{check, repair};
+    use super::*;
+    use crate::export::memory::{MemoryServer, Node};
+    use crate::snapshot::group_record::Member;
+    use crate::snapshot::id::GroupId;
+
+    fn named(name: &str) -> VolumeName {
+        VolumeName::parse("", name).unwrap()
+    }
+
+    /// A group with the snapshots `NAME-0` and `NAME-1`.
+    async fn plant(server: &MemoryServer, name: &str, state: State) {
+        let export = reach(server);
+        let source = "nfs#export#v##".to_owned();
+        let member = |n: u8| Member { snapshot: named(&format!("{name}-{n}")), source: source.clone(), size: 0 };
+        let group = GroupRecord {
+            id: GroupId { export: export.source().clone(), name: named(name) },
+            members: vec![member(0), member(1)],
+            mount_options: Vec::new(),
+            state,
+            created: 0,
+        };
+        group.write(&export).await.unwrap();
+        for member in &group.members {
+            let record = Record {
+                id: group.snapshot_id(member),
+                source: source.clone(),
+                size: 0,
+                created: 0,
+                mount_options: Vec::new(),
+                group: Some(group.id.name.clone()),
+                state: State::Ready,
+            };
+            record.write(&export).await.unwrap();
+            server.plant(format!(".csi-nfs/snapshots/{}.tree", member.snapshot), Node::directory(0o755)).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_of_groups_is_found_and_only_a_deletion_is_finished() {
+        let server = MemoryServer::new();
+        let export = reach(&server);
+        for (name, state) in [
+            ("whole", State::Ready),
+            ("begun", State::Pending),
+            ("gone", State::Deleted),
+            ("lost", State::Ready),
+            ("part", State::Ready),
+        ] {
+            plant(&server, name, state).await;
+        }
+        let layout = export.make_layout().await.unwrap();
+        for file in ["lost.group", "part-1.json", "part-1.tree"] {
+            let name = Name::new(file).unwrap();
+            match file.ends_with(".tree") {
+                true => export.fs().rmdir(&layout.snapshots, &name).await.unwrap(),
+                false => export.fs().unlink(&layout.snapshots, &name).await.unwrap(),
+            }
+        }
+        let lost = |n: u8| Finding::GroupMissing { snapshot: format!("lost-{n}"), group: "lost".to_owned() };
+        let stays = [
+            Finding::GroupPending { group: "begun".to_owned() },
+            Finding::MemberMissing { group: "part".to_owned(), snapshot: "part-1".to_owned() },
+            lost(0),
+            lost(1),
+        ];
+        let found = check(&export).await.unwrap();
+        let mut expected = [&stays[..], &[Finding::GroupDeleted { group: "gone".to_owned() }]].concat();
+        expected.sort();
+        assert_eq!(found, expected);
+        repair(&export, &found).await.unwrap();
+        assert_eq!(check(&export).await.unwrap(), stays);
+    }
+}

@@ -1,6 +1,7 @@
 //! What a crash, a lost answer or a rival at any point leaves of snapshots, and of volumes that are made of content: on an
 //! export in memory, at every point there is.
 
+use super::clone::Content;
 use super::group_record::GroupRecord;
 use super::lifecycle::{self, Create};
 use super::record::{Record, State};
@@ -136,6 +137,8 @@ impl trials::Call for Call {
 }
 
 fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
+    // What is filled is as large as its content.
+    let capacity = if origin.is_some() { 0 } else { 1000 };
     let asked = match origin {
         Some(Origin::Snapshot(_)) => Attributes { uid: Some(7), ..Attributes::default() },
         _ => Attributes::default(),
@@ -143,7 +146,7 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
     volumes::Create {
         name: named(name),
         sub_dir: None,
-        capacity: CapacityRange::new(1000, 0).unwrap(),
+        capacity: CapacityRange::new(capacity, 0).unwrap(),
         asked,
         defaults: Attributes::default(),
         mount_options: Vec::new(),
@@ -152,8 +155,9 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
 }
 
 async fn volume(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
-    let found = volumes::get(export, &id(name)).await?;
-    let (path, capacity) = found.record.map(|record| (record.path().unwrap(), record.capacity)).unwrap();
+    let found = volumes::get_settled(export, &id(name)).await?;
+    let unrecorded = || (id(name).sub_dir.names().collect(), 0);
+    let (path, capacity) = found.record.map_or_else(unrecorded, |record| (record.path().unwrap(), record.capacity));
     Ok((Tree { export: export.clone(), path, what: format!("volume `{name}`") }, capacity))
 }
 
@@ -220,14 +224,13 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
         (Origin::Snapshot(snapshot), None) if show => {
             Begun::Whole(direct::create(export, &create, &named(snapshot), &lock).await?)
         }
-        _ => {
-            fill::begin(export, &create, content.as_ref().map_or(0, |(_, size)| *size), quota::patience(), &lock)
-                .await?
-        }
+        _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), quota::patience(), &lock).await?,
     };
     drop(lock);
     match (begun, content) {
-        (Begun::Pending(_), Some((tree, _))) => clone::fill(export, &create.name, &tree, &How::default()).await?,
+        (Begun::Pending(_), Some((tree, _))) => {
+            clone::fill(export, &create.name, &Content::Tree(tree), &How::default()).await?
+        }
         (Begun::Pending(_), None) => return Err(Error::Interrupted("changed".to_owned())),
         (Begun::Whole(_), _) => {}
     }
@@ -325,6 +328,8 @@ pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
     vec![
         (vec![v.clone()], [vec![s.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![CloneOf("c", "v")]]),
         (vec![v.clone()], [vec![CloneOf("c", "v")], vec![CloneOf("c", "v")]]),
         (vec![v.clone(), s.clone()], [vec![Restore("r", "s")], vec![DeleteSnapshot("s")]]),
         (vec![v.clone(), s.clone()], [vec![Show("d", "s")], vec![DeleteSnapshot("s")]]),

@@ -1,6 +1,7 @@
 //! Snapshots, and volumes made from snapshots and from volumes: trees that are copied on the server, and are never there by
 //! half.
 
+pub mod archive;
 pub mod clone;
 pub mod direct;
 pub mod group;

@@ -1,6 +1,6 @@
 //! Snapshots, and volumes that are made of snapshots and of volumes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,18 +12,21 @@ use super::volumes::{known_id, volume};
 use super::{Controller, secret_options};
 use crate::error::{Error, Result};
 use crate::export::Export;
+use crate::export::fs::Fs;
 use crate::export::pool::Connect;
 use crate::mount::options::MountOptions;
 use crate::mount::source::Source;
 use crate::proto::csi;
 use crate::service::detached::detached;
-use crate::snapshot::id::SnapshotId;
+use crate::snapshot::archive::{self, Archive};
+use crate::snapshot::id::KnownId;
 use crate::snapshot::lifecycle;
 use crate::snapshot::parameters::Parameters;
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::Tree;
 use crate::snapshot::{clone, direct};
 use crate::telemetry;
+use crate::volume::access::CapacityRange;
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
@@ -32,15 +35,30 @@ use crate::volume::record::{Origin, Record as VolumeRecord, or_skip, snapshot_tr
 /// How long CreateSnapshot waits for the copy; then it answers that the snapshot is not ready.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a volume, or a snapshot, is made of.
+/// A volume that is copied.
 pub(super) struct Content<C: Connect> {
     pub(super) tree: Tree<C::Fs>,
     /// Its identifier.
     pub(super) of: String,
     /// Bytes; 0 where that is not known.
     pub(super) size: u64,
-    /// The snapshot that it is.
+}
+
+/// What a volume is made of.
+struct Filling<C: Connect> {
+    from: clone::Content<C::Fs>,
+    /// Its identifier.
+    of: String,
+    /// Bytes; 0 where that is not known.
+    size: u64,
+    /// The snapshot that it is, where that is a tree.
     snapshot: Option<VolumeName>,
+}
+
+/// A snapshot that was found.
+enum Known {
+    Own(Record),
+    Archive(archive::Found),
 }
 
 impl<C: Connect> Controller<C> {
@@ -69,12 +87,12 @@ impl<C: Connect> Controller<C> {
                 let content = match known {
                     // What it was made of may be gone; it is compared, and answered.
                     Some(record) if !record.pending => None,
-                    _ => Some(self.content(origin, secrets).await?),
+                    _ => Some(self.filling(origin, create.capacity, secrets).await?),
                 };
-                let size = content.as_ref().map_or(0, |content| content.size);
+                let size = content.as_ref().map(|content| content.size);
                 let snapshot = content
                     .as_ref()
-                    .filter(|content| may_show && content.tree.export.source() == export.source())
+                    .filter(|content| may_show && content.from.export().source() == export.source())
                     .and_then(|content| content.snapshot.clone());
                 let name = create.name.clone();
                 let begin = async move |export: Arc<Export<C::Fs>>, lock| {
@@ -86,9 +104,9 @@ impl<C: Connect> Controller<C> {
                 };
                 match (self.change(export.clone(), &id, begin).await?, content) {
                     (Begun::Whole(record), _) => return Ok(record),
-                    (Begun::Pending(_), Some(Content { tree, of, .. })) => {
+                    (Begun::Pending(_), Some(Filling { from, of, .. })) => {
                         let (target, filled) = (export.clone(), name.clone());
-                        let copy = async move |how| clone::fill(&target, &filled, &tree, &how).await;
+                        let copy = async move |how| clone::fill(&target, &filled, &from, &how).await;
                         self.jobs.join(key, vec![of], copy).wait().await?;
                     }
                     (Begun::Pending(_), None) => {}
@@ -102,19 +120,41 @@ impl<C: Connect> Controller<C> {
         self.on(share, options, work).await.map(|record| volume(&record))
     }
 
-    /// Finds what a volume is to be made of.
-    async fn content(&self, origin: &Origin, secrets: &HashMap<String, String>) -> Result<Content<C>> {
+    /// Finds what a volume of that capacity is to be made of.
+    async fn filling(
+        &self,
+        origin: &Origin,
+        capacity: CapacityRange,
+        secrets: &HashMap<String, String>,
+    ) -> Result<Filling<C>> {
         match origin {
-            Origin::Volume(id) => self.content_of_volume(&known_id(id)?, secrets).await,
+            Origin::Volume(id) => {
+                let id = known_id(id)?;
+                let Content { tree, of, size } = self.content_of_volume(&id, secrets).await?;
+                Ok(Filling { from: clone::Content::Tree(tree), of, size, snapshot: None })
+            }
             Origin::Snapshot(id) => {
                 let id = known_snapshot(id)?;
-                let (export, record) = self.find_snapshot(&id, secrets).await?;
-                if record.state != State::Ready {
-                    return Err(Error::Precondition(format!("snapshot `{id}` is not ready yet")));
+                let of = id.to_string();
+                match self.find_snapshot(&id, secrets).await? {
+                    (_, Known::Own(record)) if record.state != State::Ready => {
+                        Err(Error::Precondition(format!("snapshot `{id}` is not ready yet")))
+                    }
+                    (export, Known::Own(record)) => {
+                        let name = record.id.name;
+                        let tree = Tree { export, path: snapshot_tree(&name)?, what: format!("snapshot `{id}`") };
+                        Ok(Filling { from: clone::Content::Tree(tree), of, size: record.size, snapshot: Some(name) })
+                    }
+                    (export, Known::Archive(found)) => {
+                        // How much is in it shows while it is unpacked. Who asks for no size gets what there is room for.
+                        let (size, limit) = match capacity.choose() {
+                            0 => (0, u64::MAX),
+                            chosen => (found.size, chosen),
+                        };
+                        let from = clone::Content::Archive(Archive::new(export, found, limit));
+                        Ok(Filling { from, of, size, snapshot: None })
+                    }
                 }
-                let (path, what) = (snapshot_tree(&id.name)?, format!("snapshot `{id}`"));
-                let tree = Tree { export, path, what };
-                Ok(Content { tree, of: id.to_string(), size: record.size, snapshot: Some(id.name) })
             }
         }
     }
@@ -125,14 +165,14 @@ impl<C: Connect> Controller<C> {
         secrets: &HashMap<String, String>,
     ) -> Result<Content<C>> {
         let find = |export: Arc<Export<C::Fs>>| async move {
-            let found = volumes::get(&export, id).await?;
+            let found = volumes::get_settled(&export, id).await?;
             Ok((export, found))
         };
         let (export, found) = self.on_volume(id, secrets, find).await?;
         let size = found.record.as_ref().map_or(0, |record| record.capacity);
         let path = found.record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), VolumeRecord::path)?;
         let tree = Tree { export, path, what: format!("volume `{id}`") };
-        Ok(Content { tree, of: id.to_string(), size, snapshot: None })
+        Ok(Content { tree, of: id.to_string(), size })
     }
 
     pub(super) async fn create_snapshot(&self, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot> {
@@ -162,7 +202,7 @@ impl<C: Connect> Controller<C> {
                     let export = export.clone();
                     detached(async move { lifecycle::give_up(&export, &pending).await }).await?;
                 }
-                let Content { tree, of, size, .. } = content?;
+                let Content { tree, of, size } = content?;
                 let mount_options = if options.is_secret() { Vec::new() } else { options.to_vec() };
                 let create = lifecycle::Create { name: name.clone(), source, size, mount_options };
                 let begin = {
@@ -209,14 +249,18 @@ impl<C: Connect> Controller<C> {
             return Err(Error::invalid("snapshot_id", "missing"));
         }
         // CSI: a snapshot that cannot exist is deleted.
-        let id = match SnapshotId::parse(&request.snapshot_id) {
-            Err(Error::Invalid { .. }) => return Ok(()),
-            parsed => parsed?,
-        };
-        self.jobs.end(&(id.export(), lifecycle::job(&id.name))).await;
+        let Ok(id) = KnownId::parse(&request.snapshot_id) else { return Ok(()) };
+        if let KnownId::Own(id) = &id {
+            self.jobs.end(&(id.export(), lifecycle::job(&id.name))).await;
+        }
         let delete = |export: Arc<Export<C::Fs>>| {
-            let name = id.name.clone();
-            detached(async move { lifecycle::delete(&export, &name).await })
+            let id = id.clone();
+            detached(async move {
+                match id {
+                    KnownId::Own(id) => lifecycle::delete(&export, &id.name).await,
+                    KnownId::Archive(id) => archive::delete(&export, &id).await,
+                }
+            })
         };
         let (share, options) = self.snapshot_options(&id, &request.secrets).await?;
         self.on(&share, &options, delete).await?;
@@ -228,7 +272,10 @@ impl<C: Connect> Controller<C> {
         if id.is_empty() {
             return Err(Error::invalid("snapshot_id", "missing"));
         }
-        self.find_snapshot(&known_snapshot(id)?, secrets).await.map(|(_, record)| snapshot(&record))
+        match self.find_snapshot(&known_snapshot(id)?, secrets).await? {
+            (_, Known::Own(record)) => Ok(snapshot(&record)),
+            (export, Known::Archive(found)) => archived(&export, &found).await,
+        }
     }
 
     pub(super) async fn list_snapshots(
@@ -263,17 +310,26 @@ impl<C: Connect> Controller<C> {
             }
             let (after, room) = (start.last_of(&share), page.room());
             let ready = |export: Arc<Export<C::Fs>>| async move {
-                let mut names = lifecycle::names(&export).await?;
-                names.retain(|name| after.is_none_or(|last| name > last));
-                let read = async |name: VolumeName| or_skip(&export, lifecycle::read(&export, &name).await);
-                let listed = |record: Record| {
-                    let wanted = record.state == State::Ready && (source.is_empty() || record.source == *source);
-                    wanted.then_some((record.id.name.clone(), record))
+                // Whether it has a record. A name is listed once: an archive of the same name is found by its identifier.
+                let archives = archive::names(&export).await?.into_iter().map(|name| (name, false));
+                let mut names: BTreeMap<VolumeName, bool> = archives.collect();
+                names.extend(lifecycle::names(&export).await?.into_iter().map(|name| (name, true)));
+                names.retain(|name, _| after.is_none_or(|last| name > last));
+                let read = async |(name, recorded): (VolumeName, bool)| {
+                    let found = if recorded {
+                        let record = or_skip(&export, lifecycle::read(&export, &name).await)?;
+                        record.filter(|record| record.state == State::Ready).map(|record| snapshot(&record))
+                    } else {
+                        match archive::find_in(&export, &name).await? {
+                            Some(found) => Some(archived(&export, &found).await?),
+                            None => None,
+                        }
+                    };
+                    let wanted = |found: &csi::Snapshot| source.is_empty() || found.source_volume_id == *source;
+                    Ok(found.filter(wanted).map(|found| (name, found)))
                 };
-                let found = stream::iter(names)
-                    .map(read)
-                    .buffered(READS)
-                    .try_filter_map(|record| std::future::ready(Ok(record.and_then(listed))));
+                let found =
+                    stream::iter(names).map(read).buffered(READS).try_filter_map(|found| std::future::ready(Ok(found)));
                 found.take(room.saturating_add(1)).try_collect::<Vec<_>>().await
             };
             if !page.take(&share, self.on(&share, &options, ready).await?) {
@@ -281,19 +337,22 @@ impl<C: Connect> Controller<C> {
             }
         }
         let next_token = page.next_token();
-        let entries = page.entries.iter().map(|(_, _, record)| entry(snapshot(record))).collect();
+        let entries = page.entries.into_iter().map(|(_, _, snapshot)| entry(snapshot)).collect();
         Ok(csi::ListSnapshotsResponse { entries, next_token })
     }
 
     async fn find_snapshot(
         &self,
-        id: &SnapshotId,
+        id: &KnownId,
         secrets: &HashMap<String, String>,
-    ) -> Result<(Arc<Export<C::Fs>>, Record)> {
+    ) -> Result<(Arc<Export<C::Fs>>, Known)> {
         let (share, options) = self.snapshot_options(id, secrets).await?;
         let get = |export: Arc<Export<C::Fs>>| async move {
-            let record = lifecycle::get(&export, &id.name).await?;
-            Ok((export, record))
+            let found = match id {
+                KnownId::Own(id) => Known::Own(lifecycle::get(&export, &id.name).await?),
+                KnownId::Archive(id) => Known::Archive(archive::get(&export, id).await?),
+            };
+            Ok((export, found))
         };
         self.on(&share, &options, get).await
     }
@@ -301,12 +360,13 @@ impl<C: Connect> Controller<C> {
     /// The export of a snapshot, and the options to reach it by: the secrets', else those of the snapshot's record.
     async fn snapshot_options(
         &self,
-        id: &SnapshotId,
+        id: &KnownId,
         secrets: &HashMap<String, String>,
     ) -> Result<(Source, MountOptions)> {
         let share = id.export();
         telemetry::server(share.server.as_str());
         let recorded = |export: Arc<Export<C::Fs>>| async move {
+            let KnownId::Own(id) = id else { return Ok(None) };
             Ok(Record::read(&export, &id.name).await?.map(|record| record.mount_options))
         };
         let options = self.recorded_options(&share, secrets, recorded).await?;
@@ -315,8 +375,8 @@ impl<C: Connect> Controller<C> {
 }
 
 /// Parses the identifier of a snapshot that has to exist.
-fn known_snapshot(text: &str) -> Result<SnapshotId> {
-    SnapshotId::parse(text).map_err(|error| match error {
+fn known_snapshot(text: &str) -> Result<KnownId> {
+    KnownId::parse(text).map_err(|error| match error {
         Error::Invalid { reason, .. } => {
             let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
             Error::not_found(format!("snapshot `{shown}`"), reason)
@@ -335,6 +395,20 @@ fn snapshot(record: &Record) -> csi::Snapshot {
         group_snapshot_id: record.group_id().map_or_else(String::new, |group| group.to_string()),
         ..csi::Snapshot::default()
     }
+}
+
+async fn archived<F: Fs>(export: &Export<F>, found: &archive::Found) -> Result<csi::Snapshot> {
+    Ok(csi::Snapshot {
+        size_bytes: i64::try_from(found.size).unwrap_or(i64::MAX),
+        snapshot_id: found.id.to_string(),
+        source_volume_id: found.source(export).await?,
+        creation_time: Some(prost_types::Timestamp {
+            seconds: found.created.seconds,
+            nanos: i32::try_from(found.created.nanoseconds).unwrap_or_default(),
+        }),
+        ready_to_use: true,
+        ..csi::Snapshot::default()
+    })
 }
 
 /// A time in seconds since the epoch.
