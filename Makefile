@@ -15,7 +15,7 @@ IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 TESTS ?=
 # So many entries, about, in the trees of `round_trip::`; there are fewer unless this says so.
 ENTRIES ?=
-# Only a part of the benchmark: `calls`, `copies`, `volumes` or `many`.
+# Only a part of the benchmark: `calls`, `quotas`, `copies`, `volumes` or `many`.
 BENCH ?=
 
 help:  ## this list

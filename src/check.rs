@@ -4,6 +4,7 @@
 //! a crash left.
 
 mod groups;
+mod limits;
 mod repair;
 mod report;
 mod snapshots;
@@ -125,6 +126,25 @@ pub enum Finding {
         /// The group's.
         group: String,
     },
+    /// A volume whose size is to be a limit, and is none.
+    LimitNotInForce {
+        /// The volume's name.
+        volume: String,
+        /// Why.
+        reason: String,
+    },
+    /// A limit of a volume that has none to have, or is gone.
+    LimitLeft {
+        /// The volume's name.
+        volume: String,
+    },
+    /// Volumes that are counted together.
+    ProjectShared {
+        /// Their project ID.
+        project: u32,
+        /// Their names.
+        volumes: Vec<String>,
+    },
     /// Something in staging.
     StagingLeftover {
         /// Its name.
@@ -170,6 +190,13 @@ impl fmt::Display for Finding {
             Self::GroupMissing { snapshot, group } => {
                 write!(f, "snapshot {snapshot} is of group {group}, which has no record of it")
             }
+            Self::LimitNotInForce { volume, reason } => {
+                write!(f, "the size of volume {volume} is no limit: {reason}")
+            }
+            Self::LimitLeft { volume } => write!(f, "the agent limits volume {volume}, which has no limit to have"),
+            Self::ProjectShared { project, volumes } => {
+                write!(f, "volumes {} are counted together, by project ID {project}", volumes.join(" and "))
+            }
             Self::StagingLeftover { entry } => write!(f, "{entry} is left in staging"),
             Self::TrashLeftover { entry } => write!(f, "{entry} is left in the trash"),
         }
@@ -207,6 +234,7 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     if let Some(layout) = export.layout().await? {
         claims(export, &layout, &records, &mut findings).await?;
         snapshots::check(export, &layout, &records, &mut findings).await?;
+        limits::check(export, &records, &mut findings).await?;
         let text = |names: Vec<Name>| names.into_iter().map(|name| name.to_string());
         let staging = text(export.names(&layout.staging).await?);
         findings.extend(staging.map(|entry| Finding::StagingLeftover { entry }));

@@ -65,14 +65,14 @@ fn complain(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "csi-nfs: {}", one_line(&what.to_string()));
 }
 
-/// Runs the agent: one thread, and one more for what blocks.
+/// Runs the agent, on one thread: it has nothing else to do while the file system makes it wait.
 fn enforce(config: AgentConfig) -> anyhow::Result<()> {
     tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
     rustix::process::umask(Mode::empty());
     // A tree is walked with a descriptor for each directory on the way down.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
-    let runtime = Builder::new_current_thread().max_blocking_threads(2).enable_all().build()?;
+    let runtime = Builder::new_current_thread().max_blocking_threads(1).enable_all().build()?;
     let done =
         runtime.block_on(async { agent::run(config.settings, terminated()?).await.map_err(anyhow::Error::from) });
     runtime.shutdown_background();

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::copy::Options;
+use crate::export::fs::FsStat;
 use crate::export::kernel::KernelFs;
 use crate::export::pool::Pool;
 use crate::http;
@@ -27,6 +28,7 @@ use crate::mount::reachability::{Reachability, ServerState};
 use crate::mount::requested::Requested;
 use crate::mount::stats::Stats;
 use crate::mount::table::{Table, is_kubelet_target};
+use crate::mount::whose::Whose;
 use crate::proto::csi::controller_server::ControllerServer;
 use crate::proto::csi::group_controller_server::GroupControllerServer;
 use crate::proto::csi::identity_server::IdentityServer;
@@ -37,8 +39,18 @@ use crate::service::controller::Controller;
 use crate::service::identity::{Identity, Readiness};
 use crate::service::node::{self, Node};
 use crate::snapshot::jobs::Jobs;
+use crate::snapshot::usage::Usage;
 use crate::socket::Socket;
 use crate::telemetry::Calls;
+
+/// What NodeGetVolumeStats answered last, by volume.
+type VolumeFigure = (&'static str, &'static str, fn(&FsStat) -> u64);
+const VOLUME_FIGURES: [VolumeFigure; 2] = [
+    ("volume_size_bytes", "The sizes of volumes, or of their exports where they have no limit.", |stat| {
+        stat.total_bytes
+    }),
+    ("volume_used_bytes", "What is used of that.", |stat| stat.total_bytes.saturating_sub(stat.free_bytes)),
+];
 
 /// How long servers are waited for at the end, to close what is open there.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -94,8 +106,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             };
             trashed.connected().into_iter().map(reading).collect()
         });
+        let usage = Arc::new(Usage::default());
+        let told = usage.clone();
+        metrics.gauge("snapshots_bytes", "What snapshots take, as the agent on the server counts it.", move || {
+            told.known().into_iter().map(|(export, bytes)| Reading::labelled("export", export, bytes as f64)).collect()
+        });
         let kept = pool.clone();
-        background.spawn(async move { tokio::join!(kept.open_known(), kept.close_idle()).1 });
+        background.spawn(async move { tokio::join!(kept.open_known(), kept.close_idle(), usage.keep(&kept)).1 });
         connected = Some((pool, jobs));
     }
     let node_id = config.node.as_ref().map(|node| node.id.to_string());
@@ -108,8 +125,18 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             mount_permissions: node.mount_permissions,
             allow_inline: node.inline_volumes,
         };
-        let publisher = Publisher::new(mounter, reachability.clone(), gates, requested.clone());
-        let stats = Arc::new(Stats::new(probe.clone(), node.stats_cache));
+        let publisher = Publisher::new(mounter.clone(), reachability.clone(), gates, requested.clone());
+        let stats = Arc::new(Stats::new(probe.clone(), mounter, node.stats_cache));
+        for (name, help, figure) in VOLUME_FIGURES {
+            let stats = stats.clone();
+            metrics.gauge(name, help, move || {
+                let reading = |(volume, whose, stat): (String, Whose, FsStat)| Reading {
+                    labels: vec![("volume", volume), ("figures", whose.as_str().to_owned())],
+                    value: figure(&stat) as f64,
+                };
+                stats.known().into_iter().map(reading).collect()
+            });
+        }
         let health = Arc::new(Health::new(probe, requested));
         services.add_service(NodeServer::new(Node::new(settings, Arc::new(publisher), stats, health)));
         metrics.gauge("mounts", "Volumes mounted on this node, by the server's address.", mounts_by_server);

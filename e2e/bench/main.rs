@@ -1,5 +1,5 @@
-//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `copies`, `volumes`
-//! or `many`.
+//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `quotas`, `copies`,
+//! `volumes` or `many`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -11,6 +11,7 @@ mod support;
 mod bare;
 mod calls;
 mod copies;
+mod quotas;
 mod volumes;
 
 use support::{Lab, wait};
@@ -22,6 +23,9 @@ async fn main() {
     let wanted = |name| part.as_deref().is_none_or(|part| part == name);
     if wanted("calls") {
         calls::run(&lab).await;
+    }
+    if wanted("quotas") {
+        quotas::run(&lab).await;
     }
     if wanted("copies") {
         copies::run(&lab).await;

@@ -3,7 +3,10 @@
 use std::fs;
 use std::process::Command;
 
+use crate::quota::required;
+use crate::support::agent::Agent;
 use crate::support::driver::program;
+use crate::support::lab::run;
 use crate::support::requests;
 use crate::support::{Driver, Lab, Place, Share, checked};
 
@@ -55,6 +58,44 @@ async fn an_export_is_checked_and_mended_while_the_driver_serves_it() {
     assert_eq!(kinds("mended"), ["claimMissing", "stagingLeftover"]);
     assert!(private.join("paths/team/one/#/one").exists());
     assert!(share.path.join("by hand").exists());
+}
+
+#[tokio::test]
+async fn limits_that_do_not_fit_are_found_and_the_agent_is_asked_to_mend_them() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let _agent = Agent::start(&share);
+    let driver = Driver::start().await;
+    for (name, mib) in [("a", 4), ("b", 5), ("c", 6)] {
+        driver.create(required(&share, name, mib)).await.unwrap();
+    }
+    checked::agrees(&share);
+    let answers = share.path.join(".csi-nfs/quota/volumes");
+    let read = |name: &str| fs::read_to_string(answers.join(name)).unwrap();
+    let project = |name: &str| serde_json::from_str::<serde_json::Value>(&read(name)).unwrap()["project"].to_string();
+    // By hand on the server: another limit, a project of another volume, and what is left of a volume that never was.
+    let limit = format!("limit -p bhard=64m {}", project("a.json"));
+    run("xfs_quota", ["-x", "-c", &limit, "/srv/xfs"]);
+    let b = read("b.json").replace(&project("b.json"), &project("a.json"));
+    fs::write(answers.join("b.json"), b).unwrap();
+    fs::write(answers.join("gone.json"), read("c.json")).unwrap();
+    let (status, printed) = check(&share, &[]);
+    assert_eq!(status, Some(1));
+    for line in
+        ["the size of volume a is no limit: ", "volumes a and b are counted together", "the agent limits volume gone"]
+    {
+        assert!(printed.contains(line), "{line} is not in:\n{printed}");
+    }
+    let (status, printed) = check(&share, &["--repair"]);
+    assert_eq!(status, Some(0), "{printed}");
+    assert_eq!(printed.matches("mended: ").count(), 3, "{printed}");
+    assert_ne!(project("a.json"), project("b.json"));
+    // Where nothing answers any more, it says so.
+    drop(_agent);
+    fs::remove_file(answers.join("c.json")).unwrap();
+    let (status, printed) = check(&share, &["--repair"]);
+    assert_eq!(status, Some(1));
+    assert!(printed.starts_with("the size of volume c is no limit: "), "{printed}");
 }
 
 #[tokio::test]

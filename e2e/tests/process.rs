@@ -1,8 +1,6 @@
 //! The released program as a process: one static file that runs in an empty root, drains, and tells what it does.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,7 +10,7 @@ use tempfile::TempDir;
 use crate::support::driver::{connect, program};
 use crate::support::requests;
 use crate::support::wait::until;
-use crate::support::{Driver, Lab, Place, csi};
+use crate::support::{Driver, Lab, Place, csi, http};
 
 #[tokio::test]
 async fn the_program_is_one_file_that_needs_nothing_else() {
@@ -92,13 +90,7 @@ async fn calls_and_mounts_are_counted_and_health_is_told_over_http() {
     let volume = driver.create(requests::create(&share, "v")).await.unwrap();
     driver.publish(&volume, &driver.target("pod")).await.unwrap();
     driver.create(requests::create(&share, "..")).await.unwrap_err();
-    let get = |path: &str| {
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
+    let get = |path| http::get(address, path);
     assert!(get("/healthz").starts_with("HTTP/1.1 200 "));
     assert!(get("/readyz").starts_with("HTTP/1.1 200 "));
     let metrics = get("/metrics");

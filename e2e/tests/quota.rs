@@ -2,60 +2,25 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
+use crate::support::agent::Agent;
 use crate::support::driver::program;
+use crate::support::lab::run;
 use crate::support::requests::{self, MIB};
 use crate::support::wait::{until, until_async};
 use crate::support::{Code, Driver, Lab, Place, Share, csi, mounts};
 
-/// An agent that ends with this value.
-struct Agent {
-    process: Child,
-    log: PathBuf,
-}
-
-impl Agent {
-    fn start(share: &Share) -> Self {
-        let log = std::env::temp_dir().join(format!("agent-{}.log", share.share.replace('/', "-")));
-        let process = Command::new(program())
-            .args(["-v=5", "agent", "--path"])
-            .arg(&share.path)
-            .stdin(Stdio::null())
-            .stderr(File::options().create(true).append(true).open(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Self { process, log }
-    }
-
-    /// SIGKILL.
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest {
+pub fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest {
     let request = requests::create_with(share, name, "quota", "required");
     csi::CreateVolumeRequest { capacity_range: requests::bytes(mib * MIB), ..request }
 }
 
 /// Writes a file until that is refused: its length on the server (the client's own counts what was not taken), and the error.
-fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
+pub fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
     let mut out = File::create(target.join(file)).unwrap();
     let block = vec![7; 256 << 10];
     let refused = loop {
@@ -68,13 +33,13 @@ fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
 }
 
 /// Mounts a volume for a pod; answers where.
-async fn published(driver: &Driver, volume: &csi::Volume) -> PathBuf {
+pub async fn published(driver: &Driver, volume: &csi::Volume) -> PathBuf {
     let target = driver.target(&volume.volume_id.replace(['#', '/'], "-"));
     driver.publish(volume, &target).await.unwrap();
     target
 }
 
-async fn figures(driver: &Driver, volume: &csi::Volume, target: &Path) -> csi::VolumeUsage {
+pub async fn figures(driver: &Driver, volume: &csi::Volume, target: &Path) -> csi::VolumeUsage {
     let all = driver.stats(&volume.volume_id, target).await.unwrap();
     all.into_iter().find(|usage| usage.unit() == csi::volume_usage::Unit::Bytes).unwrap()
 }
@@ -145,6 +110,30 @@ async fn without_an_agent_a_required_limit_is_unavailable_and_nothing_stays() {
         .await;
 }
 
+/// A caller's own patience is what a call is given: it answers before that is over, and longer than usual where there is time.
+#[tokio::test]
+async fn an_agent_is_waited_for_as_long_as_the_caller_waits() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    let within = async |name: &str, limit: Duration| {
+        let mut request = tonic::Request::new(required(&share, name, 4));
+        request.set_timeout(limit);
+        driver.controller().create_volume(request).await
+    };
+    let began = Instant::now();
+    let refused = within("v", Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("csi-nfs agent") && began.elapsed() > Duration::from_secs(1), "{refused}");
+    assert_eq!(share.names(), Vec::<String>::new());
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        Agent::start(&share)
+    };
+    let (made, _agent) = tokio::join!(within("v", Duration::from_secs(60)), late);
+    made.unwrap();
+}
+
 #[tokio::test]
 async fn an_agent_that_is_killed_among_creations_leaves_nothing_that_the_next_does_not_mend() {
     let lab = Lab::enter().await;
@@ -189,15 +178,25 @@ async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
     fs::write(share.path.join("old/deep/er/data"), vec![1; 2 << 20]).unwrap();
     std::os::unix::fs::symlink("../outside", share.path.join("old/link")).unwrap();
     std::os::unix::fs::symlink("../outside/theirs", share.path.join("old/deep/link")).unwrap();
-    super::support::lab::run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
-    let _agent = Agent::start(&share);
+    run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
     let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
+    // In use meanwhile: a client has open files there, and perhaps delegations of them.
+    let by_hand = csi::Volume {
+        volume_id: format!("{}#{}#old##", share.server, &share.share[1..]),
+        volume_context: requests::map([("server", &share.server), ("share", &share.share), ("subDir", "old")]),
+        ..Default::default()
+    };
+    let user = driver.target("user");
+    driver.publish(&by_hand, &user).await.unwrap();
+    let open: Vec<_> = (0..20).map(|n| File::create(user.join(format!("deep/open-{n}"))).unwrap()).collect();
+    let _agent = Agent::start(&share);
     let mut request = required(&share, "v", 8);
     request.parameters.insert("subDir".into(), "old".into());
     let volume = driver.create(request).await.unwrap();
     let target = published(&driver, &volume).await;
     let usage = figures(&driver, &volume, &target).await;
     assert!((2 * MIB..3 * MIB).contains(&usage.used), "{usage:?}");
+    drop(open);
     let (written, _) = fill(&target, &share.path.join("old"), "deep/er/more");
     assert!((5 * MIB as u64..=6 * MIB as u64).contains(&written), "{written}");
     mounts::clear(&driver.path("."));
@@ -264,6 +263,111 @@ async fn one_of_two_agents_works_and_the_other_takes_over() {
     driver.create(required(&share, "b", 4)).await.unwrap();
     first.kill();
     driver.create(required(&share, "c", 4)).await.unwrap();
+}
+
+/// The capabilities that the unit leaves it: it works with these, and with none of them missing.
+#[tokio::test]
+async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other() {
+    let lab = Lab::enter().await;
+    let unit = include_str!("../../deploy/agent/csi-nfs-agent.service");
+    let manifest = include_str!("../../deploy/agent/csi-nfs-agent.yaml");
+    let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let needed: Vec<&str> = bounding.split(' ').map(|name| name.strip_prefix("CAP_").unwrap()).collect();
+    assert!(manifest.contains(&format!("add: [{}]", needed.join(", "))), "the manifest adds others than {needed:?}");
+    let driver = Driver::start().await;
+    for missing in [None].into_iter().chain(needed.iter().map(Some)) {
+        let share = lab.share(Place::Xfs);
+        driver.create(required(&share, "first", 4)).await.unwrap_err();
+        // As where root is squashed, and with what a tenant has in a volume that is taken over.
+        let (nobody, tenant) = (Some(65534), Some(1000));
+        fs::create_dir_all(share.path.join("old/private")).unwrap();
+        fs::write(share.path.join("old/private/data"), "x").unwrap();
+        for (path, owner, mode) in [
+            (".csi-nfs", nobody, 0o700),
+            (".csi-nfs/volumes", nobody, 0o700),
+            (".csi-nfs/lock", nobody, 0o600),
+            ("old/private/data", tenant, 0o600),
+            ("old/private", tenant, 0o700),
+            ("old", tenant, 0o700),
+        ] {
+            let path = share.path.join(path);
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            chown(&path, owner, owner).unwrap();
+        }
+        let given =
+            needed.iter().filter(|name| Some(*name) != missing).map(|name| format!(",+{}", name.to_lowercase()));
+        let mut command = Command::new("setpriv");
+        command.arg(format!("--bounding-set=-all{}", given.collect::<String>())).arg(program());
+        let _agent = Agent::by(command, &["-v=5"], &[&share]);
+        let mut request = tonic::Request::new(required(&share, "old", 4));
+        request.set_timeout(Duration::from_secs(if missing.is_none() { 20 } else { 3 }));
+        let made = driver.controller().create_volume(request).await;
+        assert_eq!(made.is_ok(), missing.is_none(), "without {missing:?}: {made:?}\n{}", _agent.log());
+    }
+}
+
+/// What docs/quota.md says to do with a file system, done to one of each kind; and one agent for both, as its unit starts it.
+#[tokio::test]
+async fn what_the_document_says_turns_quotas_on_and_until_then_the_agent_says_it_too() {
+    let _lab = Lab::enter().await;
+    let document = include_str!("../../docs/quota.md");
+    let directory = tempfile::TempDir::with_prefix("file-systems-").unwrap();
+    let agent = |paths: &str| {
+        let mut command = Command::new(program());
+        command.args(["agent", "--path", paths]);
+        command
+    };
+    let mut mounted = Vec::new();
+    for (kind, make, turn_on) in
+        [("ext4", "mkfs.ext4 -q", "tune2fs -O project,quota -Q prjquota"), ("xfs", "mkfs.xfs -q", "")]
+    {
+        let (device, place) = (directory.path().join(format!("{kind}.disk")), directory.path().join(kind));
+        fs::create_dir(&place).unwrap();
+        File::create(&device).unwrap().set_len(320 << 20).unwrap();
+        let (device, place) = (device.to_str().unwrap(), place.to_str().unwrap());
+        let shell = |script: String| run("sh", ["-c", &script]);
+        shell(format!("{make} {device} && mount -o loop {device} {place}"));
+        let refused = agent(place).output().unwrap();
+        assert_eq!(refused.status.code(), Some(69));
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains(turn_on) && told.contains("prjquota") && document.contains(turn_on), "{told}");
+        shell(format!("umount {place}"));
+        if !turn_on.is_empty() {
+            shell(format!("{turn_on} {device}"));
+        }
+        shell(format!("mount -o loop,prjquota {device} {place}"));
+        mounted.push(place.to_owned());
+    }
+    let unit = include_str!("../../deploy/agent/csi-nfs-agent.service");
+    assert!(unit.contains("csi-nfs agent --path ${CSI_NFS_AGENT_PATHS}"));
+    let log = directory.path().join("log");
+    let mut both = agent(&mounted.join(",")).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    until("both are on", Duration::from_secs(10), || {
+        (fs::read_to_string(&log).unwrap().matches("project quotas are on").count() == 2).then_some(())
+    })
+    .await;
+    both.kill().unwrap();
+    both.wait().unwrap();
+    for place in mounted {
+        run("umount", [&place]);
+    }
+}
+
+#[tokio::test]
+async fn exports_on_one_file_system_have_project_ids_apart() {
+    let lab = Lab::enter().await;
+    let shares = [lab.share(Place::Xfs), lab.share(Place::Xfs)];
+    let _agent = Agent::by(Command::new(program()), &["-v=5"], &[&shares[0], &shares[1]]);
+    let driver = Driver::start().await;
+    let calls = (0..24).map(|n| driver.create(required(&shares[n % 2], &format!("v{n}"), 4)));
+    let made = futures_util::future::join_all(calls).await;
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    let mut projects = std::collections::BTreeSet::new();
+    for n in 0..24 {
+        let answer = shares[n % 2].path.join(format!(".csi-nfs/quota/volumes/v{n}.json"));
+        let answer: serde_json::Value = serde_json::from_slice(&fs::read(answer).unwrap()).unwrap();
+        assert!(projects.insert(answer["project"].to_string()), "v{n} has the project of another: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -1,29 +1,32 @@
 //! What a crash of the agent at any point leaves, and what it does beside controllers: on an export in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use super::keeper::Keeper;
 use super::projects::{FileSystem, Project, Projects};
+use super::snapshots::KEPT;
 use super::{AGAIN, PERIOD};
 use crate::check::trials::reach;
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, FsResult, Kind, Name};
+use crate::export::fs::{Fs, FsResult, Kind};
 use crate::export::memory::{Crash, MemoryFs, MemoryHandle, MemoryServer, Node, race};
+use crate::snapshot::lifecycle as snapshots;
 use crate::volume::access::CapacityRange;
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{self, Create};
+use crate::volume::limits::{Limits, Quota};
 use crate::volume::parameters::{Attributes, OnDelete};
-use crate::volume::quota::{self, Limits};
-use crate::volume::record::Record;
+use crate::volume::quota::{self, Snapshots};
+use crate::volume::record::{Record, snapshot_tree};
 
 /// Project quotas in memory: they outlive the agents that set them.
 #[derive(Clone, Default)]
-struct Table(Arc<Mutex<Quotas>>);
+pub(super) struct Table(Arc<Mutex<Quotas>>);
 
 #[derive(Default)]
 struct Quotas {
@@ -32,9 +35,9 @@ struct Quotas {
 }
 
 /// One agent's way to them: each call is an operation of its connection, which may die in it.
-struct MemoryProjects {
-    fs: MemoryFs,
-    table: Table,
+pub(super) struct MemoryProjects {
+    pub(super) fs: MemoryFs,
+    pub(super) table: Table,
 }
 
 impl Projects<MemoryFs> for MemoryProjects {
@@ -49,7 +52,9 @@ impl Projects<MemoryFs> for MemoryProjects {
 
     async fn assign(&self, object: &MemoryHandle, kind: Kind, project: u32) -> FsResult<()> {
         let fileid = self.fs.getattr(object).await?.fileid;
-        self.table.0.lock().unwrap().of.insert(fileid, (project, kind == Kind::Directory));
+        let mut quotas = self.table.0.lock().unwrap();
+        quotas.of.insert(fileid, (project, kind == Kind::Directory));
+        self.fs.show_limit(fileid, quotas.limits.get(&project).and_then(|limits| limits.bytes));
         Ok(())
     }
 
@@ -57,7 +62,8 @@ impl Projects<MemoryFs> for MemoryProjects {
         self.fs.getattr(&self.fs.root()).await?;
         let quotas = self.table.0.lock().unwrap();
         let limits = quotas.limits.get(&project).copied().unwrap_or_default();
-        Ok(Project { limits, in_use: quotas.of.values().any(|(id, _)| *id == project) })
+        let inodes = quotas.of.values().filter(|(id, _)| *id == project).count() as u64;
+        Ok(Project { limits, bytes: 0, inodes })
     }
 
     async fn limit(&self, project: u32, limits: Limits) -> FsResult<()> {
@@ -69,19 +75,22 @@ impl Projects<MemoryFs> for MemoryProjects {
         } else {
             quotas.limits.remove(&project)
         };
+        for (fileid, _) in quotas.of.iter().filter(|(_, (of, _))| *of == project) {
+            self.fs.show_limit(*fileid, limits.bytes);
+        }
         Ok(())
     }
 }
 
 /// A new agent, and its connection. One that dies when it opens is none.
-async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<u64>) -> (MemoryFs, Result<bool>) {
+pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<u64>) -> (MemoryFs, Result<bool>) {
     let export = reach(server);
     let fs = export.fs().clone();
     if let Some(n) = dies_at {
         fs.crash_at(n, if n % 2 == 0 { Crash::BeforeEffect } else { Crash::AfterEffect });
     }
     let projects = MemoryProjects { fs: fs.clone(), table: table.clone() };
-    let looked = match Keeper::open(export, projects, 100..=200).await {
+    let looked = match Keeper::open(export, projects, 100..=200, Arc::default()).await {
         Ok(Some(mut keeper)) => keeper.look_at_all(PERIOD).await,
         Ok(None) => Ok(true),
         Err(error) => Err(error),
@@ -100,7 +109,7 @@ async fn create(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<Rec
         origin: None,
     };
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
-    lifecycle::create(export, &create, &lock).await
+    lifecycle::create(export, &create, quota::patience(), &lock).await
 }
 
 async fn remove(export: &Export<MemoryFs>, name: &str) -> Result<()> {
@@ -113,36 +122,66 @@ async fn remove(export: &Export<MemoryFs>, name: &str) -> Result<()> {
 async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64> {
     let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
     let lock = lifecycle::lock(export, &id).await?;
-    lifecycle::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), &lock).await
+    lifecycle::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), quota::patience(), &lock).await
 }
 
-/// Every recorded volume has its limit, on an ID of its own that its directory and all in it have; nothing else has one.
-async fn assert_agreement(server: &MemoryServer, table: &Table, what: &str) {
+/// Every recorded volume has its limit, on an ID of its own that its directory and all in it have; nothing else has one. Of
+/// volumes that share a directory one has it. Snapshots have an ID for them all, without a limit.
+pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what: &str) {
     let export = reach(server);
-    let fs = export.fs();
-    let mut expected = BTreeMap::new();
+    let mut limits = BTreeMap::new();
+    let (mut limited, mut sharing) = (BTreeSet::new(), BTreeSet::new());
     for name in lifecycle::names(&export).await.unwrap() {
         let record = Record::read(&export, &name).await.unwrap().unwrap();
-        let answer =
-            quota::answer(&export, &name).await.unwrap().unwrap_or_else(|| panic!("{what}: {name} unanswered"));
-        assert_eq!((answer.limits, answer.reason), (Limits::wanted(&record), None), "{what}: {name}");
-        assert!(expected.insert(answer.project, answer.limits).is_none(), "{what}: an ID is given twice");
-        let mut open = vec![fs.lookup(&fs.root(), &Name::new(name.as_str()).unwrap()).await.unwrap().0];
-        while let Some(dir) = open.pop() {
-            let id = fs.getattr(&dir).await.unwrap().fileid;
-            assert_eq!(table.0.lock().unwrap().of.get(&id), Some(&(answer.project, true)), "{what}: {name}");
-            for child in export.names(&dir).await.unwrap() {
-                match fs.lookup(&dir, &child).await.unwrap() {
-                    (child, attr) if attr.kind == Kind::Directory => open.push(child),
-                    (_, attr) => {
-                        let of = table.0.lock().unwrap().of.get(&attr.fileid).copied();
-                        assert_eq!(of, (attr.kind == Kind::File).then_some((answer.project, false)), "{what}: {child}");
-                    }
+        let answer = quota::answer(&export, &name).await.unwrap();
+        let wanted = Limits::wanted(&record);
+        if !wanted.any() {
+            assert_eq!(answer, None, "{what}: {name}");
+            continue;
+        }
+        let answer = answer.unwrap_or_else(|| panic!("{what}: {name} unanswered"));
+        if answer.reason.is_some() {
+            assert_eq!((answer.limits, answer.project), (Limits::default(), 0), "{what}: {name}");
+            sharing.insert(record.id.sub_dir);
+            continue;
+        }
+        assert_eq!(answer.limits, wanted, "{what}: {name}");
+        assert!(limits.insert(answer.project, wanted.rounded()).is_none(), "{what}: an ID is given twice");
+        let root = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await.unwrap().unwrap();
+        assert_project(&export, root, table, answer.project, what).await;
+        assert!(limited.insert(record.id.sub_dir), "{what}: {name} has the second limit of its directory");
+    }
+    assert!(sharing.is_subset(&limited), "{what}: {sharing:?} have no limit");
+    let snapshots = quota::snapshots(&export).await.unwrap();
+    if let Some(Snapshots { project, .. }) = snapshots {
+        assert!(limits.insert(project, KEPT).is_none(), "{what}: snapshots have a volume's ID");
+    }
+    assert_eq!(table.0.lock().unwrap().limits, limits, "{what}");
+    for name in snapshots::names(&export).await.unwrap() {
+        let project = snapshots.unwrap_or_else(|| panic!("{what}: {name} is not counted")).project;
+        let path = snapshot_tree(&name).unwrap();
+        let tree = export.find_dir(&export.fs().root(), path).await.unwrap();
+        assert_project(&export, tree.unwrap(), table, project, what).await;
+    }
+}
+
+/// All in a directory has the project, and so has what will be made in it.
+async fn assert_project(export: &Export<MemoryFs>, root: MemoryHandle, table: &Table, project: u32, what: &str) {
+    let fs = export.fs();
+    let mut open = vec![root];
+    while let Some(dir) = open.pop() {
+        let id = fs.getattr(&dir).await.unwrap().fileid;
+        assert_eq!(table.0.lock().unwrap().of.get(&id), Some(&(project, true)), "{what}: {dir:?}");
+        for child in export.names(&dir).await.unwrap() {
+            match fs.lookup(&dir, &child).await.unwrap() {
+                (child, attr) if attr.kind == Kind::Directory => open.push(child),
+                (_, attr) => {
+                    let of = table.0.lock().unwrap().of.get(&attr.fileid).copied();
+                    assert_eq!(of, (attr.kind == Kind::File).then_some((project, false)), "{what}: {child}");
                 }
             }
         }
     }
-    assert_eq!(table.0.lock().unwrap().limits, expected, "{what}");
 }
 
 /// Two volumes with something in them.
@@ -214,7 +253,7 @@ async fn an_agent_beside_controllers_ends_in_agreement_whatever_their_order() {
             let fs = export.fs().clone();
             fs.interleave(true);
             let projects = MemoryProjects { fs, table: table.clone() };
-            let mut keeper = Keeper::open(export, projects, 100..=200).await.unwrap().unwrap();
+            let mut keeper = Keeper::open(export, projects, 100..=200, Arc::default()).await.unwrap().unwrap();
             for name in ["v", "w", "x", "y", "v", "w", "x", "y"] {
                 keeper.look_at(&VolumeName::parse("name", name).unwrap()).await;
             }
@@ -233,7 +272,7 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
     agent(&server, &table, None).await.1.unwrap();
     let before = server.tree();
     let export = reach(&server);
-    let required = Attributes { quota: Some(quota::Quota::Required), ..Attributes::default() };
+    let required = Attributes { quota: Some(Quota::Required), ..Attributes::default() };
     let create = Create {
         name: VolumeName::parse("name", "new").unwrap(),
         sub_dir: Some(crate::mount::source::SubDir::parse("subDir", "team/new").unwrap()),
@@ -245,7 +284,7 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
     };
     let lock = lifecycle::lock(&export, &create.id(&export).unwrap()).await.unwrap();
     let begin = tokio::time::Instant::now();
-    let error = lifecycle::create(&export, &create, &lock).await.unwrap_err();
+    let error = lifecycle::create(&export, &create, quota::patience(), &lock).await.unwrap_err();
     assert!(matches!(error, Error::NoAgent { .. }), "{error}");
     assert!(begin.elapsed() < AGAIN.1);
     assert_eq!(server.tree().paths(), before.paths());

@@ -5,10 +5,14 @@
 //! an answer names it, a limit is set on it, or anything belongs to it: that is asked of the file system, so that no list
 //! of IDs has to be kept. Records are hostile input: only directories below the export are touched, and no link is followed.
 
-use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+use tokio::task::yield_now;
+
+use super::answers::{Answers, NONE};
 use super::projects::{Project, Projects};
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -17,38 +21,45 @@ use crate::export::layout;
 use crate::mount::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::{self, now};
-use crate::volume::quota::{Agent, Answer, Limits};
+use crate::volume::limits::Limits;
+use crate::volume::quota::{Agent, Answer};
 use crate::volume::record::Record;
 
 /// Directories inside one another, at most: each is a descriptor while the tree is walked.
 const DEPTH: usize = 4096;
 
-/// The ID of what belongs to no project.
-const NONE: u32 = 0;
+/// Held from the search for a free ID until the file system shows that it is in use: several exports may be on one file system.
+pub type Ids = Arc<Mutex<()>>;
 
 /// An export and the projects of its file system.
 pub struct Keeper<F: Fs, P: Projects<F>> {
-    export: Export<F>,
-    projects: P,
+    pub(super) export: Export<F>,
+    pub(super) projects: P,
     /// The IDs that may be given to volumes.
-    range: RangeInclusive<u32>,
-    quota: F::Handle,
+    pub(super) range: RangeInclusive<u32>,
+    pub(super) quota: F::Handle,
     answers: F::Handle,
+    pub(super) ids: Ids,
     /// The answers there are.
-    known: BTreeMap<VolumeName, Answer>,
+    known: Answers,
+    /// How many times all volumes were looked at.
+    looks: u64,
+    /// The ID of what snapshots take.
+    pub(super) snapshots: Option<u32>,
 }
 
 impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     /// Opens the agent's directory on an export that has a private one; `None` where there is none yet. Who holds the lock
     /// of its file `lock` is the one that works.
-    pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>) -> Result<Option<Self>> {
+    pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>, ids: Ids) -> Result<Option<Self>> {
         let root = export.fs().root();
         let path = [name(SubDir::PRIVATE)?];
         let Some(private) = export.find_dir(&root, path).await? else { return Ok(None) };
         // For a driver whose root is squashed to read; what is above it is the driver's alone.
         let quota = export.make_dirs(&private, [name("quota")?], 0o755).await?;
         let answers = export.make_dirs(&quota, [name("volumes")?], 0o755).await?;
-        Ok(Some(Self { export, projects, range, quota, answers, known: BTreeMap::new() }))
+        let (known, looks, snapshots) = (Answers::default(), 0, None);
+        Ok(Some(Self { export, projects, range, quota, answers, ids, known, looks, snapshots }))
     }
 
     /// The file whose lock says which agent works.
@@ -65,41 +76,53 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     /// Looks at every volume, and says that it did. Answers whether all is as it should be: what is not is logged, and worth
     /// another look soon.
     pub async fn look_at_all(&mut self, period: Duration) -> Result<bool> {
-        let fs = self.projects.kind();
-        let agent = Agent {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            file_system: fs.name().to_owned(),
-            holds_root: fs.holds_root(),
-            looked: now(),
-            period: period.as_secs(),
-        };
-        self.write(&self.quota, "agent.json", &agent).await?;
-        self.known = BTreeMap::new();
+        if self.looks == 0 {
+            self.show_itself(0, period).await?;
+        }
+        self.known = Answers::default();
         for file in self.export.names(&self.answers).await? {
             let Some(volume) = Record::volume(&file) else { continue };
             if let Some(answer) = self.answer(&volume).await? {
                 self.known.insert(volume, answer);
             }
         }
+        // Before IDs are given to volumes: its own is none of theirs.
+        let mut all = self.count_snapshots().await;
         let mut volumes = lifecycle::names(&self.export).await?;
-        volumes.extend(self.known.keys().cloned());
+        volumes.extend(self.known.volumes().cloned());
         volumes.sort_unstable();
         volumes.dedup();
-        let mut all = true;
         for volume in volumes {
             all &= self.look_at(&volume).await;
+            // Nothing here waits: others have their turn.
+            yield_now().await;
         }
+        self.looks += 1;
+        self.show_itself(now(), period).await?;
         Ok(all)
+    }
+
+    /// Says who works here, and when it was last through.
+    async fn show_itself(&self, looked: u64, period: Duration) -> Result<()> {
+        let fs = self.projects.kind();
+        let agent = Agent {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            file_system: fs.name().to_owned(),
+            holds_root: fs.holds_root(),
+            looked,
+            looks: self.looks,
+            period: period.as_secs(),
+        };
+        self.write(&self.quota, "agent.json", &agent).await
     }
 
     /// Looks at one volume. Answers whether it is as it should be.
     pub async fn look_at(&mut self, volume: &VolumeName) -> bool {
-        let had = self.known.contains_key(volume);
+        let had = self.known.get(volume).is_some();
         let mut all = self.try_settle(volume).await;
-        if had && !self.known.contains_key(volume) {
+        if had && self.known.get(volume).is_none() {
             // Who shared its directory takes its place.
-            let shares = self.known.iter().filter(|(_, answer)| answer.project == NONE);
-            for other in shares.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            for other in self.known.naming(NONE).cloned().collect::<Vec<_>>() {
                 all &= self.try_settle(&other).await;
             }
         }
@@ -144,7 +167,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         {
             return Ok(true);
         }
-        if let Some(other) = self.other(project, volume)
+        if let Some(other) = self.known.other(project, volume)
             && Record::read(&self.export, other).await?.is_some_and(|record| record.id.sub_dir == *sub_dir)
         {
             let reason = format!("its directory is that of volume `{other}` too, whose limit holds");
@@ -153,14 +176,17 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         }
         let before = known.as_ref().map(|answer| answer.project).filter(|id| self.range.contains(id));
         // The directory's own is of an earlier life, perhaps cut short before its answer, if no other answer names it.
-        let own = Some(project).filter(|id| inherited && self.range.contains(id) && self.other(*id, volume).is_none());
+        let ours = |id: &u32| self.range.contains(id) && self.snapshots != Some(*id);
+        let own = Some(project).filter(|id| inherited && ours(id) && self.known.other(*id, volume).is_none());
+        let ids = self.ids.clone();
+        let choosing = ids.lock().await;
         let target = match (own, before) {
             (Some(own), _) => own,
             // What belongs to it is in the trash, or archived: it is not this directory's.
-            (None, Some(before)) if !self.used(before).await?.in_use => before,
+            (None, Some(before)) if !self.used(before).await?.in_use() => before,
             (None, _) => self.free_id().await?,
         };
-        if let Some(before) = before.filter(|before| *before != target && self.other(*before, volume).is_none()) {
+        if let Some(before) = before.filter(|before| *before != target && self.known.other(*before, volume).is_none()) {
             let freed = self.projects.limit(before, Limits::default()).await;
             freed.map_err(|e| failed("taking earlier limits away", e))?;
         }
@@ -172,6 +198,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         if limited != rounded {
             self.projects.limit(target, wanted).await.map_err(|e| failed("setting the limits", e))?;
         }
+        drop(choosing);
         // What was in the directory before it had the ID. Once is enough: later it hands the ID on.
         let walk = if walked { Ok(()) } else { self.walk(directory, target).await };
         let (answer, settled) = match walk {
@@ -189,30 +216,18 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         Ok(settled)
     }
 
-    /// Another volume whose answer names that ID.
-    fn other(&self, id: u32, than: &VolumeName) -> Option<&VolumeName> {
-        let names = |(name, answer): &(&VolumeName, &Answer)| *name != than && answer.project == id;
-        self.known.iter().find(names).map(|(name, _)| name).filter(|_| id != NONE)
-    }
-
     /// An ID that nobody uses: neither an answer, nor a limit, nor anything on the file system.
-    async fn free_id(&self) -> Result<u32> {
-        let last = self.known.values().map(|answer| answer.project).filter(|id| self.range.contains(id)).max();
-        let start = last.and_then(|last| last.checked_add(1)).filter(|id| self.range.contains(id));
-        let start = start.unwrap_or(*self.range.start());
-        for id in (start..=*self.range.end()).chain(*self.range.start()..start) {
-            if self.known.values().any(|answer| answer.project == id) {
-                continue;
-            }
+    pub(super) async fn free_id(&self) -> Result<u32> {
+        for id in self.known.unnamed(&self.range).filter(|id| self.snapshots != Some(*id)) {
             let project = self.used(id).await?;
-            if !project.in_use && !project.limits.any() {
+            if !project.in_use() && !project.limits.any() {
                 return Ok(id);
             }
         }
         Err(Error::Exhausted(format!("no project ID from {} to {} is free", self.range.start(), self.range.end())))
     }
 
-    async fn used(&self, id: u32) -> Result<Project> {
+    pub(super) async fn used(&self, id: u32) -> Result<Project> {
         self.projects.get(id).await.map_err(|e| self.export.failed("reading the limits of a project", e))
     }
 
@@ -223,7 +238,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
             None => self.answer(volume).await?,
         };
         let Some(answer) = answer else { return Ok(()) };
-        if self.range.contains(&answer.project) && self.other(answer.project, volume).is_none() {
+        if self.range.contains(&answer.project) && self.known.other(answer.project, volume).is_none() {
             let freed = self.projects.limit(answer.project, Limits::default()).await;
             freed.map_err(|e| self.export.failed(format!("taking the limits of volume `{volume}` away"), e))?;
         }
@@ -237,7 +252,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     }
 
     /// Gives everything below a directory the project. What has it already costs a look: a walk that was cut short goes on.
-    async fn walk(&self, directory: F::Handle, project: u32) -> FsResult<()> {
+    pub(super) async fn walk(&self, directory: F::Handle, project: u32) -> FsResult<()> {
         let fs = self.export.fs();
         let mut path = vec![Step { dir: directory, next: Some(0), inside: Vec::new() }];
         while let Some(step) = path.last_mut() {
@@ -260,6 +275,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
                 path.pop();
                 continue;
             };
+            yield_now().await;
             let page = fs.readdir(&step.dir, from).await?;
             step.next = page.next;
             for entry in page.entries {
@@ -303,7 +319,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         Ok(())
     }
 
-    async fn write(&self, dir: &F::Handle, file: &str, value: &impl serde::Serialize) -> Result<()> {
+    pub(super) async fn write(&self, dir: &F::Handle, file: &str, value: &impl serde::Serialize) -> Result<()> {
         let content = serde_json::to_vec(value).map_err(|e| Error::Internal(format!("writing `{file}`: {e}")))?;
         // Half-written under a name that none of the agent's files has.
         self.export.replace_small((&self.quota, &name("new")?), (dir, &name(file)?), 0o644, content).await
@@ -317,6 +333,6 @@ struct Step<H> {
     inside: Vec<Name>,
 }
 
-fn name(text: &str) -> Result<Name> {
+pub(super) fn name(text: &str) -> Result<Name> {
     Name::new(text).map_err(|status| Error::Internal(format!("`{}`: {status}", text.escape_debug())))
 }

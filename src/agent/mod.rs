@@ -3,11 +3,15 @@
 //! It talks to nobody: records come to it, and its answers go, through the export's own file system. It sleeps until a
 //! record changes; every few minutes it looks at all of them all the same.
 
+mod answers;
+#[cfg(test)]
+mod beside;
 mod calls;
 #[cfg(test)]
 mod crashes;
 pub mod keeper;
 pub mod projects;
+mod snapshots;
 pub mod watch;
 
 use std::future::Future;
@@ -23,8 +27,9 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::export::kernel::KernelFs;
 use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::volume::quota;
 use crate::volume::record::Record;
-use keeper::Keeper;
+use keeper::{Ids, Keeper};
 use projects::KernelProjects;
 use watch::{Change, Watch};
 
@@ -69,7 +74,10 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         }
         exports.push((share, fs, projects));
     }
-    let work = exports.into_iter().map(|(share, fs, projects)| keep(share, fs, projects, settings.project_ids.clone()));
+    let ids = Ids::default();
+    let work = exports
+        .into_iter()
+        .map(|(share, fs, projects)| keep((share, fs, projects), settings.project_ids.clone(), ids.clone()));
     tokio::select! {
         ended = try_join_all(work) => ended.map(drop),
         () = shutdown => Ok(()),
@@ -77,9 +85,13 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
 }
 
 /// Works on one path for ever.
-async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: RangeInclusive<u32>) -> Result<()> {
+async fn keep(
+    (share, fs, projects): (Source, KernelFs, KernelProjects),
+    range: RangeInclusive<u32>,
+    ids: Ids,
+) -> Result<()> {
     let path = share.share.to_string();
-    let mut keeper = open(&share, &fs, projects, range).await?;
+    let mut keeper = open(&share, &fs, projects, range, ids).await?;
     let lock = keeper.lock_file().await?;
     let mut waits = false;
     while !fs.try_lock(&lock, 0).await.map_err(|e| keeper.export().failed("locking `.csi-nfs/quota/lock`", e))? {
@@ -92,7 +104,9 @@ async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: Rang
     let layout = keeper.export().make_layout().await?;
     // Before the first look, so that nothing is missed between.
     let watch = Watch::new(&fs, &layout.volumes).await?;
+    let snapshots = Watch::new(&fs, &layout.snapshots).await?;
     tracing::info!(path, "working");
+    let look = quota::look().map_err(|status| Error::Internal(status.to_string()))?;
     let mut pause = AGAIN.0;
     loop {
         let all = keeper.look_at_all(PERIOD).await.unwrap_or_else(|error| {
@@ -107,10 +121,14 @@ async fn keep(share: Source, fs: KernelFs, projects: KernelProjects, range: Rang
                 () = tokio::time::sleep_until(until) => again = true,
                 change = watch.changes() => match change? {
                     Change::Unknown => again = true,
-                    Change::Names(names) => for volume in names.iter().filter_map(Record::volume) {
-                        again |= !keeper.look_at(&volume).await;
+                    Change::Names(names) => for name in &names {
+                        match Record::volume(name) {
+                            Some(volume) => again |= !keeper.look_at(&volume).await,
+                            None => again |= *name == look,
+                        }
                     },
                 },
+                _ = snapshots.changes() => again |= !keeper.count_snapshots().await,
             }
         }
     }
@@ -123,6 +141,7 @@ async fn open(
     fs: &KernelFs,
     projects: KernelProjects,
     range: RangeInclusive<u32>,
+    ids: Ids,
 ) -> Result<Keeper<KernelFs, KernelProjects>> {
     let watch = Watch::new(fs, &fs.root()).await?;
     let private = Name::new(SubDir::PRIVATE).map_err(|status| Error::Internal(status.to_string()))?;
@@ -131,7 +150,7 @@ async fn open(
     let mut pause = STEP;
     loop {
         if export().layout().await?.is_some()
-            && let Some(keeper) = Keeper::open(export(), projects.clone(), range.clone()).await?
+            && let Some(keeper) = Keeper::open(export(), projects.clone(), range.clone(), ids.clone()).await?
         {
             return Ok(keeper);
         }

@@ -9,15 +9,24 @@ use super::calls;
 use crate::error::{Error, Result};
 use crate::export::fs::{Fs, FsResult, Kind, Status};
 use crate::export::kernel::{KernelFs, KernelHandle};
-use crate::volume::quota::Limits;
+use crate::volume::limits::Limits;
 
 /// A project, as the file system knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Project {
     /// Its limits.
     pub limits: Limits,
+    /// Bytes that belong to it.
+    pub bytes: u64,
+    /// Inodes that do.
+    pub inodes: u64,
+}
+
+impl Project {
     /// Whether something belongs to it.
-    pub in_use: bool,
+    pub fn in_use(&self) -> bool {
+        self.bytes > 0 || self.inodes > 0
+    }
 }
 
 /// What the agent needs of a file system's project quotas.
@@ -164,7 +173,8 @@ impl Projects<KernelFs> for KernelProjects {
                 bytes: limit(quota.dqb_bhardlimit.saturating_mul(1024)),
                 inodes: limit(quota.dqb_ihardlimit),
             },
-            in_use: quota.dqb_curspace > 0 || quota.dqb_curinodes > 0,
+            bytes: quota.dqb_curspace,
+            inodes: quota.dqb_curinodes,
         })
     }
 

@@ -1,7 +1,7 @@
 //! Mends what `csi-nfs check` found, as far as nothing can be lost by it: under the locks that the driver takes, so that it may
 //! be serving meanwhile, and after another look.
 
-use super::Finding;
+use super::{Finding, limits};
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::Fs;
@@ -40,7 +40,11 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
             }
             // All at once, below.
             Finding::StagingLeftover { .. } | Finding::TrashLeftover { .. } => {}
+            Finding::LimitNotInForce { .. } | Finding::LimitLeft { .. } | Finding::ProjectShared { .. } => {}
         }
+    }
+    if findings.iter().any(limits::is_of_limits) {
+        limits::mend(export).await?;
     }
     trash::sweep_staging(export).await?;
     trash::clear(export).await.map(drop)

@@ -6,6 +6,7 @@
 //!     volumes/               records, one a volume: volumes/NAME.json
 //!     paths/                 who has which directory, where `subDir` was given: paths/a/b/#/NAME
 //!     snapshots/             records, NAME.json, each beside what was copied, NAME.tree
+//!     promised/              where a class has `overcommit`: see volume/promises.rs
 //!     staging/               half-made, named after what it becomes
 //!     trash/                 half-gone
 //! ```

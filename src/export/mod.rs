@@ -16,7 +16,7 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
 use crate::mount::source::Source;
-use fs::{Attr, Fs, Kind, Name, Status};
+use fs::{Attr, Entry, Fs, Kind, Name, OpenMode, Status};
 use layout::Layout;
 use locks::Locks;
 
@@ -142,14 +142,19 @@ impl<F: Fs> Export<F> {
 
     /// All names in a directory, in no order.
     pub async fn names(&self, dir: &F::Handle) -> Result<Vec<Name>> {
-        let mut names = Vec::new();
+        Ok(self.entries(dir).await?.into_iter().map(|entry| entry.name).collect())
+    }
+
+    /// All entries of a directory, in no order.
+    pub async fn entries(&self, dir: &F::Handle) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
         let mut cookie = Some(0);
         while let Some(from) = cookie {
             let page = self.fs.readdir(dir, from).await.map_err(|e| self.failed("listing a directory", e))?;
-            names.extend(page.entries.into_iter().map(|entry| entry.name));
+            entries.extend(page.entries);
             cookie = page.next;
         }
-        Ok(names)
+        Ok(entries)
     }
 
     /// The content of a small file of the driver's; `None` where there is none.
@@ -166,6 +171,25 @@ impl<F: Fs> Export<F> {
             Err(Status::NoEnt) => Ok(None),
             Err(status) => Err(self.failed(format!("reading `{name}`"), status)),
         }
+    }
+
+    /// The same, with the file that it is the content of, open; of a file that is replaced or removed meanwhile, the new one.
+    pub async fn open_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<(F::Handle, Attr, Vec<u8>)>> {
+        let failed = |status| self.failed(format!("reading `{name}`"), status);
+        for _ in 0..REPLACED {
+            let (file, attr) = match self.fs.open(dir, name, OpenMode::Read).await {
+                Err(Status::NoEnt) => return Ok(None),
+                opened => opened.map_err(failed)?,
+            };
+            if attr.size > SMALL as u64 {
+                return Err(failed(Status::FBig));
+            }
+            match self.fs.read(&file, 0, SMALL).await {
+                Err(Status::Stale) => {}
+                content => return Ok(Some((file, attr, content.map_err(failed)?))),
+            }
+        }
+        Err(failed(Status::Stale))
     }
 
     /// Writes a small file of the driver's so that under its name there is the old content or the new, never less: in

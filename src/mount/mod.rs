@@ -26,3 +26,4 @@ pub mod turns;
 pub mod unpublish;
 mod version;
 mod version3;
+pub mod whose;

@@ -129,7 +129,8 @@ impl Probe {
     }
 }
 
-fn figures(stat: &StatFs) -> FsStat {
+/// What statfs(2) says, in bytes.
+pub(super) fn figures(stat: &StatFs) -> FsStat {
     let block = if stat.f_frsize > 0 { stat.f_frsize } else { stat.f_bsize };
     let bytes = |blocks: u64| blocks.saturating_mul(u64::try_from(block).unwrap_or(0));
     FsStat {

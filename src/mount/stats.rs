@@ -7,9 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::local::Local;
+use super::nfs::Mounter;
 use super::probe::{Failure, LIMIT, Probe};
+use super::source::Source;
 use super::table::{Mount, Table};
 use super::target::{Place, Target};
+use super::whose::{Exports, Whose};
 use crate::error::{Error, Result};
 use crate::export::fs::{FsStat, Status};
 
@@ -19,11 +22,24 @@ pub struct Stats {
     probe: Probe,
     /// How old an answer may be; zero asks the server each time.
     max_age: Duration,
+    exports: Exports,
     last: Mutex<HashMap<Target, Figures>>,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// A volume whose figures are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// CSI `volume_id`.
+    pub id: String,
+    /// The export that it is on, where its identifier tells.
+    pub share: Option<Source>,
+}
+
+#[derive(Debug, Clone)]
 struct Figures {
+    /// The volume that they were asked for.
+    volume: String,
+    whose: Whose,
     /// The mount that they are of, and its superblock: another one at the same target has others.
     of: (u64, (u32, u32)),
     at: Instant,
@@ -31,9 +47,9 @@ struct Figures {
 }
 
 impl Stats {
-    /// Figures that `probe` gets, each kept for `max_age`.
-    pub fn new(probe: Probe, max_age: Duration) -> Self {
-        Self { probe, max_age, last: Mutex::default() }
+    /// Figures that `probe` gets, each kept for `max_age`; exports are asked through mounts that `mounter` makes.
+    pub fn new(probe: Probe, mounter: Arc<Mounter>, max_age: Duration) -> Self {
+        Self { probe, max_age, exports: Exports::new(mounter), last: Mutex::default() }
     }
 
     /// The figures of the volume that is mounted at `target`, within 2 s. From a server that does not answer: the last
@@ -42,26 +58,45 @@ impl Stats {
     /// # Errors
     /// [`Error::NotFound`] where no volume is mounted there; [`Error::Unreachable`] and [`Error::Export`] where the server
     /// does not answer, or says no, and there are no figures yet.
-    pub async fn of(&self, target: &Target) -> Result<FsStat> {
+    pub async fn of(&self, volume: &Volume, target: &Target) -> Result<FsStat> {
         let started = Instant::now();
         let (place, mount) = mounted(self.probe.local(), target).await?;
-        self.figures(target, &place, &mount, started + LIMIT).await
+        self.figures(volume, target, &place, &mount, started + LIMIT).await
     }
 
-    async fn figures(&self, target: &Target, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<FsStat> {
-        let known = self.last().get(target).copied().filter(|figures| figures.of == identity(mount));
-        if let Some(known) = known.filter(|known| known.at.elapsed() < self.max_age) {
+    async fn figures(
+        &self,
+        volume: &Volume,
+        target: &Target,
+        place: &Arc<Place>,
+        mount: &Mount,
+        deadline: Instant,
+    ) -> Result<FsStat> {
+        let known = self.last().get(target).cloned().filter(|figures| figures.of == identity(mount));
+        if let Some(known) = known.as_ref().filter(|known| known.at.elapsed() < self.max_age) {
             return Ok(known.stat);
         }
         match (self.probe.statfs(place, mount, deadline).await, known) {
             (Ok(stat), _) => {
-                self.last().insert(target.clone(), Figures { of: identity(mount), at: Instant::now(), stat });
+                let whose = self.exports.tell(&stat, volume.share.as_ref(), mount, deadline).await;
+                let figures =
+                    Figures { volume: volume.id.clone(), whose, of: identity(mount), at: Instant::now(), stat };
+                self.last().insert(target.clone(), figures);
                 Ok(stat)
             }
             (Err(Failure::Gone), _) => Err(not_mounted(target)),
             (Err(Failure::Unreachable(_) | Failure::Silent), Some(known)) => Ok(known.stat),
             (Err(failure), _) => Err(explain(failure, target, mount)),
         }
+    }
+
+    /// The last figures of every volume, and whose they are.
+    pub fn known(&self) -> Vec<(String, Whose, FsStat)> {
+        let mut known: Vec<_> = self.last().values().map(|f| (f.volume.clone(), f.whose, f.stat)).collect();
+        // One with several targets has the same figures at each.
+        known.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        known.dedup_by(|(one, ..), (other, ..)| one == other);
+        known
     }
 
     /// Forgets a target that is no longer published.
@@ -119,7 +154,13 @@ mod tests {
 
     fn stats(max_age: Duration) -> Stats {
         let reachability = Reachability::new();
-        Stats::new(Probe::new(Arc::clone(&reachability), Gates::new(reachability)), max_age)
+        let gates = Gates::new(Arc::clone(&reachability));
+        let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
+        Stats::new(Probe::new(reachability, gates), mounter, max_age)
+    }
+
+    fn volume() -> Volume {
+        Volume { id: "v".to_owned(), share: None }
     }
 
     fn mount(id: u64, port: u16) -> Mount {
@@ -134,8 +175,9 @@ mod tests {
         let place = Arc::new(target.find().unwrap().unwrap());
         let stats = stats(max_age);
         let of = (26, (0, 26));
-        stats.last().insert(target.clone(), Figures { of, at: Instant::now(), stat: OLD });
-        stats.figures(&target, &place, &mount, Instant::now() + LIMIT).await
+        let figures = Figures { volume: volume().id, whose: Whose::Unknown, of, at: Instant::now(), stat: OLD };
+        stats.last().insert(target.clone(), figures);
+        stats.figures(&volume(), &target, &place, &mount, Instant::now() + LIMIT).await
     }
 
     #[tokio::test]
@@ -177,7 +219,7 @@ mod tests {
     async fn a_path_without_a_volume_is_not_found() {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().to_owned(), dir.path().join("missing"), dir.path().join("missing/target")] {
-            let stats = stats(Duration::ZERO).of(&Target::try_from(path.as_path()).unwrap()).await;
+            let stats = stats(Duration::ZERO).of(&volume(), &Target::try_from(path.as_path()).unwrap()).await;
             assert!(matches!(stats, Err(Error::NotFound { .. })), "{stats:?}");
         }
     }

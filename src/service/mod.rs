@@ -3,6 +3,7 @@
 pub mod capability;
 pub mod condition;
 pub mod controller;
+pub mod deadline;
 pub mod detached;
 pub mod identity;
 pub mod node;

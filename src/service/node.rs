@@ -12,7 +12,7 @@ use crate::export::fs::FsStat;
 use crate::mount::health::Health;
 use crate::mount::options::MountOptions;
 use crate::mount::publish::Publisher;
-use crate::mount::stats::Stats;
+use crate::mount::stats::{Stats, Volume};
 use crate::mount::target::Target;
 use crate::proto::csi;
 use crate::proto::csi::node_server::Node as Rpc;
@@ -91,7 +91,10 @@ impl Rpc for Node {
         let request = request.into_inner();
         telemetry::volume(&request.volume_id);
         present(&request.volume_id)?;
-        let stat = self.stats.of(&published("volume_path", &request.volume_path)?).await?;
+        // A volume that was not made by this driver may have any identifier.
+        let share = VolumeId::parse(&request.volume_id).ok().map(|id| id.export());
+        let volume = Volume { id: request.volume_id, share };
+        let stat = self.stats.of(&volume, &published("volume_path", &request.volume_path)?).await?;
         Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage: usage(&stat) }))
     }
 
@@ -205,8 +208,8 @@ mod tests {
         let gates = Gates::new(Arc::clone(&reachability));
         let probe = Probe::new(Arc::clone(&reachability), Arc::clone(&gates));
         let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
-        let publisher = Publisher::new(mounter, reachability, gates, Arc::default());
-        let stats = Stats::new(probe.clone(), std::time::Duration::ZERO);
+        let publisher = Publisher::new(Arc::clone(&mounter), reachability, gates, Arc::default());
+        let stats = Stats::new(probe.clone(), mounter, std::time::Duration::ZERO);
         let settings = Settings {
             node_id: "node".to_owned(),
             mount_options: MountOptions::default(),

@@ -17,13 +17,14 @@ use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
 use crate::volume::parameters::{Attributes, OnDelete};
+use crate::volume::quota;
 use crate::volume::record::{Origin, Record as VolumeRecord};
 
 const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
 
 /// One call to a controller. Volumes and snapshots are named; `v` is the volume that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Call {
+pub(crate) enum Call {
     /// An empty volume.
     Make(&'static str),
     /// A snapshot of a volume.
@@ -59,7 +60,7 @@ impl trials::Call for Call {
             Make(name) => {
                 let create = create(name, None);
                 let lock = volumes::lock(export, &create.id(export)?).await?;
-                volumes::create(export, &create, &lock).await.map(|record| record.id.to_string())
+                volumes::create(export, &create, quota::patience(), &lock).await.map(|record| record.id.to_string())
             }
             Snapshot(name, of) => snapshot(export, name, of).await,
             CloneOf(name, of) => {
@@ -223,7 +224,7 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
         (Origin::Snapshot(snapshot), None) if show => {
             Begun::Whole(direct::create(export, &create, &named(snapshot), &lock).await?)
         }
-        _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), &lock).await?,
+        _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), quota::patience(), &lock).await?,
     };
     drop(lock);
     match (begun, content) {
@@ -240,7 +241,7 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
 }
 
 /// Each call under test with what is there before it.
-fn scenarios() -> Vec<(Vec<Call>, Call)> {
+pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
     vec![
@@ -321,11 +322,11 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn two_controllers_together_leave_what_one_could_have_left() {
+/// Calls of two controllers at once, with what is there before them.
+pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
-    let scenarios: Vec<(Vec<Call>, [Vec<Call>; 2])> = vec![
+    vec![
         (vec![v.clone()], [vec![s.clone()], vec![s.clone()]]),
         (vec![], [vec![v.clone()], vec![s.clone()]]),
         (vec![], [vec![v.clone()], vec![CloneOf("c", "v")]]),
@@ -345,9 +346,13 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
         (vec![v.clone(), w.clone(), g.clone()], [vec![x.clone()], vec![Restore("r", "g-1")]]),
         (vec![v.clone(), w, g.clone()], [vec![x.clone(), g.clone()], vec![g, DeleteSnapshot("g-0")]]),
         (vec![v], [vec![s.clone(), DeleteSnapshot("s")], vec![s]]),
-    ];
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_controllers_together_leave_what_one_could_have_left() {
     let agrees = async |server: &MemoryServer, what: &str| {
         assert_eq!(List.faults(&connect(server)).await, [], "{what}");
     };
-    trials::rivals(scenarios, 3_000, agrees).await;
+    trials::rivals(rivals(), 3_000, agrees).await;
 }

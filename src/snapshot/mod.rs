@@ -12,6 +12,7 @@ pub mod lifecycle;
 pub mod parameters;
 pub mod record;
 pub mod tree;
+pub mod usage;
 
 #[cfg(test)]
-mod crashes;
+pub(crate) mod crashes;

@@ -5,10 +5,13 @@
 //! waiting; then, under the lock again, it is renamed into place, and the record made final. The directory was not there
 //! when the pending record was written: where it is found beside one, an earlier call put it there, whole.
 
+use tokio::time::Instant;
+
 use super::claims;
 use super::delete::forget_volume;
 use super::id::VolumeName;
 use super::lifecycle::{Create, check_same, check_space, make_parent, now, set_attr};
+use super::promises;
 use super::quota;
 use super::record::Record;
 use crate::error::{Error, Result};
@@ -33,7 +36,13 @@ pub enum Begun {
 /// [`Error::Interrupted`] where there is no content, and the volume was deleted meanwhile.
 /// [`Error::CapacityOutOfRange`] for less than `size`; [`Error::Conflict`] where the name is another volume's, or something
 /// is in the directory; otherwise as [`create`](super::lifecycle::create).
-pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, size: Option<u64>, lock: &Guard<F>) -> Result<Begun> {
+pub async fn begin<F: Fs>(
+    export: &Export<F>,
+    create: &Create,
+    size: Option<u64>,
+    until: Instant,
+    lock: &Guard<F>,
+) -> Result<Begun> {
     let changed = || Error::Interrupted(format!("volume `{}` changed while it was made; call again", create.name));
     let id = create.id(export)?;
     if let Some(record) = Record::read(export, &create.name).await? {
@@ -41,12 +50,13 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, size: Option<u64>
         if record.pending {
             return size.map(|_| Begun::Pending(record)).ok_or_else(changed);
         }
-        quota::enforced_where_required(export, &create.name, &record).await?;
+        quota::enforced_where_required(export, &create.name, &record, until).await?;
         return Ok(Begun::Whole(record));
     }
     let size = size.ok_or_else(changed)?;
-    quota::check_possible(export, create.asked.or(create.defaults).quota).await?;
+    quota::check_possible(export, create.asked.or(create.defaults).quota, until).await?;
     let record = prepare(export, create, size, lock).await?;
+    let _promise = promises::check(export, record.attributes.overcommit, record.capacity).await?;
     make_way(export, &record).await?;
     claims::claim(export, &id).await?;
     record.write(export, &create.name).await?;
@@ -143,7 +153,7 @@ pub async fn finish<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeNam
     check_pending(export, record, name).await?;
     let whole = Record { pending: false, ..record.clone() };
     whole.write(export, name).await?;
-    quota::enforced_where_required(export, name, &whole).await?;
+    quota::enforced_where_required(export, name, &whole, quota::patience()).await?;
     Ok(whole)
 }
 

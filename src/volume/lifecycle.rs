@@ -9,11 +9,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
+
 use super::access::CapacityRange;
 use super::claims;
 use super::delete;
 use super::id::{VolumeId, VolumeName};
 use super::parameters::{Attributes, OnDelete};
+use super::promises::{self, Overcommit};
 use super::quota;
 use super::record::{Origin, Record};
 use crate::error::{Error, Result};
@@ -57,26 +60,28 @@ impl Create {
     }
 }
 
-/// Makes a volume, or finds the one that an earlier call with the same arguments made (CSI `CreateVolume`).
+/// Makes a volume, or finds the one that an earlier call with the same arguments made (CSI `CreateVolume`). A limit that is
+/// required is waited for `until` then.
 ///
 /// # Errors
 /// [`Error::Conflict`] where the name belongs to a volume of another capacity or other parameters,
 /// [`Error::Precondition`] where the directory is inside another volume's, [`Error::Exhausted`] where the export has not
-/// enough free; [`Error::NoAgent`] where a limit is required and cannot be had: nothing of the volume stays then.
-pub async fn create<F: Fs>(export: &Export<F>, create: &Create, lock: &Guard<F>) -> Result<Record> {
+/// enough free or is promised to others; [`Error::NoAgent`] where a limit is required and cannot be had: nothing of the volume stays then.
+pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, lock: &Guard<F>) -> Result<Record> {
     let id = create.id(export)?;
     let wanted = create.asked.or(create.defaults);
     if let Some(record) = Record::read(export, &create.name).await? {
         check_same(create, &id, &record)?;
         // Whoever wrote the record had made the directory; it may have been removed by hand since.
         make_directory(export, &create.name, &id.sub_dir, record.attributes).await?;
-        quota::enforced_where_required(export, &create.name, &record).await?;
+        quota::enforced_where_required(export, &create.name, &record, until).await?;
         return Ok(record);
     }
-    quota::check_possible(export, wanted.quota).await?;
+    quota::check_possible(export, wanted.quota, until).await?;
     claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?.check_nesting(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     check_space(export, capacity).await?;
+    let promise = promises::check(export, wanted.overcommit, capacity).await?;
     claims::claim(export, &id).await?;
     make_directory(export, &create.name, &id.sub_dir, wanted).await?;
     let record = Record {
@@ -91,7 +96,8 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, lock: &Guard<F>)
         pending: false,
     };
     record.write(export, &create.name).await?;
-    if let Err(error) = quota::enforced_where_required(export, &create.name, &record).await {
+    drop(promise);
+    if let Err(error) = quota::enforced_where_required(export, &create.name, &record, until).await {
         delete::undo(export, &record.id, &create.name, lock).await?;
         return Err(error);
     }
@@ -148,8 +154,9 @@ async fn statfs<F: Fs>(export: &Export<F>) -> Result<FsStat> {
 }
 
 /// The bytes that a new volume could have (CSI `GetCapacity`).
-pub async fn available<F: Fs>(export: &Export<F>) -> Result<u64> {
-    statfs(export).await.map(|stat| stat.available_bytes)
+pub async fn available<F: Fs>(export: &Export<F>, overcommit: Option<Overcommit>) -> Result<u64> {
+    let free = statfs(export).await?.available_bytes;
+    Ok(free.min(promises::left(export, overcommit).await?))
 }
 
 /// Makes a volume's directory so that nobody sees it without its mode and owner. One that is there is taken as it is, and
@@ -283,11 +290,18 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
     Ok((name, record))
 }
 
-/// Makes a volume larger (CSI `ControllerExpandVolume`): answers its capacity, in bytes.
+/// Makes a volume larger (CSI `ControllerExpandVolume`): answers its capacity, in bytes, with its limit in
+/// force where there was one.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::CapacityOutOfRange`] where it is larger than the limit already; [`Error::Exhausted`].
-pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRange, _lock: &Guard<F>) -> Result<u64> {
+pub async fn expand<F: Fs>(
+    export: &Export<F>,
+    id: &VolumeId,
+    range: CapacityRange,
+    until: Instant,
+    _lock: &Guard<F>,
+) -> Result<u64> {
     let (name, mut record) = for_change(export, id).await?;
     let capacity = range.required().max(record.capacity);
     if !range.allows(capacity) {
@@ -297,23 +311,31 @@ pub async fn expand<F: Fs>(export: &Export<F>, id: &VolumeId, range: CapacityRan
         )));
     }
     if capacity > record.capacity {
-        check_space(export, capacity - record.capacity).await?;
+        let more = capacity - record.capacity;
+        check_space(export, more).await?;
+        let _promise = promises::check(export, record.attributes.overcommit, more).await?;
         record.capacity = capacity;
         // A volume that is taken over may have no claim yet.
         claims::claim(export, &record.id).await?;
         record.write(export, &name).await?;
     }
     // Also where it was large enough: an earlier call may not have waited to the end.
-    quota::enforced_where_it_was(export, &name, &record).await?;
+    quota::enforced_where_it_was(export, &name, &record, until).await?;
     Ok(capacity)
 }
 
 /// Changes what can be changed of a volume (CSI `ControllerModifyVolume`).
-pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attributes, _lock: &Guard<F>) -> Result<()> {
+pub async fn modify<F: Fs>(
+    export: &Export<F>,
+    id: &VolumeId,
+    changes: Attributes,
+    until: Instant,
+    _lock: &Guard<F>,
+) -> Result<()> {
     let (name, mut record) = for_change(export, id).await?;
-    quota::check_possible(export, changes.quota).await?;
+    quota::check_possible(export, changes.quota, until).await?;
     let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
-    let owned = Attributes { on_delete: None, quota: None, inodes: None, ..changes } != Attributes::default();
+    let owned = changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
     if record.shows.is_some() && owned {
         let reason = "shows a snapshot, which does not change: mountPermissions, uid and gid cannot be given to it";
         return Err(Error::Precondition(format!("volume `{id}` {reason}")));
@@ -331,7 +353,7 @@ pub async fn modify<F: Fs>(export: &Export<F>, id: &VolumeId, changes: Attribute
         record.write(export, &name).await?;
     }
     if changes.quota.is_some() || changes.inodes.is_some() {
-        quota::enforced_where_required(export, &name, &record).await?;
+        quota::enforced_where_required(export, &name, &record, until).await?;
     }
     Ok(())
 }

@@ -7,9 +7,11 @@ pub mod fill;
 pub mod health;
 pub mod id;
 pub mod lifecycle;
+pub mod limits;
 pub mod parameters;
+pub mod promises;
 pub mod quota;
 pub mod record;
 
 #[cfg(test)]
-mod crashes;
+pub(crate) mod crashes;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::mount::source::{Server, Share, Source, SubDir};
-use crate::volume::quota::{Inodes, Quota};
+use crate::volume::limits::{Inodes, Quota};
+use crate::volume::promises::Overcommit;
 
 /// Keys that external-provisioner adds with `--extra-create-metadata` start with this.
 pub const INJECTED: &str = "csi.storage.k8s.io/";
@@ -72,7 +73,7 @@ fn parse_owner(field: &str, text: &str) -> Result<u32> {
     }
 }
 
-/// What ControllerModifyVolume can change of a volume; `None` where nothing was said.
+/// What a class says of a volume; `None` where it says nothing. ControllerModifyVolume can change all but `overcommit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attributes {
@@ -94,6 +95,9 @@ pub struct Attributes {
     /// How many inodes it may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inodes: Option<Inodes>,
+    /// How many times its size the export may be promised when this volume is made, or grows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overcommit: Option<Overcommit>,
 }
 
 impl Attributes {
@@ -106,6 +110,7 @@ impl Attributes {
             gid: self.gid.or(other.gid),
             quota: self.quota.or(other.quota),
             inodes: self.inodes.or(other.inodes),
+            overcommit: self.overcommit.or(other.overcommit),
         }
     }
 
@@ -147,7 +152,7 @@ pub struct Parameters {
     pub export: Source,
     /// The volume's directory, where `subDir` was given, its templates filled in.
     pub sub_dir: Option<SubDir>,
-    /// What can change later.
+    /// What it says of its volumes.
     pub attributes: Attributes,
     /// `readOnlyFromSnapshot`: whether a volume that is made of a snapshot for reading alone may show the snapshot itself.
     pub show_snapshots: bool,
@@ -180,12 +185,13 @@ impl Parameters {
                     }
                 }
                 "subdir" => sub_dir = Some((field.clone(), value)),
+                "overcommit" => attributes.overcommit = Some(Overcommit::parse(&field, value)?),
                 _ if attributes.take(&field, key, value)? || lower.starts_with(INJECTED) => {}
                 _ => {
                     return Err(Error::invalid(
                         field,
                         "not a parameter of this driver: server, share, subDir, onDelete, mountPermissions, uid, gid, quota, \
-                         inodes and readOnlyFromSnapshot are",
+                         inodes, overcommit and readOnlyFromSnapshot are",
                     ));
                 }
             }
@@ -322,6 +328,7 @@ mod tests {
     #[case("gid", "root")]
     #[case("quota", "always")]
     #[case("inodes", "many")]
+    #[case("overcommit", "150%")]
     #[case("subDir", "archived-x")]
     #[case("subDir", ".csi-nfs")]
     #[case("subDir", "a/${pvc.metadata.uid}")]

@@ -1,8 +1,9 @@
-//! Limits of volumes: what a class asks for, what the agent on the server answers, and waiting for it.
+//! Limits that the agent on the server sets: what it answers, and waiting for it.
 //!
 //! The agent (`csi-nfs agent`) writes into `.csi-nfs/quota`, and nobody else does:
 //!
 //! ```text
+//! snapshots.json        what snapshots take
 //! agent.json            who it is, what it can, when it looked last
 //! volumes/NAME.json     what is enforced of a volume, or why not
 //! ```
@@ -11,143 +12,22 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::id::VolumeName;
+use super::limits::{Limits, Quota};
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, FsStat, Name, Status};
+use crate::export::fs::{Fs, FsResult, FsStat, Name, Status};
 use crate::mount::source::SubDir;
 
-/// How long a limit is waited for, and an agent to show itself.
+/// How long a limit is waited for, and an agent to show itself, by a caller that sets no limit itself.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks at the answer, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// A file system that is told through NFS may round a limit up to its blocks.
 const ROUNDING: u64 = 64 << 10;
-const GIB: u64 = 1 << 30;
-
-/// Whether a volume's size is a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Quota {
-    /// It must be: a volume exists only with its limit in force, for clients that write as root too.
-    Required,
-    /// It must be, but for clients that write as root where the file system does not hold them (ext4).
-    RequiredExceptRoot,
-    /// It is where an agent works on the server.
-    Preferred,
-    /// It is not.
-    None,
-}
-
-impl Quota {
-    /// Parses the parameter; `field` is what the caller calls it, for the error.
-    pub fn parse(field: &str, text: &str) -> Result<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "required" => Ok(Self::Required),
-            "required-except-root" => Ok(Self::RequiredExceptRoot),
-            "preferred" => Ok(Self::Preferred),
-            "none" => Ok(Self::None),
-            _ => Err(Error::invalid(
-                field,
-                format!("`{}` is not one of required, required-except-root, preferred and none", text.escape_debug()),
-            )),
-        }
-    }
-
-    /// Whether a volume must have its limit.
-    pub fn is_required(self) -> bool {
-        matches!(self, Self::Required | Self::RequiredExceptRoot)
-    }
-}
-
-/// How many inodes a volume may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub enum Inodes {
-    /// So many; 0 is no limit.
-    Count(u64),
-    /// So many for each GiB of the volume, begun ones included.
-    PerGiB(u64),
-}
-
-impl Inodes {
-    /// Parses `100000` or `65536/Gi`.
-    pub fn parse(field: &str, text: &str) -> Result<Self> {
-        let (digits, inodes): (_, fn(u64) -> Self) = match text.strip_suffix("/Gi") {
-            Some(digits) => (digits, Self::PerGiB),
-            None => (text, Self::Count),
-        };
-        match digits.parse() {
-            Ok(number) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok(inodes(number)),
-            _ => Err(Error::invalid(
-                field,
-                format!("`{}` is neither a number nor a number per GiB, such as 65536/Gi", text.escape_debug()),
-            )),
-        }
-    }
-
-    /// The limit of a volume of so many bytes; `None` for none.
-    pub fn of(self, bytes: u64) -> Option<u64> {
-        let inodes = match self {
-            Self::Count(inodes) => inodes,
-            Self::PerGiB(inodes) => inodes.saturating_mul(bytes.div_ceil(GIB)),
-        };
-        Some(inodes).filter(|&inodes| inodes > 0)
-    }
-}
-
-impl From<Inodes> for String {
-    fn from(inodes: Inodes) -> Self {
-        match inodes {
-            Inodes::Count(inodes) => inodes.to_string(),
-            Inodes::PerGiB(inodes) => format!("{inodes}/Gi"),
-        }
-    }
-}
-
-impl TryFrom<String> for Inodes {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        Self::parse("inodes", &text)
-    }
-}
-
-/// Hard limits; `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Limits {
-    /// Bytes.
-    pub bytes: Option<u64>,
-    /// Inodes.
-    pub inodes: Option<u64>,
-}
-
-impl Limits {
-    /// What a volume's record asks for.
-    pub fn wanted(record: &Record) -> Self {
-        let attributes = &record.attributes;
-        // What shows a snapshot has nothing of its own to limit.
-        if attributes.quota == Some(Quota::None) || record.shows.is_some() {
-            return Self::default();
-        }
-        Self {
-            bytes: Some(record.capacity).filter(|&bytes| bytes > 0),
-            inodes: attributes.inodes.and_then(|inodes| inodes.of(record.capacity)),
-        }
-    }
-
-    /// As the kernel keeps them, which counts bytes in KiB.
-    pub fn rounded(self) -> Self {
-        Self { bytes: self.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..self }
-    }
-
-    /// Whether there is any.
-    pub fn any(self) -> bool {
-        self.bytes.is_some() || self.inodes.is_some()
-    }
-}
 
 /// The agent on the server: `.csi-nfs/quota/agent.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,8 +39,11 @@ pub struct Agent {
     pub file_system: String,
     /// Whether its limits hold clients that write as root.
     pub holds_root: bool,
-    /// When it last looked at every volume, in seconds since the epoch.
+    /// When it was last through with looking at every volume, in seconds since the epoch; 0 where it is not yet.
     pub looked: u64,
+    /// How many times it was, since it started.
+    #[serde(default)]
+    pub looks: u64,
     /// How often it does that, in seconds.
     pub period: u64,
 }
@@ -180,34 +63,88 @@ pub struct Answer {
     pub reason: Option<String>,
 }
 
+/// The file that says what snapshots take.
+pub const SNAPSHOTS: &str = "snapshots.json";
+
+/// What the snapshots of an export take: `.csi-nfs/quota/snapshots.json`. What they share with volumes, by reference, counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Snapshots {
+    /// Their project ID.
+    pub project: u32,
+    /// Bytes.
+    pub bytes: u64,
+    /// Inodes.
+    pub inodes: u64,
+}
+
+/// What the snapshots of an export take; `None` where no agent ever counted any.
+pub async fn snapshots<F: Fs>(export: &Export<F>) -> Result<Option<Snapshots>> {
+    read(export, SNAPSHOTS).await
+}
+
 /// The agent of an export; `None` where none ever worked.
 pub async fn agent<F: Fs>(export: &Export<F>) -> Result<Option<Agent>> {
-    read(export, "", "agent.json").await
+    read(export, "agent.json").await
 }
 
 /// What the agent says of a volume; `None` where it said nothing yet.
 pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Answer>> {
-    read(export, "volumes", &format!("{name}.json")).await
+    match directory(export, "volumes").await? {
+        Some(answers) => read_in(export, &answers, &format!("{name}.json")).await,
+        None => Ok(None),
+    }
+}
+
+/// The volumes that the agent says something of.
+pub async fn answered<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
+    match directory(export, "volumes").await? {
+        Some(dir) => Ok(export.names(&dir).await?.iter().filter_map(Record::volume).collect()),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// What comes, or goes, by this name among the records asks the agent to look at everything. (No volume's record is called so.)
+pub fn look() -> FsResult<Name> {
+    Name::new("#look")
 }
 
 /// A file that is torn, or not the agent's, is none.
-async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, below: &str, file: &str) -> Result<Option<T>> {
+async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, file: &str) -> Result<Option<T>> {
+    match directory(export, "").await? {
+        Some(quota) => read_in(export, &quota, file).await,
+        None => Ok(None),
+    }
+}
+
+async fn read_in<T: for<'de> Deserialize<'de>, F: Fs>(
+    export: &Export<F>,
+    dir: &F::Handle,
+    file: &str,
+) -> Result<Option<T>> {
+    let name = Name::new(file).map_err(|status| export.failed(format!("reading `{file}`"), status))?;
+    Ok(export.read_small(dir, &name).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+async fn directory<F: Fs>(export: &Export<F>, below: &str) -> Result<Option<F::Handle>> {
     let path = [SubDir::PRIVATE, "quota", below].into_iter().filter(|part| !part.is_empty());
     let name = |text: &str| Name::new(text).map_err(|status| export.failed(format!("reading `{text}`"), status));
-    let path = path.map(name).collect::<Result<Vec<_>>>()?;
-    let Some(dir) = export.find_dir(&export.fs().root(), path).await? else { return Ok(None) };
-    Ok(export.read_small(&dir, &name(file)?).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    export.find_dir(&export.fs().root(), path.map(name).collect::<Result<Vec<_>>>()?).await
+}
+
+/// Until when the agent is waited for by a caller that sets no limit itself.
+pub fn patience() -> Instant {
+    Instant::now() + LIMIT
 }
 
 /// Refuses a volume whose limit is required on an export where it cannot be had: before anything of it is made.
 ///
 /// # Errors
-/// [`Error::NoAgent`] where no agent shows itself within 5 s; [`Error::Precondition`] where clients that write as root are
+/// [`Error::NoAgent`] where no agent shows itself until then; [`Error::Precondition`] where clients that write as root are
 /// not held by the file system's limits, and write as root.
-pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>) -> Result<()> {
+pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>, until: Instant) -> Result<()> {
     let Some(quota) = quota.filter(|quota| quota.is_required()) else { return Ok(()) };
     let layout = export.make_layout().await?;
-    let found = poll(|| agent(export), Option::is_some).await?;
+    let found = poll(|| agent(export), Option::is_some, until).await?;
     let agent = found.ok_or_else(|| no_agent(export, "no agent ever worked on that export"))?;
     if agent.holds_root || quota == Quota::RequiredExceptRoot {
         return Ok(());
@@ -228,9 +165,14 @@ pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>) -> 
 ///
 /// # Errors
 /// As [`wait`].
-pub async fn enforced_where_required<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+pub async fn enforced_where_required<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    record: &Record,
+    until: Instant,
+) -> Result<()> {
     match record.attributes.quota {
-        Some(quota) if quota.is_required() && Limits::wanted(record).any() => wait(export, name, record).await,
+        Some(quota) if quota.is_required() && Limits::wanted(record).any() => wait(export, name, record, until).await,
         _ => Ok(()),
     }
 }
@@ -240,27 +182,42 @@ pub async fn enforced_where_required<F: Fs>(export: &Export<F>, name: &VolumeNam
 ///
 /// # Errors
 /// As [`wait`].
-pub async fn enforced_where_it_was<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+pub async fn enforced_where_it_was<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    record: &Record,
+    until: Instant,
+) -> Result<()> {
     if !Limits::wanted(record).any() {
         return Ok(());
     }
     match answer(export, name).await? {
-        Some(answer) if answer.reason.is_none() => wait(export, name, record).await,
-        _ => enforced_where_required(export, name, record).await,
+        Some(answer) if answer.reason.is_none() => wait(export, name, record, until).await,
+        _ => enforced_where_required(export, name, record, until).await,
     }
 }
 
 /// Waits until a volume's limits are in force: the agent says so, and the server's own figures agree.
 ///
 /// # Errors
-/// [`Error::NoAgent`] where they are not within 5 s.
-pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<()> {
+/// [`Error::NoAgent`] where they are not until then.
+pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record, until: Instant) -> Result<()> {
+    let began = Instant::now();
     let in_force = |state: &State| matches!(state, State::InForce(_));
-    match poll(|| state(export, name, record), in_force).await? {
+    let answers = directory(export, "volumes").await?;
+    let answers = answers.as_ref();
+    let look = || async move {
+        match answers {
+            Some(_) => state_by(export, answers, name, record).await,
+            None => state(export, name, record).await,
+        }
+    };
+    match poll(look, in_force, until).await? {
         State::InForce(_) => Ok(()),
         State::Refused(reason) => Err(no_agent(export, &reason)),
         State::Unlimited | State::Open => {
-            Err(no_agent(export, &format!("the limit of volume `{name}` is not in force after {LIMIT:?}")))
+            let waited = began.elapsed();
+            Err(no_agent(export, &format!("the limit of volume `{name}` is not in force after {waited:.1?}")))
         }
     }
 }
@@ -280,11 +237,24 @@ pub enum State {
 
 /// How the limits of a volume with that record stand now.
 pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<State> {
-    let wanted = Limits::wanted(record);
-    if !wanted.any() {
+    if !Limits::wanted(record).any() {
         return Ok(State::Unlimited);
     }
-    let Some(answer) = answer(export, name).await? else { return Ok(State::Open) };
+    let answers = directory(export, "volumes").await?;
+    state_by(export, answers.as_ref(), name, record).await
+}
+
+/// The same, by the answers in a directory; `None` where there is none.
+async fn state_by<F: Fs>(
+    export: &Export<F>,
+    answers: Option<&F::Handle>,
+    name: &VolumeName,
+    record: &Record,
+) -> Result<State> {
+    let wanted = Limits::wanted(record);
+    let Some(answers) = answers else { return Ok(State::Open) };
+    let answer: Option<Answer> = read_in(export, answers, &format!("{name}.json")).await?;
+    let Some(answer) = answer else { return Ok(State::Open) };
     if let Some(reason) = answer.reason {
         return Ok(State::Refused(reason));
     }
@@ -304,12 +274,15 @@ pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record
 }
 
 /// Looks until `done`, or until the time is up: what was seen last.
-async fn poll<T, L: Future<Output = Result<T>>>(look: impl Fn() -> L, done: impl Fn(&T) -> bool) -> Result<T> {
-    let until = tokio::time::Instant::now() + LIMIT;
+async fn poll<T, L: Future<Output = Result<T>>>(
+    look: impl Fn() -> L,
+    done: impl Fn(&T) -> bool,
+    until: Instant,
+) -> Result<T> {
     let mut pause = PAUSES.0;
     loop {
         let seen = look().await?;
-        if done(&seen) || tokio::time::Instant::now() >= until {
+        if done(&seen) || Instant::now() >= until {
             return Ok(seen);
         }
         tokio::time::sleep(pause).await;
@@ -319,32 +292,4 @@ async fn poll<T, L: Future<Output = Result<T>>>(look: impl Fn() -> L, done: impl
 
 fn no_agent<F: Fs>(export: &Export<F>, reason: &str) -> Error {
     Error::NoAgent { export: export.source().to_string(), reason: reason.to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("1000", Some(1000))]
-    #[case("100/Gi", Some(200))]
-    #[case("0", None)]
-    fn inodes_are_a_number_or_a_number_for_each_gibibyte_begun(#[case] text: &str, #[case] limit: Option<u64>) {
-        let inodes = Inodes::parse("inodes", text).unwrap();
-        assert_eq!(inodes.of(GIB + 1), limit);
-        assert_eq!(Inodes::try_from(String::from(inodes)), Ok(inodes));
-    }
-
-    #[rstest]
-    #[case("")]
-    #[case("/Gi")]
-    #[case("-1")]
-    #[case("+1")]
-    #[case("1/Mi")]
-    #[case("99999999999999999999")]
-    fn inodes_that_are_no_number_are_refused(#[case] text: &str) {
-        assert!(matches!(Inodes::parse("inodes", text), Err(Error::Invalid { .. })));
-    }
 }

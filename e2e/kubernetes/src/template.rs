@@ -113,12 +113,13 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("storageCapacity.pollInterval", r#""10m""#, &[]),
     (
         "storageClasses",
-        r#"[{"name":"nfs","export":"main","default":true,"parameters":{"subDir":"${pvc.metadata.name}","onDelete":"archive"}},
+        r#"[{"name":"nfs","export":"main","default":true,"parameters":{"subDir":"${pvc.metadata.name}","onDelete":"archive",
+             "quota":"required","inodes":"65536/Gi","overcommit":"1.25","readOnlyFromSnapshot":"copy"}},
             {"name":"own","reclaimPolicy":"Retain","volumeBindingMode":"WaitForFirstConsumer","allowVolumeExpansion":false,"mountOptions":["soft"],
              "annotations":{"note":"x"},"parameters":{"server":"nfs.example.org","share":"/other"}}]"#,
         &[("exports.main", r#"{"server":"nfs.example.org","share":"/share","mountOptions":["nconnect=4"]}"#)],
     ),
-    ("volumeAttributesClasses", r#"[{"name":"keep","parameters":{"onDelete":"retain"}}]"#, &[]),
+    ("volumeAttributesClasses", r#"[{"name":"keep","parameters":{"onDelete":"retain","quota":"none","inodes":"0"}}]"#, &[]),
     (
         "volumeGroupSnapshotClasses",
         r#"[{"name":"group","default":true,"deletionPolicy":"Retain","parameters":{"a":"b"}}]"#,

@@ -47,10 +47,10 @@ async fn the_chart_with_any_value_renders_what_the_api_server_takes() -> Result<
 
 #[tokio::test]
 async fn the_api_server_takes_the_manifests_and_the_examples() -> Result<()> {
-    for folder in ["deploy/manifests", "deploy/examples"] {
+    for folder in ["deploy/manifests", "deploy/examples", "deploy/agent"] {
         for entry in std::fs::read_dir(repository(folder))? {
             let path = entry?.path();
-            if path.file_name().is_some_and(|name| name != "values.yaml") {
+            if path.extension().is_some_and(|kind| kind == "yaml") && !path.ends_with("values.yaml") {
                 validate(&path.display().to_string(), &std::fs::read_to_string(&path)?).await?;
             }
         }

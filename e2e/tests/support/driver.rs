@@ -129,9 +129,7 @@ impl Driver {
 
     /// The number after a key of `/proc/PID/status`, such as `Threads` or `VmRSS` (in kB).
     pub fn proc_status(&self, key: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        status(&format!("/proc/{}/status", self.process.id()), key)
     }
 
     /// What its threads are doing in the kernel, for a message.
@@ -249,6 +247,13 @@ impl Drop for Driver {
             eprintln!("--- the driver's log\n{}---", self.log());
         }
     }
+}
+
+/// The number after a key of a file such as `/proc/PID/status`.
+pub fn status(path: &str, key: &str) -> u64 {
+    let status = fs::read_to_string(path).unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn spawn(arguments: &[String], log: &Path) -> Child {

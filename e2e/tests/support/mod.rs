@@ -2,9 +2,11 @@
 //! driver as a process, requests to it, and readers of what it left on the export and in the mount table.
 #![allow(dead_code, reason = "each of these programs uses a part of it")]
 
+pub mod agent;
 pub mod checked;
 pub mod client;
 pub mod driver;
+pub mod http;
 pub mod lab;
 pub mod mounts;
 pub mod random;

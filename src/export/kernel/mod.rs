@@ -24,9 +24,12 @@ use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
+use tokio::time::sleep;
 
 use super::fs::{
     Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
@@ -54,6 +57,9 @@ pub struct KernelFs {
     way: Way,
     locks_are_shared: bool,
 }
+
+/// Between two tries to open a file that another has a lease of, at first and at most: together, two seconds.
+const RECALL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(1024));
 
 /// How a call gets to the kernel.
 #[derive(Debug, Clone)]
@@ -138,7 +144,8 @@ impl KernelFs {
         Self { root, mount, way: Way::Gate(gate), locks_are_shared }
     }
 
-    /// A directory of this machine in an export's place, on the file system that it is on: for who works on the server itself.
+    /// A directory of this machine in an export's place, on the file system that it is on: for who works on the server itself, and
+    /// does nothing else, so that each call is made at once, on the caller's own thread.
     ///
     /// # Errors
     /// What open(2) says.
@@ -146,7 +153,7 @@ impl KernelFs {
         let gate = Gate::of_this_machine();
         let open = move || rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let root = gate.run(open).await??;
-        Ok(Self::new(gate.hold(root), gate, true))
+        Ok(Self { way: Way::Here, ..Self::new(gate.hold(root), gate, true) })
     }
 
     /// Does `work` on the descriptor of an object, behind the gate: for what only a local file system has.
@@ -277,8 +284,16 @@ impl Fs for KernelFs {
 
     async fn open(&self, dir: &KernelHandle, name: &Name, mode: OpenMode) -> FsResult<(KernelHandle, Attr)> {
         let (dir, name) = (dir.directory()?, name.clone());
-        let (file, attr) = self.call(move || calls::open(dir.as_fd(), &name, mode)).await?;
-        Ok((self.file(file, mode), attr))
+        let mut pause = RECALL.0;
+        loop {
+            let (dir, name) = (dir.clone(), name.clone());
+            match self.call(move || calls::open(dir.as_fd(), &name, mode)).await {
+                // On the server itself: a client has a delegation of the file, and is asked to give it back.
+                Err(Status::Other(libc::EAGAIN)) if pause <= RECALL.1 => sleep(pause).await,
+                opened => return opened.map(|(file, attr)| (self.file(file, mode), attr)),
+            }
+            pause *= 2;
+        }
     }
 
     async fn read(&self, file: &KernelHandle, offset: u64, length: usize) -> FsResult<Vec<u8>> {

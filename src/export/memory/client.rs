@@ -90,6 +90,15 @@ impl MemoryFs {
         locked(&self.client.server).locks.retain(|_, holder| holder.client != self.client.id);
     }
 
+    /// A limit of a directory, which statfs tells as its size; nothing is held to it.
+    pub fn show_limit(&self, fileid: u64, bytes: Option<u64>) {
+        let limits = &mut locked(&self.client.server).limits;
+        match bytes {
+            Some(bytes) => drop(limits.insert(fileid, bytes)),
+            None => drop(limits.remove(&fileid)),
+        }
+    }
+
     /// Whether every operation lets others run first, once: with [`race`](super::race()), or on any executor.
     pub fn interleave(&self, on: bool) {
         locked(&self.client.plan).interleave = on;

@@ -206,9 +206,10 @@ impl State {
 
     pub(super) fn statfs(&self, dir: u64) -> FsResult<FsStat> {
         self.directory(dir)?;
-        let free_bytes = self.total_bytes.saturating_sub(self.used_bytes);
+        let total_bytes = self.limits.get(&dir).map_or(self.total_bytes, |limit| self.total_bytes.min(*limit));
+        let free_bytes = total_bytes.saturating_sub(self.used_bytes);
         Ok(FsStat {
-            total_bytes: self.total_bytes,
+            total_bytes,
             free_bytes,
             available_bytes: free_bytes,
             total_inodes: self.total_inodes,

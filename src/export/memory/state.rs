@@ -23,6 +23,8 @@ pub(super) struct State {
     last_number: u64,
     pub(super) total_bytes: u64,
     pub(super) total_inodes: u64,
+    /// What directories with a limit of their own have.
+    pub(super) limits: HashMap<u64, u64>,
     pub(super) used_bytes: u64,
     pub(super) clock: Time,
     pub(super) read_only: bool,
@@ -76,6 +78,7 @@ impl State {
             last_number: ROOT,
             total_bytes,
             total_inodes,
+            limits: HashMap::new(),
             used_bytes: 0,
             clock,
             read_only: false,

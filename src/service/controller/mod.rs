@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use tonic::{Request, Response, Status};
 
+use super::deadline;
 use super::detached::detached;
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -176,9 +177,10 @@ impl<C: Connect> Rpc for Controller<C> {
         &self,
         request: Request<csi::CreateVolumeRequest>,
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
+        let until = deadline::for_agent(&request);
         let request = request.into_inner();
         telemetry::volume(&request.name);
-        let volume = Some(self.create(request).await?);
+        let volume = Some(self.create(request, until).await?);
         Ok(Response::new(csi::CreateVolumeResponse { volume }))
     }
 
@@ -298,9 +300,10 @@ impl<C: Connect> Rpc for Controller<C> {
         &self,
         request: Request<csi::ControllerExpandVolumeRequest>,
     ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
+        let until = deadline::for_agent(&request);
         let request = request.into_inner();
         telemetry::volume(&request.volume_id);
-        let capacity_bytes = i64::try_from(self.expand(request).await?).unwrap_or(i64::MAX);
+        let capacity_bytes = i64::try_from(self.expand(request, until).await?).unwrap_or(i64::MAX);
         Ok(Response::new(csi::ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required: false }))
     }
 
@@ -319,9 +322,10 @@ impl<C: Connect> Rpc for Controller<C> {
         &self,
         request: Request<csi::ControllerModifyVolumeRequest>,
     ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
+        let until = deadline::for_agent(&request);
         let request = request.into_inner();
         telemetry::volume(&request.volume_id);
-        self.modify(request).await?;
+        self.modify(request, until).await?;
         Ok(Response::new(csi::ControllerModifyVolumeResponse {}))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::list::{Page, READS, Token};
 use super::volumes::{known_id, volume};
@@ -67,9 +67,9 @@ impl<C: Connect> Controller<C> {
         &self,
         create: volumes::Create,
         origin: &Origin,
-        share: &Source,
-        options: &MountOptions,
+        (share, options): (&Source, &MountOptions),
         may_show: bool,
+        until: Instant,
         secrets: &HashMap<String, String>,
     ) -> Result<csi::Volume> {
         let key = (share.clone(), clone::job(&create.name));
@@ -99,7 +99,7 @@ impl<C: Connect> Controller<C> {
                     let begun = VolumeRecord::read(&export, &create.name).await?;
                     match snapshot.filter(|_| begun.is_none()) {
                         Some(snapshot) => direct::create(&export, &create, &snapshot, &lock).await.map(Begun::Whole),
-                        None => fill::begin(&export, &create, size, &lock).await,
+                        None => fill::begin(&export, &create, size, until, &lock).await,
                     }
                 };
                 match (self.change(export.clone(), &id, begin).await?, content) {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{Controller, secret_options};
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -21,7 +23,7 @@ use crate::volume::parameters::{Attributes, Parameters};
 use crate::volume::record::{Origin, Record};
 
 impl<C: Connect> Controller<C> {
-    pub(super) async fn create(&self, request: csi::CreateVolumeRequest) -> Result<csi::Volume> {
+    pub(super) async fn create(&self, request: csi::CreateVolumeRequest, until: Instant) -> Result<csi::Volume> {
         let name = VolumeName::parse("name", &request.name)?;
         let capabilities = capability::parse_all(&request.volume_capabilities)?;
         let capacity = capability::parse_range(request.capacity_range.as_ref())?;
@@ -47,14 +49,16 @@ impl<C: Connect> Controller<C> {
         };
         if let Some(origin) = create.origin.clone() {
             let may_show = read_only && parameters.show_snapshots;
-            return self.create_filled(create, &origin, &parameters.export, &options, may_show, &request.secrets).await;
+            let on = (&parameters.export, &options);
+            return self.create_filled(create, &origin, on, may_show, until, &request.secrets).await;
         }
         let work = |export: Arc<Export<C::Fs>>| {
             let create = create.clone();
             async move {
                 let id = create.id(&export)?;
-                let make =
-                    async move |export: Arc<Export<C::Fs>>, lock| lifecycle::create(&export, &create, &lock).await;
+                let make = async move |export: Arc<Export<C::Fs>>, lock| {
+                    lifecycle::create(&export, &create, until, &lock).await
+                };
                 self.change(export, &id, make).await
             }
         };
@@ -130,19 +134,21 @@ impl<C: Connect> Controller<C> {
         if request.volume_capabilities.iter().any(|capability| capability::parse(Some(capability)).is_err()) {
             return Ok(csi::GetCapacityResponse { maximum_volume_size: Some(0), ..Default::default() });
         }
+        let mut overcommit = None;
         let exports = if request.parameters.is_empty() {
             self.pool.known()
         } else {
             // A class's subDir may name a claim, and there is none yet: the export is all that is asked about.
             let mut parameters = request.parameters;
             parameters.retain(|key, _| !key.eq_ignore_ascii_case("subDir"));
-            let share = Parameters::parse(&parameters)?.export;
+            let Parameters { export: share, attributes, .. } = Parameters::parse(&parameters)?;
+            overcommit = attributes.overcommit;
             let options = self.pool.options(&share).unwrap_or_else(|| self.settings.mount_options.clone());
             vec![(share, options)]
         };
         let (mut available, mut largest) = (0, 0);
         for (share, options) in exports {
-            let free = |export: Arc<Export<C::Fs>>| async move { lifecycle::available(&export).await };
+            let free = |export: Arc<Export<C::Fs>>| async move { lifecycle::available(&export, overcommit).await };
             let bytes = i64::try_from(self.on(&share, &options, free).await?).unwrap_or(i64::MAX);
             available = i64::saturating_add(available, bytes);
             largest = largest.max(bytes);
@@ -154,7 +160,7 @@ impl<C: Connect> Controller<C> {
         })
     }
 
-    pub(super) async fn expand(&self, request: csi::ControllerExpandVolumeRequest) -> Result<u64> {
+    pub(super) async fn expand(&self, request: csi::ControllerExpandVolumeRequest, until: Instant) -> Result<u64> {
         let id = known_id(&request.volume_id)?;
         let range = request.capacity_range.as_ref().ok_or_else(|| Error::invalid("capacity_range", "missing"))?;
         let range = CapacityRange::new(range.required_bytes, range.limit_bytes)?;
@@ -164,21 +170,22 @@ impl<C: Connect> Controller<C> {
         let id = &id;
         self.on_volume(id, &request.secrets, |export| {
             let grown = id.clone();
-            let grow =
-                async move |export: Arc<Export<C::Fs>>, lock| lifecycle::expand(&export, &grown, range, &lock).await;
+            let grow = async move |export: Arc<Export<C::Fs>>, lock| {
+                lifecycle::expand(&export, &grown, range, until, &lock).await
+            };
             self.change(export, id, grow)
         })
         .await
     }
 
-    pub(super) async fn modify(&self, request: csi::ControllerModifyVolumeRequest) -> Result<()> {
+    pub(super) async fn modify(&self, request: csi::ControllerModifyVolumeRequest, until: Instant) -> Result<()> {
         let id = known_id(&request.volume_id)?;
         let changes = Attributes::parse(&request.mutable_parameters)?;
         let id = &id;
         self.on_volume(id, &request.secrets, |export| {
             let changed = id.clone();
             let make = async move |export: Arc<Export<C::Fs>>, lock| {
-                lifecycle::modify(&export, &changed, changes, &lock).await
+                lifecycle::modify(&export, &changed, changes, until, &lock).await
             };
             self.change(export, id, make)
         })

@@ -13,6 +13,7 @@ use crate::volume::delete::{self as volumes, DeletePolicy};
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::VolumeId;
 use crate::volume::parameters::{Attributes, OnDelete};
+use crate::volume::quota;
 use crate::volume::record::Origin;
 
 const CAPACITY: u64 = 10_000;
@@ -53,7 +54,8 @@ async fn restore(export: &Connection, name: &str) -> Result<String> {
         _ => Some(get(export, &snapshot(export.source())).await?),
     };
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
-    let begun = fill::begin(export, &create, content.as_ref().map(|found| found.size), &lock).await?;
+    let begun =
+        fill::begin(export, &create, content.as_ref().map(|found| found.size), quota::patience(), &lock).await?;
     drop(lock);
     if let (Begun::Pending(_), Some(found)) = (begun, content) {
         let content = Content::Archive(Archive::new(export.clone(), found, CAPACITY));

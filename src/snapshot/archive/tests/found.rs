@@ -6,6 +6,7 @@ use crate::export::fs::Status;
 use crate::volume::access::CapacityRange;
 use crate::volume::lifecycle::{Create, create, lock};
 use crate::volume::parameters::Attributes;
+use crate::volume::quota;
 
 async fn listed(export: &Export<MemoryFs>) -> Vec<String> {
     let mut listed = Vec::new();
@@ -27,7 +28,7 @@ async fn volume(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>) {
         origin: None,
     };
     let lock = lock(export, &create_.id(export).unwrap()).await.unwrap();
-    create(export, &create_, &lock).await.unwrap();
+    create(export, &create_, quota::patience(), &lock).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,137 @@
+//! Scenario 14: sizes that are limits, with the agent on the NFS server's machine.
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
+use csi_nfs_e2e_kubernetes::namespace::{Namespace, node_of};
+use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until};
+use csi_nfs_e2e_kubernetes::{example, tool};
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use kube::api::{ListParams, PostParams};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+const MIB: u64 = 1 << 20;
+const CLAIMS: usize = 50;
+
+/// Starts the agent on the NFS server.
+async fn start_agent() -> Result<()> {
+    let program = tool("csi-nfs").display().to_string();
+    let share = exported("");
+    let share = share.trim_end_matches('/');
+    Machine::Nfs
+        .run(&format!("{program} agent --path {share} > /tmp/agent.log 2>&1 & echo $! > /tmp/agent.pid"))
+        .await?;
+    Ok(())
+}
+
+/// SIGKILL.
+async fn kill_agent() -> Result<()> {
+    Machine::Nfs.run("kill -9 $(cat /tmp/agent.pid)").await?;
+    Ok(())
+}
+
+/// Size and use in bytes, as `df` in the pod shows them.
+async fn df(ns: &Namespace) -> Result<(u64, u64)> {
+    let shown = ns.exec("filler", "df -k /data | tail -n 1").await?;
+    let figures: Vec<u64> = shown.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    ensure!(figures.len() >= 3, "{shown}");
+    Ok((figures[0] * 1024, figures[1] * 1024))
+}
+
+/// The same, as kubelet tells it to whoever watches the cluster.
+async fn kubelet(ns: &Namespace, node: &str) -> Result<Option<(u64, u64)>> {
+    let path = format!("/api/v1/nodes/{node}/proxy/stats/summary");
+    let output = Command::new(tool("kubectl")).args(["get", "--raw", &path]).output().await?;
+    let summary: Value = serde_json::from_slice(&output.stdout)?;
+    let volumes = summary["pods"].as_array().into_iter().flatten().flat_map(|pod| pod["volume"].as_array());
+    let ours = |volume: &&Value| volume["pvcRef"]["namespace"] == ns.name.as_str();
+    let found = volumes.flatten().find(ours);
+    Ok(found.and_then(|volume| Some((volume["capacityBytes"].as_u64()?, volume["usedBytes"].as_u64()?))))
+}
+
+/// Fills the pod's volume with files as far as that goes.
+async fn fill(ns: &Namespace) -> Result<()> {
+    let fill = "n=0; while dd if=/dev/zero of=/data/$n-$(date +%s) bs=1M count=10 conv=fsync; do n=$((n+1)); done 2>&1";
+    let told = ns.exec("filler", fill).await?;
+    ensure!(told.contains("No space left on device"), "{told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn s14_a_claim_is_full_at_its_size_and_goes_on_when_it_grows() -> Result<()> {
+    start_agent().await?;
+    let ns = Namespace::new("quota").await?;
+    ns.apply("14-quota.yaml").await?;
+    let pod = ns.ready("filler").await?;
+    for mib in [100, 150] {
+        if mib > 100 {
+            let size = json!({"spec": {"resources": {"requests": {"storage": "150Mi"}}}});
+            ns.patch::<PersistentVolumeClaim>("limited", size).await?;
+            let grown = |claim: &PersistentVolumeClaim| {
+                let capacity = claim.status.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
+                capacity.is_some_and(|size| size.0 == "150Mi")
+            };
+            until(&ns.api::<PersistentVolumeClaim>(), "limited", SOON, "grown", grown).await?;
+        }
+        ensure!(df(&ns).await?.0 == mib * MIB, "df shows another size: {:?}", df(&ns).await?);
+        fill(&ns).await?;
+        let (size, used) = df(&ns).await?;
+        ensure!(size - used <= MIB, "full, and {used} of {size} are used");
+        let node = node_of(&pod)?;
+        let mut told = None;
+        eventually(SOON * 2, "kubelet's figures are those of df", async || {
+            told = kubelet(&ns, node).await?;
+            Ok((told == Some((size, used))).then_some(()))
+        })
+        .await
+        .with_context(|| format!("df: {size}, {used}; kubelet: {told:?}"))?;
+    }
+    ns.remove().await?;
+    kill_agent().await
+}
+
+#[tokio::test]
+async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_limit() -> Result<()> {
+    start_agent().await?;
+    let ns = Namespace::new("limits").await?;
+    let claims = ns.api::<PersistentVolumeClaim>();
+    let template: PersistentVolumeClaim = serde_json::from_value(serde_json::to_value(&example("14-quota.yaml")?[0])?)?;
+    try_join_all((0..CLAIMS).map(|i| {
+        let mut claim = template.clone();
+        claim.metadata.name = Some(format!("claim-{i}"));
+        let claims = &claims;
+        async move { claims.create(&PostParams::default(), &claim).await }
+    }))
+    .await?;
+    let bound = async || -> Result<Vec<String>> {
+        let phase = |c: &PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+        let bound = claims.list(&ListParams::default()).await?.items.into_iter().filter(phase);
+        bound.map(|claim| claim.spec.and_then(|spec| spec.volume_name).context("bound to nothing")).collect()
+    };
+    for count in [5, 20] {
+        eventually(SOON, "some claims are bound", async || Ok((bound().await?.len() >= count).then_some(()))).await?;
+        kill_agent().await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        start_agent().await?;
+    }
+    eventually(SOON * 2, "all claims are bound", async || Ok((bound().await?.len() == CLAIMS).then_some(()))).await?;
+    // Each on its own, with what was asked for: as the agent says, and as the file system has it.
+    let report = Machine::Nfs.run("xfs_quota -x -c 'report -p -n -N -b' /srv/disk").await?;
+    let mut projects = BTreeSet::new();
+    for volume in bound().await? {
+        let answer =
+            Machine::Nfs.run(&format!("cat {}", exported(&format!(".csi-nfs/quota/volumes/{volume}.json")))).await?;
+        let answer: Value = serde_json::from_str(&answer)?;
+        ensure!(answer["limits"]["bytes"] == 100 * MIB, "{volume}: {answer}");
+        let project = answer["project"].to_string();
+        let line = report.lines().find(|line| line.split_whitespace().next() == Some(&format!("#{project}")));
+        let hard = line.and_then(|line| line.split_whitespace().nth(3));
+        ensure!(hard == Some(&(100 * MIB / 1024).to_string()), "{volume}: {line:?}");
+        ensure!(projects.insert(project), "{volume} has the project of another");
+    }
+    ns.remove().await?;
+    kill_agent().await
+}

@@ -1,0 +1,88 @@
+//! What snapshots take: they are charged to no volume, but to a project of their own, so that the file system counts them.
+//!
+//! A snapshot's tree does not change. What is in it gets the project's ID first, its root last: one whose root has it is done.
+
+use super::keeper::{Keeper, name};
+use super::projects::Projects;
+use crate::error::Result;
+use crate::export::fs::{Fs, Kind, Name};
+use crate::volume::id::VolumeName;
+use crate::volume::limits::Limits;
+use crate::volume::quota::{SNAPSHOTS, Snapshots};
+
+/// A limit that nothing reaches: an ID that has one is not given to others.
+pub(super) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
+
+impl<F: Fs, P: Projects<F>> Keeper<F, P> {
+    /// Counts what snapshots take now, and says so where that changed. Answers whether all could be counted.
+    pub async fn count_snapshots(&mut self) -> bool {
+        self.try_count().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "snapshots are not counted; will be tried again");
+            false
+        })
+    }
+
+    async fn try_count(&mut self) -> Result<bool> {
+        let Some(layout) = self.export.layout().await? else { return Ok(true) };
+        let mut trees = self.export.names(&layout.snapshots).await?;
+        trees.retain(|name| VolumeName::of_file(name, ".tree").is_some());
+        let before = self.export.read_small(&self.quota, &name(SNAPSHOTS)?).await?;
+        let before: Option<Snapshots> = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        self.snapshots = before.map(|before| before.project).filter(|id| self.range.contains(id));
+        if self.snapshots.is_none() && trees.is_empty() {
+            return Ok(true);
+        }
+        let project = match self.snapshots {
+            Some(project) => project,
+            None => self.give_project().await?,
+        };
+        let mut all = true;
+        for tree in trees {
+            if let Err(error) = self.count_tree(&layout.snapshots, &tree, project).await {
+                tracing::warn!(snapshot = %tree, %error, "a snapshot is not counted; will be tried again");
+                all = false;
+            }
+        }
+        let used = self.used(project).await?;
+        if used.limits != KEPT {
+            self.keep(project).await?;
+        }
+        let now = Snapshots { project, bytes: used.bytes, inodes: used.inodes };
+        if before != Some(now) {
+            self.write(&self.quota, SNAPSHOTS, &now).await?;
+        }
+        Ok(all)
+    }
+
+    /// Gives snapshots a project, which is in use from now on, also while nothing has it.
+    async fn give_project(&mut self) -> Result<u32> {
+        let ids = self.ids.clone();
+        let _choosing = ids.lock().await;
+        let project = self.free_id().await?;
+        // First of all: an ID with a limit that nothing names is given to nobody.
+        self.write(&self.quota, SNAPSHOTS, &Snapshots { project, ..Snapshots::default() }).await?;
+        self.keep(project).await?;
+        self.snapshots = Some(project);
+        Ok(project)
+    }
+
+    async fn keep(&self, project: u32) -> Result<()> {
+        let kept = self.projects.limit(project, KEPT).await;
+        kept.map_err(|e| self.export.failed("keeping a project ID for snapshots", e))
+    }
+
+    async fn count_tree(&self, snapshots: &F::Handle, tree: &Name, project: u32) -> Result<()> {
+        // One that was deleted meanwhile is none.
+        let Some((root, attr)) = self.export.find(snapshots, tree).await? else { return Ok(()) };
+        if attr.kind != Kind::Directory {
+            return Ok(());
+        }
+        let failed = |status| self.export.failed(format!("setting the project ID of `{tree}`"), status);
+        let (of, _) = self.projects.of(&root).await.map_err(failed)?;
+        if of != project {
+            self.walk(root.clone(), project).await.map_err(failed)?;
+            self.projects.assign(&root, Kind::Directory, project).await.map_err(failed)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! How long a call may wait for the agent on the server: nearly as long as its caller does.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::Request;
+
+use crate::volume::quota;
+
+/// What is kept of the caller's time, to take back what was begun and to answer: a tenth, but within these bounds.
+const MARGIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// The longest wait, whatever the caller has: the volume's lock is held meanwhile, and with it a part of the export.
+const MOST: Duration = Duration::from_secs(30);
+
+/// Until when a call waits for the agent. A caller that sets no limit gets the usual one.
+pub fn for_agent<T>(request: &Request<T>) -> Instant {
+    let timeout = request.metadata().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
+    timeout.map_or_else(quota::patience, |timeout| Instant::now() + wait(timeout))
+}
+
+fn wait(timeout: Duration) -> Duration {
+    timeout.saturating_sub((timeout / 10).clamp(MARGIN.0, MARGIN.1)).min(MOST)
+}
+
+/// The header `grpc-timeout`: up to eight digits and a unit ("gRPC over HTTP2", Requests).
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("10S", 9_000)]
+    #[case("15000m", 14_000)]
+    #[case("500000u", 400)]
+    #[case("50m", 0)]
+    #[case("99999999H", 30_000)]
+    #[case("1M", 30_000)]
+    fn a_call_waits_a_little_less_long_than_its_caller(#[case] header: &str, #[case] milliseconds: u64) {
+        assert_eq!(parse(header).map(wait), Some(Duration::from_millis(milliseconds)));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("S")]
+    #[case("5")]
+    #[case("-5S")]
+    #[case("123456789S")]
+    #[case("5Ü")]
+    fn a_header_that_is_none_is_no_limit(#[case] header: &str) {
+        assert_eq!(parse(header), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_without_a_limit_is_given_the_usual_one() {
+        assert_eq!(for_agent(&Request::new(())), quota::patience());
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", "20S".parse().unwrap());
+        assert_eq!(for_agent(&request), Instant::now() + Duration::from_secs(19));
+    }
+}

@@ -1,0 +1,158 @@
+//! Limits of volumes: what a class asks for.
+
+use serde::{Deserialize, Serialize};
+
+use super::record::Record;
+use crate::error::{Error, Result};
+
+const GIB: u64 = 1 << 30;
+
+/// Whether a volume's size is a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quota {
+    /// It must be: a volume exists only with its limit in force, for clients that write as root too.
+    Required,
+    /// It must be, but for clients that write as root where the file system does not hold them (ext4).
+    RequiredExceptRoot,
+    /// It is where an agent works on the server.
+    Preferred,
+    /// It is not.
+    None,
+}
+
+impl Quota {
+    /// Parses the parameter; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "required" => Ok(Self::Required),
+            "required-except-root" => Ok(Self::RequiredExceptRoot),
+            "preferred" => Ok(Self::Preferred),
+            "none" => Ok(Self::None),
+            _ => Err(Error::invalid(
+                field,
+                format!("`{}` is not one of required, required-except-root, preferred and none", text.escape_debug()),
+            )),
+        }
+    }
+
+    /// Whether a volume must have its limit.
+    pub fn is_required(self) -> bool {
+        matches!(self, Self::Required | Self::RequiredExceptRoot)
+    }
+}
+
+/// How many inodes a volume may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Inodes {
+    /// So many; 0 is no limit.
+    Count(u64),
+    /// So many for each GiB of the volume, begun ones included.
+    PerGiB(u64),
+}
+
+impl Inodes {
+    /// Parses `100000` or `65536/Gi`.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        let (digits, inodes): (_, fn(u64) -> Self) = match text.strip_suffix("/Gi") {
+            Some(digits) => (digits, Self::PerGiB),
+            None => (text, Self::Count),
+        };
+        match digits.parse() {
+            Ok(number) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok(inodes(number)),
+            _ => Err(Error::invalid(
+                field,
+                format!("`{}` is neither a number nor a number per GiB, such as 65536/Gi", text.escape_debug()),
+            )),
+        }
+    }
+
+    /// The limit of a volume of so many bytes; `None` for none.
+    pub fn of(self, bytes: u64) -> Option<u64> {
+        let inodes = match self {
+            Self::Count(inodes) => inodes,
+            Self::PerGiB(inodes) => inodes.saturating_mul(bytes.div_ceil(GIB)),
+        };
+        Some(inodes).filter(|&inodes| inodes > 0)
+    }
+}
+
+impl From<Inodes> for String {
+    fn from(inodes: Inodes) -> Self {
+        match inodes {
+            Inodes::Count(inodes) => inodes.to_string(),
+            Inodes::PerGiB(inodes) => format!("{inodes}/Gi"),
+        }
+    }
+}
+
+impl TryFrom<String> for Inodes {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::parse("inodes", &text)
+    }
+}
+
+/// Hard limits; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes.
+    pub bytes: Option<u64>,
+    /// Inodes.
+    pub inodes: Option<u64>,
+}
+
+impl Limits {
+    /// What a volume's record asks for.
+    pub fn wanted(record: &Record) -> Self {
+        let attributes = &record.attributes;
+        // What shows a snapshot has nothing of its own to limit.
+        if attributes.quota == Some(Quota::None) || record.shows.is_some() {
+            return Self::default();
+        }
+        Self {
+            bytes: Some(record.capacity).filter(|&bytes| bytes > 0),
+            inodes: attributes.inodes.and_then(|inodes| inodes.of(record.capacity)),
+        }
+    }
+
+    /// As the kernel keeps them, which counts bytes in KiB.
+    pub fn rounded(self) -> Self {
+        Self { bytes: self.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..self }
+    }
+
+    /// Whether there is any.
+    pub fn any(self) -> bool {
+        self.bytes.is_some() || self.inodes.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("1000", Some(1000))]
+    #[case("100/Gi", Some(200))]
+    #[case("0", None)]
+    fn inodes_are_a_number_or_a_number_for_each_gibibyte_begun(#[case] text: &str, #[case] limit: Option<u64>) {
+        let inodes = Inodes::parse("inodes", text).unwrap();
+        assert_eq!(inodes.of(GIB + 1), limit);
+        assert_eq!(Inodes::try_from(String::from(inodes)), Ok(inodes));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("/Gi")]
+    #[case("-1")]
+    #[case("+1")]
+    #[case("1/Mi")]
+    #[case("99999999999999999999")]
+    fn inodes_that_are_no_number_are_refused(#[case] text: &str) {
+        assert!(matches!(Inodes::parse("inodes", text), Err(Error::Invalid { .. })));
+    }
+}
