@@ -31,7 +31,7 @@ pub async fn upgrade(more: &[&str]) -> Result<()> {
 /// Installs the driver once more, beside the other, under the incumbent's name.
 pub async fn install_takeover() -> Result<()> {
     let ours = repository("e2e/kubernetes/values.yaml").display().to_string();
-    let name = ["install", "takeover", ".", "--set", "driver.name=nfs.csi.k8s.io"];
+    let name = ["install", "takeover", ".", "--set", "driver.name=nfs.csi.k8s.io,snapshots.enabled=true"];
     helm(&[&name[..], &["--wait", "--timeout=3m", "--values", &ours]].concat()).await
 }
 

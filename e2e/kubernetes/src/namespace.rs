@@ -136,6 +136,12 @@ impl Namespace {
         found.await.with_context(|| format!("no event of {name} says {text:?}"))
     }
 
+    /// Deletes the snapshot, or the group's, and waits until it is gone.
+    pub async fn delete_snapshot(&self, api: &Api<DynamicObject>, name: &str) -> Result<()> {
+        api.delete(name, &DeleteParams::default()).await?;
+        eventually(SOON, "a snapshot is gone", async || Ok(api.get_opt(name).await?.is_none().then_some(()))).await
+    }
+
     /// Changes an object by a merge patch.
     pub async fn patch<K: Namespaced>(&self, name: &str, patch: serde_json::Value) -> Result<K> {
         Ok(self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?)

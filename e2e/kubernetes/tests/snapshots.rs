@@ -1,21 +1,16 @@
 //! Scenario 7: snapshots, what is made of them, and clones.
-use anyhow::{Result, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, written};
 use csi_nfs_e2e_kubernetes::namespace::Namespace;
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::api::{Api, DeleteParams, DynamicObject};
+use kube::ResourceExt;
+use kube::api::{ListParams, PostParams};
+use serde_json::json;
 
 const GROUP: &str = "snapshot.storage.k8s.io";
-
-/// Deletes the snapshot, or the group's, and waits until it is gone.
-async fn delete(api: &Api<DynamicObject>, name: &str) -> Result<()> {
-    api.delete(name, &DeleteParams::default()).await?;
-    eventually(SOON, &format!("the snapshot {name} is gone"), async || {
-        Ok(api.get_opt(name).await?.is_none().then_some(()))
-    })
-    .await
-}
 
 /// Waits until the driver keeps nothing of a snapshot on the export any more.
 async fn no_snapshot_is_left() -> Result<()> {
@@ -60,8 +55,48 @@ async fn s07_a_snapshot_is_restored_cloned_and_read_as_it_was() -> Result<()> {
     // neither what a snapshot was made of nor the snapshot itself is needed by what was made of it
     ns.delete::<Pod>("author", SOON).await?;
     ns.delete::<PersistentVolumeClaim>("original", SOON).await?;
-    delete(&snapshots, "monday").await?;
+    ns.delete_snapshot(&snapshots, "monday").await?;
     ensure!(ns.exec("reader", "cat /restored/text /cloned/text /frozen/text").await? == "third\nthird\nfirst");
+    ns.remove().await?;
+    no_snapshot_is_left().await
+}
+
+#[tokio::test]
+async fn s07_a_group_of_volumes_is_kept_and_goes_as_one() -> Result<()> {
+    let ns = Namespace::new("group").await?;
+    let example = "07-group.yaml";
+    for claim in ["orders", "stock"] {
+        ns.apply_one(example, "PersistentVolumeClaim", claim).await?;
+    }
+    ns.apply_one(example, "Pod", "shop").await?;
+    ns.ready("shop").await?;
+    written("group/stock/text", "no lamp left").await?;
+
+    let groups = ns.custom("groupsnapshot.storage.k8s.io", "VolumeGroupSnapshot");
+    ns.apply_one(example, "VolumeGroupSnapshot", "evening").await?;
+    ns.snapshot_ready(&groups, "evening").await?;
+    ns.exec("shop", "echo later > /orders/text && echo later > /stock/text").await?;
+
+    let snapshots = ns.custom(GROUP, "VolumeSnapshot");
+    let members = snapshots.list(&ListParams::default()).await?.items;
+    ensure!(members.len() == 2, "{members:?}");
+    let mut texts = BTreeSet::new();
+    for member in members {
+        let name = member.name_any();
+        ns.snapshot_ready(&snapshots, &name).await?;
+        let source = json!({"apiGroup": GROUP, "kind": "VolumeSnapshot", "name": name});
+        let claim = json!({"metadata": {"name": name}, "spec": {
+            "storageClassName": "nfs", "dataSource": source, "accessModes": ["ReadWriteMany"],
+            "resources": {"requests": {"storage": "1Gi"}},
+        }});
+        let claims = ns.api::<PersistentVolumeClaim>();
+        claims.create(&PostParams::default(), &serde_json::from_value(claim)?).await?;
+        ns.bound(&name).await?;
+        texts.insert(Machine::Nfs.run(&format!("cat {}", exported(&format!("group/{name}/text")))).await?);
+    }
+    let expected = ["a lamp sold", "no lamp left"].map(str::to_owned);
+    ensure!(texts == BTreeSet::from(expected), "{texts:?}");
+    ns.delete_snapshot(&groups, "evening").await.context("the group goes, and its members with it")?;
     ns.remove().await?;
     no_snapshot_is_left().await
 }

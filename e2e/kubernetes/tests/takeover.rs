@@ -3,12 +3,17 @@ use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::chart;
 use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, written};
 use csi_nfs_e2e_kubernetes::namespace::Namespace;
-use csi_nfs_e2e_kubernetes::wait::{SOON, until, until_gone};
+use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until, until_gone};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
-use kube::ResourceExt;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::DeleteParams;
+use kube::{Api, ResourceExt};
 use serde_json::json;
 
 const OLDER: &str = "pvc-0b8a4b7e-4f0d-4d3a-9a53-4d7f0c7d5a02";
+/// The directory of the archive of a snapshot, whose source was the volume [`SOURCE`].
+const ARCHIVE: &str = "snapshot-0b8a4b7e-4f0d-4d3a-9a53-4d7f0c7d5b01";
+const SOURCE: &str = "pvc-0b8a4b7e-4f0d-4d3a-9a53-4d7f0c7d5a03";
 
 #[tokio::test]
 async fn s12_volumes_of_the_incumbent_are_mounted_grown_and_deleted_under_its_name() -> Result<()> {
@@ -47,6 +52,36 @@ async fn s12_volumes_of_the_incumbent_are_mounted_grown_and_deleted_under_its_na
     for path in ["legacy/app", OLDER, &fresh.name_any()] {
         ensure!(!export_has(path).await?, "{path} is still there");
     }
+    end(ns).await
+}
+
+#[tokio::test]
+async fn s12_a_snapshot_of_the_incumbent_is_restored_and_deleted() -> Result<()> {
+    // what the incumbent left on the export
+    let make = format!(
+        "mkdir -p {archive} && cd $(mktemp -d) && mkdir sub && echo kept > sub/file && tar -czf {archive}/{SOURCE}.tar.gz .",
+        archive = exported(ARCHIVE)
+    );
+    Machine::Nfs.run(&make).await?;
+    chart::install_takeover().await?;
+    let ns = Namespace::new("legacy-snapshot").await?;
+    ns.apply_one("12-takeover.yaml", "StorageClass", "nfs-csi").await?;
+    ns.apply("12-takeover-snapshot.yaml").await?;
+
+    let snapshots = ns.custom("snapshot.storage.k8s.io", "VolumeSnapshot");
+    ns.snapshot_ready(&snapshots, "old").await?;
+    let restored = ns.bound("restored").await?;
+    written(&format!("{}/sub/file", restored.name_any()), "kept").await?;
+
+    ns.delete_snapshot(&snapshots, "old").await?;
+    eventually(SOON, "the archive is gone", async || Ok((!export_has(ARCHIVE).await?).then_some(()))).await?;
+    end(ns).await
+}
+
+/// Takes everything of a scenario away again.
+async fn end(ns: Namespace) -> Result<()> {
+    let classes = Api::<StorageClass>::all(ns.client.clone());
     ns.remove().await?;
+    classes.delete("nfs-csi", &DeleteParams::default()).await?;
     chart::uninstall_takeover().await
 }
