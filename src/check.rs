@@ -3,6 +3,7 @@
 //! Run on an export at rest: what an operation under way has in staging, or has not recorded yet, is reported like what
 //! a crash left.
 
+mod groups;
 mod repair;
 mod report;
 mod snapshots;
@@ -22,6 +23,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::export::layout::Layout;
 use crate::mount::source::SubDir;
+use crate::snapshot::archive;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle;
 use crate::volume::parameters::ARCHIVED;
@@ -99,6 +101,30 @@ pub enum Finding {
         /// The snapshot's name.
         snapshot: String,
     },
+    /// A group of snapshots that was never finished: its CreateVolumeGroupSnapshot was not repeated.
+    GroupPending {
+        /// The group's name.
+        group: String,
+    },
+    /// A group of snapshots whose deletion was not finished, and not repeated.
+    GroupDeleted {
+        /// The group's name.
+        group: String,
+    },
+    /// A group of snapshots without one of them.
+    MemberMissing {
+        /// The group's name.
+        group: String,
+        /// The snapshot's.
+        snapshot: String,
+    },
+    /// A snapshot of a group that has no record, or does not know it: it is not listed, nor restored.
+    GroupMissing {
+        /// The snapshot's name.
+        snapshot: String,
+        /// The group's.
+        group: String,
+    },
     /// Something in staging.
     StagingLeftover {
         /// Its name.
@@ -133,6 +159,16 @@ impl fmt::Display for Finding {
             Self::NoteStale { note } => write!(f, "note {note} is of no volume that shows that snapshot"),
             Self::SnapshotUnused { snapshot } => {
                 write!(f, "snapshot {snapshot} is deleted, and stays though no volume shows it")
+            }
+            Self::GroupPending { group } => write!(f, "group {group} of snapshots was begun and never finished"),
+            Self::GroupDeleted { group } => {
+                write!(f, "group {group} of snapshots is deleted, and not all of it is gone")
+            }
+            Self::MemberMissing { group, snapshot } => {
+                write!(f, "group {group} has a record, but its snapshot {snapshot} has none")
+            }
+            Self::GroupMissing { snapshot, group } => {
+                write!(f, "snapshot {snapshot} is of group {group}, which has no record of it")
             }
             Self::StagingLeftover { entry } => write!(f, "{entry} is left in staging"),
             Self::TrashLeftover { entry } => write!(f, "{entry} is left in the trash"),
@@ -205,12 +241,20 @@ async fn unrecorded<F: Fs>(
             let inside = format!("{path}/");
             if recorded.keys().any(|sub_dir| sub_dir.as_str().starts_with(&inside)) {
                 open.push((child, inside));
-            } else {
+            } else if !is_archive(export, &path).await? {
                 findings.push(Finding::DirectoryUnrecorded { directory: path });
             }
         }
     }
     Ok(())
+}
+
+/// Whether the directory is a snapshot of csi-driver-nfs's.
+async fn is_archive<F: Fs>(export: &Export<F>, path: &str) -> Result<bool> {
+    match VolumeName::parse("directory", path) {
+        Ok(name) => Ok(archive::find_in(export, &name).await?.is_some()),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Claims without volumes, and volumes without claims.

@@ -28,6 +28,7 @@ use crate::mount::requested::Requested;
 use crate::mount::stats::Stats;
 use crate::mount::table::{Table, is_kubelet_target};
 use crate::proto::csi::controller_server::ControllerServer;
+use crate::proto::csi::group_controller_server::GroupControllerServer;
 use crate::proto::csi::identity_server::IdentityServer;
 use crate::proto::csi::node_server::NodeServer;
 use crate::registration::Registration;
@@ -75,7 +76,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let exports = controller.exports.into_iter().map(|export| (export, options.clone()));
         let pool = Arc::new(Pool::new(mounter.clone(), exports));
         let jobs = Arc::new(Jobs::new(Options { in_flight: controller.copy_workers }, stop.clone()));
-        services.add_service(ControllerServer::new(Controller::new(pool.clone(), controller.settings, jobs.clone())));
+        let controller = Arc::new(Controller::new(pool.clone(), controller.settings, jobs.clone()));
+        services.add_service(ControllerServer::from_arc(controller.clone()));
+        services.add_service(GroupControllerServer::from_arc(controller));
         let (running, waiting) = (jobs.clone(), jobs.clone());
         let one = |value: usize| vec![Reading { labels: vec![], value: value as f64 }];
         metrics.gauge("copies_in_progress", "Snapshots, restores and clones that are being copied.", move || {

@@ -31,6 +31,8 @@ enum Wish {
     Expand { id: String, mib: i64 },
     Snapshot { name: String, of: Volume },
     DeleteSnapshot { id: String },
+    Group { name: String, of: [Volume; 2] },
+    DeleteGroup { group: Group },
 }
 
 /// A volume, or a snapshot of one, as it should be.
@@ -45,17 +47,40 @@ struct Volume {
     text: String,
 }
 
+/// A group of snapshots, as it should be.
+#[derive(Debug, Clone)]
+struct Group {
+    id: String,
+    members: Vec<Volume>,
+}
+
 /// All that should be on the export.
 #[derive(Debug, Default)]
 struct World {
     volumes: BTreeMap<String, Volume>,
     snapshots: BTreeMap<String, Volume>,
+    groups: BTreeMap<String, Group>,
     archives: Vec<String>,
 }
 
 impl Wish {
-    fn new(random: &mut fastrand::Rng, name: String, volumes: &mut Vec<Volume>, snapshots: &mut Vec<Volume>) -> Self {
+    fn new(
+        random: &mut fastrand::Rng,
+        name: String,
+        volumes: &mut Vec<Volume>,
+        snapshots: &mut Vec<Volume>,
+        groups: &mut Vec<Group>,
+    ) -> Self {
         let full = volumes.len() > 20;
+        if random.u32(..8) == 0 {
+            if let Some(group) = groups.pop() {
+                return Self::DeleteGroup { group };
+            }
+            if let Some([one, two]) = volumes.last_chunk().cloned() {
+                volumes.truncate(volumes.len() - 2);
+                return Self::Group { name, of: [one, two] };
+            }
+        }
         if random.u32(..4) == 0
             && let Some(of) = snapshots.pop()
         {
@@ -119,6 +144,25 @@ impl Wish {
                 let snapshot = driver.take_whole(requests::snapshot(&of.id, &name)).await?;
                 return Ok(snapshot.snapshot_id);
             }
+            Self::Group { name, of } => loop {
+                let request = csi::CreateVolumeGroupSnapshotRequest {
+                    name: name.clone(),
+                    source_volume_ids: of.iter().map(|of| of.id.clone()).collect(),
+                    ..Default::default()
+                };
+                let group = driver.groups().create_volume_group_snapshot(request).await?.into_inner().group_snapshot;
+                if let Some(group) = group.filter(|group| group.ready_to_use) {
+                    return Ok(group.group_snapshot_id);
+                }
+            },
+            Self::DeleteGroup { group } => {
+                let request = csi::DeleteVolumeGroupSnapshotRequest {
+                    group_snapshot_id: group.id.clone(),
+                    snapshot_ids: group.members.into_iter().map(|member| member.id).collect(),
+                    ..Default::default()
+                };
+                return driver.groups().delete_volume_group_snapshot(request).await.map(|_| group.id);
+            }
             Self::DeleteSnapshot { id } => {
                 return driver.drop_snapshot(&id).await.map(|()| id);
             }
@@ -144,6 +188,16 @@ impl World {
                 self.volumes.insert(name.clone(), Volume { id, directory: name, archived: false, ..of });
             }
             Wish::Snapshot { name, of } => drop(self.snapshots.insert(name, Volume { id, ..of })),
+            Wish::Group { name, mut of } => {
+                of.sort_by(|one, other| one.id.cmp(&other.id));
+                let member = |(n, of): (usize, Volume)| {
+                    let id = id.replace(&format!("#{name}###group"), &format!("#{name}-{n}###snapshot"));
+                    Volume { id, ..of }
+                };
+                let members = of.into_iter().enumerate().map(member).collect();
+                self.groups.insert(name, Group { id, members });
+            }
+            Wish::DeleteGroup { group } => self.groups.retain(|_, other| other.id != group.id),
             Wish::DeleteSnapshot { .. } => self.snapshots.retain(|_, snapshot| snapshot.id != id),
             Wish::Delete { .. } => {
                 let name = self.volumes.iter().find(|(_, volume)| volume.id == id).unwrap().0.clone();
@@ -172,8 +226,9 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
         let mut snapshots: Vec<Volume> = world.snapshots.values().cloned().collect();
         random.shuffle(&mut volumes);
         random.shuffle(&mut snapshots);
+        let mut groups: Vec<Group> = world.groups.values().cloned().collect();
         let wishes: Vec<Wish> = (0..CALLS)
-            .map(|call| Wish::new(&mut random, format!("v-{round}-{call}"), &mut volumes, &mut snapshots))
+            .map(|call| Wish::new(&mut random, format!("v-{round}-{call}"), &mut volumes, &mut snapshots, &mut groups))
             .collect();
         let calls = join_all(wishes.iter().map(|wish| wish.ask(&driver, &share)));
         tokio::select! {
@@ -211,11 +266,16 @@ async fn assert_agrees(driver: &Driver, share: &Share, world: &World) {
     }
     let listed = driver.controller().list_snapshots(csi::ListSnapshotsRequest::default()).await.unwrap().into_inner();
     let mut ids: Vec<String> = listed.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect();
-    let mut expected: Vec<String> = world.snapshots.values().map(|snapshot| snapshot.id.clone()).collect();
+    let members = world.groups.iter().flat_map(|(name, group)| {
+        group.members.iter().enumerate().map(move |(n, member)| (format!("{name}-{n}"), member))
+    });
+    let snapshots: Vec<(String, &Volume)> =
+        world.snapshots.iter().map(|(name, snapshot)| (name.clone(), snapshot)).chain(members).collect();
+    let mut expected: Vec<String> = snapshots.iter().map(|(_, snapshot)| snapshot.id.clone()).collect();
     ids.sort();
     expected.sort();
     assert_eq!(ids, expected);
-    for (name, snapshot) in &world.snapshots {
+    for (name, snapshot) in snapshots {
         assert_holds(&share.path.join(".csi-nfs/snapshots").join(format!("{name}.tree")), snapshot);
     }
 }

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
 
 mod access;
+mod archives;
 mod bad_input;
 mod check;
 mod conformance;
 mod copy;
 mod crashes;
 mod delete;
+mod groups;
 mod health;
 mod idempotency;
 mod list;

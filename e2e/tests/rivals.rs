@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use futures_util::StreamExt as _;
+use tonic::Status;
 
+use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
 use crate::support::requests::{self, MIB};
-use crate::support::{Code, Driver, Lab, Place, checked, random};
+use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, random};
 
 /// Calls in all, and in flight.
 const CALLS: usize = 1000;
@@ -15,45 +17,83 @@ const IN_FLIGHT: usize = 32;
 /// Volumes that they are about. (With fewer, more calls meet.)
 const VOLUMES: u32 = 40;
 
+/// Calls about a volume, a snapshot of it, a clone of it, and a volume that is restored from the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Call {
     /// With so many MiB.
     Create(i64),
     Expand(i64),
     Delete,
+    Snapshot,
+    DeleteSnapshot,
+    Clone,
+    DeleteClone,
+    Restore,
+    DeleteRestored,
 }
 
-/// A call that was answered: with the volume's size in MiB where it tells one.
+/// What there is, and its size in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+struct World {
+    volume: Option<i64>,
+    snapshot: Option<i64>,
+    clone: Option<i64>,
+    restored: Option<i64>,
+}
+
+/// What a call answers: the size in MiB of what it is about, where it tells one.
+type Answer = Result<Option<i64>, Code>;
+
+/// A call that was answered.
 #[derive(Debug, Clone, Copy)]
 struct Event {
     call: Call,
     began: Instant,
     ended: Instant,
-    answer: Result<Option<i64>, Code>,
+    answer: Answer,
 }
 
-/// What a single controller answers about a volume of this size, if there is one, and the size afterwards.
-fn alone(size: Option<i64>, call: Call) -> (Result<Option<i64>, Code>, Option<i64>) {
-    match (call, size) {
-        (Call::Create(asked), None) => (Ok(Some(asked)), Some(asked)),
-        (Call::Create(asked), Some(has)) if asked <= has => (Ok(Some(has)), size),
-        (Call::Create(_), Some(_)) => (Err(Code::AlreadyExists), size),
-        (Call::Expand(_), None) => (Err(Code::NotFound), None),
-        (Call::Expand(asked), Some(has)) => (Ok(Some(asked.max(has))), Some(asked.max(has))),
-        (Call::Delete, _) => (Ok(None), None),
+/// What a single controller answers in this world, and the world afterwards.
+fn alone(world: World, call: Call) -> (Answer, World) {
+    let mut after = world;
+    /// Makes `copy` of `source`, unless it is there.
+    fn copied(copy: &mut Option<i64>, source: Option<i64>) -> Answer {
+        *copy = copy.or(source);
+        copy.map(Some).ok_or(Code::NotFound)
     }
+    fn gone(what: &mut Option<i64>) -> Answer {
+        *what = None;
+        Ok(None)
+    }
+    let answer = match (call, world.volume) {
+        (Call::Create(asked), Some(has)) if asked > has => Err(Code::AlreadyExists),
+        (Call::Create(asked), _) => copied(&mut after.volume, Some(asked)),
+        (Call::Expand(_), None) => Err(Code::NotFound),
+        (Call::Expand(asked), Some(has)) => {
+            after.volume = Some(asked.max(has));
+            Ok(after.volume)
+        }
+        (Call::Delete, _) => gone(&mut after.volume),
+        (Call::Snapshot, volume) => copied(&mut after.snapshot, volume),
+        (Call::DeleteSnapshot, _) => gone(&mut after.snapshot),
+        (Call::Clone, volume) => copied(&mut after.clone, volume),
+        (Call::DeleteClone, _) => gone(&mut after.clone),
+        (Call::Restore, _) => copied(&mut after.restored, world.snapshot),
+        (Call::DeleteRestored, _) => gone(&mut after.restored),
+    };
+    (answer, after)
 }
 
 /// Whether there is an order of the calls, none before one that had ended when it began, in which a single controller gives
 /// these answers. (Wing and Gong, "Testing and verifying concurrent objects", 1993.)
 fn has_order(events: &[Event]) -> bool {
     let mut seen = HashSet::new();
-    let mut open = vec![(vec![false; events.len()], None)];
-    while let Some((done, size)) = open.pop() {
+    let mut open = vec![(vec![false; events.len()], World::default())];
+    while let Some((done, world)) = open.pop() {
         if done.iter().all(|done| *done) {
             return true;
         }
-        if !seen.insert((done.clone(), size)) {
+        if !seen.insert((done.clone(), world)) {
             continue;
         }
         let first_end = events.iter().zip(&done).filter(|(_, done)| !**done).map(|(event, _)| event.ended).min();
@@ -61,7 +101,7 @@ fn has_order(events: &[Event]) -> bool {
             if done[index] || first_end.is_some_and(|end| event.began > end) {
                 continue;
             }
-            let (answer, after) = alone(size, event.call);
+            let (answer, after) = alone(world, event.call);
             if answer == event.answer {
                 let mut done = done.clone();
                 done[index] = true;
@@ -72,58 +112,122 @@ fn has_order(events: &[Event]) -> bool {
     false
 }
 
+/// The calls about one volume, its snapshot, clone and restored volume, on a share.
+struct Subject<'a> {
+    share: &'a Share,
+    number: u32,
+}
+
+impl Subject<'_> {
+    fn name(&self, kind: &str) -> String {
+        format!("{kind}{}", self.number)
+    }
+
+    /// Half of the volumes are in one directory.
+    fn is_nested(&self) -> bool {
+        self.number.is_multiple_of(2)
+    }
+
+    fn id(&self, kind: &str) -> String {
+        let (server, share, name) = (&self.share.server, &self.share.share[1..], self.name(kind));
+        match kind {
+            "s" => format!("{server}#{share}#{name}###snapshot"),
+            "v" if self.is_nested() => format!("{server}#{share}#team/{name}#{name}#"),
+            _ => format!("{server}#{share}#{name}##"),
+        }
+    }
+
+    fn copy(&self, kind: &str, source: Source) -> csi::CreateVolumeRequest {
+        csi::CreateVolumeRequest {
+            capacity_range: None,
+            volume_content_source: Some(csi::VolumeContentSource { r#type: Some(source) }),
+            ..requests::create(self.share, &self.name(kind))
+        }
+    }
+
+    async fn ask(&self, driver: &Driver, call: Call) -> Result<Option<i64>, Status> {
+        let request = match call {
+            Call::Create(mib) => {
+                let mut request = requests::create(self.share, &self.name("v"));
+                request.capacity_range = requests::bytes(mib * MIB);
+                if self.is_nested() {
+                    request.parameters.insert("subDir".into(), format!("team/{}", self.name("v")));
+                }
+                request
+            }
+            Call::Clone => self.copy("c", Source::Volume(VolumeSource { volume_id: self.id("v") })),
+            Call::Restore => self.copy("r", Source::Snapshot(SnapshotSource { snapshot_id: self.id("s") })),
+            Call::Expand(mib) => return driver.expand(&self.id("v"), mib * MIB).await.map(|bytes| Some(bytes / MIB)),
+            Call::Delete => return driver.delete(&self.id("v")).await.map(|()| None),
+            Call::DeleteClone => return driver.delete(&self.id("c")).await.map(|()| None),
+            Call::DeleteRestored => return driver.delete(&self.id("r")).await.map(|()| None),
+            Call::Snapshot => {
+                let request = csi::CreateSnapshotRequest {
+                    name: self.name("s"),
+                    source_volume_id: self.id("v"),
+                    ..Default::default()
+                };
+                let taken = driver.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap();
+                return match taken.ready_to_use {
+                    true => Ok(Some(taken.size_bytes / MIB)),
+                    false => Err(Status::unavailable("not ready yet")),
+                };
+            }
+            Call::DeleteSnapshot => {
+                let request = csi::DeleteSnapshotRequest { snapshot_id: self.id("s"), ..Default::default() };
+                return driver.controller().delete_snapshot(request).await.map(|_| None);
+            }
+        };
+        driver.create(request).await.map(|volume| Some(volume.capacity_bytes / MIB))
+    }
+
+    /// The same, again and again as Kubernetes does, where a copy was broken off, or is not done yet.
+    async fn insist(&self, driver: &Driver, call: Call) -> Result<Option<i64>, Status> {
+        for _ in 0..100 {
+            match self.ask(driver, call).await {
+                Err(status) if [Code::Unavailable, Code::FailedPrecondition].contains(&status.code()) => {}
+                answer => return answer,
+            }
+        }
+        self.ask(driver, call).await
+    }
+}
+
 #[tokio::test]
 async fn two_controllers_give_only_answers_that_one_could_have_given() {
     let lab = Lab::enter().await;
     let mut random = random::seeded();
     let share = lab.share(Place::Xfs);
     let drivers = [Driver::with(&["--mode=controller"]).await, Driver::with(&["--mode=controller"]).await];
-    let name = |volume: u32| format!("v{volume}");
-    // Half of them are in one directory.
-    let nested = |volume: u32| volume.is_multiple_of(2);
-    let id = |volume: u32| {
-        let (server, base, name) = (&share.server, &share.share[1..], name(volume));
-        if nested(volume) {
-            format!("{server}#{base}#team/{name}#{name}#")
-        } else {
-            format!("{server}#{base}#{name}##")
-        }
-    };
     let calls: Vec<(u32, usize, Call)> = (0..CALLS)
         .map(|_| {
-            let call = match random.u32(..6) {
-                0..3 => Call::Create(random.i64(1..4)),
-                3 => Call::Expand(random.i64(1..6)),
-                _ => Call::Delete,
+            let call = match random.u32(..15) {
+                0..4 => Call::Create(random.i64(1..4)),
+                4 => Call::Expand(random.i64(1..6)),
+                5..7 => Call::Delete,
+                7..9 => Call::Snapshot,
+                9 => Call::DeleteSnapshot,
+                10..12 => Call::Clone,
+                12 => Call::DeleteClone,
+                13 => Call::Restore,
+                _ => Call::DeleteRestored,
             };
             (random.u32(..VOLUMES), random.usize(..2), call)
         })
         .collect();
-    let ask = async |(volume, driver, call): (u32, usize, Call)| {
-        let driver = &drivers[driver];
+    let ask = async |(number, driver, call): (u32, usize, Call)| {
         let began = Instant::now();
-        let answer = match call {
-            Call::Create(mib) => {
-                let mut request = requests::create(&share, &name(volume));
-                request.capacity_range = requests::bytes(mib * MIB);
-                if nested(volume) {
-                    request.parameters.insert("subDir".into(), format!("team/{}", name(volume)));
-                }
-                driver.create(request).await.map(|volume| Some(volume.capacity_bytes / MIB))
-            }
-            Call::Expand(mib) => driver.expand(&id(volume), mib * MIB).await.map(|bytes| Some(bytes / MIB)),
-            Call::Delete => driver.delete(&id(volume)).await.map(|()| None),
-        };
+        let answer = Subject { share: &share, number }.insist(&drivers[driver], call).await;
         let answer = answer.map_err(|status| status.code());
-        (volume, Event { call, began, ended: Instant::now(), answer })
+        (number, Event { call, began, ended: Instant::now(), answer })
     };
     let answered: Vec<_> = futures_util::stream::iter(calls).map(ask).buffer_unordered(IN_FLIGHT).collect().await;
     let mut histories: BTreeMap<u32, Vec<Event>> = BTreeMap::new();
-    for (volume, event) in answered {
-        histories.entry(volume).or_default().push(event);
+    for (number, event) in answered {
+        histories.entry(number).or_default().push(event);
     }
-    for (volume, history) in &histories {
-        assert!(has_order(history), "{}: {history:#?}", name(*volume));
+    for (number, history) in &histories {
+        assert!(has_order(history), "v{number}: {history:#?}");
     }
     share.trash_is_empty().await;
     checked::agrees(&share);
@@ -141,4 +245,7 @@ fn a_history_that_no_single_controller_gives_is_found_out() {
     let late = event(Call::Delete, 11, 15, Ok(None));
     assert!(!has_order(&[created, late, event(Call::Expand(2), 20, 30, Ok(Some(2)))]));
     assert!(!has_order(&[created, event(Call::Create(2), 11, 12, Ok(Some(2)))]));
+    let taken = event(Call::Snapshot, 11, 14, Ok(Some(1)));
+    assert!(has_order(&[created, late, taken, event(Call::Restore, 16, 20, Ok(Some(1)))]));
+    assert!(!has_order(&[created, late, event(Call::Snapshot, 16, 20, Ok(Some(1)))]));
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use tonic::Request;
@@ -12,10 +12,10 @@ use tonic::Request;
 use crate::support::csi::volume_capability::access_mode::Mode;
 use crate::support::requests::{self, MIB, from, of_snapshot, of_volume, snapshot};
 use crate::support::tree::walk;
-use crate::support::{Code, Driver, Lab, Place, csi, wait};
+use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, wait};
 
 /// Everything below a directory that a copy has to have: type and mode, owner, size, links, times, content.
-fn content(root: &Path) -> BTreeMap<String, String> {
+pub fn content(root: &Path) -> BTreeMap<String, String> {
     let shown = |(path, meta, content): (PathBuf, Metadata, String)| {
         let links = if meta.is_dir() { 0 } else { meta.nlink() };
         // NFS-Ganesha does not set a symbolic link's times.
@@ -27,7 +27,7 @@ fn content(root: &Path) -> BTreeMap<String, String> {
     walk(root).into_iter().map(shown).collect()
 }
 
-fn fill(volume: &Path) {
+pub fn fill(volume: &Path) {
     fs::create_dir_all(volume.join("sub/empty")).unwrap();
     fs::write(volume.join("sub/file"), b"content").unwrap();
     fs::set_permissions(volume.join("sub/file"), fs::Permissions::from_mode(0o4750)).unwrap();
@@ -37,7 +37,7 @@ fn fill(volume: &Path) {
     fs::set_permissions(volume, fs::Permissions::from_mode(0o2770)).unwrap();
 }
 
-async fn listed(driver: &Driver, request: csi::ListSnapshotsRequest) -> Vec<String> {
+pub async fn listed(driver: &Driver, request: csi::ListSnapshotsRequest) -> Vec<String> {
     let answer = driver.controller().list_snapshots(request).await.unwrap().into_inner();
     answer.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect()
 }
@@ -130,8 +130,6 @@ async fn what_cannot_be_is_refused_and_leaves_nothing() {
     unknown.parameters = requests::map([("compression", "true")]);
     let status = refused(unknown).await;
     assert!(status.code() == Code::InvalidArgument && status.message().contains("compression"), "{status}");
-    let theirs = format!("{}#{}#snapshot-1#snapshot-1#v", share.server, share.share.trim_matches('/'));
-    assert_eq!(driver.drop_snapshot(&theirs).await.unwrap_err().code(), Code::FailedPrecondition);
     assert_eq!(share.names(), ["taken", "v", "w"]);
     assert_eq!(share.left_in("volumes").len(), 2);
     assert!(share.left_in("staging").is_empty());
@@ -182,6 +180,70 @@ async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
     assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
     share.trash_is_empty().await;
     assert!(share.left_in("staging").is_empty());
+}
+
+/// A driver that takes seconds to copy a volume, and that volume.
+async fn slow(share: &Share) -> (Driver, csi::Volume) {
+    let driver = Driver::with(&["--copy-workers=1"]).await;
+    let v = driver.create(requests::create(share, "v")).await.unwrap();
+    for n in 0..5000 {
+        fs::write(share.path.join(format!("v/{n}")), n.to_string()).unwrap();
+    }
+    (driver, v)
+}
+
+#[tokio::test]
+async fn a_snapshot_that_takes_long_is_answered_before_it_is_ready_and_keeps_its_time() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Tmpfs);
+    let (driver, v) = slow(&share).await;
+    let begun = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
+    assert!(!begun.ready_to_use, "{begun:?}");
+    assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
+    let early = driver.create(from(&share, "r", of_snapshot(&begun.snapshot_id))).await.unwrap_err();
+    assert_eq!(early.code(), Code::FailedPrecondition, "{early}");
+    let mut now = begun.clone();
+    while !now.ready_to_use {
+        now = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
+        assert_eq!(csi::Snapshot { ready_to_use: false, ..now.clone() }, begun);
+    }
+    assert_eq!(driver.log().matches(" copied ").count(), 1, "all of them joined one copy");
+    assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
+}
+
+#[tokio::test]
+async fn a_driver_that_is_told_to_end_breaks_a_copy_off_and_the_next_one_makes_it_anew() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Tmpfs);
+    let (mut driver, v) = slow(&share).await;
+    let clone = from(&share, "c", of_volume(&v.volume_id));
+    let (mut one, mut other) = (driver.controller(), driver.controller());
+    let (taking, cloning) = (snapshot(&v.volume_id, "s"), clone.clone());
+    let calls = (
+        tokio::spawn(async move { one.create_snapshot(taking).await.map(drop) }),
+        tokio::spawn(async move { other.create_volume(cloning).await.map(drop) }),
+    );
+    wait::until("both copies in staging", Duration::from_secs(20), || {
+        (share.left_in("staging").len() >= 2).then_some(())
+    })
+    .await;
+    let begin = Instant::now();
+    assert!(driver.terminate().await.success());
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    for call in [calls.0, calls.1] {
+        assert_eq!(call.await.unwrap().unwrap_err().code(), Code::Unavailable);
+    }
+    assert_eq!(share.names(), ["v"]);
+    driver.start_again().await;
+    assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
+    driver.create(clone).await.unwrap();
+    while !driver.take(snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use {}
+    for copy in ["c", ".csi-nfs/snapshots/s.tree"] {
+        assert_eq!(content(&share.path.join(copy)), content(&share.path.join("v")), "{copy}");
+    }
+    share.trash_is_empty().await;
+    assert!(share.left_in("staging").is_empty());
+    checked::agrees(&share);
 }
 
 #[tokio::test]

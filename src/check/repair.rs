@@ -7,7 +7,7 @@ use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::trash;
 use crate::mount::source::SubDir;
-use crate::snapshot::lifecycle as snapshots;
+use crate::snapshot::{group as groups, lifecycle as snapshots};
 use crate::volume::claims;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
@@ -24,9 +24,17 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
             | Finding::DirectoryUnrecorded { .. }
             | Finding::TreeMissing { .. }
             | Finding::TreeUnrecorded { .. }
-            | Finding::NoteMissing { .. } => {}
+            | Finding::NoteMissing { .. }
+            | Finding::MemberMissing { .. }
+            | Finding::GroupMissing { .. } => {}
             // A retry of the call that began it goes on with it, and a deletion of the snapshot reads its notes anew.
-            Finding::VolumePending { .. } | Finding::SnapshotPending { .. } | Finding::NoteStale { .. } => {}
+            Finding::VolumePending { .. }
+            | Finding::SnapshotPending { .. }
+            | Finding::GroupPending { .. }
+            | Finding::NoteStale { .. } => {}
+            Finding::GroupDeleted { group } => {
+                groups::finish_deletion(export, &VolumeName::parse("group", group)?).await?;
+            }
             Finding::SnapshotUnused { snapshot } => {
                 snapshots::delete(export, &VolumeName::parse("snapshot", snapshot)?).await?;
             }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Finding;
+use super::groups::Groups;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
@@ -20,14 +21,22 @@ pub(super) async fn check<F: Fs>(
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let mut entries: BTreeSet<Name> = export.names(&layout.snapshots).await?.into_iter().collect();
+    let groups = Groups::take(export, &mut entries, findings).await?;
+    let mut records = BTreeMap::new();
     let mut shown: BTreeSet<(VolumeName, &VolumeName)> =
         volumes.iter().filter_map(|(name, record)| Some((record.shows.clone()?, name))).collect();
     let files: Vec<Name> = entries.iter().filter(|entry| Record::snapshot(entry).is_some()).cloned().collect();
     for file in files {
         entries.remove(&file);
         let Some(name) = Record::snapshot(&file) else { continue };
+        let mut half_done = false;
         let state = match Record::read(export, &name).await {
-            Ok(Some(record)) => Some(record.state),
+            Ok(Some(record)) => {
+                let state = record.state;
+                half_done = groups.half_done(&record);
+                records.insert(name.clone(), record);
+                Some(state)
+            }
             Ok(None) => continue,
             Err(error) => {
                 findings.push(Finding::RecordUnreadable { file: file.to_string(), reason: error.to_string() });
@@ -36,11 +45,6 @@ pub(super) async fn check<F: Fs>(
         };
         let has_tree = entries.remove(&Record::tree(&name)?);
         let snapshot = name.to_string();
-        match state {
-            Some(State::Pending) => findings.push(Finding::SnapshotPending { snapshot: snapshot.clone() }),
-            Some(_) if !has_tree => findings.push(Finding::TreeMissing { snapshot: snapshot.clone() }),
-            _ => {}
-        }
         let notes = Record::shown(&name)?;
         let mut live = false;
         if entries.remove(&notes)
@@ -55,10 +59,15 @@ pub(super) async fn check<F: Fs>(
                 }
             }
         }
-        if state == Some(State::Deleted) && !live {
-            findings.push(Finding::SnapshotUnused { snapshot });
+        match state {
+            _ if half_done => {}
+            Some(State::Pending) => findings.push(Finding::SnapshotPending { snapshot }),
+            Some(State::Deleted) if !live => findings.push(Finding::SnapshotUnused { snapshot }),
+            Some(_) if !has_tree => findings.push(Finding::TreeMissing { snapshot }),
+            _ => {}
         }
     }
+    groups.compare(&records, findings);
     findings.extend(entries.into_iter().map(|entry| Finding::TreeUnrecorded { entry: entry.to_string() }));
     findings.extend(
         shown.into_iter().map(|(snapshot, volume)| Finding::NoteMissing {

@@ -87,7 +87,8 @@ const BREAKS: [(&str, Break, bool); 5] = [
 pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     let mut points = 0;
     for (before, call) in scenarios {
-        let server = C::prepared(&before).await;
+        let prepared = C::prepared(&before).await;
+        let server = prepared.copy();
         let export = connect(&server);
         let answer = call.run(&export).await.unwrap();
         settle(&export).await;
@@ -96,7 +97,7 @@ pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) 
         for (how, cut, dies) in BREAKS {
             for lost in [false, true] {
                 for n in 0.. {
-                    let server = C::prepared(&before).await;
+                    let server = prepared.copy();
                     let export = connect(&server);
                     cut(export.fs(), n);
                     let first = call.run(&export).await;
@@ -130,8 +131,7 @@ fn shown(answer: Result<String>) -> String {
 }
 
 /// Two controllers make their calls at the same time, in an order of operations that `seed` decides.
-pub(crate) async fn raced<C: Call>(before: &[C], rivals: &[Vec<C>; 2], seed: u64) -> (Outcome, MemoryServer) {
-    let server = C::prepared(before).await;
+pub(crate) async fn raced<C: Call>(server: MemoryServer, rivals: &[Vec<C>; 2], seed: u64) -> (Outcome, MemoryServer) {
     let exports = [connect(&server), connect(&server)];
     let racers = exports
         .iter()
@@ -153,14 +153,14 @@ pub(crate) async fn raced<C: Call>(before: &[C], rivals: &[Vec<C>; 2], seed: u64
 }
 
 /// The outcomes that one controller could have had, which does one call after the other.
-pub(crate) async fn sequential<C: Call>(before: &[C], rivals: &[Vec<C>; 2]) -> BTreeSet<Outcome> {
+pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, rivals: &[Vec<C>; 2]) -> BTreeSet<Outcome> {
     let mut outcomes = BTreeSet::new();
     let total = rivals[0].len() + rivals[1].len();
     for order in 0..1_u32 << total {
         if order.count_ones() as usize != rivals[1].len() {
             continue;
         }
-        let server = C::prepared(before).await;
+        let server = prepared.copy();
         let export = connect(&server);
         let mut answers = [Vec::new(), Vec::new()];
         for turn in 0..total {
@@ -184,9 +184,10 @@ pub(crate) async fn rivals<C: Call>(
     let rounds: u64 = std::env::var("CSI_NFS_RACES").map_or(rounds, |rounds| rounds.parse().unwrap());
     let each = rounds / scenarios.len() as u64;
     for (before, rivals) in scenarios {
-        let allowed = sequential(&before, &rivals).await;
+        let prepared = C::prepared(&before).await;
+        let allowed = sequential(&prepared, &rivals).await;
         for seed in 0..each {
-            let (outcome, server) = raced(&before, &rivals, seed).await;
+            let (outcome, server) = raced(prepared.copy(), &rivals, seed).await;
             let what = format!("seed {seed} of {before:?}, {rivals:?}: {:?}", outcome.0);
             judge(&server, &what).await;
             assert!(allowed.contains(&outcome), "{what}\n{}\nallowed: {allowed:#?}", outcome.1);

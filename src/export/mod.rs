@@ -21,7 +21,10 @@ use layout::Layout;
 use locks::Locks;
 
 /// Records and claims are smaller than this; a file that is not is none of the driver's.
-const SMALL: usize = 64 << 10;
+pub const SMALL: usize = 64 << 10;
+
+/// How often a file that is stale is read again: one that is replaced while it is read is, where its lock is not held.
+const REPLACED: usize = 4;
 
 /// An export in use.
 pub struct Export<F: Fs> {
@@ -151,7 +154,14 @@ impl<F: Fs> Export<F> {
 
     /// The content of a small file of the driver's; `None` where there is none.
     pub async fn read_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<Vec<u8>>> {
-        match self.fs.read_file(dir, name, SMALL).await {
+        let mut read = self.fs.read_file(dir, name, SMALL).await;
+        for _ in 0..REPLACED {
+            if !matches!(read, Err(Status::Stale)) {
+                break;
+            }
+            read = self.fs.read_file(dir, name, SMALL).await;
+        }
+        match read {
             Ok(content) => Ok(Some(content)),
             Err(Status::NoEnt) => Ok(None),
             Err(status) => Err(self.failed(format!("reading `{name}`"), status)),
@@ -191,12 +201,9 @@ impl<F: Fs> Export<F> {
             self.fs.rename(staging, half, dir, name).await
         };
         let written = write.await;
-        if let Err(status) = written
-            && status != Status::TimedOut
-            && let Err(left) = self.fs.unlink(staging, half).await
-        {
-            // Without room, say, it is half there. What does not go now is swept later.
-            tracing::debug!(name = %half, %left, "nothing is cleared in staging");
+        if matches!(written, Err(Status::NoSpc | Status::DQuot)) {
+            // What little room there is stays free; otherwise the next one to write here replaces it.
+            let _ = self.fs.unlink(staging, half).await;
         }
         written.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }

@@ -129,7 +129,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `controller` says whether this instance serves the Controller service.
+    /// `controller` says whether this instance serves the Controller services.
     pub fn new(name: DriverName, controller: bool, readiness: Readiness) -> Self {
         Self { name, controller, readiness }
     }
@@ -153,8 +153,9 @@ impl csi::identity_server::Identity for Identity {
         _: Request<csi::GetPluginCapabilitiesRequest>,
     ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
         let controller = Type::Service(Service { r#type: service::Type::ControllerService.into() });
+        let groups = Type::Service(Service { r#type: service::Type::GroupControllerService.into() });
         let expansion = Type::VolumeExpansion(VolumeExpansion { r#type: volume_expansion::Type::Online.into() });
-        let served = self.controller.then_some(controller).into_iter().chain([expansion]);
+        let served = [controller, groups].into_iter().filter(|_| self.controller).chain([expansion]);
         Ok(Response::new(csi::GetPluginCapabilitiesResponse {
             capabilities: served.map(|r#type| csi::PluginCapability { r#type: Some(r#type) }).collect(),
         }))
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[rstest]
-    #[case(true, 2)]
+    #[case(true, 3)]
     #[case(false, 1)]
     #[tokio::test]
     async fn the_controller_is_announced_only_where_it_is_served(#[case] controller: bool, #[case] count: usize) {

@@ -1,7 +1,8 @@
-//! Filling a volume with a copy: of another volume, or of a snapshot.
+//! Filling a volume: with a copy of another volume or of a snapshot, or with what an archive holds.
 
 use std::sync::Arc;
 
+use super::archive::Archive;
 use super::tree::{How, Stage, Tree};
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -11,34 +12,60 @@ use crate::volume::id::VolumeName;
 use crate::volume::lifecycle;
 use crate::volume::record::Record;
 
+/// What a volume is filled with.
+pub enum Content<F: Fs> {
+    /// A copy of a tree.
+    Tree(Tree<F>),
+    /// What is in an archive.
+    Archive(Archive<F>),
+}
+
+impl<F: Fs> Content<F> {
+    /// The export that it is on.
+    pub fn export(&self) -> &Arc<Export<F>> {
+        match self {
+            Self::Tree(tree) => &tree.export,
+            Self::Archive(archive) => archive.export(),
+        }
+    }
+
+    async fn fill(&self, stage: &Stage<F>, how: &How) -> Result<F::Handle> {
+        match self {
+            Self::Tree(tree) => stage.fill(tree, how).await,
+            Self::Archive(archive) => archive.unpack(stage, how).await,
+        }
+    }
+}
+
 /// What the copy for a volume is called in staging, and its lock. (No volume's name has a `#`.)
 pub fn job(name: &VolumeName) -> String {
     format!("#volume#{name}")
 }
 
-/// Copies the tree into a volume that is pending, and makes it whole. One that cannot be filled is given up.
+/// Fills a volume that is pending, and makes it whole. One that cannot be filled is given up.
 ///
 /// # Errors
-/// As [`Stage::fill`]; [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where something is
+/// As [`Stage::fill`] and [`Archive::unpack`]; [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where something is
 /// in its directory.
-pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<()> {
+pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &Content<F>, how: &How) -> Result<()> {
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
     let record = match Record::read(export, name).await? {
         Some(record) if !record.pending => return Ok(()),
         Some(record) => record,
         None => return Err(Error::Interrupted(format!("volume `{name}` was deleted while it was filled"))),
     };
-    let filled = if fill::is_placed(export, &record).await? { Ok(None) } else { stage.fill(tree, how).await.map(Some) };
-    let content = match filled {
-        Ok(content) => content,
+    let placed = fill::is_placed(export, &record).await?;
+    let filled = if placed { Ok(None) } else { content.fill(&stage, how).await.map(Some) };
+    let root = match filled {
+        Ok(root) => root,
         Err(error) => {
             give_up(export, &stage, &record, name, how).await?;
             return Err(error);
         }
     };
     let lock = lifecycle::lock(export, &record.id).await?;
-    if let Some(content) = content {
-        let placed = fill::place(export, &record, name, (&content, stage.name()), &lock).await;
+    if let Some(root) = root {
+        let placed = fill::place(export, &record, name, (&root, stage.name()), &lock).await;
         if let Err(error @ (Error::Conflict { .. } | Error::Interrupted(_))) = placed {
             drop(lock);
             give_up(export, &stage, &record, name, how).await?;

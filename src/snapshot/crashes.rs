@@ -1,12 +1,14 @@
 //! What a crash, a lost answer or a rival at any point leaves of snapshots, and of volumes that are made of content: on an
 //! export in memory, at every point there is.
 
+use super::clone::Content;
+use super::group_record::GroupRecord;
 use super::lifecycle::{self, Create};
 use super::record::{Record, State};
 use super::tree::{How, Tree};
-use super::{clone, direct};
-use crate::check::Finding;
+use super::{clone, direct, group};
 use crate::check::trials::{self, Call as _, Connection, connect, settle};
+use crate::check::{Finding, repair};
 use crate::error::{Error, Result};
 use crate::export::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::volume::access::CapacityRange;
@@ -33,11 +35,15 @@ enum Call {
     /// A volume that shows a snapshot.
     Show(&'static str, &'static str),
     DeleteSnapshot(&'static str),
+    /// A group of snapshots of volumes.
+    Group(&'static str, &'static [&'static str]),
+    /// The group with its snapshots.
+    DeleteGroup(&'static str, &'static [&'static str]),
     Delete(&'static str),
     List,
 }
 
-use Call::{Clone as CloneOf, Delete, DeleteSnapshot, List, Make, Restore, Show, Snapshot};
+use Call::{Clone as CloneOf, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot};
 
 fn named(name: &str) -> VolumeName {
     VolumeName::parse("name", name).unwrap()
@@ -68,6 +74,12 @@ impl trials::Call for Call {
                 let origin = Origin::Snapshot((*of).to_owned());
                 filled(export, name, origin, true, of).await
             }
+            Group(name, of) => grouped(export, name, of).await,
+            DeleteGroup(name, members) => {
+                let members: Vec<String> =
+                    members.iter().map(|member| format!("nfs#export#{member}###snapshot")).collect();
+                group::delete(export, &named(name), &members).await.map(|()| "gone".to_owned())
+            }
             DeleteSnapshot(name) => lifecycle::delete(export, &named(name)).await.map(|()| "gone".to_owned()),
             Delete(name) => {
                 let id = id(name);
@@ -83,7 +95,7 @@ impl trials::Call for Call {
             List => {
                 let mut listed = Vec::new();
                 for name in lifecycle::names(export).await? {
-                    if Record::read(export, &name).await?.is_some_and(|record| record.state == State::Ready) {
+                    if lifecycle::read(export, &name).await?.is_some_and(|record| record.state == State::Ready) {
                         listed.push(name);
                     }
                 }
@@ -124,6 +136,8 @@ impl trials::Call for Call {
 }
 
 fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
+    // What is filled is as large as its content.
+    let capacity = if origin.is_some() { 0 } else { 1000 };
     let asked = match origin {
         Some(Origin::Snapshot(_)) => Attributes { uid: Some(7), ..Attributes::default() },
         _ => Attributes::default(),
@@ -131,7 +145,7 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
     volumes::Create {
         name: named(name),
         sub_dir: None,
-        capacity: CapacityRange::new(1000, 0).unwrap(),
+        capacity: CapacityRange::new(capacity, 0).unwrap(),
         asked,
         defaults: Attributes::default(),
         mount_options: Vec::new(),
@@ -140,8 +154,9 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
 }
 
 async fn volume(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
-    let found = volumes::get(export, &id(name)).await?;
-    let (path, capacity) = found.record.map(|record| (record.path().unwrap(), record.capacity)).unwrap();
+    let found = volumes::get_settled(export, &id(name)).await?;
+    let unrecorded = || (id(name).sub_dir.names().collect(), 0);
+    let (path, capacity) = found.record.map_or_else(unrecorded, |record| (record.path().unwrap(), record.capacity));
     Ok((Tree { export: export.clone(), path, what: format!("volume `{name}`") }, capacity))
 }
 
@@ -170,6 +185,28 @@ async fn snapshot(export: &Connection, name: &str, of: &str) -> Result<String> {
     lifecycle::get(export, &name).await.map(shown)
 }
 
+async fn grouped(export: &Connection, name: &str, of: &[&str]) -> Result<String> {
+    let name = named(name);
+    let shown = |record: GroupRecord| format!("{} {:?} {:?}", record.id, record.members, record.state);
+    let sources: Vec<String> = of.iter().map(|of| id(of).to_string()).collect();
+    if let Some(record) = group::find(export, &name, &sources).await?
+        && record.state == State::Ready
+    {
+        return Ok(shown(record));
+    }
+    let (mut trees, mut sizes) = (Vec::new(), Vec::new());
+    for of in of {
+        let (tree, size) = volume(export, of).await?;
+        trees.push(tree);
+        sizes.push(size);
+    }
+    let create = group::Create { name: name.clone(), sources, sizes, mount_options: Vec::new() };
+    if group::begin(export, &create, &trees).await?.state == State::Pending {
+        group::fill(export, &name, &trees, &How::default()).await?;
+    }
+    group::get(export, &name).await.map(shown)
+}
+
 async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of: &str) -> Result<String> {
     let mut create = create(name, Some(origin.clone()));
     if show {
@@ -186,11 +223,13 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
         (Origin::Snapshot(snapshot), None) if show => {
             Begun::Whole(direct::create(export, &create, &named(snapshot), &lock).await?)
         }
-        _ => fill::begin(export, &create, content.as_ref().map_or(0, |(_, size)| *size), &lock).await?,
+        _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), &lock).await?,
     };
     drop(lock);
     match (begun, content) {
-        (Begun::Pending(_), Some((tree, _))) => clone::fill(export, &create.name, &tree, &How::default()).await?,
+        (Begun::Pending(_), Some((tree, _))) => {
+            clone::fill(export, &create.name, &Content::Tree(tree), &How::default()).await?
+        }
         (Begun::Pending(_), None) => return Err(Error::Interrupted("changed".to_owned())),
         (Begun::Whole(_), _) => {}
     }
@@ -203,6 +242,7 @@ async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of:
 /// Each call under test with what is there before it.
 fn scenarios() -> Vec<(Vec<Call>, Call)> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
+    let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
     vec![
         (vec![v.clone()], s.clone()),
         (vec![v.clone()], CloneOf("c", "v")),
@@ -216,6 +256,11 @@ fn scenarios() -> Vec<(Vec<Call>, Call)> {
         (vec![v.clone(), s.clone(), Show("d", "s")], Delete("d")),
         (vec![v.clone(), s.clone(), Show("d", "s"), DeleteSnapshot("s")], Delete("d")),
         (vec![v.clone(), s.clone(), Show("d", "s"), Show("e", "s"), DeleteSnapshot("s")], Delete("d")),
+        (vec![v.clone(), w.clone()], g.clone()),
+        (vec![v.clone(), w.clone(), g.clone()], x.clone()),
+        (vec![v.clone(), w.clone(), g.clone(), Show("d", "g-0")], x.clone()),
+        (vec![v.clone(), w.clone(), g.clone(), Delete("v")], Restore("r", "g-0")),
+        (vec![v.clone(), w, g], Show("d", "g-1")),
         (vec![v, s], List),
     ]
 }
@@ -250,20 +295,27 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
             if call != Delete("v") {
                 assert_eq!(server.tree().get("v/sub/data").cloned(), data, "{at}");
             }
-            for finding in call.faults(&export).await {
-                let left_over = match (&call, &finding) {
+            let found = call.faults(&export).await;
+            for finding in &found {
+                let left_over = match (&call, finding) {
                     // Begun, and hidden until a retry finishes it.
                     (Snapshot(..), Finding::SnapshotPending { .. }) => true,
+                    (Group(..), Finding::GroupPending { .. }) => true,
                     (CloneOf(..) | Restore(..), Finding::VolumePending { .. }) => true,
                     (CloneOf(..) | Restore(..), Finding::DirectoryUnrecorded { .. }) => false,
                     (Show(..), Finding::NoteStale { .. }) => true,
                     // Deleted, and not yet forgotten.
-                    (DeleteSnapshot(..), Finding::TreeUnrecorded { .. }) => true,
+                    (DeleteSnapshot(..), Finding::SnapshotUnused { .. }) => true,
+                    (DeleteGroup(..), Finding::GroupDeleted { .. }) => true,
                     (Delete(_), Finding::DirectoryMissing { .. } | Finding::NoteMissing { .. }) => true,
-                    (Delete(_), Finding::SnapshotUnused { .. } | Finding::TreeUnrecorded { .. }) => true,
+                    (Delete(_), Finding::SnapshotUnused { .. }) => true,
                     _ => false,
                 };
                 assert!(left_over, "{at}: {finding}");
+            }
+            repair(&export, &found).await.unwrap();
+            if matches!(call, DeleteSnapshot(..) | DeleteGroup(..)) {
+                assert_eq!(call.faults(&export).await, [], "{at}: not mended");
             }
         }
     }
@@ -272,8 +324,11 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
 #[tokio::test(start_paused = true)]
 async fn two_controllers_together_leave_what_one_could_have_left() {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
+    let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
     let scenarios: Vec<(Vec<Call>, [Vec<Call>; 2])> = vec![
         (vec![v.clone()], [vec![s.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![s.clone()]]),
+        (vec![], [vec![v.clone()], vec![CloneOf("c", "v")]]),
         (vec![v.clone()], [vec![CloneOf("c", "v")], vec![CloneOf("c", "v")]]),
         (vec![v.clone(), s.clone()], [vec![Restore("r", "s")], vec![DeleteSnapshot("s")]]),
         (vec![v.clone(), s.clone()], [vec![Show("d", "s")], vec![DeleteSnapshot("s")]]),
@@ -282,6 +337,13 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
         (vec![v.clone()], [vec![s.clone()], vec![Delete("v")]]),
         (vec![v.clone()], [vec![CloneOf("c", "v")], vec![Delete("v")]]),
         (vec![v.clone()], [vec![CloneOf("c", "v"), Delete("c")], vec![CloneOf("c", "v")]]),
+        (vec![v.clone(), w.clone()], [vec![g.clone()], vec![g.clone()]]),
+        (vec![v.clone(), w.clone()], [vec![g.clone()], vec![Group("g", &["v"])]]),
+        (vec![v.clone(), w.clone()], [vec![g.clone()], vec![Delete("w")]]),
+        (vec![v.clone(), w.clone()], [vec![g.clone()], vec![Snapshot("g-1", "w")]]),
+        (vec![v.clone(), w.clone(), g.clone()], [vec![x.clone()], vec![Show("d", "g-0")]]),
+        (vec![v.clone(), w.clone(), g.clone()], [vec![x.clone()], vec![Restore("r", "g-1")]]),
+        (vec![v.clone(), w, g.clone()], [vec![x.clone(), g.clone()], vec![g, DeleteSnapshot("g-0")]]),
         (vec![v], [vec![s.clone(), DeleteSnapshot("s")], vec![s]]),
     ];
     let agrees = async |server: &MemoryServer, what: &str| {

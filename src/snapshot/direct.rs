@@ -4,7 +4,7 @@
 //! before the volume's record and removed before it, under the snapshot's lock, so that one without a record is left from a
 //! crash, means nothing, and is cleared away.
 
-use super::lifecycle::{lock, purge};
+use super::lifecycle::{self, lock, purge};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -29,7 +29,7 @@ pub async fn create<F: Fs>(
     volume: &Guard<F>,
 ) -> Result<VolumeRecord> {
     let _lock = lock(export, snapshot).await?;
-    let ready = Record::read(export, snapshot).await?.filter(|record| record.state == State::Ready);
+    let ready = lifecycle::read(export, snapshot).await?.filter(|record| record.state == State::Ready);
     let gone = || Error::not_found(format!("snapshot `{snapshot}`"), format!("{} has none", export.source()));
     let size = ready.ok_or_else(gone)?.size;
     let prepared = fill::prepare(export, create, size, volume).await?;

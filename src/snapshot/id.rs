@@ -1,12 +1,13 @@
-//! Snapshot identifiers.
+//! Identifiers of snapshots and of groups of them.
 //!
-//! Those of this driver are `SERVER#SHARE#NAME###snapshot`: six parts, so that csi-driver-nfs, whose own have five
-//! (`SERVER#SHARE#NAME#NAME#SOURCE`), takes none of them for its own, nor the other way round.
+//! Those of this driver are `SERVER#SHARE#NAME###snapshot` and `SERVER#SHARE#NAME###group`: six parts, so that csi-driver-nfs,
+//! whose own have five (`SERVER#SHARE#NAME#NAME#SOURCE`), takes none of them for its own. This driver knows both, and tells
+//! them apart.
 
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::mount::source::{Server, Share, Source};
+use crate::mount::source::{Server, Share, Source, SubDir};
 use crate::volume::id::VolumeName;
 
 const FIELD: &str = "snapshot_id";
@@ -31,28 +32,13 @@ impl SnapshotId {
     /// Parses an identifier.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has not the form; [`Error::Precondition`] for one of csi-driver-nfs's.
+    /// [`Error::Invalid`] where it has not the form.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::invalid(FIELD, "missing"));
         }
-        if let [_, _, name, again, _] = text.split('#').collect::<Vec<_>>()[..]
-            && !name.is_empty()
-            && name == again
-        {
-            return Err(Error::Precondition(format!(
-                "`{}` is a snapshot of csi-driver-nfs, which this driver leaves alone: restore or delete it with that one",
-                text.escape_debug()
-            )));
-        }
-        let [server, share, name, "", "", "snapshot"] = text.split('#').collect::<Vec<_>>()[..] else {
-            return Err(Error::invalid(FIELD, "not of the form SERVER#SHARE#NAME###snapshot"));
-        };
-        Ok(Self {
-            server: Server::parse(FIELD, server)?,
-            share: Share::parse_bare(FIELD, share)?,
-            name: VolumeName::parse(FIELD, name)?,
-        })
+        let (server, share, name) = parse_parts(FIELD, text, "snapshot")?;
+        Ok(Self { server, share, name })
     }
 
     /// The export that the snapshot is on.
@@ -64,6 +50,127 @@ impl SnapshotId {
 impl fmt::Display for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}#{}###snapshot", self.server, self.share.as_str(), self.name)
+    }
+}
+
+/// The identifier of a snapshot of csi-driver-nfs's: an archive `NAME/SOURCE.tar.gz`, or `.tar`, on the share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ArchiveId {
+    /// The server, as it was named when the snapshot was made.
+    pub server: Server,
+    /// The share that the archive is on.
+    pub share: Share,
+    /// The snapshot's name, which is that of the directory.
+    pub name: VolumeName,
+    /// The name of the volume that it is of.
+    pub source: VolumeName,
+}
+
+impl ArchiveId {
+    /// The identifier of the archive of the volume `source` in the directory `name` of an export; `None` where no snapshot can
+    /// be there.
+    pub fn new(export: &Source, name: VolumeName, source: VolumeName) -> Option<Self> {
+        let (server, share) = (export.server.clone(), export.share.clone());
+        SubDir::parse(FIELD, name.as_str()).is_ok().then_some(Self { server, share, name, source })
+    }
+
+    /// The export that the archive is on.
+    pub fn export(&self) -> Source {
+        Source::share(self.server.clone(), self.share.clone())
+    }
+}
+
+impl fmt::Display for ArchiveId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, share, name, source } = self;
+        write!(f, "{server}#{}#{name}#{name}#{source}", share.as_str())
+    }
+}
+
+/// The identifier of a snapshot that is there, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum KnownId {
+    /// This driver.
+    Own(SnapshotId),
+    /// csi-driver-nfs.
+    Archive(ArchiveId),
+}
+
+impl KnownId {
+    /// Parses an identifier of either form.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has neither.
+    pub fn parse(text: &str) -> Result<Self> {
+        let [server, share, name, again, source] = text.split('#').collect::<Vec<_>>()[..] else {
+            return SnapshotId::parse(text).map(Self::Own);
+        };
+        if name != again {
+            return Err(Error::invalid(FIELD, "not of the form SERVER#SHARE#NAME#NAME#SOURCE"));
+        }
+        SubDir::parse(FIELD, name)?;
+        Ok(Self::Archive(ArchiveId {
+            server: Server::parse(FIELD, server)?,
+            share: Share::parse_bare(FIELD, share)?,
+            name: VolumeName::parse(FIELD, name)?,
+            source: VolumeName::parse(FIELD, source)?,
+        }))
+    }
+
+    /// The export that the snapshot is on.
+    pub fn export(&self) -> Source {
+        match self {
+            Self::Own(id) => id.export(),
+            Self::Archive(id) => id.export(),
+        }
+    }
+}
+
+impl fmt::Display for KnownId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own(id) => id.fmt(f),
+            Self::Archive(id) => id.fmt(f),
+        }
+    }
+}
+
+/// A group's identifier, parsed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GroupId {
+    /// The export that the group is on.
+    pub export: Source,
+    /// The group's name.
+    pub name: VolumeName,
+}
+
+impl GroupId {
+    /// Parses an identifier.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it has not the form.
+    pub fn parse(text: &str) -> Result<Self> {
+        const FIELD: &str = "group_snapshot_id";
+        if text.is_empty() {
+            return Err(Error::invalid(FIELD, "missing"));
+        }
+        let (server, share, name) = parse_parts(FIELD, text, "group")?;
+        Ok(Self { export: Source::share(server, share), name })
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}#{}###group", self.export.server, self.export.share.as_str(), self.name)
+    }
+}
+
+fn parse_parts(field: &str, text: &str, kind: &str) -> Result<(Server, Share, VolumeName)> {
+    match text.split('#').collect::<Vec<_>>()[..] {
+        [server, share, name, "", "", last] if last == kind => {
+            Ok((Server::parse(field, server)?, Share::parse_bare(field, share)?, VolumeName::parse(field, name)?))
+        }
+        _ => Err(Error::invalid(field, format!("not of the form SERVER#SHARE#NAME###{kind}"))),
     }
 }
 
@@ -99,9 +206,33 @@ mod tests {
         assert!(matches!(SnapshotId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
     }
 
-    #[test]
-    fn a_snapshot_of_the_incumbent_s_is_known_for_one_and_left_alone() {
-        assert!(matches!(SnapshotId::parse("s#a#n#n#pvc-1"), Err(Error::Precondition(_))));
+    #[rstest]
+    fn an_id_that_names_no_group_is_refused(
+        #[values("", "x", "s#a#n##", "s#a#n###snapshot", "s#a####group", "s#a#..###group", "s#.csi-nfs#n###group")]
+        text: &str,
+    ) {
+        assert!(matches!(GroupId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
+    }
+
+    #[rstest]
+    fn an_archive_that_no_snapshot_can_be_is_refused(
+        #[values(
+            "s#a#n#m#pvc-1",
+            "s#a###pvc-1",
+            "s#a#n#n#",
+            "s#a#n#n#..",
+            "s#a#n#n#x/y",
+            "s#a#..#..#v",
+            "s#a#x/y#x/y#v",
+            "s#a#.csi-nfs#.csi-nfs#v",
+            "s#a/..#n#n#v",
+            "--bind#a#n#n#v",
+            "s#a#n#n#v\n"
+        )]
+        text: &str,
+    ) {
+        assert!(matches!(KnownId::parse(text), Err(Error::Invalid { .. })), "{text:?}");
+        assert!(SnapshotId::parse(text).is_err());
     }
 
     proptest! {
@@ -114,7 +245,15 @@ mod tests {
             let export = Source::share(Server::parse("", &server).unwrap(), Share::parse_bare("", &share).unwrap());
             let id = SnapshotId::new(&export, VolumeName::parse("", &name).unwrap());
             prop_assert!(VolumeId::parse(&id.to_string()).is_err());
-            prop_assert_eq!(SnapshotId::parse(&id.to_string()).unwrap(), id);
+            let group = GroupId { export: export.clone(), name: id.name.clone() };
+            prop_assert!(SnapshotId::parse(&group.to_string()).is_err() && GroupId::parse(&id.to_string()).is_err());
+            prop_assert_eq!(GroupId::parse(&group.to_string()).unwrap(), group);
+            prop_assert_eq!(SnapshotId::parse(&id.to_string()).unwrap(), id.clone());
+            prop_assert_eq!(KnownId::parse(&id.to_string()).unwrap(), KnownId::Own(id));
+            let name = VolumeName::parse("", &name).unwrap();
+            let archive = ArchiveId::new(&export, name.clone(), name).unwrap();
+            prop_assert!(SnapshotId::parse(&archive.to_string()).is_err());
+            prop_assert_eq!(KnownId::parse(&archive.to_string()).unwrap(), KnownId::Archive(archive));
         }
     }
 }

@@ -27,8 +27,8 @@ const KEPT: Duration = Duration::from_secs(600);
 pub type Key = (Source, String);
 
 struct Job {
-    /// What is copied, by its identifier.
-    of: String,
+    /// What is copied, by the identifiers.
+    of: Vec<String>,
     cancel: CancellationToken,
     done: watch::Receiver<Option<Result<()>>>,
     begun: Instant,
@@ -80,7 +80,7 @@ impl Jobs {
     }
 
     /// Begins a copy of `of`, or joins the one of the same key that is under way.
-    pub fn join<W>(self: &Arc<Self>, key: Key, of: &str, work: impl FnOnce(How) -> W) -> Running
+    pub fn join<W>(self: &Arc<Self>, key: Key, of: Vec<String>, work: impl FnOnce(How) -> W) -> Running
     where
         W: Future<Output = Result<()>> + Send + 'static,
     {
@@ -97,9 +97,9 @@ impl Jobs {
             cancel: cancel.clone(),
             ending: self.ending.clone(),
         };
-        let span = tracing::info_span!(parent: None, "copy", export = %key.0, copy = %key.1, of);
+        let span = tracing::info_span!(parent: None, "copy", export = %key.0, copy = %key.1, of = of.join(" "));
         let (all, progress, work) = (self.clone(), how.progress.clone(), work(how));
-        let job = Job { of: of.to_owned(), cancel: cancel.clone(), done: done.clone(), begun: Instant::now() };
+        let job = Job { of, cancel: cancel.clone(), done: done.clone(), begun: Instant::now() };
         jobs.insert(key.clone(), job);
         self.tasks.spawn(
             async move {
@@ -161,7 +161,7 @@ impl Jobs {
 
     /// Ends the copies of what has this identifier. Each of them ends with an error of its own.
     pub fn end_copies_of(&self, of: &str) {
-        self.lock().values().filter(|job| job.of == of).for_each(|job| job.cancel.cancel());
+        self.lock().values().filter(|job| job.of.iter().any(|one| one == of)).for_each(|job| job.cancel.cancel());
     }
 
     /// Waits for the end of all copies, which were told to end; those that have not after `limit` are left.
@@ -208,11 +208,11 @@ mod tests {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
         let end = Arc::new(Notify::new());
         let wait = end.clone();
-        let mut first = jobs.join(key("a"), "v", |_| async move {
+        let mut first = jobs.join(key("a"), vec!["v".to_owned()], |_| async move {
             wait.notified().await;
             failed()
         });
-        let mut second = jobs.join(key("a"), "v", |_| async { Ok(()) });
+        let mut second = jobs.join(key("a"), vec!["v".to_owned()], |_| async { Ok(()) });
         end.notify_one();
         assert_eq!((first.wait().await, second.wait().await), (failed(), failed()));
         assert_eq!(jobs.failure(&key("a")), None, "told already");
@@ -221,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn an_error_that_nobody_heard_is_told_to_who_asks_next_and_once() {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
-        drop(jobs.join(key("a"), "v", |_| async { failed() }));
+        drop(jobs.join(key("a"), vec!["v".to_owned()], |_| async { failed() }));
         jobs.tasks.close();
         jobs.tasks.wait().await;
         assert_eq!(jobs.failure(&key("a")), failed().err());
@@ -235,8 +235,9 @@ mod tests {
             how.cancel.cancelled().await;
             failed()
         };
-        let (mut a, mut b) = (jobs.join(key("a"), "v", work), jobs.join(key("b"), "w", work));
-        let mut c = jobs.join(key("c"), "w", work);
+        let (mut a, mut b) =
+            (jobs.join(key("a"), vec!["v".to_owned()], work), jobs.join(key("b"), vec!["w".to_owned()], work));
+        let mut c = jobs.join(key("c"), vec!["w".to_owned()], work);
         jobs.end_copies_of("v");
         assert_eq!(a.wait().await, failed());
         jobs.end(&key("b")).await;
@@ -253,7 +254,7 @@ mod tests {
         let mut running: Vec<Running> = (0..COPIES + 2)
             .map(|n| {
                 let gate = gate.clone();
-                jobs.join(key(&n.to_string()), "v", |_| async move {
+                jobs.join(key(&n.to_string()), vec!["v".to_owned()], |_| async move {
                     gate.notified().await;
                     Ok(())
                 })

@@ -1,13 +1,14 @@
 //! Snapshots on an export: create, get, delete, list.
 //!
 //! The record comes first and says `pending`; the tree is copied in staging without the record's lock, then, under it,
-//! renamed beside the record, which is made final. A deletion removes the record first: a tree without one is nothing, and
-//! goes where it is found. The tree was not there when the pending record was written: where it is found beside one, an
-//! earlier call put it there, whole.
+//! renamed beside the record, which is made final. A deletion says so in the record first, where there is room to write, and
+//! removes it last, when the tree is gone: who finds it may go on. The tree was not there when the pending record was written: where it is found beside one,
+//! an earlier call put it there, whole.
 
 use std::sync::Arc;
 
 use super::direct;
+use super::group_record::GroupRecord;
 use super::id::SnapshotId;
 use super::record::{Record, State, lock_name};
 use super::tree::{How, Stage, Tree};
@@ -41,19 +42,19 @@ pub(super) async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result
     export.lock(&[&lock_name(name)]).await
 }
 
-/// The snapshot of that name, pending or ready; `None` where there is none.
+/// The snapshot of that name, pending, ready or deleted; `None` where there is none.
 ///
 /// # Errors
-/// [`Error::Conflict`] where it is of another volume than `source`.
+/// [`Error::Conflict`] where it is of another volume than `source`, or of a group.
 pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, source: &str) -> Result<Option<Record>> {
     match Record::read(export, name).await? {
-        Some(record) if record.state == State::Deleted => Err(Error::Precondition(format!(
-            "a snapshot `{name}` was deleted, and volumes still show its data; choose another name"
-        ))),
-        Some(record) if record.source != source => Err(Error::conflict(
+        Some(record) if record.source != source && record.state != State::Deleted => Err(Error::conflict(
             format!("snapshot `{name}`"),
             format!("it is of volume `{}`, and one of `{source}` is asked for now; choose another name", record.source),
         )),
+        Some(Record { group: Some(group), state, .. }) if state != State::Deleted => {
+            Err(Error::conflict(format!("snapshot `{name}`"), format!("it is of group `{group}`; choose another name")))
+        }
         found => Ok(found),
     }
 }
@@ -62,12 +63,14 @@ pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, source: &str) ->
 /// or ready.
 ///
 /// # Errors
-/// [`Error::Conflict`] where the name is that of a snapshot of another volume; [`Error::NotFound`] where there is no such
-/// tree.
+/// [`Error::Conflict`] where the name is that of a snapshot of another volume; [`Error::Precondition`] where it is that of a
+/// deleted one, which volumes show; [`Error::NotFound`] where there is no such tree.
 pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -> Result<Record> {
-    let _lock = lock(export, &create.name).await?;
-    if let Some(record) = find(export, &create.name, &create.source).await? {
-        return Ok(record);
+    let lock = lock(export, &create.name).await?;
+    match find(export, &create.name, &create.source).await? {
+        Some(record) if record.state == State::Deleted => make_way(export, &create.name, &lock).await?,
+        Some(record) => return Ok(record),
+        None => {}
     }
     tree.check().await?;
     discard_parts(export, &create.name).await?;
@@ -77,10 +80,32 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -
         size: create.size,
         created: now(),
         mount_options: create.mount_options.clone(),
+        group: None,
         state: State::Pending,
     };
     record.write(export).await?;
     Ok(record)
+}
+
+/// Begins the snapshot of a group that is pending, unless an earlier call did. The caller holds the group's lock.
+///
+/// # Errors
+/// [`Error::Conflict`] where another snapshot has the name; [`Error::Precondition`] where a deleted one has, which volumes
+/// show.
+pub(super) async fn begin_member<F: Fs>(export: &Export<F>, member: &Record) -> Result<()> {
+    let name = &member.id.name;
+    let lock = lock(export, name).await?;
+    match Record::read(export, name).await? {
+        Some(record) if record.state == State::Deleted => make_way(export, name, &lock).await?,
+        Some(record) if record.group == member.group && record.source == member.source => return Ok(()),
+        Some(record) => {
+            let reason = format!("it is of volume `{}`, and not of this group; choose another name", record.source);
+            return Err(Error::conflict(format!("snapshot `{name}`"), reason));
+        }
+        None => {}
+    }
+    discard_parts(export, name).await?;
+    member.write(export).await
 }
 
 /// Copies the tree of a snapshot that is pending, and makes it ready. One that cannot be copied is given up.
@@ -99,7 +124,7 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree
     if !in_place && let Err(error) = stage.fill(tree, how).await {
         stage.discard().await?;
         if !how.ending.is_cancelled() {
-            abandon(export, &record).await?;
+            give_up(export, &record).await?;
         }
         return Err(error);
     }
@@ -120,10 +145,11 @@ fn deleted(name: &VolumeName) -> Error {
 }
 
 /// Gives up a pending snapshot.
-async fn abandon<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
-    let _lock = lock(export, &record.id.name).await?;
-    match Record::read(export, &record.id.name).await? {
-        Some(now) if now == *record => forget(export, &record.id.name).await,
+pub async fn give_up<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
+    let name = &record.id.name;
+    let lock = lock(export, name).await?;
+    match Record::read(export, name).await? {
+        Some(now) if now == *record => delete_locked(export, name, Some(now), &lock).await,
         _ => Ok(()),
     }
 }
@@ -133,36 +159,95 @@ async fn abandon<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
 /// # Errors
 /// [`Error::NotFound`].
 pub async fn get<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Record> {
-    let record = Record::read(export, name).await?.filter(|record| record.state != State::Deleted);
-    record.ok_or_else(|| {
+    read(export, name).await?.ok_or_else(|| {
         Error::not_found(format!("snapshot `{name}`"), format!("{} has no record of it", export.source()))
     })
 }
 
+/// A snapshot as it is seen from outside, pending or ready: one of a group is as far as its group.
+pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Record>> {
+    let record = Record::read(export, name).await?.filter(|record| record.state != State::Deleted);
+    let Some(Record { group: Some(group), .. }) = &record else { return Ok(record) };
+    match GroupRecord::read(export, group).await?.map(|group| group.state) {
+        Some(State::Ready) => Ok(record),
+        Some(state @ State::Pending) => Ok(record.map(|record| Record { state, ..record })),
+        Some(State::Deleted) | None => Ok(None),
+    }
+}
+
 /// Deletes a snapshot (CSI `DeleteSnapshot`). One that is not there is deleted. Its tree stays as long as volumes show it.
+///
+/// # Errors
+/// [`Error::Invalid`] where it is of a group that is there: its record is what keeps or deletes it.
 pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     if export.layout().await?.is_none() {
         return Ok(());
     }
     let lock = lock(export, name).await?;
-    if let Some(record) = Record::read(export, name).await? {
-        if direct::is_shown(export, name, &lock).await? {
-            if record.state != State::Deleted {
-                Record { state: State::Deleted, ..record }.write(export).await?;
+    let record = Record::read(export, name).await?;
+    if let Some(Record { group: Some(group), state, .. }) = &record
+        && *state != State::Deleted
+        && let Some(group) = GroupRecord::read(export, group).await?
+    {
+        let reason = format!("snapshot `{name}` is of group `{}`, and goes with it: delete that one", group.id);
+        return Err(Error::invalid("snapshot_id", reason));
+    }
+    delete_locked(export, name, record, &lock).await
+}
+
+/// Deletes a snapshot of a group, whose lock the caller holds.
+pub(super) async fn delete_member<F: Fs>(export: &Export<F>, name: &VolumeName, group: &VolumeName) -> Result<()> {
+    let lock = lock(export, name).await?;
+    match Record::read(export, name).await? {
+        // Another snapshot has the name.
+        Some(record) if record.group.as_ref() != Some(group) => Ok(()),
+        record => delete_locked(export, name, record, &lock).await,
+    }
+}
+
+async fn delete_locked<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    record: Option<Record>,
+    lock: &Guard<F>,
+) -> Result<()> {
+    if let Some(record) = record {
+        let shown = direct::is_shown(export, name, lock).await?;
+        if record.state != State::Deleted {
+            match (Record { state: State::Deleted, ..record }).write(export).await {
+                // A full export must not keep anything from going: then the record goes first.
+                Err(error) if is_full(&error) && !shown => forget(export, name).await?,
+                written => written?,
             }
+        }
+        if shown {
             return Ok(());
         }
-        forget(export, name).await?;
     }
     // Also without a record: an earlier call may have come no further.
-    discard_parts(export, name).await?;
+    purge(export, name, lock).await?;
     Stage::clear(export, &job(name)).await
 }
 
-/// Removes what is left of a snapshot that volumes do not show any more.
+/// Whether there was no room to write.
+pub(super) fn is_full(error: &Error) -> bool {
+    matches!(error, Error::Export { status: Status::NoSpc | Status::DQuot, .. })
+}
+
+/// Removes what is left of a snapshot that is deleted, and that volumes do not show any more.
 pub(super) async fn purge<F: Fs>(export: &Export<F>, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
-    forget(export, name).await?;
-    discard_parts(export, name).await
+    discard_parts(export, name).await?;
+    forget(export, name).await
+}
+
+/// Finishes the deletion of the snapshot that has the name.
+async fn make_way<F: Fs>(export: &Export<F>, name: &VolumeName, lock: &Guard<F>) -> Result<()> {
+    if direct::is_shown(export, name, lock).await? {
+        return Err(Error::Precondition(format!(
+            "a snapshot `{name}` was deleted, and volumes still show its data; choose another name"
+        )));
+    }
+    purge(export, name, lock).await
 }
 
 /// Removes a record.
@@ -174,7 +259,7 @@ async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     }
 }
 
-/// Moves what has no record into the trash.
+/// Moves what belongs to no snapshot that is there into the trash.
 async fn discard_parts<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;
     trash::discard(export, &layout.snapshots, &Record::tree(name)?).await?;

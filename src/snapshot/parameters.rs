@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 use crate::mount::options::MountOptions;
-use crate::mount::source::{Server, Share};
+use crate::mount::source::{Server, Share, Source};
 use crate::volume::parameters::INJECTED;
 
 /// Where a snapshot is put; `None` for where its volume is.
@@ -19,6 +19,14 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// The export that a snapshot of a volume on the export `of` is put on.
+    pub fn place(&self, of: &Source) -> Source {
+        Source::share(
+            self.server.clone().unwrap_or_else(|| of.server.clone()),
+            self.share.clone().unwrap_or_else(|| of.share.clone()),
+        )
+    }
+
     /// Parses the parameters of CreateSnapshot. Keys are compared without regard to case.
     ///
     /// # Errors

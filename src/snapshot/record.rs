@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::id::SnapshotId;
+use super::id::{GroupId, SnapshotId};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
@@ -37,6 +37,8 @@ pub struct Record {
     pub created: u64,
     /// The options that the controller needs to mount the export.
     pub mount_options: Vec<String>,
+    /// The group that it is a member of, on the same export. It is there when that group is.
+    pub group: Option<VolumeName>,
     /// How far it is.
     pub state: State,
 }
@@ -50,6 +52,8 @@ struct Json {
     size: u64,
     #[serde(default)]
     mount_options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     state: State,
     created: u64,
 }
@@ -63,6 +67,7 @@ impl Record {
             source: self.source.clone(),
             size: self.size,
             mount_options: self.mount_options.clone(),
+            group: self.group.as_ref().map(VolumeName::to_string),
             state: self.state,
             created: self.created,
         };
@@ -73,7 +78,7 @@ impl Record {
     /// The record of the snapshot `name` from the bytes of its file.
     pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| {
-            Error::Internal(format!(
+            Error::Record(format!(
                 "the record `.csi-nfs/snapshots/{name}.json` cannot be used: {reason}; restore the file, or remove it and `{name}.tree` beside it"
             ))
         };
@@ -85,8 +90,15 @@ impl Record {
         if id.name != *name {
             return Err(bad(format!("it is of another snapshot, {id}")));
         }
+        let group = json.group.map(|group| VolumeName::parse("group", &group)).transpose();
+        let group = group.map_err(|e| bad(e.to_string()))?;
         let Json { source, size, created, mount_options, state, .. } = json;
-        Ok(Self { id, source, size, created, mount_options, state })
+        Ok(Self { id, source, size, created, mount_options, group, state })
+    }
+
+    /// The identifier of the group that it is a member of.
+    pub fn group_id(&self) -> Option<GroupId> {
+        self.group.clone().map(|name| GroupId { export: self.id.export(), name })
     }
 
     /// The name of the record's file.
@@ -141,6 +153,7 @@ mod tests {
             size: 1 << 30,
             created: 1_700_000_000,
             mount_options: vec!["vers=4.2".to_owned()],
+            group: None,
             state: State::Pending,
         }
     }
@@ -154,6 +167,15 @@ mod tests {
         assert!(Record::decode(&VolumeName::parse("name", "t").unwrap(), &bytes).is_err());
         let newer = String::from_utf8(bytes).unwrap().replace("\"version\":1", "\"version\":2");
         assert!(Record::decode(&name, newer.as_bytes()).unwrap_err().to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn a_member_of_a_group_reads_back_as_it_was_written() {
+        let name = VolumeName::parse("name", "s").unwrap();
+        let member = Record { group: Some(VolumeName::parse("name", "g").unwrap()), ..record() };
+        assert_eq!(Record::decode(&name, &member.encode().unwrap()).unwrap(), member);
+        let outside = String::from_utf8(member.encode().unwrap()).unwrap().replace("\"g\"", "\"../g\"");
+        assert!(Record::decode(&name, outside.as_bytes()).is_err());
     }
 
     #[test]

@@ -105,6 +105,18 @@ impl<F: Fs> Stage<F> {
         &self.name
     }
 
+    /// The export that it is on.
+    pub fn export(&self) -> &Arc<Export<F>> {
+        &self.export
+    }
+
+    /// Makes the root of what is to be here.
+    pub async fn make(&self) -> Result<F::Handle> {
+        let layout = self.export.make_layout().await?;
+        let made = self.export.fs().mkdir(&layout.staging, &self.name, 0o700).await;
+        made.map(|(dir, _)| dir).map_err(|e| self.export.failed(format!("creating `{}` in staging", self.name), e))
+    }
+
     /// Copies a tree here, whole; answers its root.
     ///
     /// # Errors
@@ -113,10 +125,8 @@ impl<F: Fs> Stage<F> {
     pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<F::Handle> {
         let source = source.seen_from(&self.export);
         let (from, before) = source.open().await?;
-        let layout = self.export.make_layout().await?;
+        let to = self.make().await?;
         let target = self.export.fs();
-        let made = target.mkdir(&layout.staging, &self.name, 0o700).await;
-        let (to, _) = made.map_err(|e| self.export.failed(format!("creating `{}` in staging", self.name), e))?;
         let copied = copy_tree(source.export.fs(), &from, target, &to, &how.options, &how.progress, &how.cancel).await;
         match copied {
             Ok(_) => {}

@@ -26,21 +26,25 @@ pub enum Begun {
 }
 
 /// Begins a volume that is to be filled with content of `size` bytes (0 where that is not known), or finds the one that an
-/// earlier call with the same arguments began. The caller holds the volume's lock.
+/// earlier call with the same arguments began. The caller holds the volume's lock, and has no content (`None`) where it saw
+/// that the volume is whole.
 ///
 /// # Errors
+/// [`Error::Interrupted`] where there is no content, and the volume was deleted meanwhile.
 /// [`Error::CapacityOutOfRange`] for less than `size`; [`Error::Conflict`] where the name is another volume's, or something
 /// is in the directory; otherwise as [`create`](super::lifecycle::create).
-pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, size: u64, lock: &Guard<F>) -> Result<Begun> {
+pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, size: Option<u64>, lock: &Guard<F>) -> Result<Begun> {
+    let changed = || Error::Interrupted(format!("volume `{}` changed while it was made; call again", create.name));
     let id = create.id(export)?;
     if let Some(record) = Record::read(export, &create.name).await? {
         check_same(create, &id, &record)?;
         if record.pending {
-            return Ok(Begun::Pending(record));
+            return size.map(|_| Begun::Pending(record)).ok_or_else(changed);
         }
         quota::enforced_where_required(export, &create.name, &record).await?;
         return Ok(Begun::Whole(record));
     }
+    let size = size.ok_or_else(changed)?;
     quota::check_possible(export, create.asked.or(create.defaults).quota).await?;
     let record = prepare(export, create, size, lock).await?;
     make_way(export, &record).await?;

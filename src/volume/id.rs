@@ -18,7 +18,7 @@ pub struct VolumeName(String);
 
 impl VolumeName {
     /// CSI's limit for strings.
-    const MAX: usize = 128;
+    pub const MAX: usize = 128;
 
     /// Parses a name; `field` is what the caller calls it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {

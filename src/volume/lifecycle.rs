@@ -236,6 +236,20 @@ pub async fn get<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
     Ok(Found { record, directory: directory.is_some() })
 }
 
+/// The same for a volume that is to be copied. One without a record is looked up under its lock: its CreateVolume may have
+/// made its directory, and be about to record what its size is.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_settled<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
+    let found = get(export, id).await?;
+    if found.record.is_some() || export.layout().await?.is_none() {
+        return Ok(found);
+    }
+    let _lock = lock(export, id).await?;
+    get(export, id).await
+}
+
 /// The record of the volume that `id` names; `None` where the name's record is of a volume with another directory.
 pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Option<Record>> {
     match id.name() {

@@ -132,21 +132,26 @@ impl Record {
         }
     }
 
-    /// The same for a list: `None` also for a record that cannot be used, which is logged and keeps no other from being listed.
+    /// The same for a list: `None` also for a record that cannot be used.
     pub async fn read_or_skip<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
-        match Self::read(export, name).await {
-            Err(error @ Error::Record(_)) => {
-                tracing::error!(export = %export.source(), %error, "a volume is left out of a list");
-                Ok(None)
-            }
-            read => read,
-        }
+        or_skip(export, Self::read(export, name).await)
     }
 
     /// Writes a volume's record, in place of one that is there. The caller holds the volume's lock.
     pub async fn write<F: Fs>(&self, export: &Export<F>, name: &VolumeName) -> Result<()> {
         let layout = export.make_layout().await?;
         export.write_small(&layout.volumes, &Self::file(name)?, self.encode()?).await
+    }
+}
+
+/// What was read for a list: a record that cannot be used is logged, and keeps no other from being listed.
+pub fn or_skip<F: Fs, T>(export: &Export<F>, read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(error @ Error::Record(_)) => {
+            tracing::error!(export = %export.source(), %error, "left out of a list");
+            Ok(None)
+        }
+        read => read,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use csi_nfs::proto::csi;
 use csi_nfs::proto::csi::controller_client::ControllerClient;
+use csi_nfs::proto::csi::group_controller_client::GroupControllerClient;
 use csi_nfs::proto::csi::identity_client::IdentityClient;
 use csi_nfs::proto::csi::node_client::NodeClient;
 use hyper_util::rt::TokioIo;
@@ -168,6 +169,11 @@ impl Driver {
     /// The Controller service.
     pub fn controller(&self) -> ControllerClient<Channel> {
         ControllerClient::new(self.channel.clone())
+    }
+
+    /// The Group Controller service.
+    pub fn groups(&self) -> GroupControllerClient<Channel> {
+        GroupControllerClient::new(self.channel.clone())
     }
 
     /// The Node service.

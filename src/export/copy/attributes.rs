@@ -19,7 +19,7 @@ const PLAIN: usize = 256;
 
 /// What is set so that an object which is as `made` becomes as `source`. A change of the owner would clear the special bits
 /// of the mode, and times move with every write, so they are set in any case.
-pub(super) fn difference(source: &Attr, made: &Attr) -> SetAttr {
+pub(crate) fn difference(source: &Attr, made: &Attr) -> SetAttr {
     let uid = (source.uid != made.uid).then_some(source.uid);
     let gid = (source.gid != made.gid).then_some(source.gid);
     let cleared = source.mode & 0o6000 != 0 && (uid.is_some() || gid.is_some());

@@ -18,7 +18,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -36,8 +35,9 @@ mod progress;
 mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
+pub(crate) use attributes::difference;
 pub use error::{CopyError, Side};
 pub use progress::{Progress, Totals};
 
@@ -45,9 +45,6 @@ use attributes::Attributes;
 use content::Ways;
 use directory::{Dir, Pair};
 use links::Links;
-
-/// How often a copy tells how far it is.
-const TELL: Duration = Duration::from_secs(10);
 
 /// How a tree is copied.
 #[derive(Debug, Clone)]
@@ -108,17 +105,10 @@ pub async fn copy_tree<F: Fs>(
         links: Links::new(to.clone()),
     };
     let copy = Copy { source: source.clone(), target: target.clone(), shared: Arc::new(shared) };
-    let tell = async {
-        loop {
-            tokio::time::sleep(TELL).await;
-            let Totals { entries, bytes, vanished } = progress.totals();
-            tracing::info!(entries, bytes, vanished, "copying a tree");
-        }
-    };
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(CopyError::Cancelled),
-        () = tell => Err(CopyError::Cancelled),
+        () = progress.tell() => Err(CopyError::Cancelled),
         done = copy.run(from, to) => done.map(|()| progress.totals()),
     }
 }

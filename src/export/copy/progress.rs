@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often it is told how far a copy is.
+const TELL: Duration = Duration::from_secs(10);
 
 /// Counts what a copy has done; may be read at any time. A clone is the same.
 #[derive(Debug, Clone, Default)]
@@ -35,11 +39,20 @@ impl Progress {
         }
     }
 
-    pub(super) fn entry(&self) {
+    /// Tells the log how far it is, from time to time, until it is dropped.
+    pub(crate) async fn tell(&self) {
+        loop {
+            tokio::time::sleep(TELL).await;
+            let Totals { entries, bytes, vanished } = self.totals();
+            tracing::info!(entries, bytes, vanished, "copying a tree");
+        }
+    }
+
+    pub(crate) fn entry(&self) {
         self.0.entries.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn bytes(&self, more: u64) {
+    pub(crate) fn bytes(&self, more: u64) {
         self.0.bytes.fetch_add(more, Ordering::Relaxed);
     }
 

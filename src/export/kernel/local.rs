@@ -11,7 +11,7 @@ use crate::mount::reachability::Reachability;
 use crate::mount::source::Server;
 
 /// A fresh directory, in memory where there is such a place, and the export that it stands for.
-pub(in crate::export) fn local() -> (TempDir, KernelFs) {
+pub(crate) fn local() -> (TempDir, KernelFs) {
     rustix::process::umask(Mode::empty());
     let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let fs = export(&place);

@@ -42,7 +42,9 @@ mod objects;
 mod xattrs;
 
 #[cfg(test)]
-pub(super) use local::{export, local};
+pub(super) use local::export;
+#[cfg(test)]
+pub(crate) use local::local;
 
 /// An export of one server, through a descriptor of its mount. A clone is the same.
 #[derive(Debug, Clone)]

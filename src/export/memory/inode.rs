@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::content::Content;
 use crate::export::fs::{Attr, Cookie, Kind, Name, Time};
 
+#[derive(Clone)]
 pub(super) struct Inode {
     pub(super) mode: u32,
     pub(super) uid: u32,
@@ -16,6 +17,7 @@ pub(super) struct Inode {
     pub(super) body: Body,
 }
 
+#[derive(Clone)]
 pub(super) enum Body {
     File {
         now: Content,
@@ -27,6 +29,7 @@ pub(super) enum Body {
     Special(Kind, (u32, u32)),
 }
 
+#[derive(Clone)]
 pub(super) struct Directory {
     pub(super) parent: u64,
     names: BTreeMap<Name, Cookie>,

@@ -61,6 +61,13 @@ impl MemoryServer {
         Self { state: Arc::new(Mutex::new(State::new(bytes, inodes))) }
     }
 
+    /// Another server with the same content, which no client knows yet.
+    pub fn copy(&self) -> Self {
+        let mut state = self.state().clone();
+        state.locks.clear();
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
     /// A new controller's connection: an owner of locks, with its own count of operations and its own faults.
     pub fn client(&self) -> MemoryFs {
         MemoryFs::new(Arc::clone(&self.state))

@@ -16,6 +16,7 @@ pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 2;
 pub(super) const SEARCH: u32 = 1;
 
+#[derive(Clone)]
 pub(super) struct State {
     pub(super) inodes: HashMap<u64, Inode>,
     /// The last number given to an object, a client or an open file; none is used again.

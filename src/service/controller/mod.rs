@@ -1,5 +1,6 @@
-//! CSI Controller.
+//! CSI Controller, and Group Controller.
 
+mod groups;
 mod health;
 mod list;
 mod snapshots;
@@ -41,7 +42,7 @@ pub struct Settings {
     pub delete: DeletePolicy,
 }
 
-/// The Controller service.
+/// The Controller service, and the Group Controller service.
 pub struct Controller<C: Connect> {
     pool: Arc<Pool<C>>,
     settings: Settings,
@@ -112,20 +113,30 @@ impl<C: Connect> Controller<C> {
         share: &Source,
         secrets: &HashMap<String, String>,
     ) -> Result<MountOptions> {
+        let recorded = |export: Arc<Export<C::Fs>>| async move {
+            let Some(name) = id.name() else { return Ok(None) };
+            let record = Record::read(&export, &name).await?.filter(|record| record.id.sub_dir == id.sub_dir);
+            Ok(record.map(|record| record.mount_options))
+        };
+        self.recorded_options(share, secrets, recorded).await
+    }
+
+    /// The options to reach an export by: the secrets', else those that are `recorded` on that export itself.
+    async fn recorded_options<W>(
+        &self,
+        share: &Source,
+        secrets: &HashMap<String, String>,
+        recorded: impl Fn(Arc<Export<C::Fs>>) -> W,
+    ) -> Result<MountOptions>
+    where
+        W: Future<Output = Result<Option<Vec<String>>>>,
+    {
         if let Some(options) = secret_options(secrets)? {
             return Ok(options);
         }
         let options = self.reach(share).await?;
-        let (id, named) = (id.clone(), id.name());
-        let Some(name) = named else { return Ok(options) };
-        let read = |export: Arc<Export<C::Fs>>| {
-            let name = name.clone();
-            async move { Record::read(&export, &name).await }
-        };
-        match self.on(share, &options, read).await? {
-            Some(record) if record.id.sub_dir == id.sub_dir && !record.mount_options.is_empty() => {
-                MountOptions::parse("mountOptions", record.mount_options)
-            }
+        match self.on(share, &options, recorded).await? {
+            Some(recorded) if !recorded.is_empty() => MountOptions::parse("mountOptions", recorded),
             _ => Ok(options),
         }
     }

@@ -1,6 +1,6 @@
 //! Snapshots, and volumes that are made of snapshots and of volumes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,35 +12,53 @@ use super::volumes::{known_id, volume};
 use super::{Controller, secret_options};
 use crate::error::{Error, Result};
 use crate::export::Export;
+use crate::export::fs::Fs;
 use crate::export::pool::Connect;
 use crate::mount::options::MountOptions;
 use crate::mount::source::Source;
 use crate::proto::csi;
 use crate::service::detached::detached;
-use crate::snapshot::id::SnapshotId;
+use crate::snapshot::archive::{self, Archive};
+use crate::snapshot::id::KnownId;
 use crate::snapshot::lifecycle;
 use crate::snapshot::parameters::Parameters;
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::Tree;
 use crate::snapshot::{clone, direct};
 use crate::telemetry;
+use crate::volume::access::CapacityRange;
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
-use crate::volume::record::{Origin, Record as VolumeRecord, snapshot_tree};
+use crate::volume::record::{Origin, Record as VolumeRecord, or_skip, snapshot_tree};
 
 /// How long CreateSnapshot waits for the copy; then it answers that the snapshot is not ready.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What a volume, or a snapshot, is made of.
-struct Content<C: Connect> {
-    tree: Tree<C::Fs>,
+/// A volume that is copied.
+pub(super) struct Content<C: Connect> {
+    pub(super) tree: Tree<C::Fs>,
+    /// Its identifier.
+    pub(super) of: String,
+    /// Bytes; 0 where that is not known.
+    pub(super) size: u64,
+}
+
+/// What a volume is made of.
+struct Filling<C: Connect> {
+    from: clone::Content<C::Fs>,
     /// Its identifier.
     of: String,
     /// Bytes; 0 where that is not known.
     size: u64,
-    /// The snapshot that it is.
+    /// The snapshot that it is, where that is a tree.
     snapshot: Option<VolumeName>,
+}
+
+/// A snapshot that was found.
+enum Known {
+    Own(Record),
+    Archive(archive::Found),
 }
 
 impl<C: Connect> Controller<C> {
@@ -69,12 +87,12 @@ impl<C: Connect> Controller<C> {
                 let content = match known {
                     // What it was made of may be gone; it is compared, and answered.
                     Some(record) if !record.pending => None,
-                    _ => Some(self.content(origin, secrets).await?),
+                    _ => Some(self.filling(origin, create.capacity, secrets).await?),
                 };
-                let size = content.as_ref().map_or(0, |content| content.size);
+                let size = content.as_ref().map(|content| content.size);
                 let snapshot = content
                     .as_ref()
-                    .filter(|content| may_show && content.tree.export.source() == export.source())
+                    .filter(|content| may_show && content.from.export().source() == export.source())
                     .and_then(|content| content.snapshot.clone());
                 let name = create.name.clone();
                 let begin = async move |export: Arc<Export<C::Fs>>, lock| {
@@ -86,10 +104,10 @@ impl<C: Connect> Controller<C> {
                 };
                 match (self.change(export.clone(), &id, begin).await?, content) {
                     (Begun::Whole(record), _) => return Ok(record),
-                    (Begun::Pending(_), Some(Content { tree, of, .. })) => {
+                    (Begun::Pending(_), Some(Filling { from, of, .. })) => {
                         let (target, filled) = (export.clone(), name.clone());
-                        let copy = async move |how| clone::fill(&target, &filled, &tree, &how).await;
-                        self.jobs.join(key, &of, copy).wait().await?;
+                        let copy = async move |how| clone::fill(&target, &filled, &from, &how).await;
+                        self.jobs.join(key, vec![of], copy).wait().await?;
                     }
                     (Begun::Pending(_), None) => {}
                 }
@@ -102,33 +120,59 @@ impl<C: Connect> Controller<C> {
         self.on(share, options, work).await.map(|record| volume(&record))
     }
 
-    /// Finds what a volume is to be made of.
-    async fn content(&self, origin: &Origin, secrets: &HashMap<String, String>) -> Result<Content<C>> {
+    /// Finds what a volume of that capacity is to be made of.
+    async fn filling(
+        &self,
+        origin: &Origin,
+        capacity: CapacityRange,
+        secrets: &HashMap<String, String>,
+    ) -> Result<Filling<C>> {
         match origin {
-            Origin::Volume(id) => self.content_of_volume(&known_id(id)?, secrets).await,
+            Origin::Volume(id) => {
+                let id = known_id(id)?;
+                let Content { tree, of, size } = self.content_of_volume(&id, secrets).await?;
+                Ok(Filling { from: clone::Content::Tree(tree), of, size, snapshot: None })
+            }
             Origin::Snapshot(id) => {
                 let id = known_snapshot(id)?;
-                let (export, record) = self.find_snapshot(&id, secrets).await?;
-                if record.state != State::Ready {
-                    return Err(Error::Precondition(format!("snapshot `{id}` is not ready yet")));
+                let of = id.to_string();
+                match self.find_snapshot(&id, secrets).await? {
+                    (_, Known::Own(record)) if record.state != State::Ready => {
+                        Err(Error::Precondition(format!("snapshot `{id}` is not ready yet")))
+                    }
+                    (export, Known::Own(record)) => {
+                        let name = record.id.name;
+                        let tree = Tree { export, path: snapshot_tree(&name)?, what: format!("snapshot `{id}`") };
+                        Ok(Filling { from: clone::Content::Tree(tree), of, size: record.size, snapshot: Some(name) })
+                    }
+                    (export, Known::Archive(found)) => {
+                        // How much is in it shows while it is unpacked. Who asks for no size gets what there is room for.
+                        let (size, limit) = match capacity.choose() {
+                            0 => (0, u64::MAX),
+                            chosen => (found.size, chosen),
+                        };
+                        let from = clone::Content::Archive(Archive::new(export, found, limit));
+                        Ok(Filling { from, of, size, snapshot: None })
+                    }
                 }
-                let (path, what) = (snapshot_tree(&id.name)?, format!("snapshot `{id}`"));
-                let tree = Tree { export, path, what };
-                Ok(Content { tree, of: id.to_string(), size: record.size, snapshot: Some(id.name) })
             }
         }
     }
 
-    async fn content_of_volume(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<Content<C>> {
+    pub(super) async fn content_of_volume(
+        &self,
+        id: &VolumeId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<Content<C>> {
         let find = |export: Arc<Export<C::Fs>>| async move {
-            let found = volumes::get(&export, id).await?;
+            let found = volumes::get_settled(&export, id).await?;
             Ok((export, found))
         };
         let (export, found) = self.on_volume(id, secrets, find).await?;
         let size = found.record.as_ref().map_or(0, |record| record.capacity);
         let path = found.record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), VolumeRecord::path)?;
         let tree = Tree { export, path, what: format!("volume `{id}`") };
-        Ok(Content { tree, of: id.to_string(), size, snapshot: None })
+        Ok(Content { tree, of: id.to_string(), size })
     }
 
     pub(super) async fn create_snapshot(&self, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot> {
@@ -138,16 +182,8 @@ impl<C: Connect> Controller<C> {
         }
         let id = known_id(&request.source_volume_id)?;
         let parameters = Parameters::parse(&request.parameters)?;
-        let share = Source::share(
-            parameters.server.unwrap_or_else(|| id.server.clone()),
-            parameters.share.unwrap_or_else(|| id.share.clone()),
-        );
-        telemetry::server(share.server.as_str());
-        let options = match (parameters.mount_options, secret_options(&request.secrets)?) {
-            (Some(options), _) | (None, Some(options)) => options,
-            (None, None) if share == id.export() => self.volume_options(&id, &share, &request.secrets).await?,
-            (None, None) => self.settings.mount_options.clone(),
-        };
+        let share = parameters.place(&id.export());
+        let options = self.target_options(&share, parameters, &id, &request.secrets).await?;
         let key = (share.clone(), lifecycle::job(&name));
         if let Some(error) = self.jobs.failure(&key) {
             return Err(error);
@@ -157,11 +193,16 @@ impl<C: Connect> Controller<C> {
             let (key, name, source, id) = (key.clone(), name.clone(), source.clone(), id.clone());
             let (options, secrets) = (&options, &request.secrets);
             async move {
-                match lifecycle::find(&export, &name, &source).await? {
-                    Some(record) if record.state == State::Ready => return Ok(record),
-                    _ => {}
+                let found = lifecycle::find(&export, &name, &source).await?;
+                if let Some(record) = found.as_ref().filter(|record| record.state == State::Ready) {
+                    return Ok(record.clone());
                 }
-                let Content { tree, of, size, .. } = self.content_of_volume(&id, secrets).await?;
+                let content = self.content_of_volume(&id, secrets).await;
+                if let (Err(Error::NotFound { .. }), Some(pending)) = (&content, found) {
+                    let export = export.clone();
+                    detached(async move { lifecycle::give_up(&export, &pending).await }).await?;
+                }
+                let Content { tree, of, size } = content?;
                 let mount_options = if options.is_secret() { Vec::new() } else { options.to_vec() };
                 let create = lifecycle::Create { name: name.clone(), source, size, mount_options };
                 let begin = {
@@ -174,7 +215,7 @@ impl<C: Connect> Controller<C> {
                 }
                 let (target, copied) = (export.clone(), name.clone());
                 let copy = async move |how| lifecycle::fill(&target, &copied, &tree, &how).await;
-                let mut copy = self.jobs.join(key, &of, copy);
+                let mut copy = self.jobs.join(key, vec![of], copy);
                 match timeout(PATIENCE, copy.wait()).await {
                     Ok(done) => {
                         done?;
@@ -187,19 +228,39 @@ impl<C: Connect> Controller<C> {
         self.on(&share, &options, work).await.map(|record| snapshot(&record))
     }
 
+    /// The options to mount an export with on which a snapshot of a volume is put.
+    pub(super) async fn target_options(
+        &self,
+        share: &Source,
+        parameters: Parameters,
+        volume: &VolumeId,
+        secrets: &HashMap<String, String>,
+    ) -> Result<MountOptions> {
+        telemetry::server(share.server.as_str());
+        match (parameters.mount_options, secret_options(secrets)?) {
+            (Some(options), _) | (None, Some(options)) => Ok(options),
+            (None, None) if *share == volume.export() => self.volume_options(volume, share, secrets).await,
+            (None, None) => Ok(self.settings.mount_options.clone()),
+        }
+    }
+
     pub(super) async fn delete_snapshot(&self, request: csi::DeleteSnapshotRequest) -> Result<()> {
         if request.snapshot_id.is_empty() {
             return Err(Error::invalid("snapshot_id", "missing"));
         }
         // CSI: a snapshot that cannot exist is deleted.
-        let id = match SnapshotId::parse(&request.snapshot_id) {
-            Err(Error::Invalid { .. }) => return Ok(()),
-            parsed => parsed?,
-        };
-        self.jobs.end(&(id.export(), lifecycle::job(&id.name))).await;
+        let Ok(id) = KnownId::parse(&request.snapshot_id) else { return Ok(()) };
+        if let KnownId::Own(id) = &id {
+            self.jobs.end(&(id.export(), lifecycle::job(&id.name))).await;
+        }
         let delete = |export: Arc<Export<C::Fs>>| {
-            let name = id.name.clone();
-            detached(async move { lifecycle::delete(&export, &name).await })
+            let id = id.clone();
+            detached(async move {
+                match id {
+                    KnownId::Own(id) => lifecycle::delete(&export, &id.name).await,
+                    KnownId::Archive(id) => archive::delete(&export, &id).await,
+                }
+            })
         };
         let (share, options) = self.snapshot_options(&id, &request.secrets).await?;
         self.on(&share, &options, delete).await?;
@@ -211,7 +272,10 @@ impl<C: Connect> Controller<C> {
         if id.is_empty() {
             return Err(Error::invalid("snapshot_id", "missing"));
         }
-        self.find_snapshot(&known_snapshot(id)?, secrets).await.map(|(_, record)| snapshot(&record))
+        match self.find_snapshot(&known_snapshot(id)?, secrets).await? {
+            (_, Known::Own(record)) => Ok(snapshot(&record)),
+            (export, Known::Archive(found)) => archived(&export, &found).await,
+        }
     }
 
     pub(super) async fn list_snapshots(
@@ -246,17 +310,26 @@ impl<C: Connect> Controller<C> {
             }
             let (after, room) = (start.last_of(&share), page.room());
             let ready = |export: Arc<Export<C::Fs>>| async move {
-                let mut names = lifecycle::names(&export).await?;
-                names.retain(|name| after.is_none_or(|last| name > last));
-                let read = async |name: VolumeName| Record::read(&export, &name).await;
-                let listed = |record: Record| {
-                    let wanted = record.state == State::Ready && (source.is_empty() || record.source == *source);
-                    wanted.then_some((record.id.name.clone(), record))
+                // Whether it has a record. A name is listed once: an archive of the same name is found by its identifier.
+                let archives = archive::names(&export).await?.into_iter().map(|name| (name, false));
+                let mut names: BTreeMap<VolumeName, bool> = archives.collect();
+                names.extend(lifecycle::names(&export).await?.into_iter().map(|name| (name, true)));
+                names.retain(|name, _| after.is_none_or(|last| name > last));
+                let read = async |(name, recorded): (VolumeName, bool)| {
+                    let found = if recorded {
+                        let record = or_skip(&export, lifecycle::read(&export, &name).await)?;
+                        record.filter(|record| record.state == State::Ready).map(|record| snapshot(&record))
+                    } else {
+                        match archive::find_in(&export, &name).await? {
+                            Some(found) => Some(archived(&export, &found).await?),
+                            None => None,
+                        }
+                    };
+                    let wanted = |found: &csi::Snapshot| source.is_empty() || found.source_volume_id == *source;
+                    Ok(found.filter(wanted).map(|found| (name, found)))
                 };
-                let found = stream::iter(names)
-                    .map(read)
-                    .buffered(READS)
-                    .try_filter_map(|record| std::future::ready(Ok(record.and_then(listed))));
+                let found =
+                    stream::iter(names).map(read).buffered(READS).try_filter_map(|found| std::future::ready(Ok(found)));
                 found.take(room.saturating_add(1)).try_collect::<Vec<_>>().await
             };
             if !page.take(&share, self.on(&share, &options, ready).await?) {
@@ -264,19 +337,22 @@ impl<C: Connect> Controller<C> {
             }
         }
         let next_token = page.next_token();
-        let entries = page.entries.iter().map(|(_, _, record)| entry(snapshot(record))).collect();
+        let entries = page.entries.into_iter().map(|(_, _, snapshot)| entry(snapshot)).collect();
         Ok(csi::ListSnapshotsResponse { entries, next_token })
     }
 
     async fn find_snapshot(
         &self,
-        id: &SnapshotId,
+        id: &KnownId,
         secrets: &HashMap<String, String>,
-    ) -> Result<(Arc<Export<C::Fs>>, Record)> {
+    ) -> Result<(Arc<Export<C::Fs>>, Known)> {
         let (share, options) = self.snapshot_options(id, secrets).await?;
         let get = |export: Arc<Export<C::Fs>>| async move {
-            let record = lifecycle::get(&export, &id.name).await?;
-            Ok((export, record))
+            let found = match id {
+                KnownId::Own(id) => Known::Own(lifecycle::get(&export, &id.name).await?),
+                KnownId::Archive(id) => Known::Archive(archive::get(&export, id).await?),
+            };
+            Ok((export, found))
         };
         self.on(&share, &options, get).await
     }
@@ -284,28 +360,23 @@ impl<C: Connect> Controller<C> {
     /// The export of a snapshot, and the options to reach it by: the secrets', else those of the snapshot's record.
     async fn snapshot_options(
         &self,
-        id: &SnapshotId,
+        id: &KnownId,
         secrets: &HashMap<String, String>,
     ) -> Result<(Source, MountOptions)> {
         let share = id.export();
         telemetry::server(share.server.as_str());
-        if let Some(options) = secret_options(secrets)? {
-            return Ok((share, options));
-        }
-        let options = self.reach(&share).await?;
-        let read = |export: Arc<Export<C::Fs>>| async move { Record::read(&export, &id.name).await };
-        match self.on(&share, &options, read).await? {
-            Some(record) if !record.mount_options.is_empty() => {
-                Ok((share, MountOptions::parse("mountOptions", record.mount_options)?))
-            }
-            _ => Ok((share, options)),
-        }
+        let recorded = |export: Arc<Export<C::Fs>>| async move {
+            let KnownId::Own(id) = id else { return Ok(None) };
+            Ok(Record::read(&export, &id.name).await?.map(|record| record.mount_options))
+        };
+        let options = self.recorded_options(&share, secrets, recorded).await?;
+        Ok((share, options))
     }
 }
 
 /// Parses the identifier of a snapshot that has to exist.
-fn known_snapshot(text: &str) -> Result<SnapshotId> {
-    SnapshotId::parse(text).map_err(|error| match error {
+fn known_snapshot(text: &str) -> Result<KnownId> {
+    KnownId::parse(text).map_err(|error| match error {
         Error::Invalid { reason, .. } => {
             let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
             Error::not_found(format!("snapshot `{shown}`"), reason)
@@ -319,11 +390,28 @@ fn snapshot(record: &Record) -> csi::Snapshot {
         size_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
         snapshot_id: record.id.to_string(),
         source_volume_id: record.source.clone(),
-        creation_time: Some(prost_types::Timestamp {
-            seconds: i64::try_from(record.created).unwrap_or(i64::MAX),
-            nanos: 0,
-        }),
+        creation_time: Some(timestamp(record.created)),
         ready_to_use: record.state == State::Ready,
+        group_snapshot_id: record.group_id().map_or_else(String::new, |group| group.to_string()),
         ..csi::Snapshot::default()
     }
+}
+
+async fn archived<F: Fs>(export: &Export<F>, found: &archive::Found) -> Result<csi::Snapshot> {
+    Ok(csi::Snapshot {
+        size_bytes: i64::try_from(found.size).unwrap_or(i64::MAX),
+        snapshot_id: found.id.to_string(),
+        source_volume_id: found.source(export).await?,
+        creation_time: Some(prost_types::Timestamp {
+            seconds: found.created.seconds,
+            nanos: i32::try_from(found.created.nanoseconds).unwrap_or_default(),
+        }),
+        ready_to_use: true,
+        ..csi::Snapshot::default()
+    })
+}
+
+/// A time in seconds since the epoch.
+pub(super) fn timestamp(seconds: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
 }

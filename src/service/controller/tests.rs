@@ -1,5 +1,7 @@
 //! The service over exports in memory: what only a service knows, such as options, lists over exports, and health.
 
+mod groups;
+
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
@@ -216,19 +218,28 @@ async fn a_list_goes_over_all_exports_in_pages_whose_tokens_survive_a_restart() 
     assert_eq!(lab.list(0, "nonsense").await.unwrap_err().code(), Code::Aborted);
 }
 
+/// Tears a file of the driver's.
+async fn tear(server: &MemoryServer, directory: &str, file: &str) {
+    let fs = server.client();
+    let name = |text: &str| crate::export::fs::Name::new(text).unwrap();
+    let (private, _) = fs.lookup(&fs.root(), &name(".csi-nfs")).await.unwrap();
+    let (directory, _) = fs.lookup(&private, &name(directory)).await.unwrap();
+    fs.unlink(&directory, &name(file)).await.unwrap();
+    fs.write_file(&directory, &name(file), 0o600, b"{".to_vec()).await.unwrap();
+}
+
 #[tokio::test]
-async fn a_record_that_cannot_be_used_keeps_no_other_volume_from_a_list() {
+async fn a_record_that_cannot_be_used_keeps_no_other_from_a_list() {
     let lab = Lab::new("");
     lab.create("a", "one", &[]).await.unwrap();
     let two = lab.create("a", "two", &[]).await.unwrap();
-    let fs = lab.server("a").client();
-    let name = |text: &str| crate::export::fs::Name::new(text).unwrap();
-    let (private, _) = fs.lookup(&fs.root(), &name(".csi-nfs")).await.unwrap();
-    let (volumes, _) = fs.lookup(&private, &name("volumes")).await.unwrap();
-    fs.unlink(&volumes, &name("one.json")).await.unwrap();
-    fs.write_file(&volumes, &name("one.json"), 0o600, b"{".to_vec()).await.unwrap();
+    lab.snapshot(&two, "s", &[]).await.unwrap();
+    let t = lab.snapshot(&two, "t", &[]).await.unwrap();
+    tear(lab.server("a"), "volumes", "one.json").await;
+    tear(lab.server("a"), "snapshots", "s.json").await;
     assert_eq!(lab.list(0, "").await.unwrap().0, [two]);
     assert_eq!(lab.unhealthy(0, "").await.0, []);
+    assert_eq!(lab.snapshots("").await, [t.snapshot_id]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use crate::export::fs::Name;
 
 mod faults;
 mod nasty;
-mod random;
+pub(crate) mod random;
 mod tenants;
 
 fn name(text: impl AsRef<[u8]>) -> Name {

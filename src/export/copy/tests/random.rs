@@ -9,17 +9,18 @@ use crate::export::memory::MemoryServer;
 
 /// How an object is made; numbers choose among what there is.
 #[derive(Debug, Clone)]
-struct Object {
-    what: What,
+pub(crate) struct Object {
+    pub(crate) what: What,
     parent: usize,
     name: Vec<u8>,
     mode: u32,
     owner: (u32, u32),
-    mtime: (i64, u32),
+    pub(crate) mtime: (i64, u32),
 }
 
+/// What an object is.
 #[derive(Debug, Clone)]
-enum What {
+pub(crate) enum What {
     Directory,
     /// The beginnings and lengths of its data, and its size.
     File(Vec<(u64, usize)>, u64),
@@ -39,7 +40,7 @@ fn what() -> impl Strategy<Value = What> {
     ]
 }
 
-fn object() -> impl Strategy<Value = Object> {
+pub(crate) fn object() -> impl Strategy<Value = Object> {
     let owner = (prop_oneof![Just(0), 0..5000u32], prop_oneof![Just(0), 0..5000u32]);
     let mtime = (-1_000_000_000..4_000_000_000i64, 0..1_000_000_000u32);
     (what(), any::<usize>(), vec(any::<u8>(), 1..6), 0..=0o7777u32, owner, mtime)
@@ -47,7 +48,7 @@ fn object() -> impl Strategy<Value = Object> {
 }
 
 /// Makes what can be made; what has no name of its own is left out.
-async fn build<F: Fs>(fs: &F, root: &F::Handle, objects: &[Object]) {
+pub(crate) async fn build<F: Fs>(fs: &F, root: &F::Handle, objects: &[Object]) {
     let (mut dirs, mut others, mut made) = (vec![root.clone()], Vec::new(), Vec::new());
     for Object { what, parent, name, mode, owner, mtime } in objects {
         let Ok(name) = Name::new(name) else { continue };

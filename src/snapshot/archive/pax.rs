@@ -1,0 +1,130 @@
+//! Pax records (pax(1), "pax Header Block"): `LENGTH KEY=VALUE\n`, of any bytes, so that a name may hold a newline.
+
+use super::Stop;
+use super::members::damaged;
+use crate::export::fs::Time;
+
+/// What pax records say of a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Pax {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) link: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    pub(super) uid: Option<u64>,
+    pub(super) gid: Option<u64>,
+    pub(super) mtime: Option<Time>,
+    pub(super) atime: Option<Time>,
+    /// It is sparse, in a form of GNU tar's that needs more than a header to be read.
+    pub(super) sparse: bool,
+}
+
+impl Pax {
+    /// Adds what the records say.
+    pub(super) fn add(&mut self, mut records: &[u8]) -> Result<(), Stop> {
+        while !records.is_empty() {
+            let (key, value, rest) =
+                record(records).ok_or_else(|| damaged("is damaged: a pax record has not the form LENGTH KEY=VALUE"))?;
+            records = rest;
+            let wrong = || damaged(&format!("is damaged: the pax record `{}` has no value", key.escape_ascii()));
+            match key {
+                b"path" => self.path = Some(value.to_vec()),
+                b"linkpath" => self.link = Some(value.to_vec()),
+                b"size" => self.size = Some(number(value).ok_or_else(wrong)?),
+                b"uid" => self.uid = Some(number(value).ok_or_else(wrong)?),
+                b"gid" => self.gid = Some(number(value).ok_or_else(wrong)?),
+                b"mtime" => self.mtime = Some(time(value).ok_or_else(wrong)?),
+                b"atime" => self.atime = Some(time(value).ok_or_else(wrong)?),
+                _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first record's key and value, and what follows it.
+fn record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = records.iter().position(|byte| *byte == b' ')?;
+    let length = usize::try_from(number(&records[..space])?).ok()?;
+    let (record, rest) = records.split_at_checked(length)?;
+    let record = record.get(space + 1..)?.strip_suffix(b"\n")?;
+    let equals = record.iter().position(|byte| *byte == b'=')?;
+    Some((&record[..equals], &record[equals + 1..], rest))
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    // `parse` takes a sign, too.
+    std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
+}
+
+/// Seconds since the epoch, which may be negative and have any number of decimals.
+fn time(text: &[u8]) -> Option<Time> {
+    let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
+    let dot = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
+    let seconds = i64::try_from(number(&text[..dot])?).ok()?;
+    let decimals = text.get(dot + 1..).unwrap_or_default();
+    if !decimals.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |at: usize| u32::from(decimals.get(at).map_or(0, |digit| digit - b'0'));
+    let nanoseconds = (0..9).fold(0, |sum, at| sum * 10 + digit(at));
+    Some(match (negative, nanoseconds) {
+        (false, _) => Time { seconds, nanoseconds },
+        (true, 0) => Time { seconds: -seconds, nanoseconds },
+        (true, _) => Time { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("1700000000", Some((1_700_000_000, 0)))]
+    #[case("1700000000.5", Some((1_700_000_000, 500_000_000)))]
+    #[case("1.1234567899", Some((1, 123_456_789)))]
+    #[case("-1.25", Some((-2, 750_000_000)))]
+    #[case("-3", Some((-3, 0)))]
+    #[case("9223372036854775808", None)]
+    #[case("1.-5", None)]
+    #[case("+1", None)]
+    #[case("", None)]
+    fn a_time_is_read_with_its_sign_and_decimals(#[case] text: &str, #[case] expected: Option<(i64, u32)>) {
+        let expected = expected.map(|(seconds, nanoseconds)| Time { seconds, nanoseconds });
+        assert_eq!(time(text.as_bytes()), expected);
+    }
+
+    #[test]
+    fn a_name_may_hold_a_newline_and_the_last_record_counts() {
+        let mut pax = Pax::default();
+        pax.add(b"12 path=a\nb\n9 size=1\n9 size=2\n").unwrap();
+        assert_eq!((pax.path.as_deref(), pax.size), (Some(&b"a\nb"[..]), Some(2)));
+    }
+
+    #[rstest]
+    fn what_has_not_the_form_is_refused(
+        #[values(
+            "x",
+            "4 a=\n",
+            "4 a=b\n",
+            "99 path=a\n",
+            "0 a=b\n",
+            "1 a=b\n",
+            "11 size=-12\n",
+            "18446744073709551616 a=b\n"
+        )]
+        records: &str,
+    ) {
+        assert!(Pax::default().add(records.as_bytes()).is_err(), "{records:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Pax::default().add(&bytes);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What the driver remembers of a group of snapshots: a small JSON file `.csi-nfs/snapshots/NAME.group`, beside the records of
+//! its members.
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{GroupId, SnapshotId};
+use super::record::State;
+use crate::error::{Error, Result};
+use crate::export::fs::{Fs, Name, Status};
+use crate::export::{Export, SMALL};
+use crate::volume::id::VolumeName;
+
+/// The form of the records that this driver writes. Reading refuses a newer one.
+const VERSION: u32 = 1;
+
+const SUFFIX: &str = ".group";
+
+/// A snapshot of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its name.
+    pub snapshot: VolumeName,
+    /// The identifier of the volume that it is of, as it was given.
+    pub source: String,
+    /// The bytes that a volume made from it has at least; 0 where that is not known.
+    pub size: u64,
+}
+
+/// A group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupRecord {
+    /// Its identifier.
+    pub id: GroupId,
+    /// Its snapshots, in the order of the volumes' identifiers.
+    pub members: Vec<Member>,
+    /// The options that the controller needs to mount the export.
+    pub mount_options: Vec<String>,
+    /// How far all of it is: a member is there when its group is ready.
+    pub state: State,
+    /// When it was begun, in seconds since the epoch.
+    pub created: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Json {
+    version: u32,
+    id: String,
+    members: Vec<JsonMember>,
+    #[serde(default)]
+    mount_options: Vec<String>,
+    state: State,
+    created: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct JsonMember {
+    snapshot: String,
+    source: String,
+    size: u64,
+}
+
+impl GroupRecord {
+    /// The identifier of a member.
+    pub fn snapshot_id(&self, member: &Member) -> SnapshotId {
+        SnapshotId::new(&self.id.export, member.snapshot.clone())
+    }
+
+    /// Refuses another list of snapshots than the group's, in any order.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] (CSI: "Snapshot list mismatch").
+    pub fn check_members(&self, snapshots: &[String]) -> Result<()> {
+        let mut given: Vec<&str> = snapshots.iter().map(String::as_str).collect();
+        let own: Vec<String> = self.members.iter().map(|member| self.snapshot_id(member).to_string()).collect();
+        let mut own_sorted: Vec<&str> = own.iter().map(String::as_str).collect();
+        given.sort_unstable();
+        own_sorted.sort_unstable();
+        if given == own_sorted {
+            return Ok(());
+        }
+        let reason = format!("not the snapshots of group `{}`, which are {}", self.id, own.join(", "));
+        Err(Error::invalid("snapshot_ids", reason))
+    }
+
+    /// The bytes of the file.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for more members than a record has room for.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let members = self.members.iter().map(|member| JsonMember {
+            snapshot: member.snapshot.to_string(),
+            source: member.source.clone(),
+            size: member.size,
+        });
+        let json = Json {
+            version: VERSION,
+            id: self.id.to_string(),
+            members: members.collect(),
+            mount_options: self.mount_options.clone(),
+            state: self.state,
+            created: self.created,
+        };
+        let failed = |e| Error::Internal(format!("writing the record of group {}: {e}", self.id));
+        let bytes = serde_json::to_vec(&json).map_err(failed)?;
+        // The word for its state may become longer.
+        if bytes.len() + 16 > SMALL {
+            let reason = format!("{} volumes are too many for one group; make several", self.members.len());
+            return Err(Error::invalid("source_volume_ids", reason));
+        }
+        Ok(bytes)
+    }
+
+    /// The record of the group `name` from the bytes of its file.
+    pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
+        let bad = |reason: String| {
+            Error::Record(format!(
+                "the record `.csi-nfs/snapshots/{name}{SUFFIX}` cannot be used: {reason}; restore the file, or remove it and delete its snapshots one by one"
+            ))
+        };
+        let json: Json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if json.version > VERSION {
+            return Err(bad(format!("it is of version {}, and this driver knows {VERSION}: upgrade it", json.version)));
+        }
+        let id = GroupId::parse(&json.id).map_err(|e| bad(e.to_string()))?;
+        if id.name != *name {
+            return Err(bad(format!("it is of another group, {id}")));
+        }
+        let member = |JsonMember { snapshot, source, size }| {
+            VolumeName::parse("snapshot", &snapshot).map(|snapshot| Member { snapshot, source, size })
+        };
+        let members = json.members.into_iter().map(member).collect::<Result<_>>().map_err(|e| bad(e.to_string()))?;
+        Ok(Self { id, members, mount_options: json.mount_options, state: json.state, created: json.created })
+    }
+
+    /// The name of the record's file.
+    pub fn file(name: &VolumeName) -> Result<Name> {
+        name.file(SUFFIX)
+    }
+
+    /// The group whose record is in the file of that name; `None` for a file that is no record of a group.
+    pub fn group(file: &Name) -> Option<VolumeName> {
+        VolumeName::of_file(file, SUFFIX)
+    }
+
+    /// Reads a group's record; `None` where there is none.
+    pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
+        let Some(layout) = export.layout().await? else { return Ok(None) };
+        let bytes = export.read_small(&layout.snapshots, &Self::file(name)?).await?;
+        bytes.map(|bytes| Self::decode(name, &bytes)).transpose()
+    }
+
+    /// Writes the record, in place of one that is there. The caller holds the group's lock.
+    pub async fn write<F: Fs>(&self, export: &Export<F>) -> Result<()> {
+        let (layout, name) = (export.make_layout().await?, &self.id.name);
+        let staged = Name::new(format!("{}.json", lock_name(name)))
+            .map_err(|e| Error::invalid("name", format!("`{name}`: {e}")))?;
+        export.write_small_by(&layout.snapshots, &Self::file(name)?, &staged, self.encode()?).await
+    }
+
+    /// Removes the record. The caller holds the group's lock.
+    pub async fn remove<F: Fs>(&self, export: &Export<F>) -> Result<()> {
+        let layout = export.make_layout().await?;
+        match export.fs().unlink(&layout.snapshots, &Self::file(&self.id.name)?).await {
+            Ok(()) | Err(Status::NoEnt) => Ok(()),
+            Err(status) => Err(export.failed(format!("removing the record of group `{}`", self.id), status)),
+        }
+    }
+}
+
+/// What the lock of a group's record is called. (No volume's name has a `#`.)
+pub fn lock_name(name: &VolumeName) -> String {
+    format!("#group#{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> GroupRecord {
+        let member = |snapshot: &str, source: &str| Member {
+            snapshot: VolumeName::parse("", snapshot).unwrap(),
+            source: source.to_owned(),
+            size: 1 << 30,
+        };
+        GroupRecord {
+            id: GroupId::parse("nfs#export#g###group").unwrap(),
+            members: vec![member("g-0", "nfs#export#v##"), member("g-1", "nfs#export#w##")],
+            mount_options: vec!["vers=4.2".to_owned()],
+            state: State::Ready,
+            created: 1_700_000_000,
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written_and_no_other_is_taken() {
+        let name = VolumeName::parse("name", "g").unwrap();
+        let bytes = record().encode().unwrap();
+        assert_eq!(GroupRecord::decode(&name, &bytes).unwrap(), record());
+        assert!(GroupRecord::decode(&name, &bytes[..bytes.len() - 1]).is_err());
+        assert!(GroupRecord::decode(&VolumeName::parse("name", "h").unwrap(), &bytes).is_err());
+        let text = String::from_utf8(bytes).unwrap();
+        let newer = text.replace("\"version\":1", "\"version\":2");
+        assert!(GroupRecord::decode(&name, newer.as_bytes()).unwrap_err().to_string().contains("upgrade"));
+        assert!(GroupRecord::decode(&name, text.replace("g-1", "../g").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn the_form_on_the_export_stays_readable() {
+        insta::assert_snapshot!(String::from_utf8(record().encode().unwrap()).unwrap(), @r#"{"version":1,"id":"nfs#export#g###group","members":[{"snapshot":"g-0","source":"nfs#export#v##","size":1073741824},{"snapshot":"g-1","source":"nfs#export#w##","size":1073741824}],"mountOptions":["vers=4.2"],"state":"ready","created":1700000000}"#);
+    }
+
+    #[test]
+    fn a_list_of_its_snapshots_fits_in_any_order_and_no_other_does() {
+        let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+        let (one, two) = ("nfs#export#g-0###snapshot", "nfs#export#g-1###snapshot");
+        record().check_members(&ids(&[two, one])).unwrap();
+        for other in [ids(&[]), ids(&[one]), ids(&[one, one]), ids(&[one, two, "x"])] {
+            assert!(matches!(record().check_members(&other), Err(Error::Invalid { .. })), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn more_members_than_can_be_read_back_are_refused() {
+        let mut many = record();
+        many.members = vec![Member { source: "x".repeat(1000), ..many.members[0].clone() }; 100];
+        assert!(matches!(many.encode(), Err(Error::Invalid { .. })));
+    }
+}
