@@ -53,9 +53,6 @@ pub async fn run(lab: &Lab) {
 /// Whether the rate holds, the memory, and what others get meanwhile.
 pub async fn many(lab: &Lab) {
     let bench = Bench::new(lab, Place::Xfs);
-    let driver = Driver::with(&["-v=0"]).await;
-    let create = async |name: String| driver.create(requests::create(&bench.share, &name)).await.unwrap();
-    let volume = create("many".to_owned()).await;
     for (name, files) in [("few", 1_000), ("many", 100_000)] {
         plant_small(&bench.share.path.join(name), files);
     }
@@ -70,6 +67,9 @@ pub async fn many(lab: &Lab) {
         many / few * 100.0,
         status("VmHWM"),
     );
+    let driver = Driver::with(&["-v=0"]).await;
+    let create = async |name: String| driver.create(requests::create(&bench.share, &name)).await.unwrap();
+    let volume = create("many".to_owned()).await;
     let alone = each((0..CALLS).map(|n| create(format!("alone-{n}")))).await;
     let mut controller = driver.controller();
     let request = requests::from(&bench.share, "clone", requests::of_volume(&volume.volume_id));
