@@ -119,7 +119,11 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
              "annotations":{"note":"x"},"parameters":{"server":"nfs.example.org","share":"/other"}}]"#,
         &[("exports.main", r#"{"server":"nfs.example.org","share":"/share","mountOptions":["nconnect=4"]}"#)],
     ),
-    ("volumeAttributesClasses", r#"[{"name":"keep","parameters":{"onDelete":"retain","quota":"none","inodes":"0"}}]"#, &[]),
+    (
+        "volumeAttributesClasses",
+        r#"[{"name":"keep","parameters":{"onDelete":"retain","quota":"none","inodes":"0"}}]"#,
+        &[],
+    ),
     (
         "volumeGroupSnapshotClasses",
         r#"[{"name":"group","default":true,"deletionPolicy":"Retain","parameters":{"a":"b"}}]"#,
