@@ -16,7 +16,7 @@ use super::answers::{Answers, NONE};
 use super::projects::{Project, Projects};
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
+use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status, gone};
 use crate::export::layout;
 use crate::mount::source::SubDir;
 use crate::volume::id::VolumeName;
@@ -242,10 +242,8 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
             let freed = self.projects.limit(answer.project, Limits::default()).await;
             freed.map_err(|e| self.export.failed(format!("taking the limits of volume `{volume}` away"), e))?;
         }
-        match self.export.fs().unlink(&self.answers, &Record::file(volume)?).await {
-            Ok(()) | Err(Status::NoEnt) => {}
-            Err(status) => return Err(self.export.failed(format!("removing the answer of volume `{volume}`"), status)),
-        }
+        gone(self.export.fs().unlink(&self.answers, &Record::file(volume)?).await)
+            .map_err(|e| self.export.failed(format!("removing the answer of volume `{volume}`"), e))?;
         self.known.remove(volume);
         tracing::info!(%volume, project = answer.project, "limits are taken away");
         Ok(())

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use super::{Finding, check as check_all};
 use crate::error::Result;
 use crate::export::Export;
-use crate::export::fs::{Fs, Status};
+use crate::export::fs::{Fs, Status, gone};
 use crate::volume::id::VolumeName;
 use crate::volume::limits::{Limits, Quota};
 use crate::volume::quota::{self, State};
@@ -87,10 +87,7 @@ pub(super) async fn mend<F: Fs>(export: &Export<F>) -> Result<()> {
         Ok(_) | Err(Status::Exist) => {}
         Err(status) => return Err(failed(status)),
     }
-    match export.fs().unlink(&layout.volumes, &look).await {
-        Ok(()) | Err(Status::NoEnt) => {}
-        Err(status) => return Err(failed(status)),
-    }
+    gone(export.fs().unlink(&layout.volumes, &look).await).map_err(failed)?;
     let mut until = Instant::now() + LIMIT;
     let mut looked = false;
     while Instant::now() < until && check_all(export).await?.iter().any(is_of_limits) {

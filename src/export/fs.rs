@@ -17,7 +17,7 @@ mod status;
 
 pub use attr::{Attr, Kind, SetAttr, Time};
 pub use name::Name;
-pub use status::{FsResult, Status};
+pub use status::{FsResult, Status, gone};
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

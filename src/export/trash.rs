@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::Export;
-use super::fs::{Entry, Fs, FsResult, Kind, Name, Status};
+use super::fs::{Entry, Fs, FsResult, Kind, Name, Status, gone};
 use super::locks::Guard;
 use crate::error::Result;
 
@@ -181,14 +181,6 @@ async fn remove_entry<F: Fs>(
             None => Ok(Some(name)),
         },
         removed => gone(removed).map(|()| None),
-    }
-}
-
-/// Somebody else may clear the same trash.
-fn gone(removed: FsResult<()>) -> FsResult<()> {
-    match removed {
-        Err(Status::NoEnt) => Ok(()),
-        removed => removed,
     }
 }
 

@@ -8,7 +8,7 @@ use super::lifecycle::{self, lock, purge};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Name, Status};
+use crate::export::fs::{Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::volume::claims;
 use crate::volume::delete;
@@ -92,8 +92,6 @@ pub async fn shows<F: Fs>(export: &Export<F>, file: &Name, snapshot: &VolumeName
 }
 
 async fn remove<F: Fs>(export: &Export<F>, dir: &F::Handle, file: &Name) -> Result<()> {
-    match export.fs().unlink(dir, file).await {
-        Ok(()) | Err(Status::NoEnt) => Ok(()),
-        Err(status) => Err(export.failed(format!("removing the note of volume `{file}`"), status)),
-    }
+    gone(export.fs().unlink(dir, file).await)
+        .map_err(|status| export.failed(format!("removing the note of volume `{file}`"), status))
 }

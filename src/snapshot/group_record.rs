@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::id::{GroupId, SnapshotId};
 use super::record::State;
 use crate::error::{Error, Result};
-use crate::export::fs::{Fs, Name, Status};
+use crate::export::fs::{Fs, Name, gone};
 use crate::export::{Export, SMALL};
 use crate::volume::id::VolumeName;
 
@@ -161,10 +161,8 @@ impl GroupRecord {
     /// Removes the record. The caller holds the group's lock.
     pub async fn remove<F: Fs>(&self, export: &Export<F>) -> Result<()> {
         let layout = export.make_layout().await?;
-        match export.fs().unlink(&layout.snapshots, &Self::file(&self.id.name)?).await {
-            Ok(()) | Err(Status::NoEnt) => Ok(()),
-            Err(status) => Err(export.failed(format!("removing the record of group `{}`", self.id), status)),
-        }
+        gone(export.fs().unlink(&layout.snapshots, &Self::file(&self.id.name)?).await)
+            .map_err(|status| export.failed(format!("removing the record of group `{}`", self.id), status))
     }
 }
 

@@ -13,7 +13,7 @@ use super::id::SnapshotId;
 use super::record::{Record, State, lock_name};
 use super::tree::{How, Stage, Tree};
 use crate::error::{Error, Result};
-use crate::export::fs::{Fs, Status};
+use crate::export::fs::{Fs, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
 use crate::volume::id::VolumeName;
@@ -253,10 +253,8 @@ async fn make_way<F: Fs>(export: &Export<F>, name: &VolumeName, lock: &Guard<F>)
 /// Removes a record.
 async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;
-    match export.fs().unlink(&layout.snapshots, &Record::file(name)?).await {
-        Ok(()) | Err(Status::NoEnt) => Ok(()),
-        Err(status) => Err(export.failed(format!("removing the record of snapshot `{name}`"), status)),
-    }
+    gone(export.fs().unlink(&layout.snapshots, &Record::file(name)?).await)
+        .map_err(|status| export.failed(format!("removing the record of snapshot `{name}`"), status))
 }
 
 /// Moves what belongs to no snapshot that is there into the trash.

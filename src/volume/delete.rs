@@ -8,7 +8,7 @@ use super::lifecycle::read_own;
 use super::parameters::{ARCHIVED, OnDelete};
 use super::record::Record;
 use crate::error::Result;
-use crate::export::fs::{Fs, Name, Status};
+use crate::export::fs::{Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
 use crate::mount::source::SubDir;
@@ -104,10 +104,8 @@ pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &Volume
 /// Removes a volume's record.
 async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;
-    match export.fs().unlink(&layout.volumes, &Record::file(name)?).await {
-        Ok(()) | Err(Status::NoEnt) => Ok(()),
-        Err(status) => Err(export.failed(format!("removing the record of volume `{name}`"), status)),
-    }
+    gone(export.fs().unlink(&layout.volumes, &Record::file(name)?).await)
+        .map_err(|status| export.failed(format!("removing the record of volume `{name}`"), status))
 }
 
 /// Where a directory is, or was.

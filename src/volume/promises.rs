@@ -17,7 +17,7 @@ use super::id::VolumeName;
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Entry, Fs, Name, Status};
+use crate::export::fs::{Entry, Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::mount::source::SubDir;
 
@@ -118,10 +118,8 @@ async fn count<F: Fs>(export: &Export<F>) -> Result<(Guard<F>, u64, u64)> {
     }
     // What it was the second name of is gone.
     for stale in known.values() {
-        match fs.unlink(&counted, &stale.name).await {
-            Ok(()) | Err(Status::NoEnt) => {}
-            Err(status) => return Err(export.failed(format!("removing `.csi-nfs/promised/{}`", stale.name), status)),
-        }
+        gone(fs.unlink(&counted, &stale.name).await)
+            .map_err(|status| export.failed(format!("removing `.csi-nfs/promised/{}`", stale.name), status))?;
     }
     let reads = stream::iter(unknown).map(|volume| read(export, &layout.volumes, &counted, volume));
     let read: Vec<u64> = reads.buffer_unordered(READS).try_collect().await?;

@@ -3,6 +3,14 @@
 /// The result of an operation on an export.
 pub type FsResult<T> = Result<T, Status>;
 
+/// What removing something gave: that it is not there any more is no error, somebody else may have removed it.
+pub fn gone(removed: FsResult<()>) -> FsResult<()> {
+    match removed {
+        Err(Status::NoEnt) => Ok(()),
+        removed => removed,
+    }
+}
+
 /// Why an operation failed, in NFS's terms (RFC 8881, section 15.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Status {
