@@ -123,6 +123,11 @@ impl MountOptions {
         self.items.is_empty()
     }
 
+    /// What may be remembered of them on the export, whose next user then needs not be told: nothing of a secret.
+    pub fn recorded(&self) -> Vec<String> {
+        if self.is_secret() { Vec::new() } else { self.to_vec() }
+    }
+
     /// The options, one by one.
     pub fn to_vec(&self) -> Vec<String> {
         self.items.iter().map(Item::to_string).collect()

@@ -8,3 +8,8 @@ pub mod detached;
 pub mod identity;
 pub mod node;
 pub mod publish;
+
+/// A figure as CSI has it: an `int64`, which is the largest one where it does not fit.
+fn int64(figure: u64) -> i64 {
+    i64::try_from(figure).unwrap_or(i64::MAX)
+}

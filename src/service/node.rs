@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use super::condition::volume_health;
 use super::detached::detached;
-use super::publish;
+use super::{int64, publish};
 use crate::error::{Error, Result};
 use crate::export::fs::FsStat;
 use crate::mount::health::Health;
@@ -179,12 +179,11 @@ pub(super) fn present(volume_id: &str) -> Result<()> {
 }
 
 fn usage(stat: &FsStat) -> Vec<csi::VolumeUsage> {
-    let number = |figure: u64| i64::try_from(figure).unwrap_or(i64::MAX);
     let usage = |unit: Unit, total: u64, free: u64, available: u64| csi::VolumeUsage {
         unit: unit.into(),
-        total: number(total),
-        used: number(total.saturating_sub(free)),
-        available: number(available),
+        total: int64(total),
+        used: int64(total.saturating_sub(free)),
+        available: int64(available),
     };
     let bytes = usage(Unit::Bytes, stat.total_bytes, stat.free_bytes, stat.available_bytes);
     // A file system without a limit of inodes says 0.

@@ -4,12 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
-use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::Controller;
-use super::snapshots::{PATIENCE, timestamp};
+use super::snapshots::{in_time, timestamp};
 use super::volumes::known_id;
+use super::{Controller, known, shown};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
@@ -19,6 +18,7 @@ use crate::proto::csi;
 use crate::proto::csi::group_controller_server::GroupController;
 use crate::proto::csi::group_controller_service_capability::{self as capability_of, rpc::Type};
 use crate::service::detached::detached;
+use crate::service::int64;
 use crate::snapshot::group;
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::id::GroupId;
@@ -56,8 +56,7 @@ impl<C: Connect> Controller<C> {
                 let sizes = contents.iter().map(|content| content.size).collect();
                 let of = contents.iter().map(|content| content.of.clone()).collect();
                 let trees: Vec<_> = contents.into_iter().map(|content| content.tree).collect();
-                let mount_options = if options.is_secret() { Vec::new() } else { options.to_vec() };
-                let create = group::Create { name: name.clone(), sources, sizes, mount_options };
+                let create = group::Create { name: name.clone(), sources, sizes, mount_options: options.recorded() };
                 let begin = {
                     let (export, trees) = (export.clone(), trees.clone());
                     async move { group::begin(&export, &create, &trees).await }
@@ -69,13 +68,7 @@ impl<C: Connect> Controller<C> {
                 let (target, copied) = (export.clone(), name.clone());
                 let copy = async move |how| group::fill(&target, &copied, &trees, &how).await;
                 let mut copy = self.jobs.join(key, of, copy);
-                match timeout(PATIENCE, copy.wait()).await {
-                    Ok(done) => {
-                        done?;
-                        group::get(&export, &name).await
-                    }
-                    Err(_) => Ok(begun),
-                }
+                in_time(copy.wait(), begun, group::get(&export, &name)).await
             }
         };
         self.on(&share, &options, work).await.map(|record| answer(&record))
@@ -107,13 +100,8 @@ impl<C: Connect> Controller<C> {
     }
 
     async fn get_group(&self, request: csi::GetVolumeGroupSnapshotRequest) -> Result<csi::VolumeGroupSnapshot> {
-        let shown = || request.group_snapshot_id.chars().take(200).collect::<String>().escape_debug().to_string();
-        let id = GroupId::parse(&request.group_snapshot_id).map_err(|error| match error {
-            Error::Invalid { reason, .. } if !request.group_snapshot_id.is_empty() => {
-                Error::not_found(format!("group `{}`", shown()), reason)
-            }
-            error => error,
-        })?;
+        let text = &request.group_snapshot_id;
+        let id = known("group", text, GroupId::parse(text))?;
         let options = self.group_options(&id, &request.secrets).await?;
         let get = |export: Arc<Export<C::Fs>>| {
             let name = &id.name;
@@ -142,8 +130,7 @@ fn sources(mut sources: Vec<String>) -> Result<Vec<String>> {
     }
     sources.sort_unstable();
     if let Some(twice) = sources.windows(2).find(|pair| pair[0] == pair[1]) {
-        let shown: String = twice[0].chars().take(200).collect::<String>().escape_debug().to_string();
-        return Err(Error::invalid(FIELD, format!("`{shown}` is given twice")));
+        return Err(Error::invalid(FIELD, format!("`{}` is given twice", shown(&twice[0]))));
     }
     Ok(sources)
 }
@@ -167,7 +154,7 @@ fn answer(record: &GroupRecord) -> csi::VolumeGroupSnapshot {
     let creation_time = Some(timestamp(record.created));
     let (group, ready) = (record.id.to_string(), record.state == State::Ready);
     let snapshots = record.members.iter().map(|member| csi::Snapshot {
-        size_bytes: i64::try_from(member.size).unwrap_or(i64::MAX),
+        size_bytes: int64(member.size),
         snapshot_id: record.snapshot_id(member).to_string(),
         source_volume_id: member.source.clone(),
         creation_time,

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::deadline;
 use super::detached::detached;
+use super::int64;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Status as FsStatus;
@@ -162,6 +163,24 @@ impl<C: Connect> Controller<C> {
     }
 }
 
+/// A text of a caller's for a message: not all of it, and without effects on who reads it.
+fn shown(text: &str) -> String {
+    text.chars().take(200).collect::<String>().escape_debug().to_string()
+}
+
+/// What an identifier that has to exist was parsed to: one that cannot be any is of nothing that is there.
+///
+/// # Errors
+/// [`Error::NotFound`] for it; [`Error::Invalid`] where it is missing.
+fn known<T>(what: &str, text: &str, parsed: Result<T>) -> Result<T> {
+    parsed.map_err(|error| match error {
+        Error::Invalid { reason, .. } if !text.is_empty() => {
+            Error::not_found(format!("{what} `{}`", shown(text)), reason)
+        }
+        error => error,
+    })
+}
+
 /// The mount options among the secrets. Only this one key is read, and no value is ever shown.
 fn secret_options(secrets: &HashMap<String, String>) -> Result<Option<MountOptions>> {
     const FIELD: &str = "secrets[mountOptions]";
@@ -303,7 +322,7 @@ impl<C: Connect> Rpc for Controller<C> {
         let until = deadline::for_agent(&request);
         let request = request.into_inner();
         telemetry::volume(&request.volume_id);
-        let capacity_bytes = i64::try_from(self.expand(request, until).await?).unwrap_or(i64::MAX);
+        let capacity_bytes = int64(self.expand(request, until).await?);
         Ok(Response::new(csi::ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required: false }))
     }
 

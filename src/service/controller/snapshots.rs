@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::list::{Page, READS, Token};
 use super::volumes::{known_id, volume};
-use super::{Controller, secret_options};
+use super::{Controller, known, secret_options};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Fs;
@@ -18,6 +18,7 @@ use crate::mount::options::MountOptions;
 use crate::mount::source::Source;
 use crate::proto::csi;
 use crate::service::detached::detached;
+use crate::service::int64;
 use crate::snapshot::archive::{self, Archive};
 use crate::snapshot::id::KnownId;
 use crate::snapshot::lifecycle;
@@ -33,7 +34,7 @@ use crate::volume::lifecycle as volumes;
 use crate::volume::record::{Origin, Record as VolumeRecord, or_skip, snapshot_tree};
 
 /// How long CreateSnapshot waits for the copy; then it answers that the snapshot is not ready.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A volume that is copied.
 pub(super) struct Content<C: Connect> {
@@ -203,8 +204,7 @@ impl<C: Connect> Controller<C> {
                     detached(async move { lifecycle::give_up(&export, &pending).await }).await?;
                 }
                 let Content { tree, of, size } = content?;
-                let mount_options = if options.is_secret() { Vec::new() } else { options.to_vec() };
-                let create = lifecycle::Create { name: name.clone(), source, size, mount_options };
+                let create = lifecycle::Create { name: name.clone(), source, size, mount_options: options.recorded() };
                 let begin = {
                     let (export, tree) = (export.clone(), tree.clone());
                     async move { lifecycle::begin(&export, &create, &tree).await }
@@ -216,13 +216,7 @@ impl<C: Connect> Controller<C> {
                 let (target, copied) = (export.clone(), name.clone());
                 let copy = async move |how| lifecycle::fill(&target, &copied, &tree, &how).await;
                 let mut copy = self.jobs.join(key, vec![of], copy);
-                match timeout(PATIENCE, copy.wait()).await {
-                    Ok(done) => {
-                        done?;
-                        lifecycle::get(&export, &name).await
-                    }
-                    Err(_) => Ok(begun),
-                }
+                in_time(copy.wait(), begun, lifecycle::get(&export, &name)).await
             }
         };
         self.on(&share, &options, work).await.map(|record| snapshot(&record))
@@ -374,20 +368,29 @@ impl<C: Connect> Controller<C> {
     }
 }
 
+/// What is answered of a copy that was begun: how it ended, or, where that takes too long, that it goes on.
+pub(super) async fn in_time<T>(
+    copy: impl Future<Output = Result<()>>,
+    begun: T,
+    ended: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    match timeout(PATIENCE, copy).await {
+        Ok(done) => {
+            done?;
+            ended.await
+        }
+        Err(_) => Ok(begun),
+    }
+}
+
 /// Parses the identifier of a snapshot that has to exist.
 fn known_snapshot(text: &str) -> Result<KnownId> {
-    KnownId::parse(text).map_err(|error| match error {
-        Error::Invalid { reason, .. } => {
-            let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
-            Error::not_found(format!("snapshot `{shown}`"), reason)
-        }
-        error => error,
-    })
+    known("snapshot", text, KnownId::parse(text))
 }
 
 fn snapshot(record: &Record) -> csi::Snapshot {
     csi::Snapshot {
-        size_bytes: i64::try_from(record.size).unwrap_or(i64::MAX),
+        size_bytes: int64(record.size),
         snapshot_id: record.id.to_string(),
         source_volume_id: record.source.clone(),
         creation_time: Some(timestamp(record.created)),
@@ -399,7 +402,7 @@ fn snapshot(record: &Record) -> csi::Snapshot {
 
 async fn archived<F: Fs>(export: &Export<F>, found: &archive::Found) -> Result<csi::Snapshot> {
     Ok(csi::Snapshot {
-        size_bytes: i64::try_from(found.size).unwrap_or(i64::MAX),
+        size_bytes: int64(found.size),
         snapshot_id: found.id.to_string(),
         source_volume_id: found.source(export).await?,
         creation_time: Some(prost_types::Timestamp {
@@ -413,5 +416,5 @@ async fn archived<F: Fs>(export: &Export<F>, found: &archive::Found) -> Result<c
 
 /// A time in seconds since the epoch.
 pub(super) fn timestamp(seconds: u64) -> prost_types::Timestamp {
-    prost_types::Timestamp { seconds: i64::try_from(seconds).unwrap_or(i64::MAX), nanos: 0 }
+    prost_types::Timestamp { seconds: int64(seconds), nanos: 0 }
 }

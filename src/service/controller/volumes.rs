@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Controller, secret_options};
+use super::{Controller, known, secret_options};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
 use crate::proto::csi;
 use crate::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::proto::csi::volume_content_source::Type as SourceType;
-use crate::service::capability;
+use crate::service::{capability, int64};
 use crate::snapshot::{clone, direct};
 use crate::telemetry;
 use crate::volume::access::CapacityRange;
@@ -44,7 +44,7 @@ impl<C: Connect> Controller<C> {
             asked: changes.or(parameters.attributes),
             defaults: self.settings.defaults,
             // Of a secret nothing is kept: who deletes the volume brings it again.
-            mount_options: if options.is_secret() { Vec::new() } else { options.to_vec() },
+            mount_options: options.recorded(),
             origin,
         };
         if let Some(origin) = create.origin.clone() {
@@ -149,7 +149,7 @@ impl<C: Connect> Controller<C> {
         let (mut available, mut largest) = (0, 0);
         for (share, options) in exports {
             let free = |export: Arc<Export<C::Fs>>| async move { lifecycle::available(&export, overcommit).await };
-            let bytes = i64::try_from(self.on(&share, &options, free).await?).unwrap_or(i64::MAX);
+            let bytes = int64(self.on(&share, &options, free).await?);
             available = i64::saturating_add(available, bytes);
             largest = largest.max(bytes);
         }
@@ -204,18 +204,12 @@ impl<C: Connect> Controller<C> {
 
 /// Parses the identifier of a volume that has to exist.
 pub(super) fn known_id(text: &str) -> Result<VolumeId> {
-    match VolumeId::parse(text) {
-        Err(Error::Invalid { reason, .. }) if !text.is_empty() => {
-            let shown: String = text.chars().take(200).collect::<String>().escape_debug().to_string();
-            Err(Error::not_found(format!("volume `{shown}`"), reason))
-        }
-        id => id,
-    }
+    known("volume", text, VolumeId::parse(text))
 }
 
 pub(super) fn volume(record: &Record) -> csi::Volume {
     csi::Volume {
-        capacity_bytes: i64::try_from(record.capacity).unwrap_or(i64::MAX),
+        capacity_bytes: int64(record.capacity),
         volume_id: record.id.to_string(),
         volume_context: recorded_context(record),
         content_source: record.origin.as_ref().map(content_source),
