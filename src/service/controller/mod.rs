@@ -1,5 +1,6 @@
 //! CSI Controller, and Group Controller.
 
+mod content;
 mod groups;
 mod health;
 mod list;

@@ -1,0 +1,59 @@
+//! Snapshots, and what is made of them.
+
+use super::*;
+
+#[tokio::test]
+async fn a_snapshot_on_another_server_is_restored_on_a_third_export_and_forgotten_by_nobody() {
+    let mut lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    lab.server("a").plant("v/file", Node::file(0o600, "mine").owned_by(5, 6)).unwrap();
+    let s = lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap();
+    assert_eq!((s.snapshot_id.as_str(), s.ready_to_use), ("b#export#s###snapshot", true));
+    lab.restart();
+    assert_eq!(lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap(), s);
+    assert_eq!(lab.snapshots("").await, ["b#export#s###snapshot"]);
+    lab.delete(&v).await.unwrap();
+    assert_eq!(lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap(), s, "its volume is gone, and it is there");
+    let r = lab.fill("a", "r", of_snapshot(&s.snapshot_id)).await.unwrap();
+    assert_eq!(r.content_source, of_snapshot(&s.snapshot_id));
+    let tree = lab.server("a").tree();
+    assert_eq!(tree.get("r/file").unwrap().text(), "mine");
+    let request = csi::DeleteSnapshotRequest { snapshot_id: s.snapshot_id.clone(), ..Default::default() };
+    Rpc::delete_snapshot(&lab.controller, Request::new(request)).await.unwrap();
+    assert_eq!(lab.snapshots("").await, Vec::<String>::new());
+    assert_eq!(lab.fill("a", "r", of_snapshot(&s.snapshot_id)).await.unwrap(), r, "made already");
+    let late = lab.fill("a", "late", of_snapshot(&s.snapshot_id)).await.unwrap_err();
+    assert_eq!(late.code(), Code::NotFound, "{late}");
+}
+
+#[tokio::test]
+async fn a_volume_is_listed_with_what_it_is_of_and_refused_to_be_of_anything_else() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    let c = lab.fill("a", "c", of_volume(&v)).await.unwrap();
+    let listed = lab.controller.list_volumes(Request::new(csi::ListVolumesRequest::default())).await.unwrap();
+    assert_eq!(listed.into_inner().entries[0].volume, Some(c));
+    for source in [None, of_volume("a#export#c##")] {
+        assert_eq!(lab.fill("a", "c", source).await.unwrap_err().code(), Code::AlreadyExists);
+    }
+    for source in [of_volume(""), of_snapshot(""), Some(csi::VolumeContentSource::default())] {
+        assert_eq!(lab.fill("a", "d", source).await.unwrap_err().code(), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_a_copy_is_told_and_nothing_of_it_stays() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    lab.server("a").plant("v/large", Node::file(0o600, "x".repeat(100_000))).unwrap();
+    lab.server("a").set_clone_supported(false);
+    let before = lab.server("a").tree().paths();
+    lab.server("a").set_capacity(120_000, 1_000_000);
+    assert_eq!(lab.fill("a", "c", of_volume(&v)).await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(lab.snapshot(&v, "s", &[]).await.unwrap_err().code(), Code::ResourceExhausted);
+    lab.server("a").set_capacity(1 << 40, 1_000_000);
+    while lab.server("a").tree().paths() != before {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert!(lab.snapshot(&v, "s", &[]).await.unwrap().ready_to_use);
+}
