@@ -19,9 +19,8 @@
 //! is closed behind the gate, soon after its last handle is gone; what closing could report, [`Fs::commit`] has
 //! reported before.
 
-use std::fmt;
 use std::future::Future;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,9 +35,13 @@ use super::fs::{
     check_special, check_symlink_target, lock_offset,
 };
 use crate::mount::gate::{Gate, Held};
+use handle::{Descriptor, File, Mount};
+
+pub use handle::KernelHandle;
 
 mod calls;
 mod content;
+mod handle;
 #[cfg(test)]
 mod local;
 mod objects;
@@ -68,71 +71,6 @@ enum Way {
     Gate(Gate),
     /// At once: the caller has such a thread.
     Here,
-}
-
-/// Keeps the mount as long as a handle needs it: its end may block.
-type Mount = Arc<Held<OwnedFd>>;
-
-/// An object on an export, held by a descriptor.
-#[derive(Clone)]
-pub struct KernelHandle(Arc<Object>);
-
-struct Object {
-    kind: Kind,
-    descriptor: Descriptor,
-}
-
-enum Descriptor {
-    Root(Mount),
-    /// Opened with O_PATH. The fields are dropped in this order: the mount last.
-    Place(OwnedFd, #[expect(dead_code, reason = "held, not used")] Mount),
-    File(File, OpenMode, #[expect(dead_code, reason = "held, not used")] Mount),
-}
-
-/// An open file, whose end may block.
-enum File {
-    Held(Held<OwnedFd>),
-    /// Opened, used and closed on a thread of the gate.
-    Here(OwnedFd),
-}
-
-impl AsFd for KernelHandle {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.0.descriptor {
-            Descriptor::Root(mount) => mount.as_fd(),
-            Descriptor::Place(place, _) => place.as_fd(),
-            Descriptor::File(File::Held(file), ..) => file.as_fd(),
-            Descriptor::File(File::Here(file), ..) => file.as_fd(),
-        }
-    }
-}
-
-impl fmt::Debug for KernelHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} at descriptor {}", self.0.kind, self.as_fd().as_raw_fd())
-    }
-}
-
-impl KernelHandle {
-    fn new(kind: Kind, descriptor: Descriptor) -> Self {
-        Self(Arc::new(Object { kind, descriptor }))
-    }
-
-    fn directory(&self) -> FsResult<Self> {
-        if self.0.kind == Kind::Directory { Ok(self.clone()) } else { Err(Status::NotDir) }
-    }
-
-    fn xattrs(&self) -> FsResult<xattrs::Object<'_>> {
-        xattrs::Object::new(self.as_fd(), self.0.kind, matches!(self.0.descriptor, Descriptor::File(..)))
-    }
-
-    /// The file, open for writing where `writing` says that this is needed.
-    fn file(&self, writing: bool) -> FsResult<Self> {
-        match &self.0.descriptor {
-            Descriptor::File(_, mode, _) if !writing || *mode == OpenMode::ReadWrite => Ok(self.clone()),
-            _ => Err(Status::Inval),
-        }
-    }
 }
 
 impl KernelFs {

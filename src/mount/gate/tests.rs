@@ -1,0 +1,157 @@
+//! How long callers wait, and what becomes of what they no longer wait for.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::mount::rpc::fake::{Behaviour, Server as Fake};
+
+/// Within this a caller learns of a server's death.
+const ALLOWED: Duration = Duration::from_secs(5);
+
+fn gates() -> Arc<Gates> {
+    Gates::new(Reachability::new())
+}
+
+fn gate(gates: &Gates, fake: &Fake) -> Gate {
+    gates.get(&Server::parse("server", &fake.address.ip().to_string()).unwrap(), fake.address.port())
+}
+
+/// Stands for a server that the kernel waits for: calls block until it is dropped.
+struct Stuck {
+    _release: Vec<mpsc::Sender<()>>,
+    callers: JoinSet<Result<(), Stalled>>,
+    running: Arc<AtomicUsize>,
+}
+
+fn stuck(gate: &Gate, calls: usize) -> Stuck {
+    let mut stuck = Stuck { _release: Vec::new(), callers: JoinSet::new(), running: Arc::default() };
+    for _ in 0..calls {
+        let (release, wait) = mpsc::channel::<()>();
+        stuck._release.push(release);
+        let (gate, running) = (gate.clone(), Arc::clone(&stuck.running));
+        stuck.callers.spawn(async move {
+            gate.run(move || {
+                running.fetch_add(1, Ordering::SeqCst);
+                let _: Result<(), mpsc::RecvError> = wait.recv();
+            })
+            .await
+        });
+    }
+    stuck
+}
+
+#[tokio::test]
+async fn a_call_gives_what_it_gives() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    assert_eq!(gate(&gates(), &fake).run(|| 7).await, Ok(7));
+    assert_eq!(fake.calls(), 0, "nobody asks while calls are quick");
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_but_lives_is_waited_for() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let call = || std::thread::sleep(PATIENCE * 3);
+    assert_eq!(gate(&gates(), &fake).run(call).await, Ok(()));
+    assert!(fake.calls() >= 2);
+}
+
+#[tokio::test]
+async fn calls_to_a_dead_server_end_in_time_and_keep_a_bounded_number_of_threads() {
+    let (dead, alive) = (Fake::start(Behaviour::Silent).await, Fake::start(Behaviour::alive()).await);
+    let gates = gates();
+    let (to_dead, to_alive) = (gate(&gates, &dead), gate(&gates, &alive));
+    let started = Instant::now();
+    let mut stuck = stuck(&to_dead, 200);
+    // Another server's calls meanwhile are as quick as ever.
+    for _ in 0..100 {
+        let call = Instant::now();
+        to_alive.run(|| ()).await.unwrap();
+        assert!(call.elapsed() < Duration::from_millis(500));
+    }
+    while let Some(result) = stuck.callers.join_next().await {
+        let stalled = result.unwrap().unwrap_err();
+        assert!(stalled.reason.contains("no answer"), "{stalled}");
+        assert_eq!(Status::from(stalled), Status::TimedOut);
+    }
+    assert!(started.elapsed() < ALLOWED, "{:?}", started.elapsed());
+    assert_eq!(stuck.running.load(Ordering::SeqCst), THREADS);
+}
+
+#[tokio::test]
+async fn threads_that_are_stuck_count_when_the_gate_is_fetched_anew() {
+    let fake = Fake::start(Behaviour::Closing).await;
+    let gates = gates();
+    let mut stuck = stuck(&gate(&gates, &fake), THREADS);
+    while stuck.callers.join_next().await.is_some() {}
+    assert_eq!(gate(&gates, &fake).0.threads.free(), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_used_again() {
+    let fake = Fake::start(Behaviour::Closing).await;
+    let gate = gate(&gates(), &fake);
+    let mut dead = stuck(&gate, THREADS);
+    while dead.callers.join_next().await.is_some() {}
+    fake.become_(Behaviour::alive());
+    drop(dead);
+    assert_eq!(gate.run(|| 7).await, Ok(7));
+}
+
+/// Tells when it is dropped, and on which thread.
+struct Witness(Option<oneshot::Sender<std::thread::ThreadId>>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let tell = self.0.take().unwrap();
+        let _: Result<(), std::thread::ThreadId> = tell.send(std::thread::current().id());
+    }
+}
+
+#[tokio::test]
+async fn what_a_call_gives_is_dropped_when_its_caller_is_gone() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let gate = gate(&gates(), &fake);
+    let (tell, dropped) = oneshot::channel();
+    let (release, wait) = mpsc::channel::<()>();
+    let witness = Witness(Some(tell));
+    let call = gate.run(move || {
+        let _: Result<(), mpsc::RecvError> = wait.recv();
+        witness
+    });
+    assert!(timeout(Duration::from_millis(50), call).await.is_err());
+    assert_eq!(gate.0.threads.free(), THREADS - 1);
+    drop(release);
+    dropped.await.unwrap();
+    assert_eq!(gate.run(|| 7).await, Ok(7));
+}
+
+#[tokio::test]
+async fn a_held_value_is_dropped_on_a_thread_of_the_gate() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let (tell, dropped) = oneshot::channel();
+    drop(gate(&gates(), &fake).hold(Witness(Some(tell))));
+    assert_ne!(dropped.await.unwrap(), std::thread::current().id());
+}
+
+#[tokio::test]
+#[should_panic(expected = "in the call")]
+async fn a_panic_in_a_call_is_its_callers() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let _: Result<(), Stalled> = gate(&gates(), &fake).run(|| panic!("in the call")).await;
+}
+
+#[tokio::test]
+async fn a_server_has_one_gate_and_an_idle_one_goes() {
+    let (one, other) = (Fake::start(Behaviour::alive()).await, Fake::start(Behaviour::alive()).await);
+    let gates = gates();
+    let first = gate(&gates, &one);
+    assert!(Arc::ptr_eq(&first.0, &gate(&gates, &one).0));
+    drop(first);
+    let _second = gate(&gates, &other);
+    assert_eq!(gates.gates.lock().unwrap().len(), 1);
+}
