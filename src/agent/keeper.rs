@@ -22,7 +22,7 @@ use crate::mount::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::{self, now};
 use crate::volume::limits::Limits;
-use crate::volume::quota::{Agent, Answer};
+use crate::volume::quota::{Agent, Answer, read_in};
 use crate::volume::record::Record;
 
 /// Directories inside one another, at most: each is a descriptor while the tree is walked.
@@ -113,7 +113,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
             looks: self.looks,
             period: period.as_secs(),
         };
-        self.write(&self.quota, "agent.json", &agent).await
+        self.write(&self.quota, &name("agent.json")?, &agent).await
     }
 
     /// Looks at one volume. Answers whether it is as it should be.
@@ -294,8 +294,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     }
 
     async fn answer(&self, volume: &VolumeName) -> Result<Option<Answer>> {
-        let bytes = self.export.read_small(&self.answers, &Record::file(volume)?).await?;
-        Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+        read_in(&self.export, &self.answers, &Record::file(volume)?).await
     }
 
     async fn answer_with(
@@ -311,16 +310,16 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         let same = |answer: &Answer| (answer.project, answer.limits, &answer.reason) == (project, limits, &reason);
         if !self.known.get(volume).is_some_and(same) {
             let answer = Answer { project, limits, since: now(), reason };
-            self.write(&self.answers, &format!("{volume}.json"), &answer).await?;
+            self.write(&self.answers, &Record::file(volume)?, &answer).await?;
             self.known.insert(volume.clone(), answer);
         }
         Ok(())
     }
 
-    pub(super) async fn write(&self, dir: &F::Handle, file: &str, value: &impl serde::Serialize) -> Result<()> {
+    pub(super) async fn write(&self, dir: &F::Handle, file: &Name, value: &impl serde::Serialize) -> Result<()> {
         let content = serde_json::to_vec(value).map_err(|e| Error::Internal(format!("writing `{file}`: {e}")))?;
         // Half-written under a name that none of the agent's files has.
-        self.export.replace_small((&self.quota, &name("new")?), (dir, &name(file)?), 0o644, content).await
+        self.export.replace_small((&self.quota, &name("new")?), (dir, file), 0o644, content).await
     }
 }
 

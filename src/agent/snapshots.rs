@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::volume::id::VolumeName;
 use crate::volume::limits::Limits;
-use crate::volume::quota::{SNAPSHOTS, Snapshots};
+use crate::volume::quota::{SNAPSHOTS, Snapshots, read_in};
 
 /// A limit that nothing reaches: an ID that has one is not given to others.
 pub(super) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
@@ -26,8 +26,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         let Some(layout) = self.export.layout().await? else { return Ok(true) };
         let mut trees = self.export.names(&layout.snapshots).await?;
         trees.retain(|name| VolumeName::of_file(name, ".tree").is_some());
-        let before = self.export.read_small(&self.quota, &name(SNAPSHOTS)?).await?;
-        let before: Option<Snapshots> = before.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let before: Option<Snapshots> = read_in(&self.export, &self.quota, &name(SNAPSHOTS)?).await?;
         self.snapshots = before.map(|before| before.project).filter(|id| self.range.contains(id));
         if self.snapshots.is_none() && trees.is_empty() {
             return Ok(true);
@@ -49,7 +48,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         }
         let now = Snapshots { project, bytes: used.bytes, inodes: used.inodes };
         if before != Some(now) {
-            self.write(&self.quota, SNAPSHOTS, &now).await?;
+            self.write(&self.quota, &name(SNAPSHOTS)?, &now).await?;
         }
         Ok(all)
     }
@@ -60,7 +59,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
         let _choosing = ids.lock().await;
         let project = self.free_id().await?;
         // First of all: an ID with a limit that nothing names is given to nobody.
-        self.write(&self.quota, SNAPSHOTS, &Snapshots { project, ..Snapshots::default() }).await?;
+        self.write(&self.quota, &name(SNAPSHOTS)?, &Snapshots { project, ..Snapshots::default() }).await?;
         self.keep(project).await?;
         self.snapshots = Some(project);
         Ok(project)

@@ -38,7 +38,8 @@ pub(super) async fn check<F: Fs>(
         }
         let not_in_force =
             |reason: &str| Finding::LimitNotInForce { volume: volume.to_string(), reason: reason.into() };
-        match quota::state(export, volume, record).await? {
+        let answer = quota::answer(export, volume).await?;
+        match quota::state_of(export, record, answer.as_ref()).await? {
             State::Unlimited | State::InForce(_) => {}
             // Volumes share a directory on purpose, and one of them has the limit.
             State::Refused(_) if shares_directory(records, volume, record) => {}
@@ -46,7 +47,7 @@ pub(super) async fn check<F: Fs>(
             State::Open if agent.is_none() => findings.push(not_in_force("no agent ever worked on that export")),
             State::Open => findings.push(not_in_force("the agent does not say so, or the server's figures do not")),
         }
-        if let Some(answer) = quota::answer(export, volume).await? {
+        if let Some(answer) = answer {
             projects.entry(answer.project).or_default().insert(volume);
         }
     }

@@ -195,13 +195,16 @@ impl<F: Fs> Export<F> {
     /// Writes a small file of the driver's so that under its name there is the old content or the new, never less: in
     /// staging, committed, renamed into place. The caller holds the lock of the file's volume.
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
-        self.write_small_by(dir, name, name, content).await
+        let layout = self.make_layout().await?;
+        self.replace_small((&layout.staging, name), (dir, name), 0o600, content).await
     }
 
-    /// The same, called `staged` in staging: for a file that is not named after the lock that the caller holds.
-    pub async fn write_small_by(&self, dir: &F::Handle, name: &Name, staged: &Name, content: Vec<u8>) -> Result<()> {
+    /// The same for a file that is not named after the lock that the caller holds: in staging it is.
+    pub async fn write_small_under(&self, lock: &str, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
-        self.replace_small((&layout.staging, staged), (dir, name), 0o600, content).await
+        let staged =
+            Name::new(format!("{lock}.json")).map_err(|e| self.failed(format!("naming `{lock}` in staging"), e))?;
+        self.replace_small((&layout.staging, &staged), (dir, name), 0o600, content).await
     }
 
     /// The same, half-written in `staged` (a directory and a name in it), where nobody else writes meanwhile.

@@ -153,9 +153,7 @@ impl GroupRecord {
     /// Writes the record, in place of one that is there. The caller holds the group's lock.
     pub async fn write<F: Fs>(&self, export: &Export<F>) -> Result<()> {
         let (layout, name) = (export.make_layout().await?, &self.id.name);
-        let staged = Name::new(format!("{}.json", lock_name(name)))
-            .map_err(|e| Error::invalid("name", format!("`{name}`: {e}")))?;
-        export.write_small_by(&layout.snapshots, &Self::file(name)?, &staged, self.encode()?).await
+        export.write_small_under(&lock_name(name), &layout.snapshots, &Self::file(name)?, self.encode()?).await
     }
 
     /// Removes the record. The caller holds the group's lock.

@@ -131,9 +131,8 @@ impl Record {
     /// Writes the record, in place of one that is there. The caller holds the snapshot's lock.
     pub async fn write<F: Fs>(&self, export: &Export<F>) -> Result<()> {
         let layout = export.make_layout().await?;
-        let staged = Name::new(format!("{}.json", lock_name(&self.id.name)))
-            .map_err(|e| Error::invalid("name", format!("`{}`: {e}", self.id.name)))?;
-        export.write_small_by(&layout.snapshots, &Self::file(&self.id.name)?, &staged, self.encode()?).await
+        let name = &self.id.name;
+        export.write_small_under(&lock_name(name), &layout.snapshots, &Self::file(name)?, self.encode()?).await
     }
 }
 

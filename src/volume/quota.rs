@@ -90,7 +90,7 @@ pub async fn agent<F: Fs>(export: &Export<F>) -> Result<Option<Agent>> {
 /// What the agent says of a volume; `None` where it said nothing yet.
 pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Answer>> {
     match directory(export, "volumes").await? {
-        Some(answers) => read_in(export, &answers, &format!("{name}.json")).await,
+        Some(answers) => read_in(export, &answers, &Record::file(name)?).await,
         None => Ok(None),
     }
 }
@@ -111,18 +111,21 @@ pub fn look() -> FsResult<Name> {
 /// A file that is torn, or not the agent's, is none.
 async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, file: &str) -> Result<Option<T>> {
     match directory(export, "").await? {
-        Some(quota) => read_in(export, &quota, file).await,
+        Some(quota) => {
+            let name = Name::new(file).map_err(|status| export.failed(format!("reading `{file}`"), status))?;
+            read_in(export, &quota, &name).await
+        }
         None => Ok(None),
     }
 }
 
-async fn read_in<T: for<'de> Deserialize<'de>, F: Fs>(
+/// The same, in a directory that is open.
+pub async fn read_in<T: for<'de> Deserialize<'de>, F: Fs>(
     export: &Export<F>,
     dir: &F::Handle,
-    file: &str,
+    file: &Name,
 ) -> Result<Option<T>> {
-    let name = Name::new(file).map_err(|status| export.failed(format!("reading `{file}`"), status))?;
-    Ok(export.read_small(dir, &name).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    Ok(export.read_small(dir, file).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 async fn directory<F: Fs>(export: &Export<F>, below: &str) -> Result<Option<F::Handle>> {
@@ -251,12 +254,22 @@ async fn state_by<F: Fs>(
     name: &VolumeName,
     record: &Record,
 ) -> Result<State> {
+    let answer = match answers {
+        Some(answers) => read_in(export, answers, &Record::file(name)?).await?,
+        None => None,
+    };
+    state_of(export, record, answer.as_ref()).await
+}
+
+/// The same, by what the agent says of the volume.
+pub async fn state_of<F: Fs>(export: &Export<F>, record: &Record, answer: Option<&Answer>) -> Result<State> {
     let wanted = Limits::wanted(record);
-    let Some(answers) = answers else { return Ok(State::Open) };
-    let answer: Option<Answer> = read_in(export, answers, &format!("{name}.json")).await?;
+    if !wanted.any() {
+        return Ok(State::Unlimited);
+    }
     let Some(answer) = answer else { return Ok(State::Open) };
-    if let Some(reason) = answer.reason {
-        return Ok(State::Refused(reason));
+    if let Some(reason) = &answer.reason {
+        return Ok(State::Refused(reason.clone()));
     }
     if answer.limits != wanted {
         return Ok(State::Open);
