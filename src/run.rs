@@ -28,7 +28,7 @@ use crate::mount::reachability::{Reachability, ServerState};
 use crate::mount::requested::Requested;
 use crate::mount::stats::Stats;
 use crate::mount::table::{Table, is_kubelet_target};
-use crate::mount::whose::Whose;
+use crate::mount::whose::{Exports, Whose};
 use crate::proto::csi::controller_server::ControllerServer;
 use crate::proto::csi::group_controller_server::GroupControllerServer;
 use crate::proto::csi::identity_server::IdentityServer;
@@ -65,6 +65,8 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let calls = Calls::new(metrics.clone());
 
     let serves_controller = config.controller.is_some();
+    // What is only told by metrics is not asked for where nobody reads them.
+    let watched = config.http_endpoint.is_some();
     let identity = Identity::new(config.driver_name.clone(), serves_controller, readiness.clone());
     let mut services = Routes::builder();
     services.add_service(IdentityServer::new(identity));
@@ -111,8 +113,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         metrics.gauge("snapshots_bytes", "What snapshots take, as the agent on the server counts it.", move || {
             told.known().into_iter().map(|(export, bytes)| Reading::labelled("export", export, bytes as f64)).collect()
         });
-        let kept = pool.clone();
-        background.spawn(async move { tokio::join!(kept.open_known(), kept.close_idle(), usage.keep(&kept)).1 });
+        let (kept, used) = (pool.clone(), pool.clone());
+        let keep_usage = async move {
+            if watched {
+                usage.keep(&used).await;
+            }
+        };
+        background.spawn(async move { tokio::join!(kept.open_known(), kept.close_idle(), keep_usage).1 });
         connected = Some((pool, jobs));
     }
     let node_id = config.node.as_ref().map(|node| node.id.to_string());
@@ -126,7 +133,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             allow_inline: node.inline_volumes,
         };
         let publisher = Publisher::new(mounter.clone(), reachability.clone(), gates, requested.clone());
-        let stats = Arc::new(Stats::new(probe.clone(), mounter, node.stats_cache));
+        let stats = Arc::new(Stats::new(probe.clone(), watched.then(|| Exports::new(mounter)), node.stats_cache));
         for (name, help, figure) in VOLUME_FIGURES {
             let stats = stats.clone();
             metrics.gauge(name, help, move || {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::local::Local;
-use super::nfs::Mounter;
 use super::probe::{Failure, LIMIT, Probe};
 use super::source::Source;
 use super::table::{Mount, Table};
@@ -22,7 +21,8 @@ pub struct Stats {
     probe: Probe,
     /// How old an answer may be; zero asks the server each time.
     max_age: Duration,
-    exports: Exports,
+    /// `None` where nobody asks whose figures are told.
+    exports: Option<Exports>,
     last: Mutex<HashMap<Target, Figures>>,
 }
 
@@ -47,9 +47,9 @@ struct Figures {
 }
 
 impl Stats {
-    /// Figures that `probe` gets, each kept for `max_age`; exports are asked through mounts that `mounter` makes.
-    pub fn new(probe: Probe, mounter: Arc<Mounter>, max_age: Duration) -> Self {
-        Self { probe, max_age, exports: Exports::new(mounter), last: Mutex::default() }
+    /// Figures that `probe` gets, each kept for `max_age`. Whose they are is found out by `exports`, where somebody asks.
+    pub fn new(probe: Probe, exports: Option<Exports>, max_age: Duration) -> Self {
+        Self { probe, max_age, exports, last: Mutex::default() }
     }
 
     /// The figures of the volume that is mounted at `target`, within 2 s. From a server that does not answer: the last
@@ -78,7 +78,10 @@ impl Stats {
         }
         match (self.probe.statfs(place, mount, deadline).await, known) {
             (Ok(stat), _) => {
-                let whose = self.exports.tell(&stat, volume.share.as_ref(), mount, deadline).await;
+                let whose = match &self.exports {
+                    Some(exports) => exports.tell(&stat, volume.share.as_ref(), mount, deadline).await,
+                    None => Whose::Unknown,
+                };
                 let figures =
                     Figures { volume: volume.id.clone(), whose, of: identity(mount), at: Instant::now(), stat };
                 self.last().insert(target.clone(), figures);
@@ -155,8 +158,7 @@ mod tests {
     fn stats(max_age: Duration) -> Stats {
         let reachability = Reachability::new();
         let gates = Gates::new(Arc::clone(&reachability));
-        let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
-        Stats::new(Probe::new(reachability, gates), mounter, max_age)
+        Stats::new(Probe::new(reachability, gates), None, max_age)
     }
 
     fn volume() -> Volume {

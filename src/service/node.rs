@@ -208,7 +208,7 @@ mod tests {
         let probe = Probe::new(Arc::clone(&reachability), Arc::clone(&gates));
         let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
         let publisher = Publisher::new(Arc::clone(&mounter), reachability, gates, Arc::default());
-        let stats = Stats::new(probe.clone(), mounter, std::time::Duration::ZERO);
+        let stats = Stats::new(probe.clone(), None, std::time::Duration::ZERO);
         let settings = Settings {
             node_id: "node".to_owned(),
             mount_options: MountOptions::default(),
