@@ -26,7 +26,8 @@ demo: setup release  ## the main job, step by step, on a real NFS server
 
 test: test-unit test-chart e2e  ## every test but those on a Kubernetes cluster
 
-# Twice as many races of two controllers, in orders that seeds decide: of volumes, and of snapshots.
+# So many races, in orders that seeds decide, of each kind: of two controllers about volumes, snapshots and archives, and with an
+# agent.
 test-unit: export CSI_NFS_RACES ?= 50000
 test-unit:  ## the tests that need no NFS
 	cargo test --locked

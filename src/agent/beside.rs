@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::PERIOD;
 use super::crashes::{MemoryProjects, Table, agent, assert_agreement};
 use super::keeper::Keeper;
-use crate::check::trials::{Call, connect, reach, settle};
+use crate::check::trials::{Call, connect, races, reach, settle};
 use crate::export::memory::{Crash, MemoryServer, race};
 use crate::{snapshot, volume};
 
@@ -87,8 +87,7 @@ async fn agents_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
 
 /// Two controllers and the agent, in orders that a seed decides.
 async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
-    let rounds: u64 = std::env::var("CSI_NFS_RACES").map_or(rounds, |rounds| rounds.parse().unwrap());
-    let each = rounds / scenarios.len() as u64;
+    let each = races(rounds) / scenarios.len() as u64;
     for (before, rivals) in scenarios {
         for seed in 0..each {
             let (server, table) = (C::prepared(&before).await, Table::default());

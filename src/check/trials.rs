@@ -50,6 +50,18 @@ pub(crate) trait Call: Clone + Debug + PartialEq + Send + Sync + 'static {
     }
 }
 
+/// Makes a call, and again as long as its caller is told to; a few times.
+pub(crate) async fn until_done<C: Call>(call: &C, export: &Connection) -> Result<String> {
+    let mut answer = call.run(export).await;
+    for _ in 0..8 {
+        if !matches!(answer, Err(Error::Interrupted(_))) {
+            break;
+        }
+        answer = call.run(export).await;
+    }
+    answer
+}
+
 /// Lets a controller do in the background what it does there.
 pub(crate) async fn settle(export: &Connection) {
     trash::sweep_staging(export).await.unwrap();
@@ -175,15 +187,19 @@ pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, rivals: &[Vec<C
     outcomes
 }
 
-/// Races each pair of rivals: the outcome is one that a single controller could have had, and `judge` looks at the export.
-/// `CSI_NFS_RACES` says how many races there are in all, otherwise `rounds`.
+/// How many races of one kind there are: so many as `CSI_NFS_RACES` says, otherwise `rounds`.
+pub(crate) fn races(rounds: u64) -> u64 {
+    std::env::var("CSI_NFS_RACES").map_or(rounds, |rounds| rounds.parse().unwrap())
+}
+
+/// Races each pair of rivals, [`races`] in all: the outcome is one that a single controller could have had, and `judge` looks at
+/// the export.
 pub(crate) async fn rivals<C: Call>(
     scenarios: Vec<(Vec<C>, [Vec<C>; 2])>,
     rounds: u64,
     judge: impl AsyncFn(&MemoryServer, &str),
 ) {
-    let rounds: u64 = std::env::var("CSI_NFS_RACES").map_or(rounds, |rounds| rounds.parse().unwrap());
-    let each = rounds / scenarios.len() as u64;
+    let each = races(rounds) / scenarios.len() as u64;
     for (before, rivals) in scenarios {
         let prepared = C::prepared(&before).await;
         let allowed = sequential(&prepared, &rivals).await;

@@ -106,14 +106,7 @@ impl trials::Call for Call {
     }
 
     async fn insist(&self, export: &Connection) -> Result<String> {
-        let mut answer = self.run(export).await;
-        for _ in 0..8 {
-            if !matches!(answer, Err(Error::Interrupted(_))) {
-                break;
-            }
-            answer = self.run(export).await;
-        }
-        answer
+        trials::until_done(self, export).await
     }
 
     async fn prepared(before: &[Self]) -> MemoryServer {
