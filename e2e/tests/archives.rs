@@ -101,9 +101,7 @@ async fn archives_and_trees_are_listed_in_pages_together_and_volumes_are_no_snap
     fs::write(inner.join("backup.tar.gz"), b"a tenant's").unwrap();
     pack(&share, "a", ".tar.gz", &inner);
     pack(&share, "c", ".tar", &inner);
-    let source_volume_id = own.volume_id.clone();
-    let request = csi::CreateSnapshotRequest { source_volume_id, name: "b".to_owned(), ..Default::default() };
-    let b = driver.controller().create_snapshot(request).await.unwrap().into_inner().snapshot.unwrap().snapshot_id;
+    let b = driver.take(requests::snapshot(&own.volume_id, "b")).await.unwrap().snapshot_id;
     let (mut seen, mut token) = (Vec::new(), String::new());
     loop {
         let request = csi::ListSnapshotsRequest { max_entries: 1, starting_token: token, ..Default::default() };

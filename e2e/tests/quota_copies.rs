@@ -5,22 +5,14 @@ use std::time::Duration;
 
 use crate::quota::{figures, fill, published, required};
 use crate::support::agent::Agent;
-use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
-use crate::support::requests::{self, MIB};
+use crate::support::csi::volume_content_source::Type as Source;
+use crate::support::requests::{self, MIB, from, of_snapshot, of_volume};
 use crate::support::wait::until_async;
 use crate::support::{Code, Driver, Lab, Place, Share, csi, http, mounts};
 
-fn filled(share: &Share, name: &str, mib: i64, from: Source) -> csi::CreateVolumeRequest {
-    let volume_content_source = Some(csi::VolumeContentSource { r#type: Some(from) });
+fn filled(share: &Share, name: &str, mib: i64, source: Source) -> csi::CreateVolumeRequest {
+    let volume_content_source = from(share, name, source).volume_content_source;
     csi::CreateVolumeRequest { volume_content_source, ..required(share, name, mib) }
-}
-
-fn of_volume(volume: &csi::Volume) -> Source {
-    Source::Volume(VolumeSource { volume_id: volume.volume_id.clone() })
-}
-
-fn of_snapshot(snapshot: &csi::Snapshot) -> Source {
-    Source::Snapshot(SnapshotSource { snapshot_id: snapshot.snapshot_id.clone() })
 }
 
 #[tokio::test]
@@ -35,15 +27,10 @@ async fn clones_and_restores_fill_their_own_volumes_and_snapshots_none() {
         fs::create_dir_all(share.path.join(format!("v/{}", n % 3))).unwrap();
         fs::write(share.path.join(format!("v/{}/{n}", n % 3)), vec![n; MIB as usize]).unwrap();
     }
-    let snapshot = csi::CreateSnapshotRequest {
-        source_volume_id: volume.volume_id.clone(),
-        name: "s".into(),
-        ..Default::default()
-    };
-    let snapshot = driver.controller().create_snapshot(snapshot).await.unwrap().into_inner().snapshot.unwrap();
+    let snapshot = driver.take(requests::snapshot(&volume.volume_id, "s")).await.unwrap();
     assert!(snapshot.ready_to_use);
 
-    for (name, from) in [("clone", of_volume(&volume)), ("restored", of_snapshot(&snapshot))] {
+    for (name, from) in [("clone", of_volume(&volume.volume_id)), ("restored", of_snapshot(&snapshot.snapshot_id))] {
         let made = driver.create(filled(&share, name, 16, from)).await.unwrap();
         // From its very first moment it has its limit, and what was copied is in it.
         let target = published(&driver, &made).await;
@@ -54,7 +41,7 @@ async fn clones_and_restores_fill_their_own_volumes_and_snapshots_none() {
         assert!((3 * MIB as u64..=4 * MIB as u64).contains(&written), "{written}");
         driver.unpublish(&made.volume_id, &target).await.unwrap();
     }
-    for from in [of_volume(&volume), of_snapshot(&snapshot)] {
+    for from in [of_volume(&volume.volume_id), of_snapshot(&snapshot.snapshot_id)] {
         let refused = driver.create(filled(&share, "small", 8, from)).await.unwrap_err();
         assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     }

@@ -7,8 +7,8 @@ use std::time::Instant;
 use futures_util::StreamExt as _;
 use tonic::Status;
 
-use crate::support::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
-use crate::support::requests::{self, MIB};
+use crate::support::csi::volume_content_source::Type as Source;
+use crate::support::requests::{self, MIB, from, of_snapshot, of_volume};
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, random};
 
 /// Calls in all, and in flight.
@@ -138,11 +138,7 @@ impl Subject<'_> {
     }
 
     fn copy(&self, kind: &str, source: Source) -> csi::CreateVolumeRequest {
-        csi::CreateVolumeRequest {
-            capacity_range: None,
-            volume_content_source: Some(csi::VolumeContentSource { r#type: Some(source) }),
-            ..requests::create(self.share, &self.name(kind))
-        }
+        csi::CreateVolumeRequest { capacity_range: None, ..from(self.share, &self.name(kind), source) }
     }
 
     async fn ask(&self, driver: &Driver, call: Call) -> Result<Option<i64>, Status> {
@@ -155,28 +151,20 @@ impl Subject<'_> {
                 }
                 request
             }
-            Call::Clone => self.copy("c", Source::Volume(VolumeSource { volume_id: self.id("v") })),
-            Call::Restore => self.copy("r", Source::Snapshot(SnapshotSource { snapshot_id: self.id("s") })),
+            Call::Clone => self.copy("c", of_volume(&self.id("v"))),
+            Call::Restore => self.copy("r", of_snapshot(&self.id("s"))),
             Call::Expand(mib) => return driver.expand(&self.id("v"), mib * MIB).await.map(|bytes| Some(bytes / MIB)),
             Call::Delete => return driver.delete(&self.id("v")).await.map(|()| None),
             Call::DeleteClone => return driver.delete(&self.id("c")).await.map(|()| None),
             Call::DeleteRestored => return driver.delete(&self.id("r")).await.map(|()| None),
             Call::Snapshot => {
-                let request = csi::CreateSnapshotRequest {
-                    name: self.name("s"),
-                    source_volume_id: self.id("v"),
-                    ..Default::default()
-                };
-                let taken = driver.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap();
+                let taken = driver.take(requests::snapshot(&self.id("v"), &self.name("s"))).await?;
                 return match taken.ready_to_use {
                     true => Ok(Some(taken.size_bytes / MIB)),
                     false => Err(Status::unavailable("not ready yet")),
                 };
             }
-            Call::DeleteSnapshot => {
-                let request = csi::DeleteSnapshotRequest { snapshot_id: self.id("s"), ..Default::default() };
-                return driver.controller().delete_snapshot(request).await.map(|_| None);
-            }
+            Call::DeleteSnapshot => return driver.drop_snapshot(&self.id("s")).await.map(|()| None),
         };
         driver.create(request).await.map(|volume| Some(volume.capacity_bytes / MIB))
     }

@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Event, Namespace as Object, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::api::{
     Api, ApiResource, AttachParams, DeleteParams, DynamicObject, ListParams, ObjectMeta, Patch, PatchParams, PostParams,
@@ -16,6 +17,10 @@ use crate::wait::{Namespaced, SOON, eventually, until, until_gone};
 pub struct Namespace {
     pub client: Client,
     pub name: String,
+}
+
+fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
 }
 
 impl Namespace {
@@ -77,13 +82,33 @@ impl Namespace {
 
     /// Waits until the claim is bound, and returns its volume.
     pub async fn bound(&self, claim: &str) -> Result<PersistentVolume> {
-        let phase = |c: &PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let bound = match until(&self.api(), claim, SOON, "bound", phase).await {
+        let bound = match until(&self.api(), claim, SOON, "bound", is_bound).await {
             Ok(bound) => bound,
             Err(e) => bail!("{e}: {:?}", self.events(claim).await?),
         };
         let volume = bound.spec.and_then(|s| s.volume_name).context("a bound claim without a volume")?;
         Ok(self.volumes().get(&volume).await?)
+    }
+
+    /// Makes so many claims like the first object of the example, all at once.
+    pub async fn claim_at_once(&self, example: &str, count: usize) -> Result<()> {
+        let claims = &self.api::<PersistentVolumeClaim>();
+        let template: PersistentVolumeClaim =
+            serde_json::from_value(serde_json::to_value(&crate::example(example)?[0])?)?;
+        let make = |i| {
+            let mut claim = template.clone();
+            claim.metadata.name = Some(format!("claim-{i}"));
+            async move { claims.create(&PostParams::default(), &claim).await }
+        };
+        try_join_all((0..count).map(make)).await?;
+        Ok(())
+    }
+
+    /// The claims that are bound.
+    pub async fn bound_claims(&self) -> Result<Vec<PersistentVolumeClaim>> {
+        let mut claims = self.api::<PersistentVolumeClaim>().list(&ListParams::default()).await?.items;
+        claims.retain(is_bound);
+        Ok(claims)
     }
 
     /// Waits until the pod is ready.

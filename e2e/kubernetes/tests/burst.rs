@@ -2,14 +2,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use csi_nfs_e2e_kubernetes::chart;
 use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
 use csi_nfs_e2e_kubernetes::namespace::Namespace;
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually};
-use csi_nfs_e2e_kubernetes::{chart, example};
-use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams};
 use kube::{Client, ResourceExt};
 
 const CLAIMS: usize = 200;
@@ -42,16 +41,9 @@ async fn s13_two_hundred_claims_at_once() -> Result<()> {
     let ns = Namespace::new("burst").await?;
     let claims = ns.api::<PersistentVolumeClaim>();
     let all = ListParams::default();
-    let template: PersistentVolumeClaim = serde_json::from_value(serde_json::to_value(&example("13-claim.yaml")?[0])?)?;
 
     let start = Instant::now();
-    try_join_all((0..CLAIMS).map(|i| {
-        let mut claim = template.clone();
-        claim.metadata.name = Some(format!("claim-{i}"));
-        let claims = &claims;
-        async move { claims.create(&PostParams::default(), &claim).await }
-    }))
-    .await?;
+    ns.claim_at_once("13-claim.yaml", CLAIMS).await?;
     let created = start.elapsed();
     let mut provisioned = Duration::ZERO;
     eventually(SOON * 2, "all claims are bound", async || {
@@ -61,8 +53,7 @@ async fn s13_two_hundred_claims_at_once() -> Result<()> {
         if provisioned.is_zero() && ns.volumes().list(&all).await?.iter().filter(ours).count() == CLAIMS {
             provisioned = start.elapsed();
         }
-        let phase = |c: &&PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        Ok((claims.list(&all).await?.iter().filter(phase).count() == CLAIMS).then_some(()))
+        Ok((ns.bound_claims().await?.len() == CLAIMS).then_some(()))
     })
     .await?;
     let bound = start.elapsed();

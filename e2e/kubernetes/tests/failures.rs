@@ -184,15 +184,8 @@ async fn s10_every_claim_is_bound_once_though_the_controller_is_killed_meanwhile
             }
         }
     }
-    eventually(SOON * 2, "all claims are bound", async || {
-        let bound = claims
-            .list(&ListParams::default())
-            .await?
-            .into_iter()
-            .filter(|c| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound"));
-        Ok((bound.count() == CLAIMS).then_some(()))
-    })
-    .await?;
+    eventually(SOON * 2, "all claims are bound", async || Ok((ns.bound_claims().await?.len() == CLAIMS).then_some(())))
+        .await?;
     let directories = Machine::Nfs.run(&format!("ls {} | wc -l", exported("killed"))).await?;
     ensure!(directories == CLAIMS.to_string(), "{directories} directories for {CLAIMS} claims");
     let client = ns.client.clone();

@@ -5,11 +5,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
 use csi_nfs_e2e_kubernetes::namespace::{Namespace, node_of};
+use csi_nfs_e2e_kubernetes::tool;
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until};
-use csi_nfs_e2e_kubernetes::{example, tool};
-use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
-use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -97,18 +95,9 @@ async fn s14_a_claim_is_full_at_its_size_and_goes_on_when_it_grows() -> Result<(
 async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_limit() -> Result<()> {
     start_agent().await?;
     let ns = Namespace::new("limits").await?;
-    let claims = ns.api::<PersistentVolumeClaim>();
-    let template: PersistentVolumeClaim = serde_json::from_value(serde_json::to_value(&example("14-quota.yaml")?[0])?)?;
-    try_join_all((0..CLAIMS).map(|i| {
-        let mut claim = template.clone();
-        claim.metadata.name = Some(format!("claim-{i}"));
-        let claims = &claims;
-        async move { claims.create(&PostParams::default(), &claim).await }
-    }))
-    .await?;
+    ns.claim_at_once("14-quota.yaml", CLAIMS).await?;
     let bound = async || -> Result<Vec<String>> {
-        let phase = |c: &PersistentVolumeClaim| c.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let bound = claims.list(&ListParams::default()).await?.items.into_iter().filter(phase);
+        let bound = ns.bound_claims().await?.into_iter();
         bound.map(|claim| claim.spec.and_then(|spec| spec.volume_name).context("bound to nothing")).collect()
     };
     for count in [5, 20] {
