@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test test-unit e2e sanity bench lint audit setup release csi-sanity
+.PHONY: help demo test test-unit e2e sanity bench lint lint-scripts audit setup hooks release csi-sanity
 
 # What is downloaded and built beside the project.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
@@ -41,16 +41,25 @@ sanity: e2e  ## csi-sanity alone
 bench: setup release  ## how fast it is, and how that compares with the bare system calls
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed -- $(BENCH)
 
-lint: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## format, clippy, licences and sources of the dependencies
+lint: lint-scripts $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## format, clippy, documentation, scripts, licences and sources of the dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
 	cd e2e/kubernetes && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
-	$< --locked check bans licenses sources
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+	$(CSI_NFS_CACHE)/tools/bin/cargo-deny --locked check bans licenses sources
+
+# Every script of the repository: what begins with a line that names a shell.
+lint-scripts:
+	@.ci/packages shellcheck
+	git grep --files-with-matches -E '^#!.*sh$$' | xargs shellcheck
 
 audit: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## known vulnerabilities of the dependencies (asks the advisory database)
 	$< --locked check advisories
 
-setup:  ## what the end-to-end tests need of the machine
+hooks:  ## checks the format of each commit in this clone (git config core.hooksPath)
+	git config core.hooksPath .githooks
+
+setup:  ## installs what the end-to-end tests need of the machine: Debian packages, and a kernel with NFS; it says which
 	@e2e/vm/install
 
 release:
