@@ -166,25 +166,29 @@ mod tests {
     async fn what_takes_long_leaves_threads_to_what_is_quick() {
         let threads = Threads::new(4);
         let (release, wait) = mpsc::channel::<()>();
-        let wait = Arc::new(Mutex::new(wait));
+        let (wait, begun) = (Arc::new(Mutex::new(wait)), Arc::new(AtomicUsize::new(0)));
         let long: Vec<_> = (0..10)
             .map(|_| {
-                let (threads, wait) = (threads.clone(), wait.clone());
-                tokio::spawn(async move { threads.run_long(move || wait.lock().unwrap().recv().is_ok()).await })
+                let (threads, wait, begun) = (threads.clone(), wait.clone(), begun.clone());
+                let call = move || {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    wait.lock().unwrap().recv().is_ok()
+                };
+                tokio::spawn(async move { threads.run_long(call).await })
             })
             .collect();
-        while threads.free() > SPARED {
+        while begun.load(Ordering::SeqCst) < 4 - SPARED {
             tokio::task::yield_now().await;
         }
         for n in 0..10 {
             assert_eq!(threads.run(move || n).await, Some(n));
         }
-        assert_eq!(threads.free(), SPARED, "the others wait for one another");
+        assert_eq!(begun.load(Ordering::SeqCst), 4 - SPARED, "the others wait for one another");
         drop(release);
         for call in long {
             assert_eq!(call.await.unwrap(), Some(false));
         }
-        // They are all done also where there is but one thread.
+        // One thread is enough for calls that take long, too.
         assert_eq!(Threads::new(1).run_long(|| 7).await, Some(7));
     }
 
