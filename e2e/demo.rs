@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use csi_nfs::proto::csi::volume_usage::Unit;
+use csi_nfs::service::proto::csi::volume_usage::Unit;
 
 #[path = "tests/support/mod.rs"]
 mod support;

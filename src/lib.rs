@@ -4,18 +4,15 @@
 pub mod agent;
 pub mod check;
 pub mod config;
+pub mod driver;
 pub mod error;
 pub mod export;
-pub mod http;
-pub mod metrics;
 pub mod mount;
-pub mod probe;
-pub mod proto;
-pub mod registration;
-pub mod run;
+pub mod nfs;
+pub mod node;
 pub mod server;
 pub mod service;
 pub mod snapshot;
-pub mod socket;
-pub mod telemetry;
+#[cfg(any(test, feature = "e2e"))]
+pub mod testing;
 pub mod volume;

@@ -14,8 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use csi_nfs::check;
 use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, Refusal, Task};
 use csi_nfs::error::Error;
-use csi_nfs::telemetry::{one_line, subscriber};
-use csi_nfs::{agent, probe, run};
+use csi_nfs::server::probe;
+use csi_nfs::server::telemetry::{one_line, subscriber};
+use csi_nfs::{agent, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
@@ -107,7 +108,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
 
     // One thread serves: whatever blocks runs elsewhere, and a second would cost each call some changes of threads.
     let runtime = Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
-    let done = runtime.block_on(async { run::run(config, terminated()?).await.map_err(anyhow::Error::from) });
+    let done = runtime.block_on(async { driver::run(config, terminated()?).await.map_err(anyhow::Error::from) });
     // A thread that waits for a lost server ends with the process, not before.
     runtime.shutdown_background();
     done

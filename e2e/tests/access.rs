@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use csi_nfs::proto::csi::volume_capability::access_mode::Mode;
+use csi_nfs::service::proto::csi::volume_capability::access_mode::Mode;
 use rstest::rstest;
 
 use crate::support::requests;

@@ -1,12 +1,12 @@
-//! The contract of the interface to an export (`csi_nfs::export::conformance`), kept by the kernel's client on real servers.
+//! The contract of the interface to an export (`csi_nfs::testing::conformance`), kept by the kernel's client on real servers.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use csi_nfs::export::conformance;
 use csi_nfs::export::fs::{Fs as _, Name};
+use csi_nfs::testing::conformance;
 use rstest::rstest;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rstest::rstest;
 
-use csi_nfs::proto::csi::VolumeHealthErrorType as Kind;
+use csi_nfs::service::proto::csi::VolumeHealthErrorType as Kind;
 
 use crate::support::requests::{self, MIB};
 use crate::support::wait::within;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use csi_nfs::proto::csi::volume_capability::access_mode::Mode;
+use csi_nfs::service::proto::csi::volume_capability::access_mode::Mode;
 use futures_util::future::join_all;
 use rstest::rstest;
 

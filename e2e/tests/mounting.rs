@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
-use csi_nfs::proto::csi::volume_capability::access_mode::Mode;
-use csi_nfs::proto::csi::volume_capability::{AccessType, MountVolume};
+use csi_nfs::service::proto::csi::volume_capability::access_mode::Mode;
+use csi_nfs::service::proto::csi::volume_capability::{AccessType, MountVolume};
 use futures_util::future::join_all;
 use rstest::rstest;
 use rustix::mount::{MountFlags, mount, mount_bind};

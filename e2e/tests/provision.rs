@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use csi_nfs::proto::csi::volume_capability::access_mode::Mode;
-use csi_nfs::proto::csi::volume_usage::Unit;
+use csi_nfs::service::proto::csi::volume_capability::access_mode::Mode;
+use csi_nfs::service::proto::csi::volume_usage::Unit;
 use rstest::rstest;
 
 use crate::support::requests::{self, MIB};

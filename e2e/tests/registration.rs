@@ -4,9 +4,9 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use csi_nfs::proto::csi::node_client::NodeClient;
-use csi_nfs::proto::registration::registration_client::RegistrationClient;
-use csi_nfs::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus};
+use csi_nfs::service::proto::csi::node_client::NodeClient;
+use csi_nfs::service::proto::registration::registration_client::RegistrationClient;
+use csi_nfs::service::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus};
 use tempfile::TempDir;
 
 use crate::support::driver::{NODE, connect};

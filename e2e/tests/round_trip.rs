@@ -6,9 +6,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use csi_nfs::export::conformance::{Compared, assert_same_tree, nasty_tree};
 use csi_nfs::export::fs::{Fs as _, Name, Status};
 use csi_nfs::export::kernel::{KernelFs, KernelHandle};
+use csi_nfs::testing::conformance::{Compared, assert_same_tree, nasty_tree};
 use rstest::rstest;
 use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, Timespec, Timestamps, XattrFlags, listxattr, openat, removexattr, setxattr,

@@ -12,13 +12,13 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::task::yield_now;
 
-use super::answers::{Answers, NONE};
-use super::projects::{Project, Projects};
+use crate::agent::answers::{Answers, NONE};
+use crate::agent::projects::{Project, Projects};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status, gone};
 use crate::export::layout;
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::{self, now};
 use crate::volume::limits::Limits;

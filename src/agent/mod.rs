@@ -4,14 +4,10 @@
 //! record changes; every few minutes it looks at all of them all the same.
 
 mod answers;
-#[cfg(test)]
-mod beside;
 mod calls;
-#[cfg(test)]
-mod crashes;
 pub mod keeper;
 pub mod projects;
-mod snapshots;
+pub(crate) mod snapshots;
 pub mod watch;
 
 use std::future::Future;
@@ -26,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::export::kernel::KernelFs;
-use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::quota;
 use crate::volume::record::Record;
 use keeper::{Ids, Keeper};
@@ -34,9 +30,9 @@ use projects::KernelProjects;
 use watch::{Change, Watch};
 
 /// How often every volume is looked at, whatever inotify says.
-const PERIOD: Duration = Duration::from_secs(300);
+pub(crate) const PERIOD: Duration = Duration::from_secs(300);
 /// How soon what did not succeed is tried again, at first and at most.
-const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+pub(crate) const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// How soon a directory that the driver is making is looked at again, at first.
 const STEP: Duration = Duration::from_millis(5);
 /// How often a second agent asks whether the first is gone.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::calls;
+use crate::agent::calls;
 use crate::error::{Error, Result};
 use crate::export::fs::{Fs, FsResult, Kind, Status};
 use crate::export::kernel::{KernelFs, KernelHandle};

@@ -2,8 +2,8 @@
 //!
 //! A snapshot's tree does not change. What is in it gets the project's ID first, its root last: one whose root has it is done.
 
-use super::keeper::{Keeper, name};
-use super::projects::Projects;
+use crate::agent::keeper::{Keeper, name};
+use crate::agent::projects::Projects;
 use crate::error::Result;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::volume::id::VolumeName;
@@ -11,7 +11,7 @@ use crate::volume::limits::Limits;
 use crate::volume::quota::{SNAPSHOTS, Snapshots, read_in};
 
 /// A limit that nothing reaches: an ID that has one is not given to others.
-pub(super) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
+pub(crate) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
 
 impl<F: Fs, P: Projects<F>> Keeper<F, P> {
     /// Counts what snapshots take now, and says so where that changed. Answers whether all could be counted.

@@ -8,7 +8,7 @@ use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 
-use super::calls;
+use crate::agent::calls;
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::export::kernel::{KernelFs, KernelHandle};

@@ -81,12 +81,12 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trials::reach;
     use super::super::{check, repair};
     use super::*;
-    use crate::export::memory::{MemoryServer, Node};
     use crate::snapshot::group_record::Member;
     use crate::snapshot::id::GroupId;
+    use crate::testing::crash_harness::reach;
+    use crate::testing::memory::{MemoryServer, Node};
 
     fn named(name: &str) -> VolumeName {
         VolumeName::parse("", name).unwrap()

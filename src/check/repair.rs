@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::trash;
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
 use crate::snapshot::{group as groups, lifecycle as snapshots};
 use crate::volume::claims;
 use crate::volume::id::VolumeName;
@@ -74,10 +74,10 @@ async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::check;
-    use super::super::trials::reach;
     use super::*;
     use crate::export::fs::Name;
-    use crate::export::memory::MemoryServer;
+    use crate::testing::crash_harness::reach;
+    use crate::testing::memory::MemoryServer;
     use crate::volume::id::VolumeId;
 
     #[tokio::test]

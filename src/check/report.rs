@@ -10,9 +10,9 @@ use crate::error::Result;
 use crate::export::Export;
 use crate::export::pool::Connect as _;
 use crate::mount::gate::Gates;
-use crate::mount::nfs::Mounter;
+use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
-use crate::telemetry::{Format, one_line};
+use crate::server::telemetry::{Format, one_line};
 
 /// What was found on an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Finding;
-use super::groups::Groups;
+use crate::check::groups::Groups;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};

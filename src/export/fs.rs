@@ -11,13 +11,9 @@
 use std::fmt;
 use std::future::Future;
 
-mod attr;
-mod name;
-mod status;
-
-pub use attr::{Attr, Kind, SetAttr, Time};
-pub use name::Name;
-pub use status::{FsResult, Status, gone};
+pub use crate::nfs::attributes::{Attr, Kind, SetAttr, Time};
+pub use crate::nfs::name::Name;
+pub use crate::nfs::status::{FsResult, Status, gone};
 
 /// One entry of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,12 +74,12 @@ pub enum Seek {
 }
 
 /// [`Status::Inval`] where the mode is none that a new object may get: more than the permission bits.
-pub(super) fn check_new_mode(mode: u32) -> FsResult<()> {
+pub(crate) fn check_new_mode(mode: u32) -> FsResult<()> {
     if mode <= 0o777 { Ok(()) } else { Err(Status::Inval) }
 }
 
 /// [`Status::Inval`] where an object of that kind is made in another way than by [`Fs::mknod`].
-pub(super) fn check_special(kind: Kind) -> FsResult<()> {
+pub(crate) fn check_special(kind: Kind) -> FsResult<()> {
     match kind {
         Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => Ok(()),
         Kind::File | Kind::Directory | Kind::Symlink => Err(Status::Inval),
@@ -94,7 +90,7 @@ pub(super) fn check_special(kind: Kind) -> FsResult<()> {
 pub const SYMLINK_MAX: usize = 4095;
 
 /// [`Status::Inval`] or [`Status::NameTooLong`] where the bytes are not what a symbolic link can point to.
-pub(super) fn check_symlink_target(target: &[u8]) -> FsResult<()> {
+pub(crate) fn check_symlink_target(target: &[u8]) -> FsResult<()> {
     match target {
         _ if target.is_empty() || target.contains(&0) => Err(Status::Inval),
         _ if target.len() > SYMLINK_MAX => Err(Status::NameTooLong),
@@ -107,12 +103,12 @@ pub(super) fn check_symlink_target(target: &[u8]) -> FsResult<()> {
 pub const ACLS: [&[u8]; 3] = [b"system.nfs4_acl", b"system.posix_acl_access", b"system.posix_acl_default"];
 
 /// Whether an extended attribute is one that the driver reads and sets.
-pub(super) fn is_tenants_xattr(name: &[u8]) -> bool {
+pub(crate) fn is_tenants_xattr(name: &[u8]) -> bool {
     name.starts_with(b"user.") || ACLS.contains(&name)
 }
 
 /// The byte that is locked for a key: its low 62 bits, which fit every offset on the way.
-pub(super) fn lock_offset(key: u64) -> i64 {
+pub(crate) fn lock_offset(key: u64) -> i64 {
     (key & (u64::MAX >> 2)).cast_signed()
 }
 

@@ -11,8 +11,8 @@
 //!     trash/                 half-gone
 //! ```
 
-use super::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
-use crate::mount::source::SubDir;
+use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
+use crate::nfs::source::SubDir;
 
 /// Handles of the private directory's parts.
 pub struct Layout<F: Fs> {
@@ -87,7 +87,7 @@ async fn directory<F: Fs>(fs: &F, parent: &F::Handle, name: &str, make: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::memory::{MemoryServer, Node};
+    use crate::testing::memory::{MemoryServer, Node};
 
     #[tokio::test]
     async fn opening_makes_nothing_also_where_somebody_is_about_to_make_it() {

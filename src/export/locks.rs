@@ -15,7 +15,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::fs::{Fs, FsResult};
+use crate::export::fs::{Fs, FsResult};
 
 /// How long a lock that another controller holds is waited for between two tries, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));

@@ -1,12 +1,10 @@
 //! The driver's side of an NFS export: the interface to it, its implementations, and what is built on the interface alone.
 
-pub mod conformance;
 pub mod copy;
 pub mod fs;
 pub mod kernel;
 pub mod layout;
 pub mod locks;
-pub mod memory;
 pub mod pool;
 pub mod trash;
 
@@ -15,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
-use crate::mount::source::Source;
+use crate::nfs::source::Source;
 use fs::{Attr, Entry, Fs, Kind, Name, OpenMode, Status};
 use layout::Layout;
 use locks::Locks;

@@ -9,14 +9,14 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::fs::Fs;
-use super::kernel::KernelFs;
-use super::locks::Locks;
 use super::{Export, trash};
 use crate::error::Result;
-use crate::mount::nfs::Mounter;
-use crate::mount::options::{MountOptions, Role};
-use crate::mount::source::Source;
+use crate::export::fs::Fs;
+use crate::export::kernel::KernelFs;
+use crate::export::locks::Locks;
+use crate::mount::mounter::Mounter;
+use crate::nfs::options::{MountOptions, Role};
+use crate::nfs::source::Source;
 
 /// An export that nobody used for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::Export;
-use super::fs::{Entry, Fs, FsResult, Kind, Name, Status, gone};
-use super::locks::Guard;
 use crate::error::Result;
+use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, gone};
+use crate::export::locks::Guard;
 
 /// Entries that are cleared at once, and removals under way at once in each. Together they leave some of the server's
 /// threads (see the gate) to calls that somebody waits for.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::threads::Threads;
 use crate::error::{Error, Result};
+use crate::mount::threads::Threads;
 
 /// A local disk that takes longer is broken.
 const LIMIT: Duration = Duration::from_secs(5);

@@ -1,29 +1,13 @@
-//! NFS mounting: options, reachability, the kernel's mount calls, and volumes published on a node.
+//! Reaching an NFS server: its addresses, whether it answers, the gate to what blocks, and the kernel's mount calls.
 
-pub mod compare;
-pub mod condition;
-mod detached;
-mod ending;
+mod fsmount;
 pub mod gate;
-pub mod health;
 pub mod local;
-pub mod nfs;
-mod option_table;
-pub mod options;
-pub mod probe;
-pub mod publish;
+pub mod mounter;
 pub mod reachability;
-pub mod requested;
 mod resolve;
-pub mod root;
-mod rpc;
-pub mod source;
-pub mod stats;
+pub(crate) mod rpc;
 pub mod table;
-pub mod target;
 mod threads;
-pub mod turns;
-pub mod unpublish;
 mod version;
 mod version3;
-pub mod whose;

@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::Instant;
 
-use super::resolve::Resolver;
-use super::source::Server;
 use crate::error::{Error, Result};
+use crate::mount::resolve::Resolver;
+use crate::nfs::source::Server;
 
 /// How long a check takes at most, with name resolution.
 pub const LIMIT: Duration = Duration::from_secs(2);
@@ -179,8 +179,8 @@ mod tests {
     use tokio::task::JoinSet;
     use tokio::time::timeout;
 
-    use super::super::rpc::fake::{Behaviour, Server as Fake};
     use super::*;
+    use crate::testing::fake_server::{Behaviour, Server as Fake};
 
     fn server(name: &str) -> Server {
         Server::parse("server", name).unwrap()

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::rpc::{self, Reply};
-use super::source::Server;
+use crate::mount::rpc::{self, Reply};
+use crate::nfs::source::Server;
 
 /// How long a name whose address is known may take to resolve before that address is asked.
 const RESOLVER_PATIENCE: Duration = Duration::from_millis(500);
@@ -127,8 +127,8 @@ impl fmt::Display for Failures {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rpc::fake::{Behaviour, Server as Fake};
     use super::*;
+    use crate::testing::fake_server::{Behaviour, Server as Fake};
 
     const LIMIT: Duration = Duration::from_secs(2);
 

@@ -18,10 +18,10 @@ pub const STATUS: u32 = 100_024;
 const RPCBIND: (u32, u16) = (100_000, 111);
 
 /// Bytes of the largest answer that is read; those expected here have some tens.
-const REPLY_MAX: usize = 2048;
+pub(crate) const REPLY_MAX: usize = 2048;
 const CALL: u32 = 0;
-const REPLY: u32 = 1;
-const LAST_FRAGMENT: u32 = 1 << 31;
+pub(crate) const REPLY: u32 = 1;
+pub(crate) const LAST_FRAGMENT: u32 = 1 << 31;
 
 /// What a server said to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,7 +167,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn put(message: &mut Vec<u8>, word: u32) {
+pub(crate) fn put(message: &mut Vec<u8>, word: u32) {
     message.extend_from_slice(&word.to_be_bytes());
 }
 
@@ -181,109 +181,13 @@ fn invalid(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason)
 }
 
-/// Servers for tests, each with one way to behave.
-#[cfg(test)]
-pub(super) mod fake {
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpListener, TcpStream};
-    use tokio::sync::watch;
-
-    use super::{LAST_FRAGMENT, REPLY, put};
-
-    #[derive(Debug, Clone, PartialEq)]
-    pub enum Behaviour {
-        /// Answers with these words after the xid.
-        Words(Vec<u32>),
-        /// Answers SUCCESS with another call's xid.
-        OtherXid,
-        /// Answers SUCCESS after a while.
-        Slow(Duration),
-        /// Sends these bytes, whatever it was asked.
-        Bytes(Vec<u8>),
-        /// Accepts, reads, says nothing.
-        Silent,
-        /// Accepts and hangs up.
-        Closing,
-    }
-
-    impl Behaviour {
-        pub fn alive() -> Self {
-            Self::Words(vec![REPLY, 0, 0, 0, 0])
-        }
-    }
-
-    pub struct Server {
-        pub address: SocketAddr,
-        behaviour: watch::Sender<Behaviour>,
-        calls: Arc<AtomicUsize>,
-    }
-
-    impl Server {
-        pub async fn start(behaviour: Behaviour) -> Self {
-            Self::on("127.0.0.1:0", behaviour).await
-        }
-
-        pub async fn on(address: &str, behaviour: Behaviour) -> Self {
-            let listener = TcpListener::bind(address).await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let (behaviour, now) = watch::channel(behaviour);
-            let calls = Arc::new(AtomicUsize::new(0));
-            let count = Arc::clone(&calls);
-            tokio::spawn(async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    count.fetch_add(1, Ordering::SeqCst);
-                    tokio::spawn(answer(stream, now.borrow().clone()));
-                }
-            });
-            Self { address, behaviour, calls }
-        }
-
-        pub fn become_(&self, behaviour: Behaviour) {
-            self.behaviour.send_replace(behaviour);
-        }
-
-        /// How many connections it has had.
-        pub fn calls(&self) -> usize {
-            self.calls.load(Ordering::SeqCst)
-        }
-    }
-
-    async fn answer(mut stream: TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
-        if behaviour == Behaviour::Closing {
-            return Ok(());
-        }
-        let mut call = vec![0; (stream.read_u32().await? & !LAST_FRAGMENT) as usize];
-        stream.read_exact(&mut call).await?;
-        let xid = u32::from_be_bytes(call[..4].try_into().unwrap());
-        let words = match behaviour {
-            Behaviour::Words(words) => [vec![xid], words].concat(),
-            Behaviour::OtherXid => vec![!xid, REPLY, 0, 0, 0, 0],
-            Behaviour::Slow(delay) => {
-                tokio::time::sleep(delay).await;
-                vec![xid, REPLY, 0, 0, 0, 0]
-            }
-            Behaviour::Bytes(bytes) => return stream.write_all(&bytes).await,
-            Behaviour::Silent | Behaviour::Closing => std::future::pending().await,
-        };
-        let mut reply = Vec::new();
-        put(&mut reply, LAST_FRAGMENT | (4 * words.len()) as u32);
-        words.into_iter().for_each(|word| put(&mut reply, word));
-        stream.write_all(&reply).await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    use super::fake::{Behaviour, Server};
     use super::*;
+    use crate::testing::fake_server::{Behaviour, Server};
 
     #[rstest]
     #[case::success(vec![REPLY, 0, 0, 0, 0, 7], Reply::Success(vec![0, 0, 0, 7]))]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::source::{Server, Source};
 use crate::error::{Error, Result};
+use crate::nfs::source::{Server, Source};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 /// Bytes that hold the table of most nodes.
@@ -230,7 +230,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::mount::source::{Share, SubDir};
+    use crate::nfs::source::{Share, SubDir};
 
     const TABLE: &[u8] = b"\
 21 1 0:20 / / rw,relatime - hostfs none rw

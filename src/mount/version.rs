@@ -5,8 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 
-use super::options::{MountOptions, Version};
-use super::source::Server;
+use crate::nfs::options::{MountOptions, Version};
+use crate::nfs::source::Server;
 
 /// What a failed attempt says about the versions that were not tried yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

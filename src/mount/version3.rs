@@ -10,10 +10,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::time::timeout;
 
-use super::detached::{Attempt, Failure, Parameter};
-use super::options::{MountOptions, Transport};
-use super::rpc::{self, Reply};
 use crate::error::Error;
+use crate::mount::fsmount::{Attempt, Failure, Parameter};
+use crate::mount::rpc::{self, Reply};
+use crate::nfs::options::{MountOptions, Transport};
 
 /// For each of the questions; those to a server come after it has answered one.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -105,8 +105,8 @@ async fn limited<T>(question: impl Future<Output = io::Result<T>>) -> io::Result
 mod tests {
     use rstest::rstest;
 
-    use super::super::rpc::fake::{Behaviour, Server};
     use super::*;
+    use crate::testing::fake_server::{Behaviour, Server};
 
     const VERSION_4_ALONE: [u32; 7] = [1, 0, 0, 0, 2, 4, 4];
 

@@ -1,10 +1,10 @@
 //! CSI capabilities and capacity ranges, from the wire into domain types.
 
 use crate::error::{Error, Result};
-use crate::mount::options::MountOptions;
-use crate::proto::csi;
-use crate::proto::csi::volume_capability::AccessType;
-use crate::proto::csi::volume_capability::access_mode::Mode;
+use crate::nfs::options::MountOptions;
+use crate::service::proto::csi;
+use crate::service::proto::csi::volume_capability::AccessType;
+use crate::service::proto::csi::volume_capability::access_mode::Mode;
 use crate::volume::access::{AccessMode, Capability, CapacityRange};
 
 /// Parses a capability (CSI `VolumeCapability`).

@@ -1,7 +1,7 @@
 //! What is wrong with a volume, from domain types onto the wire.
 
-use crate::mount::condition::{Condition, Severity};
-use crate::proto::csi;
+use crate::nfs::condition::{Condition, Severity};
+use crate::service::proto::csi;
 
 /// The health of a volume (CSI `VolumeHealth`).
 pub fn volume_health(volume_id: String, conditions: Vec<Condition>) -> csi::VolumeHealth {

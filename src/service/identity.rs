@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::error::{Error, Result};
-use crate::proto::csi;
-use crate::proto::csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
+use crate::service::proto::csi;
+use crate::service::proto::csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 
 /// A driver's name as GetPluginInfo has it: at most 63 letters, digits, dashes and dots, a letter or digit at both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +171,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::proto::csi::identity_server::Identity as _;
+    use crate::service::proto::csi::identity_server::Identity as _;
 
     fn identity(controller: bool, readiness: Readiness) -> Identity {
         Identity::new(DriverName::parse("name", "nfs.csi.k8s.io").unwrap(), controller, readiness)

@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod detached;
 pub mod identity;
 pub mod node;
+pub mod proto;
 pub mod publish;
 
 /// A figure as CSI has it: an `int64`, which is the largest one where it does not fit.

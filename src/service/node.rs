@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::condition::volume_health;
-use super::detached::detached;
 use super::{int64, publish};
 use crate::error::{Error, Result};
 use crate::export::fs::FsStat;
-use crate::mount::health::Health;
-use crate::mount::options::MountOptions;
-use crate::mount::publish::Publisher;
-use crate::mount::stats::{Stats, Volume};
-use crate::mount::target::Target;
-use crate::proto::csi;
-use crate::proto::csi::node_server::Node as Rpc;
-use crate::proto::csi::node_service_capability::{self as capability_of, rpc::Type};
-use crate::proto::csi::volume_usage::Unit;
-use crate::telemetry;
+use crate::nfs::options::MountOptions;
+use crate::node::health::Health;
+use crate::node::publish::Publisher;
+use crate::node::stats::{Stats, Volume};
+use crate::node::target::Target;
+use crate::server::telemetry;
+use crate::service::condition::volume_health;
+use crate::service::detached::detached;
+use crate::service::proto::csi;
+use crate::service::proto::csi::node_server::Node as Rpc;
+use crate::service::proto::csi::node_service_capability::{self as capability_of, rpc::Type};
+use crate::service::proto::csi::volume_usage::Unit;
 use crate::volume::id::VolumeId;
 
 /// What the driver's flags say to the node.
@@ -198,9 +198,9 @@ mod tests {
 
     use super::*;
     use crate::mount::gate::Gates;
-    use crate::mount::nfs::Mounter;
-    use crate::mount::probe::Probe;
+    use crate::mount::mounter::Mounter;
     use crate::mount::reachability::Reachability;
+    use crate::node::probe::Probe;
 
     fn node() -> Node {
         let reachability = Reachability::new();

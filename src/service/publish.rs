@@ -2,15 +2,15 @@
 
 use std::collections::HashMap;
 
-use super::capability;
-use super::node::{Settings, present};
 use crate::error::{Error, Result};
-use crate::mount::options::MountOptions;
-use crate::mount::publish::Publish;
-use crate::mount::root::RootAttributes;
-use crate::mount::source::{Server, Share, Source, SubDir};
-use crate::mount::target::Target;
-use crate::proto::csi;
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::{Server, Share, Source, SubDir};
+use crate::node::publish::Publish;
+use crate::node::root::RootAttributes;
+use crate::node::target::Target;
+use crate::service::capability;
+use crate::service::node::{Settings, present};
+use crate::service::proto::csi;
 use crate::volume::access::AccessMode;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::{expand, parse_mode};
@@ -109,7 +109,9 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::proto::csi::volume_capability::{AccessMode as WireMode, AccessType, MountVolume, access_mode::Mode};
+    use crate::service::proto::csi::volume_capability::{
+        AccessMode as WireMode, AccessType, MountVolume, access_mode::Mode,
+    };
 
     const TARGET: &str = "/kubelet/pods/u/volumes/kubernetes.io~csi/pv/mount";
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::archive::Archive;
-use super::tree::{How, Stage, Tree};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Fs;
+use crate::snapshot::archive::Archive;
+use crate::snapshot::tree::{How, Stage, Tree};
 use crate::volume::fill;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle;

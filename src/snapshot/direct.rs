@@ -4,12 +4,12 @@
 //! before the volume's record and removed before it, under the snapshot's lock, so that one without a record is left from a
 //! crash, means nothing, and is cleared away.
 
-use super::lifecycle::{self, lock, purge};
-use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status, gone};
 use crate::export::locks::Guard;
+use crate::snapshot::lifecycle::{self, lock, purge};
+use crate::snapshot::record::{Record, State};
 use crate::volume::claims;
 use crate::volume::delete;
 use crate::volume::fill;

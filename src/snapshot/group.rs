@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::group_record::{GroupRecord, Member, lock_name};
-use super::id::{GroupId, SnapshotId};
-use super::lifecycle;
-use super::record::{Record, State};
-use super::tree::{How, Tree};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::locks::Guard;
+use crate::snapshot::group_record::{GroupRecord, Member, lock_name};
+use crate::snapshot::id::{GroupId, SnapshotId};
+use crate::snapshot::lifecycle;
+use crate::snapshot::record::{Record, State};
+use crate::snapshot::tree::{How, Tree};
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::now;
 

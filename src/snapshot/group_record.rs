@@ -3,11 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{GroupId, SnapshotId};
-use super::record::State;
 use crate::error::{Error, Result};
 use crate::export::fs::{Fs, Name, gone};
 use crate::export::{Export, SMALL};
+use crate::snapshot::id::{GroupId, SnapshotId};
+use crate::snapshot::record::State;
 use crate::volume::id::VolumeName;
 
 /// The form of the records that this driver writes. Reading refuses a newer one.

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::id::VolumeName;
 
 const FIELD: &str = "snapshot_id";

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use super::tree::How;
 use crate::error::{Error, Result};
 use crate::export::copy::{Options, Progress};
-use crate::mount::source::Source;
+use crate::nfs::source::Source;
+use crate::snapshot::tree::How;
 
 /// Copies under way at once; each has [`Options::in_flight`] entries in flight. The others wait for their turn.
 const COPIES: usize = 4;
@@ -192,7 +192,7 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::mount::source::{Server, Share};
+    use crate::nfs::source::{Server, Share};
 
     fn key(job: &str) -> Key {
         let export = Source::share(Server::parse("", "nfs").unwrap(), Share::parse("", "/export").unwrap());

@@ -7,15 +7,15 @@
 
 use std::sync::Arc;
 
-use super::direct;
-use super::group_record::GroupRecord;
-use super::id::SnapshotId;
-use super::record::{Record, State, lock_name};
-use super::tree::{How, Stage, Tree};
 use crate::error::{Error, Result};
 use crate::export::fs::{Fs, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
+use crate::snapshot::direct;
+use crate::snapshot::group_record::GroupRecord;
+use crate::snapshot::id::SnapshotId;
+use crate::snapshot::record::{Record, State, lock_name};
+use crate::snapshot::tree::{How, Stage, Tree};
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::now;
 

@@ -13,6 +13,3 @@ pub mod parameters;
 pub mod record;
 pub mod tree;
 pub mod usage;
-
-#[cfg(test)]
-pub(crate) mod crashes;

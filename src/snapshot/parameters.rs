@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
-use crate::mount::options::MountOptions;
-use crate::mount::source::{Server, Share, Source};
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::{Server, Share, Source};
 use crate::volume::parameters::INJECTED;
 
 /// Where a snapshot is put; `None` for where its volume is.

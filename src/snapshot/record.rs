@@ -3,10 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{GroupId, SnapshotId};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
+use crate::snapshot::id::{GroupId, SnapshotId};
 use crate::volume::id::VolumeName;
 
 /// The form of the records that this driver writes. Reading refuses a newer one.

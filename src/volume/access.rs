@@ -1,7 +1,7 @@
 //! Access modes and capabilities (CSI `VolumeCapability`), and the range that a capacity may be in.
 
 use crate::error::{Error, Result};
-use crate::mount::options::MountOptions;
+use crate::nfs::options::MountOptions;
 
 /// How a volume is used (CSI `VolumeCapability.AccessMode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

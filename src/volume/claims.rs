@@ -10,7 +10,7 @@
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name, Status};
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 

@@ -2,16 +2,16 @@
 
 use uuid::Uuid;
 
-use super::claims;
-use super::id::{VolumeId, VolumeName};
-use super::lifecycle::read_own;
-use super::parameters::{ARCHIVED, OnDelete};
-use super::record::Record;
 use crate::error::Result;
 use crate::export::fs::{Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
+use crate::volume::claims;
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle::read_own;
+use crate::volume::parameters::{ARCHIVED, OnDelete};
+use crate::volume::record::Record;
 
 /// Beyond this many archives of one directory, the next one is numbered at random.
 const ARCHIVES: u32 = 100;

@@ -7,17 +7,17 @@
 
 use tokio::time::Instant;
 
-use super::claims;
-use super::delete::forget_volume;
-use super::id::VolumeName;
-use super::lifecycle::{Create, check_same, check_space, make_parent, now, set_attr};
-use super::promises;
-use super::quota;
-use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
+use crate::volume::claims;
+use crate::volume::delete::forget_volume;
+use crate::volume::id::VolumeName;
+use crate::volume::lifecycle::{Create, check_same, check_space, make_parent, now, set_attr};
+use crate::volume::promises;
+use crate::volume::quota;
+use crate::volume::record::Record;
 
 /// A volume that [`begin`] found, or began.
 #[derive(Debug, Clone, PartialEq, Eq)]

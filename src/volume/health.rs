@@ -1,13 +1,13 @@
 //! What is wrong with a volume, seen from the controller (CSI 1.13, "Volume Health").
 
-use super::id::{VolumeId, VolumeName};
-use super::lifecycle::Found;
-use super::quota::{self, State};
-use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, SetAttr, Status};
-pub use crate::mount::condition::{Condition, Severity};
+pub use crate::nfs::condition::{Condition, Severity};
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle::Found;
+use crate::volume::quota::{self, State};
+use crate::volume::record::Record;
 
 /// An export with less than this part free, in bytes or in inodes, is nearly full; so is a volume, in bytes.
 const NEARLY_FULL: f64 = 0.05;

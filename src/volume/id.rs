@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
-use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::parameters::OnDelete;
 
 /// The name that a caller gives a volume: one path component of at most 128 bytes, so that it can name a record and, by

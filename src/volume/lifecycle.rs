@@ -11,19 +11,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use super::access::CapacityRange;
-use super::claims;
-use super::delete;
-use super::id::{VolumeId, VolumeName};
-use super::parameters::{Attributes, OnDelete};
-use super::promises::{self, Overcommit};
-use super::quota;
-use super::record::{Origin, Record};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, Kind, Name, SetAttr, Status};
 use crate::export::locks::Guard;
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
+use crate::volume::access::CapacityRange;
+use crate::volume::claims;
+use crate::volume::delete;
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::parameters::{Attributes, OnDelete};
+use crate::volume::promises::{self, Overcommit};
+use crate::volume::quota;
+use crate::volume::record::{Origin, Record};
 
 /// The mode of a volume's directory, and of the directories above it, where none was asked for.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -53,7 +53,7 @@ impl Create {
         let on_delete = self.asked.or(self.defaults).on_delete.filter(|policy| *policy != OnDelete::Delete);
         let (sub_dir, uuid) = match &self.sub_dir {
             Some(sub_dir) => (sub_dir.clone(), Some(self.name.clone())),
-            None => (super::parameters::volume_directory("name", self.name.as_str())?, None),
+            None => (crate::volume::parameters::volume_directory("name", self.name.as_str())?, None),
         };
         let source = export.source();
         Ok(VolumeId { server: source.server.clone(), share: source.share.clone(), sub_dir, uuid, on_delete })

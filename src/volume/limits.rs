@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::Record;
 use crate::error::{Error, Result};
+use crate::volume::record::Record;
 
 const GIB: u64 = 1 << 30;
 

@@ -12,6 +12,3 @@ pub mod parameters;
 pub mod promises;
 pub mod quota;
 pub mod record;
-
-#[cfg(test)]
-pub(crate) mod crashes;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
-use crate::mount::source::{Server, Share, Source, SubDir};
+use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::limits::{Inodes, Quota};
 use crate::volume::promises::Overcommit;
 

@@ -13,13 +13,13 @@ use std::collections::HashMap;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
-use super::id::VolumeName;
-use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Entry, Fs, Name, Status, gone};
 use crate::export::locks::Guard;
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
+use crate::volume::id::VolumeName;
+use crate::volume::record::Record;
 
 /// The lock of who counts. (No volume's name has a `#`.)
 const LOCK: &str = "#promised";

@@ -14,13 +14,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::id::VolumeName;
-use super::limits::{Limits, Quota};
-use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, FsStat, Name, Status};
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
+use crate::volume::id::VolumeName;
+use crate::volume::limits::{Limits, Quota};
+use crate::volume::record::Record;
 
 /// How long a limit is waited for, and an agent to show itself, by a caller that sets no limit itself.
 const LIMIT: Duration = Duration::from_secs(5);

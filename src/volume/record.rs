@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
-use crate::mount::source::SubDir;
+use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use csi_nfs::export::kernel::KernelFs;
 use csi_nfs::export::pool::Connect as _;
 use csi_nfs::mount::gate::Gates;
-use csi_nfs::mount::nfs::Mounter;
-use csi_nfs::mount::options::MountOptions;
+use csi_nfs::mount::mounter::Mounter;
 use csi_nfs::mount::reachability::Reachability;
-use csi_nfs::mount::source;
+use csi_nfs::nfs::options::MountOptions;
+use csi_nfs::nfs::source;
 use rustix::fs::Mode;
 
 use super::Share;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use csi_nfs::proto::csi;
-use csi_nfs::proto::csi::controller_client::ControllerClient;
-use csi_nfs::proto::csi::group_controller_client::GroupControllerClient;
-use csi_nfs::proto::csi::identity_client::IdentityClient;
-use csi_nfs::proto::csi::node_client::NodeClient;
+use csi_nfs::service::proto::csi;
+use csi_nfs::service::proto::csi::controller_client::ControllerClient;
+use csi_nfs::service::proto::csi::group_controller_client::GroupControllerClient;
+use csi_nfs::service::proto::csi::identity_client::IdentityClient;
+use csi_nfs::service::proto::csi::node_client::NodeClient;
 use hyper_util::rt::TokioIo;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;

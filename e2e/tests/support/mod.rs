@@ -14,7 +14,7 @@ pub mod requests;
 pub mod tree;
 pub mod wait;
 
-pub use csi_nfs::proto::csi;
+pub use csi_nfs::service::proto::csi;
 pub use driver::Driver;
 #[allow(unused_imports, reason = "the demo and the benchmark use a part of this")]
 pub use lab::{Lab, Outage, Place, Share};

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use csi_nfs::proto::csi;
-use csi_nfs::proto::csi::volume_capability::access_mode::Mode;
-use csi_nfs::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
-use csi_nfs::proto::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
+use csi_nfs::service::proto::csi;
+use csi_nfs::service::proto::csi::volume_capability::access_mode::Mode;
+use csi_nfs::service::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use csi_nfs::service::proto::csi::volume_content_source::{SnapshotSource, Type as Source, VolumeSource};
 
 use super::lab::Share;
 

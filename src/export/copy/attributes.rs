@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Copy;
-use super::error::{CopyError, Side, Stop};
+use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{ACLS, Attr, Fs, Kind, SetAttr, Status};
 
 // What is tried, for errors.

@@ -11,8 +11,8 @@ use futures_util::future;
 use tokio::time::Instant;
 
 use super::Copy;
-use super::entry::Place;
-use super::error::{Side, Stop};
+use crate::export::copy::entry::Place;
+use crate::export::copy::error::{Side, Stop};
 use crate::export::fs::{Attr, Fs, Seek, Status};
 
 /// As much as is read and written at once.

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::error::{CopyError, Side, Stop};
 use super::{Copy, attributes};
+use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, SetAttr, Status};
 
 /// How the directory that the copy starts at is named.

@@ -3,10 +3,10 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use super::attributes::{SETTING, difference};
-use super::directory::{Dir, Pair};
-use super::error::{CopyError, Side, Stop};
 use super::{Copy, links};
+use crate::export::copy::attributes::{SETTING, difference};
+use crate::export::copy::directory::{Dir, Pair};
+use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, OpenMode, SetAttr, Status};
 
 /// How often an entry is looked at anew when somebody puts another in its place.

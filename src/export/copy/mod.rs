@@ -23,7 +23,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::fs::{Fs, FsResult, Status};
+use crate::export::fs::{Fs, FsResult, Status};
 
 mod attributes;
 mod content;

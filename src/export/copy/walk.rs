@@ -5,10 +5,10 @@ use std::vec;
 
 use tokio::sync::mpsc;
 
-use super::directory::{Dir, Pair};
-use super::entry::Job;
-use super::error::{CopyError, Side, Stop};
 use super::{Copy, entry};
+use crate::export::copy::directory::{Dir, Pair};
+use crate::export::copy::entry::Job;
+use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{Cookie, Entry, Fs, Kind, Name, Status};
 
 /// Levels for which the rest of a page is kept while the walk is below; deeper, it is listed again.

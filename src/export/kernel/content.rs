@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
-use super::calls::{retry, seen};
 use crate::export::fs::{FsResult, Seek, Status};
+use crate::export::kernel::calls::{retry, seen};
 
 /// lseek(2) with SEEK_DATA or SEEK_HOLE.
 pub(super) fn seek(file: BorrowedFd<'_>, offset: u64, what: Seek) -> FsResult<Option<u64>> {

@@ -4,8 +4,8 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::xattrs;
 use crate::export::fs::{FsResult, Kind, OpenMode, Status};
+use crate::export::kernel::xattrs;
 use crate::mount::gate::Held;
 
 /// Keeps the mount as long as a handle needs it: its end may block.

@@ -30,7 +30,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
-use super::fs::{
+use crate::export::fs::{
     Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
     check_special, check_symlink_target, lock_offset,
 };
@@ -42,15 +42,8 @@ pub use handle::KernelHandle;
 mod calls;
 mod content;
 mod handle;
-#[cfg(test)]
-mod local;
 mod objects;
 mod xattrs;
-
-#[cfg(test)]
-pub(super) use local::export;
-#[cfg(test)]
-pub(crate) use local::local;
 
 /// An export of one server, through a descriptor of its mount. A clone is the same.
 #[derive(Debug, Clone)]
@@ -347,7 +340,7 @@ mod tests {
     use super::*;
     use crate::mount::gate::Gates;
     use crate::mount::reachability::Reachability;
-    use crate::mount::source::Server;
+    use crate::nfs::source::Server;
 
     fn root_of(path: &str) -> KernelFs {
         let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
@@ -377,9 +370,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_handle_outlives_the_export_it_came_from() {
-        let (place, fs) = local();
+        let (place, fs) = crate::testing::local_directory::local();
         let (file, _) = fs.create(&fs.root(), &Name::new("f").unwrap(), 0o600).await.unwrap();
-        let other = export(&place);
+        let other = crate::testing::local_directory::export(&place);
         drop(fs);
         other.write(&file, 0, b"content".to_vec()).await.unwrap();
         assert_eq!(std::fs::read(place.path().join("f")).unwrap(), b"content");

@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, makedev};
 
-use super::calls::{self, OBJECT, itself, no_proc, open_below, retry, stale_if_removed};
 use crate::export::fs::{Attr, FsResult, Kind, Name, Status};
+use crate::export::kernel::calls::{self, OBJECT, itself, no_proc, open_below, retry, stale_if_removed};
 
 /// symlink(2), and the link that is then there.
 pub(super) fn symlink(dir: BorrowedFd<'_>, name: &Name, target: &[u8]) -> FsResult<(OwnedFd, Attr)> {

@@ -5,8 +5,8 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
-use super::calls::{itself, no_proc, retry};
 use crate::export::fs::{FsResult, Kind, Status, is_tenants_xattr};
+use crate::export::kernel::calls::{itself, no_proc, retry};
 
 /// XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux.
 const MOST: usize = 64 << 10;

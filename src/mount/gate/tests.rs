@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::mount::rpc::fake::{Behaviour, Server as Fake};
+use crate::testing::fake_server::{Behaviour, Server as Fake};
 
 /// Within this a caller learns of a server's death.
 const ALLOWED: Duration = Duration::from_secs(5);

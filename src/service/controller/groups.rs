@@ -6,25 +6,25 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use tonic::{Request, Response, Status};
 
-use super::snapshots::{in_time, timestamp};
-use super::volumes::known_id;
 use super::{Controller, known, shown};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
-use crate::mount::options::MountOptions;
-use crate::mount::source::Source;
-use crate::proto::csi;
-use crate::proto::csi::group_controller_server::GroupController;
-use crate::proto::csi::group_controller_service_capability::{self as capability_of, rpc::Type};
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::Source;
+use crate::server::telemetry;
+use crate::service::controller::snapshots::{in_time, timestamp};
+use crate::service::controller::volumes::known_id;
 use crate::service::detached::detached;
 use crate::service::int64;
+use crate::service::proto::csi;
+use crate::service::proto::csi::group_controller_server::GroupController;
+use crate::service::proto::csi::group_controller_service_capability::{self as capability_of, rpc::Type};
 use crate::snapshot::group;
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::id::GroupId;
 use crate::snapshot::parameters::Parameters;
 use crate::snapshot::record::State;
-use crate::telemetry;
 use crate::volume::id::{VolumeId, VolumeName};
 
 impl<C: Connect> Controller<C> {

@@ -11,13 +11,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Controller;
-use super::volumes::volume;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
-use crate::mount::options::MountOptions;
-use crate::mount::source::{Server, Share, Source};
-use crate::proto::csi;
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::{Server, Share, Source};
+use crate::service::controller::volumes::volume;
+use crate::service::proto::csi;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle;
 use crate::volume::record::Record;

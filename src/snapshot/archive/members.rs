@@ -6,9 +6,9 @@
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::Stop;
-use super::input::Input;
-use super::pax::Pax;
 use crate::export::fs::{Attr, Fs, Kind, Name, Time};
+use crate::snapshot::archive::input::Input;
+use crate::snapshot::archive::pax::Pax;
 
 const BLOCK: usize = 512;
 /// The longest path of a member, and the longest pax header, in bytes.

@@ -1,8 +1,8 @@
 //! Pax records (pax(1), "pax Header Block"): `LENGTH KEY=VALUE\n`, of any bytes, so that a name may hold a newline.
 
 use super::Stop;
-use super::members::damaged;
 use crate::export::fs::Time;
+use crate::snapshot::archive::members::damaged;
 
 /// What pax records say of a member.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Stop;
-use super::members::{Content, Member, Members, What, damaged};
 use crate::export::copy::{Progress, difference};
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, SetAttr, Status};
+use crate::snapshot::archive::members::{Content, Member, Members, What, damaged};
 
 /// Files up to this size are taken into memory.
 const SMALL: u64 = 256 << 10;

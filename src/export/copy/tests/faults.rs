@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::export::fs::{Kind, SetAttr};
-use crate::export::memory::MemoryServer;
+use crate::testing::memory::MemoryServer;
 
 /// A small tree in which every operation of a copy comes up.
 async fn everything<F: Fs>(fs: &F, dir: &F::Handle) {
@@ -37,7 +37,7 @@ async fn planted(clone: bool) -> MemoryServer {
     server
 }
 
-async fn copy_on(fs: &crate::export::memory::MemoryFs) -> Result<Totals, CopyError> {
+async fn copy_on(fs: &crate::testing::memory::MemoryFs) -> Result<Totals, CopyError> {
     let look = async |text| fs.lookup(&fs.root(), &name(text)).await.unwrap().0;
     copy(fs, &look("from").await, fs, &look("to").await).await
 }
@@ -117,7 +117,7 @@ async fn what_was_copied_is_still_there_after_a_loss_of_power() {
 #[tokio::test]
 async fn a_directory_that_is_not_empty_is_not_copied_into() {
     let server = planted(true).await;
-    server.plant("to/something", crate::export::memory::Node::file(0o600, "")).unwrap();
+    server.plant("to/something", crate::testing::memory::Node::file(0o600, "")).unwrap();
     let error = copy_on(&server.client()).await.unwrap_err();
     assert_eq!(error.to_string(), "opening `.` in the copy: directory not empty");
 }

@@ -3,8 +3,8 @@
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::export::conformance::{Compared, assert_same_tree};
 use crate::export::fs::Name;
+use crate::testing::conformance::{Compared, assert_same_tree};
 
 mod faults;
 mod nasty;

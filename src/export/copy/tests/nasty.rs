@@ -1,9 +1,9 @@
 //! Trees with everything in them.
 
 use super::*;
-use crate::export::conformance::nasty_tree;
-use crate::export::kernel;
-use crate::export::memory::MemoryServer;
+use crate::testing::conformance::nasty_tree;
+use crate::testing::local_directory;
+use crate::testing::memory::MemoryServer;
 
 #[tokio::test]
 async fn a_nasty_tree_in_memory() {
@@ -24,7 +24,7 @@ async fn a_nasty_tree_in_memory() {
 
 #[tokio::test]
 async fn a_nasty_tree_on_a_local_directory() {
-    let (_place, fs) = kernel::local();
+    let (_place, fs) = local_directory::local();
     let (from, to) = two(&fs).await;
     nasty_tree(&fs, &from, 2000).await;
     copy(&fs, &from, &fs, &to).await.unwrap();

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::export::fs::{Kind, SetAttr, Time};
-use crate::export::memory::MemoryServer;
+use crate::testing::memory::MemoryServer;
 
 /// How an object is made; numbers choose among what there is.
 #[derive(Debug, Clone)]

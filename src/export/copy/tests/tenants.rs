@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::export::fs::{Kind, OpenMode, SetAttr};
-use crate::export::memory::{MemoryFs, MemoryServer, Node, race};
+use crate::testing::memory::{MemoryFs, MemoryServer, Node, race};
 
 /// Files that the tenant changes, and bytes in each.
 const FILES: usize = 6;
@@ -53,7 +53,7 @@ const FIRST: u8 = 0x40;
 const SECOND: u8 = 0x80;
 
 /// Does it as far as it can be done.
-async fn perform(fs: &MemoryFs, dir: &crate::export::memory::MemoryHandle, act: Act, number: usize) -> FsResult<()> {
+async fn perform(fs: &MemoryFs, dir: &crate::testing::memory::MemoryHandle, act: Act, number: usize) -> FsResult<()> {
     let (file, new) = (name(format!("f{number}")), name("new"));
     match act {
         Act::Remove => fs.unlink(dir, &file).await,

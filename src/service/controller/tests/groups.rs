@@ -1,7 +1,7 @@
 //! Groups of snapshots.
 
 use super::*;
-use crate::proto::csi::group_controller_server::GroupController as _;
+use crate::service::proto::csi::group_controller_server::GroupController as _;
 
 impl Lab {
     async fn group(

@@ -106,7 +106,7 @@ async fn deleting_takes_what_has_the_form_and_nothing_else() {
             delete(&export, &id(&format!("nfs#export#{gone}"))).await.unwrap();
         }
     }
-    crate::check::trials::settle(&export).await;
+    crate::testing::crash_harness::settle(&export).await;
     let mut left = outside(&server);
     left.0.retain(|_, node| node.kind != Kind::Directory);
     assert_eq!(left.paths(), ["link", "other/y.tar", "own/x.tar", "team/x.tar", "two/kept"]);

@@ -9,12 +9,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::export::conformance::{Compared, assert_same_tree};
 use crate::export::copy::Options;
 use crate::export::copy::tests::random::{Object, What, build, object};
 use crate::export::fs::SetAttr;
-use crate::export::kernel::{self, KernelFs};
-use crate::mount::source::{Server, Share, Source};
+use crate::export::kernel::KernelFs;
+use crate::nfs::source::{Server, Share, Source};
+use crate::testing::conformance::{Compared, assert_same_tree};
+use crate::testing::local_directory;
 use tempfile::TempDir;
 
 const COMPARED: Compared = Compared { atimes: false, holes: false, link_times: true };
@@ -27,7 +28,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let (dir, fs) = kernel::local();
+        let (dir, fs) = local_directory::local();
         let share = Source::share(Server::parse("", "nfs").unwrap(), Share::parse("", "/export").unwrap());
         for name in ["source", "s"] {
             fs::create_dir(dir.path().join(name)).unwrap();

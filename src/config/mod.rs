@@ -1,0 +1,280 @@
+//! The configuration: the command line and the environment, checked as a whole before anything is opened or bound, in
+//! types that cannot hold a bad value.
+
+mod args;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::agent;
+use crate::error::{Error, Result};
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::{Server, Share, Source};
+use crate::server::socket::SocketPath;
+use crate::server::telemetry::{Format, one_line};
+use crate::service::controller;
+use crate::service::identity::{DriverName, NodeId};
+use crate::volume::delete::DeletePolicy;
+use crate::volume::parameters::{Attributes, OnDelete, parse_mode};
+
+use args::{Args, Command};
+
+/// What the program is asked to do.
+#[derive(Debug)]
+pub enum Task {
+    /// Run the driver.
+    Serve(Box<Config>),
+    /// Ask the driver that listens on this socket whether it can serve.
+    Probe(SocketPath),
+    /// Enforce the sizes of volumes on the NFS server.
+    Agent(AgentConfig),
+    /// Check an export.
+    Check(CheckConfig),
+}
+
+/// The configuration of the agent.
+#[derive(Debug)]
+pub struct AgentConfig {
+    /// `--path` and `--project-ids`.
+    pub settings: agent::Settings,
+    /// `--log-format`.
+    pub log_format: Format,
+    /// `--v`: klog's verbosity.
+    pub verbosity: u32,
+}
+
+/// What `csi-nfs check` does.
+#[derive(Debug)]
+pub struct CheckConfig {
+    /// `--export`.
+    pub export: Source,
+    /// `--mount-options`.
+    pub mount_options: MountOptions,
+    /// `--repair`.
+    pub repair: bool,
+    /// `--format`.
+    pub format: Format,
+}
+
+/// Why there is nothing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Help or the version was asked for: what to print on standard output.
+    Shown(String),
+    /// The configuration is bad: what is wrong with it, on one line.
+    Bad(String),
+}
+
+/// The services that an instance runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Controller,
+    Node,
+    All,
+}
+
+/// The configuration of a driver.
+#[derive(Debug)]
+pub struct Config {
+    /// `--drivername`.
+    pub driver_name: DriverName,
+    /// `--endpoint`: the CSI socket.
+    pub endpoint: SocketPath,
+    /// The controller's part, where `--mode` has it run.
+    pub controller: Option<ControllerConfig>,
+    /// The node's part, where `--mode` has it run.
+    pub node: Option<NodeConfig>,
+    /// `--http-endpoint`.
+    pub http_endpoint: Option<SocketAddr>,
+    /// `--log-format`.
+    pub log_format: Format,
+    /// `--v`: klog's verbosity.
+    pub verbosity: u32,
+    /// `--shutdown-grace`.
+    pub shutdown_grace: Duration,
+}
+
+/// The configuration of the Controller service.
+#[derive(Debug)]
+pub struct ControllerConfig {
+    /// What the service itself takes.
+    pub settings: controller::Settings,
+    /// `--export`: exports that listings cover from the start.
+    pub exports: Vec<Source>,
+    /// `--copy-workers`: entries of a tree that are copied at once.
+    pub copy_workers: usize,
+}
+
+/// The configuration of the Node service.
+#[derive(Debug)]
+pub struct NodeConfig {
+    /// `--nodeid`.
+    pub id: NodeId,
+    /// `--mount-options`: for volumes that name none.
+    pub mount_options: MountOptions,
+    /// `--mount-permissions`: for volumes that name none; `None` leaves a directory's mode as it is.
+    pub mount_permissions: Option<u32>,
+    /// `--vol-stats-cache-expire-in-minutes`; zero keeps nothing.
+    pub stats_cache: Duration,
+    /// `--enable-inline-volumes`.
+    pub inline_volumes: bool,
+    /// `--registration-socket` and `--kubelet-socket-path`.
+    pub registration: Option<RegistrationConfig>,
+}
+
+/// How the node registers with kubelet.
+#[derive(Debug)]
+pub struct RegistrationConfig {
+    /// Where kubelet looks for plugins.
+    pub socket: SocketPath,
+    /// The CSI socket as kubelet sees it.
+    pub endpoint: SocketPath,
+}
+
+/// Parses the command line, the program's name first, and the environment, which `variable` looks up.
+pub fn parse(
+    words: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Task, Refusal> {
+    let args = Args::read(words, variable).map_err(refusal)?;
+    let task = match args.command {
+        Some(Command::Agent(agent)) => {
+            let settings = agent::Settings { paths: agent.path, project_ids: agent.project_ids };
+            Ok(Task::Agent(AgentConfig { settings, log_format: args.log_format, verbosity: args.verbosity }))
+        }
+        Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
+        Some(Command::Check { export, mount_options, repair, format }) => {
+            CheckConfig::new(&export, mount_options.as_deref(), repair, format).map(Task::Check)
+        }
+        None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
+    };
+    task.map_err(|error| Refusal::Bad(one_line(&error.to_string()).into_owned()))
+}
+
+impl CheckConfig {
+    fn new(share: &str, options: Option<&str>, repair: bool, format: Format) -> Result<Self> {
+        let mount_options = MountOptions::parse("--mount-options", options)?;
+        Ok(Self { export: export("--export", share)?, mount_options, repair, format })
+    }
+}
+
+impl Config {
+    fn new(args: Args) -> Result<Self> {
+        let options = MountOptions::parse("--mount-options", args.mount_options.as_deref())?;
+        let permissions = permissions("--mount-permissions", &args.mount_permissions)?;
+        let on_delete = OnDelete::parse("--default-ondelete-policy", &args.default_ondelete_policy)?;
+        let exports = args.export.iter().map(|text| export("--export", text)).collect::<Result<_>>()?;
+        let registration = registration(&args)?;
+        let controller = ControllerConfig {
+            settings: controller::Settings {
+                mount_options: options.clone(),
+                defaults: Attributes { on_delete: Some(on_delete), mode: permissions, ..Attributes::default() },
+                delete: DeletePolicy { default: on_delete, replace_archive: args.remove_archived_volume_path },
+            },
+            exports,
+            copy_workers: usize::from(args.copy_workers),
+        };
+        let node = || -> Result<_> {
+            Ok(NodeConfig {
+                id: NodeId::parse("--nodeid", args.nodeid.as_deref().unwrap_or_default())?,
+                mount_options: options,
+                mount_permissions: permissions,
+                stats_cache: Duration::from_secs(60 * u64::from(args.vol_stats_cache_expire_in_minutes)),
+                inline_volumes: args.enable_inline_volumes,
+                registration,
+            })
+        };
+        let (controller, node) = match args.mode {
+            Mode::Controller => (Some(controller), None),
+            Mode::Node => (None, Some(node()?)),
+            Mode::All => (Some(controller), Some(node()?)),
+        };
+        Ok(Self {
+            driver_name: DriverName::parse("--drivername", &args.drivername)?,
+            endpoint: endpoint("--endpoint", &args.endpoint)?,
+            controller,
+            node,
+            http_endpoint: args.http_endpoint,
+            log_format: args.log_format,
+            verbosity: args.verbosity,
+            shutdown_grace: args.shutdown_grace,
+        })
+    }
+}
+
+/// `unix:///absolute/path`, `unix:/absolute/path` or `unix://relative/path`.
+fn endpoint(field: &str, text: &str) -> Result<SocketPath> {
+    let path = match (text.strip_prefix("unix://"), text.strip_prefix("unix:")) {
+        (Some(path), _) => path,
+        (None, Some(path)) if path.starts_with('/') => path,
+        _ => {
+            let reason = format!("`{}`: not a unix socket, such as unix:///csi/csi.sock", text.escape_debug());
+            return Err(Error::invalid(field, reason));
+        }
+    };
+    SocketPath::parse(field, path)
+}
+
+/// `SERVER:/SHARE` as nfs(5) has it.
+fn export(field: &str, text: &str) -> Result<Source> {
+    let Some((server, share)) = text.split_once(":/") else {
+        let reason = format!("`{}`: not SERVER:/SHARE, such as nfs.example:/export", text.escape_debug());
+        return Err(Error::invalid(field, reason));
+    };
+    let server = Server::parse(field, server)?;
+    if server.address().is_some_and(|address| address.is_ipv6()) && !text.starts_with('[') {
+        return Err(Error::invalid(
+            field,
+            format!("`{text}`: an IPv6 address is in brackets, as in [{server}]:/{share}"),
+        ));
+    }
+    Ok(Source::share(server, Share::parse(field, &format!("/{share}"))?))
+}
+
+/// Permission bits. csi-driver-nfs reads a number without a leading 0 as decimal, so that `511` and `0777` are one mode:
+/// taking it for octal would silently give another mode, so it is refused.
+fn permissions(field: &str, text: &str) -> Result<Option<u32>> {
+    if !text.starts_with('0') {
+        let reason = format!("`{}`: give the mode in octal, with a leading 0, such as 0770", text.escape_debug());
+        return Err(Error::invalid(field, reason));
+    }
+    parse_mode(field, text)
+}
+
+fn registration(args: &Args) -> Result<Option<RegistrationConfig>> {
+    const SOCKET: &str = "--registration-socket";
+    const ENDPOINT: &str = "--kubelet-socket-path";
+    let (socket, endpoint) = match (&args.registration_socket, &args.kubelet_socket_path) {
+        (None, None) => return Ok(None),
+        (Some(_), None) => return Err(Error::invalid(ENDPOINT, format!("missing: {SOCKET} needs it"))),
+        (None, Some(_)) => return Err(Error::invalid(SOCKET, format!("missing: {ENDPOINT} needs it"))),
+        (Some(socket), Some(endpoint)) => (socket, endpoint),
+    };
+    if args.mode == Mode::Controller {
+        return Err(Error::invalid(SOCKET, "only the node service registers with kubelet: use --mode node or all"));
+    }
+    if !endpoint.starts_with('/') {
+        let reason = format!("`{}`: not an absolute path on the host", endpoint.escape_debug());
+        return Err(Error::invalid(ENDPOINT, reason));
+    }
+    Ok(Some(RegistrationConfig {
+        socket: SocketPath::parse(SOCKET, socket)?,
+        endpoint: SocketPath::parse(ENDPOINT, endpoint)?,
+    }))
+}
+
+/// Help and the version are wanted; of an error, the first paragraph says what is wrong.
+fn refusal(error: clap::Error) -> Refusal {
+    let text = error.render().to_string();
+    if !error.use_stderr() {
+        return Refusal::Shown(text);
+    }
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let first = text.split("\n\n").next().unwrap_or(text);
+    let line = first.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    Refusal::Bad(format!("{}; see csi-nfs --help", one_line(&line)))
+}
+
+#[cfg(test)]
+mod tests;

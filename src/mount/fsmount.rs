@@ -1,0 +1,264 @@
+//! Detached mounts: the kernel's mount calls, fsopen(2), fsconfig(2) and fsmount(2).
+//!
+//! A detached mount hangs in no directory and is seen by nobody; it lives as long as its descriptor, at most as long as
+//! the process. Everything here may block as long as the server pleases: it is called through the gate alone.
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_change, open_tree,
+};
+
+use crate::error::Error;
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::Source;
+
+/// The kernel's one name for all versions.
+const NFS: &str = "nfs";
+/// Bytes of the longest value that fsconfig(2) takes.
+const VALUE_MAX: usize = 255;
+/// Where the one mount is made that cannot be made without a path: a directory that every container has.
+const PLACE: &str = "/proc";
+
+/// What fsconfig(2) takes one of: a flag, or a key and its value.
+pub type Parameter = (&'static str, Option<String>);
+
+/// A mount to be made.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// `SERVER:/PATH`.
+    pub source: String,
+    /// For the file system.
+    pub parameters: Vec<Parameter>,
+    /// For the mount.
+    pub attributes: MountAttrFlags,
+}
+
+/// Why a mount was not made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What failed, as the man pages call it.
+    pub call: String,
+    /// Its errno(3).
+    pub errno: Errno,
+    /// What the file system, or the server, said beside it; empty for nothing.
+    pub log: String,
+}
+
+/// Why one attempt at a mount failed.
+#[derive(Debug)]
+pub enum Attempt {
+    /// The kernel, or the server to what it was asked first, refused.
+    Refused(Failure),
+    /// Something else.
+    Other(Error),
+}
+
+impl Attempt {
+    /// The errno(3) of a refusal.
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused(failure) => Some(failure.errno),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The error for a mount that was not made.
+    pub fn into_error(self, source: &Source, options: &MountOptions) -> Error {
+        match self {
+            Self::Refused(failure) => Error::Mount {
+                source_name: source.to_string(),
+                options: if options.is_empty() { "defaults".to_owned() } else { options.to_string() },
+                reason: failure.to_string(),
+                errno: failure.errno.raw_os_error(),
+            },
+            Self::Other(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    /// What failed, what was said, and what the operator can do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, std::io::Error::from(self.errno))?;
+        if !self.log.is_empty() {
+            write!(f, " ({})", self.log)?;
+        }
+        match self.advice() {
+            "" => Ok(()),
+            advice => write!(f, "; {advice}"),
+        }
+    }
+}
+
+impl Failure {
+    fn advice(&self) -> &'static str {
+        match (self.errno, self.call.as_str()) {
+            (Errno::PERM, "fsopen" | "unshare" | "fsmount") => "the driver needs CAP_SYS_ADMIN",
+            (Errno::NOSYS, _) => "the kernel must be 5.6 or newer, and its seccomp profile must allow mounting",
+            (Errno::NODEV, "fsopen" | "mount") => "this node's kernel has no NFS client: `modprobe nfs`",
+            (Errno::INVAL, call) if call.starts_with("fsconfig") && call != "fsconfig create" => {
+                "this node's kernel does not take that option"
+            }
+            (Errno::NOENT, _) => "the server has no such directory, or does not export it",
+            (Errno::NOTDIR, _) => "what is to be mounted must be a directory",
+            (Errno::ACCESS, _) => {
+                "check that the path is there, that /etc/exports on the server gives it to this client, and which `sec=` \
+                 and `xprtsec=` it demands (`sec=krb5` needs rpc.gssd on this node)"
+            }
+            (Errno::PERM, _) => "the export demands another `sec=` or `xprtsec=`",
+            (Errno::SRCH, _) => "`xprtsec=` needs tlshd (ktls-utils) to run on this node",
+            (Errno::NOKEY | Errno::KEYEXPIRED | Errno::KEYREJECTED | Errno::KEYREVOKED, _) => {
+                "the security that was asked for needs rpc.gssd or tlshd on this node, and its keys"
+            }
+            (Errno::PROTONOSUPPORT | Errno::OPNOTSUPP, _) => "ask for a version that the server has, or for none",
+            (Errno::STALE, _) => "the server must export it anew: `exportfs -r`",
+            _ => "",
+        }
+    }
+
+    fn of(call: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+        |errno| Self { call: call.into(), errno, log: String::new() }
+    }
+}
+
+/// Makes the mount; the descriptor is that of its root, a directory.
+pub fn detached(request: &Request) -> Result<OwnedFd, Failure> {
+    let root = if request.source.len() > VALUE_MAX { with_long_source(request) } else { with_context(request) }?;
+    // NFS mounts whatever the path names, files too.
+    let attributes = statx(&root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)
+        .map_err(Failure::of("statx"))?;
+    match FileType::from_raw_mode(attributes.stx_mode.into()) {
+        FileType::Directory => Ok(root),
+        _ => Err(Failure::of("statx")(Errno::NOTDIR)),
+    }
+}
+
+fn with_context(request: &Request) -> Result<OwnedFd, Failure> {
+    let context = fsopen(NFS, FsOpenFlags::FSOPEN_CLOEXEC).map_err(Failure::of("fsopen"))?;
+    let said = |failure: Failure| Failure { log: log(context.as_fd()), ..failure };
+    fsconfig_set_string(context.as_fd(), "source", &request.source)
+        .map_err(|errno| said(Failure::of("fsconfig source")(errno)))?;
+    for (key, value) in &request.parameters {
+        match value {
+            Some(value) => fsconfig_set_string(context.as_fd(), *key, value),
+            None => fsconfig_set_flag(context.as_fd(), *key),
+        }
+        .map_err(|errno| said(Failure::of(format!("fsconfig {key}"))(errno)))?;
+    }
+    fsconfig_create(context.as_fd()).map_err(|errno| said(Failure::of("fsconfig create")(errno)))?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, request.attributes)
+        .map_err(|errno| said(Failure::of("fsmount")(errno)))
+}
+
+/// What the file system says about the last calls: one message a read, `e TEXT` for an error.
+fn log(context: BorrowedFd<'_>) -> String {
+    let mut messages: Vec<String> = Vec::new();
+    let mut buffer = [0; 1024];
+    while let Ok(length @ 1..) = rustix::io::read(context, &mut buffer) {
+        let message = String::from_utf8_lossy(&buffer[..length]);
+        let message = message.trim_end();
+        let text = message.split_once(' ').map_or(message, |(_severity, text)| text);
+        messages.push(text.chars().filter(|char| !char.is_control()).collect());
+    }
+    messages.join("; ")
+}
+
+/// fsconfig(2) takes no source of more than 255 bytes; mount(2) does, but needs a path. It gets one in a mount namespace
+/// that one thread makes for itself, where nobody sees the mount, and which ends with the thread; the mount is taken out
+/// of it as a descriptor.
+fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
+    let data = request
+        .parameters
+        .iter()
+        .map(|(key, value)| value.as_ref().map_or_else(|| (*key).to_owned(), |value| format!("{key}={value}")))
+        .collect::<Vec<_>>()
+        .join(",");
+    // No checked parameter holds a NUL.
+    let data = CString::new(data).map_err(|_| Failure::of("mount")(Errno::INVAL))?;
+    let in_own_namespace = || {
+        unshare(CloneFlags::CLONE_NEWNS)
+            .map_err(|errno| Failure::of("unshare")(Errno::from_raw_os_error(errno as i32)))?;
+        // A mount spreads the way that the mount under it does.
+        mount_change(PLACE, MountPropagationFlags::PRIVATE).map_err(Failure::of("mount private"))?;
+        mount(&request.source, PLACE, NFS, flags(request.attributes), data.as_c_str()).map_err(Failure::of("mount"))?;
+        open_tree(CWD, PLACE, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+            .map_err(Failure::of("open_tree"))
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("mount".to_owned()).spawn_scoped(scope, in_own_namespace);
+        match thread.map(|thread| thread.join()) {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Failure::of("thread")(Errno::AGAIN)),
+        }
+    })
+}
+
+/// The attributes as mount(2) takes them.
+fn flags(attributes: MountAttrFlags) -> MountFlags {
+    [
+        (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
+        (MountAttrFlags::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
+        (MountAttrFlags::MOUNT_ATTR_NODEV, MountFlags::NODEV),
+        (MountAttrFlags::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
+        (MountAttrFlags::MOUNT_ATTR_NOATIME, MountFlags::NOATIME),
+        (MountAttrFlags::MOUNT_ATTR_STRICTATIME, MountFlags::STRICTATIME),
+        (MountAttrFlags::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME),
+        (MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
+    ]
+    .into_iter()
+    .filter(|(attribute, _)| attributes.contains(*attribute))
+    .fold(MountFlags::empty(), |flags, (_, flag)| flags.union(flag))
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn failure(call: &str, errno: Errno, log: &str) -> String {
+        Failure { call: call.to_owned(), errno, log: log.to_owned() }.to_string()
+    }
+
+    #[rstest]
+    #[case("fsopen", Errno::PERM, "CAP_SYS_ADMIN")]
+    #[case("fsopen", Errno::NODEV, "modprobe nfs")]
+    #[case("fsconfig create", Errno::PERM, "`sec=`")]
+    #[case("fsconfig create", Errno::ACCESS, "/etc/exports")]
+    #[case("fsconfig create", Errno::NOENT, "no such directory")]
+    #[case("fsconfig create", Errno::SRCH, "tlshd")]
+    #[case("fsconfig create", Errno::PROTONOSUPPORT, "a version that the server has")]
+    #[case("fsconfig alignwrite", Errno::INVAL, "does not take that option")]
+    fn a_failure_says_what_to_do(#[case] call: &str, #[case] errno: Errno, #[case] advice: &str) {
+        let text = failure(call, errno, "");
+        assert!(text.starts_with(call) && text.contains(advice), "{text}");
+    }
+
+    #[test]
+    fn a_failure_says_what_the_file_system_said() {
+        assert_eq!(
+            failure("fsconfig create", Errno::INVAL, "NFS: Server address does not match proto= option"),
+            "fsconfig create: Invalid argument (os error 22) (NFS: Server address does not match proto= option)"
+        );
+    }
+
+    #[test]
+    fn every_attribute_has_its_flag() {
+        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOATIME;
+        assert_eq!(
+            flags(attributes),
+            MountFlags::NODEV | MountFlags::NOSUID | MountFlags::RDONLY | MountFlags::NOATIME
+        );
+    }
+}

@@ -1,0 +1,247 @@
+//! The one way to a blocking system call: bounded in number and in waiting.
+//!
+//! A call on an NFS mount ends when the server answers, which it may never do, and no thread can be taken out of it. So
+//! every such call goes through the gate of its server: a bounded number of threads may be in the kernel for one server,
+//! and a caller waits only as long as the server is seen to live. A server that is gone costs its own callers an error
+//! and the driver a few threads; it costs nobody else anything.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::error::Error;
+use crate::export::fs::Status;
+use crate::mount::local::Local;
+use crate::mount::reachability::Reachability;
+use crate::mount::threads::Threads;
+use crate::nfs::source::Server;
+
+/// Threads that may be in the kernel for one server.
+pub const THREADS: usize = 10;
+/// How long a caller waits before it asks whether the server lives, and again. With the age an answer may have (1 s) and
+/// the time a question may take (2 s), a caller learns of a server's death within 5 s.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// The way to blocking calls on one server. Clones are the same gate.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    server: Server,
+    port: u16,
+    /// Who is asked whether the server lives; `None` for this machine itself.
+    reachability: Option<Arc<Reachability>>,
+    threads: Threads,
+    closing: TaskTracker,
+}
+
+/// The server died while a call was in the kernel, or waited to go there. The call may yet be carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("NFS server {server} does not answer on port {port}: {reason}")]
+pub struct Stalled {
+    /// The server, as the parameters name it.
+    pub server: Server,
+    /// The port that was asked, TCP.
+    pub port: u16,
+    /// What the last question got.
+    pub reason: String,
+}
+
+impl From<Stalled> for Status {
+    fn from(_: Stalled) -> Self {
+        Self::TimedOut
+    }
+}
+
+impl From<Stalled> for Error {
+    fn from(Stalled { server, port, reason }: Stalled) -> Self {
+        Self::Unreachable { server: server.to_string(), port, reason }
+    }
+}
+
+impl Gate {
+    /// The gate of this machine's own file systems: as many threads, and nobody to ask.
+    pub fn of_this_machine() -> Self {
+        Self(Arc::new(Inner {
+            server: Server::this_machine(),
+            port: 0,
+            reachability: None,
+            threads: Threads::new(THREADS),
+            closing: TaskTracker::new(),
+        }))
+    }
+
+    /// The server behind it.
+    pub fn server(&self) -> &Server {
+        &self.0.server
+    }
+
+    /// The server's port, TCP.
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    /// Makes a blocking call on a thread of its own and waits for it as long as the server lives: within 5 s of the
+    /// server's death, [`Stalled`].
+    ///
+    /// When the wait ends early, by [`Stalled`] or because the returned future is dropped, the call goes on: the kernel
+    /// holds it. What it gives is then dropped on its thread.
+    pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
+        let call = self.0.threads.run(self.kept_by(call));
+        self.while_alive(call).await?.ok_or_else(|| self.going_down())
+    }
+
+    /// The same for many calls in one go, of which there may be much: it leaves threads to others.
+    pub async fn run_long<T: Send + 'static>(&self, calls: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
+        let calls = self.0.threads.run_long(self.kept_by(calls));
+        self.while_alive(calls).await?.ok_or_else(|| self.going_down())
+    }
+
+    /// A thread that is stuck keeps the gate alive, and so counts as long as it is.
+    fn kept_by<T, F: FnOnce() -> T>(&self, call: F) -> impl FnOnce() -> T + use<T, F> {
+        let gate = self.clone();
+        move || {
+            let value = call();
+            drop(gate);
+            value
+        }
+    }
+
+    /// Wraps a value whose drop may block in the kernel, such as the last descriptor of a mount or of a written file:
+    /// it is dropped on a thread of this gate.
+    pub fn hold<T: Send + 'static>(&self, value: T) -> Held<T> {
+        Held { value: Some(value), gate: self.clone() }
+    }
+
+    /// Waits for `work` while the server answers.
+    async fn while_alive<F: Future>(&self, work: F) -> Result<F::Output, Stalled> {
+        let Some(reachability) = &self.0.reachability else { return Ok(work.await) };
+        let mut work = pin!(work);
+        loop {
+            if let Ok(done) = timeout(PATIENCE, &mut work).await {
+                return Ok(done);
+            }
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                answer = reachability.check(&self.0.server, self.0.port) => match answer {
+                    Ok(_) => {}
+                    Err(Error::Unreachable { reason, .. }) => return Err(self.stalled(reason)),
+                    Err(other) => return Err(self.stalled(other.to_string())),
+                },
+            }
+        }
+    }
+
+    fn going_down(&self) -> Stalled {
+        self.stalled("the driver is going down".to_owned())
+    }
+
+    fn stalled(&self, reason: String) -> Stalled {
+        Stalled { server: self.0.server.clone(), port: self.0.port, reason }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}, {:?}", self.server, self.port, self.threads)
+    }
+}
+
+/// A value that is dropped on a thread of its gate, because its drop may block in the kernel.
+#[derive(Debug)]
+pub struct Held<T: Send + 'static> {
+    /// Empty only while it is being dropped.
+    value: Option<T>,
+    gate: Gate,
+}
+
+impl<T: Send + 'static> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match &self.value {
+            Some(value) => value,
+            None => unreachable!("nothing can refer to a value that is being dropped"),
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Held<T> {
+    fn drop(&mut self) {
+        let (Some(value), Ok(runtime)) = (self.value.take(), Handle::try_current()) else { return };
+        let gate = self.gate.clone();
+        // Waits for a thread as long as it takes: it is a task, and costs nobody anything.
+        let closing = gate.0.closing.clone();
+        closing.spawn_on(
+            async move {
+                let kept = gate.clone();
+                let close = move || {
+                    drop(value);
+                    drop(kept);
+                };
+                gate.0.threads.run(close).await
+            },
+            &runtime,
+        );
+    }
+}
+
+/// The gates of all servers in use.
+#[derive(Debug)]
+pub struct Gates {
+    reachability: Arc<Reachability>,
+    gates: Mutex<HashMap<(Server, u16), Weak<Inner>>>,
+    closing: TaskTracker,
+    local: Local,
+}
+
+impl Gates {
+    /// No gates yet; they ask `reachability`.
+    pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
+        Arc::new(Self { reachability, gates: Mutex::default(), closing: TaskTracker::new(), local: Local::default() })
+    }
+
+    /// The way to what asks no server.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// Waits until every held value that was dropped is closed, `limit` at most. For the end of the process: a thread that
+    /// closes something of a lost server then ends with the others, at once, while the kernel would wait for that server if
+    /// the end of the process were what closes it.
+    pub async fn closed(&self, limit: Duration) {
+        self.closing.close();
+        if timeout(limit, self.closing.wait()).await.is_err() {
+            tracing::info!("a server does not answer, and is not told that this driver ends");
+        }
+    }
+
+    /// The gate of a server. It exists as long as somebody holds it or one of its threads is in the kernel.
+    pub fn get(&self, server: &Server, port: u16) -> Gate {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gate) = gates.get(&(server.clone(), port)).and_then(Weak::upgrade) {
+            return Gate(gate);
+        }
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let gate = Arc::new(Inner {
+            server: server.clone(),
+            port,
+            reachability: Some(Arc::clone(&self.reachability)),
+            threads: Threads::new(THREADS),
+            closing: self.closing.clone(),
+        });
+        gates.insert((server.clone(), port), Arc::downgrade(&gate));
+        Gate(gate)
+    }
+}
+
+#[cfg(test)]
+mod tests;

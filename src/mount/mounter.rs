@@ -1,0 +1,158 @@
+//! NFS mounts by system calls.
+
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::mount::fsmount::{self, Attempt, Parameter, Request};
+use crate::mount::gate::{Gate, Gates, Held};
+use crate::mount::reachability::Reachability;
+use crate::mount::version::Remembered;
+use crate::mount::version3;
+pub use crate::nfs::options::Role;
+use crate::nfs::options::{MountOptions, Version};
+use crate::nfs::source::{Server, Source};
+
+/// Makes NFS mounts.
+#[derive(Debug)]
+pub struct Mounter {
+    reachability: Arc<Reachability>,
+    gates: Arc<Gates>,
+    versions: Remembered,
+}
+
+/// A mount that was made and is in no directory yet, or never will be. It ends with the last descriptor of its root,
+/// unless it was attached.
+#[derive(Debug)]
+pub struct Mounted<R = Held<OwnedFd>> {
+    /// The root directory of the mount, or what became of it.
+    pub root: R,
+    /// The version that it uses.
+    pub version: Version,
+    /// The server's address that it uses.
+    pub address: IpAddr,
+    /// The options that it was made with, apart from what every mount has.
+    pub options: MountOptions,
+    /// Whether the server keeps its locks, so that other clients see them.
+    pub locks_are_shared: bool,
+    /// The way to every call on it.
+    pub gate: Gate,
+}
+
+impl Mounter {
+    /// A mounter; it asks `reachability` first, and its calls go through `gates`.
+    pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
+        Self { reachability, gates, versions: Remembered::default() }
+    }
+
+    /// Asks a server whether it is there; answers where. See [`Reachability::check`].
+    pub async fn check(&self, server: &Server, port: u16) -> Result<IpAddr> {
+        self.reachability.check(server, port).await
+    }
+
+    /// Mounts `source`, in no directory. The version is what the options say, otherwise the best that the server has.
+    ///
+    /// [`Unreachable`](crate::error::Error::Unreachable) within 5 s where the server does not answer, or stops to;
+    /// [`Mount`](crate::error::Error::Mount) with what the kernel said and what to do where it does not mount;
+    /// [`Precondition`](crate::error::Error::Precondition) where locks of version 3 were asked for and rpc.statd does
+    /// not run here. One exception to the 5 s: a server that answers all that it is asked and does not carry out the
+    /// mount is waited for; the caller's deadline is the limit.
+    pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
+        // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
+        self.mount_then(source, options, role, |gate, root| gate.hold(root)).await
+    }
+
+    /// The same, and goes on with the root of the mount on the thread that made it, which may block there.
+    pub async fn mount_then<R: Send + 'static>(
+        &self,
+        source: &Source,
+        options: &MountOptions,
+        role: Role,
+        then: impl Fn(&Gate, OwnedFd) -> R + Clone + Send + 'static,
+    ) -> Result<Mounted<R>> {
+        let (server, port) = (&source.server, options.port());
+        let address = self.check(server, port).await?;
+        let gate = self.gates.get(server, port);
+        let options = options.for_role(role);
+        let mut negotiation = self.versions.negotiate(server, &options);
+        loop {
+            let version = negotiation.version();
+            let failure = match attempt(source, &options, version, address, &gate, then.clone()).await {
+                Ok(root) => {
+                    self.versions.keep(server, &options, &negotiation);
+                    tracing::debug!(%source, %version, %address, %options, "mounted");
+                    let locks_are_shared = version != Version::V3 || options.locks();
+                    return Ok(Mounted { root, version, address, options, locks_are_shared, gate });
+                }
+                Err(failure) => failure,
+            };
+            let errno = failure.errno();
+            negotiation.failed(failure, errno).map_err(|failure| failure.into_error(source, &options))?;
+        }
+    }
+}
+
+/// Mounts with one version.
+async fn attempt<R: Send + 'static>(
+    source: &Source,
+    options: &MountOptions,
+    version: Version,
+    address: IpAddr,
+    gate: &Gate,
+    then: impl FnOnce(&Gate, OwnedFd) -> R + Send + 'static,
+) -> std::result::Result<R, Attempt> {
+    let mut parameters = common(options, version, address);
+    if version == Version::V3 {
+        parameters.extend(version3::prepare(options, address).await?);
+    }
+    let request = Request { source: source.to_string(), parameters, attributes: options.attributes() };
+    let through = gate.clone();
+    match gate.run(move || fsmount::detached(&request).map(|root| then(&through, root))).await {
+        Ok(result) => result.map_err(Attempt::Refused),
+        Err(stalled) => Err(Attempt::Other(stalled.into())),
+    }
+}
+
+/// What every version takes.
+fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Parameter> {
+    let mut parameters: Vec<_> = options.parameters().map(|(key, value)| (key, value.map(str::to_owned))).collect();
+    parameters.push(("vers", Some(version.to_string())));
+    parameters.push(("addr", Some(address.to_string())));
+    parameters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::nfs::source::Share;
+
+    #[tokio::test]
+    async fn a_server_that_refuses_is_unreachable_and_the_call_can_move_between_threads() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let reachability = Reachability::new();
+        let mounter = Mounter::new(Arc::clone(&reachability), Gates::new(reachability));
+        let source =
+            Source::share(Server::parse("server", "127.0.0.1").unwrap(), Share::parse("share", "/export").unwrap());
+        let options = MountOptions::parse("mountOptions", [format!("port={port}")]).unwrap();
+        let call =
+            tokio::spawn(
+                async move { mounter.mount(&source, &options, Role::Node).await.map(|mounted| mounted.version) },
+            );
+        let error = call.await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { port: tried, .. } if *tried == port), "{error}");
+    }
+
+    #[test]
+    fn every_version_is_mounted_at_the_address_that_answered() {
+        let options = MountOptions::parse("mountOptions", ["nfsvers=4.1,hard,ro"]).unwrap();
+        let text = |value: &str| Some(value.to_owned());
+        assert_eq!(
+            common(&options, Version::V4_1, "::1".parse().unwrap()),
+            [("hard", None), ("vers", text("4.1")), ("addr", text("::1"))]
+        );
+    }
+}

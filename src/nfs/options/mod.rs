@@ -1,0 +1,318 @@
+//! Mount options: what an operator may ask for, as an allow-list of what nfs(5) and mount(8) define.
+
+use std::fmt;
+
+use rustix::mount::MountAttrFlags as Attributes;
+
+use crate::error::{Error, Result};
+use crate::nfs::option_table::{Effect, Item};
+
+/// The port of NFS.
+const PORT: u16 = 2049;
+/// The options that say who keeps locks.
+const LOCKING: &[&str] = &["lock", "nolock", "local_lock"];
+
+/// A version of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Version {
+    /// NFSv3, RFC 1813.
+    V3,
+    /// NFSv4.0, RFC 7530.
+    V4_0,
+    /// NFSv4.1, RFC 8881.
+    V4_1,
+    /// NFSv4.2, RFC 7862.
+    V4_2,
+}
+
+impl Version {
+    /// As `vers=` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V3 => "3",
+            Self::V4_0 => "4.0",
+            Self::V4_1 => "4.1",
+            Self::V4_2 => "4.2",
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How the server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP, with TLS where `xprtsec=` says so.
+    Tcp,
+    /// RDMA.
+    Rdma,
+}
+
+/// Who uses a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The driver itself, beside other controllers: a call must end, and nothing may be cached that another may change.
+    Controller,
+    /// Pods: as the operator asks, and hard by default.
+    Node,
+}
+
+/// Mount options that were checked. `Display` gives them as `a,b,c` in the order in which they were asked for, without
+/// what the driver adds; [`MountOptions::parse`] reads that again. Those that came from a secret are not displayed. What
+/// has no effect here (`defaults`, `_netdev`) is accepted and dropped.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct MountOptions {
+    items: Vec<Item>,
+    /// They came from a secret: no message, log or record may show them.
+    secret: bool,
+}
+
+impl MountOptions {
+    /// Parses mount flags as CSI and StorageClasses give them; each may hold several options, with commas between.
+    /// `field` is what the caller calls them, for the error, which names the option at fault.
+    pub fn parse<S: AsRef<str>>(field: &str, flags: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::collect(field, flags, |_, option| {
+            let shown: String = option.chars().take(64).collect();
+            format!("mount option `{}`", shown.escape_debug())
+        })
+    }
+
+    /// Like [`MountOptions::parse`], for options that come from a secret: the error says which one is at fault by its
+    /// place, not by its text.
+    pub fn parse_secret(field: &str, text: &str) -> Result<Self> {
+        let options = Self::collect(field, [text], |place, _| format!("mount option number {place}"))?;
+        Ok(Self { secret: true, ..options })
+    }
+
+    fn collect<S: AsRef<str>>(
+        field: &str,
+        flags: impl IntoIterator<Item = S>,
+        shown: impl Fn(usize, &str) -> String,
+    ) -> Result<Self> {
+        let mut items = Vec::new();
+        let mut versions = Versions::default();
+        let mut place = 0;
+        for flag in flags {
+            for option in flag.as_ref().split(',').map(|option| option.trim_matches(' ')) {
+                place += 1;
+                if option.is_empty() {
+                    continue;
+                }
+                let item = Item::parse(option)
+                    .and_then(|item| versions.narrow(&item).map(|()| item))
+                    .map_err(|reason| Error::invalid(field, format!("{}: {reason}", shown(place, option))))?;
+                if item.effect != Effect::Nothing {
+                    items.push(item);
+                }
+            }
+        }
+        Ok(Self { items, secret: false })
+    }
+
+    /// Whether they came from a secret, so that they must not be shown or written anywhere.
+    pub fn is_secret(&self) -> bool {
+        self.secret
+    }
+
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// What may be remembered of them on the export, whose next user then needs not be told: nothing of a secret.
+    pub fn recorded(&self) -> Vec<String> {
+        if self.is_secret() { Vec::new() } else { self.to_vec() }
+    }
+
+    /// The options, one by one.
+    pub fn to_vec(&self) -> Vec<String> {
+        self.items.iter().map(Item::to_string).collect()
+    }
+
+    /// The version, where the options leave only one.
+    pub fn version(&self) -> Option<Version> {
+        match self.versions() {
+            (version, []) => Some(version),
+            _ => None,
+        }
+    }
+
+    /// The versions that the options allow: the best one, and the others in the order in which to try them.
+    pub fn versions(&self) -> (Version, &'static [Version]) {
+        let mut versions = Versions::default();
+        for item in &self.items {
+            // The options fit together: `parse` saw to it.
+            let _: std::result::Result<(), String> = versions.narrow(item);
+        }
+        versions.allowed()
+    }
+
+    /// The TCP port at which the server is asked whether it lives: `port=`, otherwise 2049. With RDMA, whose ports are
+    /// others, always 2049.
+    pub fn port(&self) -> u16 {
+        match (self.transport(), self.given_port()) {
+            (Transport::Tcp, Some(port)) => port,
+            _ => PORT,
+        }
+    }
+
+    /// What `port=` says.
+    pub(super) fn given_port(&self) -> Option<u16> {
+        self.number("port")
+    }
+
+    /// The port of the server's mountd, for version 3, where `mountport=` says so.
+    pub fn mount_port(&self) -> Option<u16> {
+        self.number("mountport")
+    }
+
+    /// Whether the mount is read-only.
+    pub fn read_only(&self) -> bool {
+        self.attributes().contains(Attributes::MOUNT_ATTR_RDONLY)
+    }
+
+    /// How the server is spoken to.
+    pub fn transport(&self) -> Transport {
+        match self.last(&["proto", "tcp", "rdma"]) {
+            Some(item) if item.value.as_deref().unwrap_or(item.name).starts_with("rdma") => Transport::Rdma,
+            _ => Transport::Tcp,
+        }
+    }
+
+    /// Whether version 3 shall lock on the server: `lock`, or a `local_lock=` that leaves a kind of lock to it.
+    pub fn locks(&self) -> bool {
+        match self.last(LOCKING) {
+            Some(item) => item.name == "lock" || matches!(item.value.as_deref(), Some("none" | "flock" | "posix")),
+            None => false,
+        }
+    }
+
+    /// The mount's attributes: what was asked for, and `nodev` and `nosuid` always.
+    pub(crate) fn attributes(&self) -> Attributes {
+        let always = Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOSUID;
+        self.items.iter().fold(always, |attributes, item| match item.effect {
+            Effect::Attribute { clear, set } => attributes.difference(clear).union(set),
+            _ => attributes,
+        })
+    }
+
+    /// What goes to the file system, as the kernel takes it, apart from the version and from what the driver adds.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
+        let to_kernel = |item: &&Item| matches!(item.effect, Effect::Connection | Effect::Behaviour);
+        self.items.iter().filter(to_kernel).map(|item| match item.value.as_deref() {
+            // As words of their own these leave the address family to the server's address.
+            Some("tcp") if item.name == "proto" => ("tcp", None),
+            Some("rdma") if item.name == "proto" => ("rdma", None),
+            value => (item.name, value),
+        })
+    }
+
+    /// What a mount for `role` is made with. The controller keeps what says how to reach the server, and has its own
+    /// mind about the rest: calls end with an error (`softerr`) some 10 s to 30 s after the server's last answer, and names and
+    /// attributes are not cached, for other controllers work on the same export. Locks are the server's, as far as that takes
+    /// nothing beside the driver (version 3 would need rpc.statd).
+    pub fn for_role(&self, role: Role) -> Self {
+        if role == Role::Node {
+            return self.clone();
+        }
+        let mut items = self.items.clone();
+        items.retain(|item| {
+            matches!(item.effect, Effect::Connection | Effect::Version) && !LOCKING.contains(&item.name)
+        });
+        for own in ["softerr", "timeo=50", "retrans=1", "actimeo=1", "lookupcache=none", "noexec"] {
+            items.extend(Item::parse(own));
+        }
+        Self { items, secret: self.secret }
+    }
+
+    /// The same, for a mount that shares nothing that is cached with others.
+    pub(crate) fn unshared(&self) -> Self {
+        let mut options = self.clone();
+        options.items.extend(Item::parse("nosharecache"));
+        options
+    }
+
+    fn number(&self, name: &str) -> Option<u16> {
+        self.last(&[name])?.value.as_ref()?.parse().ok()
+    }
+
+    /// The last of these options: as in the kernel, a later one has the last word.
+    fn last(&self, names: &[&str]) -> Option<&Item> {
+        self.items.iter().rev().find(|item| names.contains(&item.name))
+    }
+}
+
+impl fmt::Debug for MountOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MountOptions({self})")
+    }
+}
+
+impl fmt::Display for MountOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.secret {
+            return f.write_str("options from a secret");
+        }
+        for (index, item) in self.items.iter().enumerate() {
+            write!(f, "{}{item}", if index == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// The versions that options leave: they only ever narrow.
+#[derive(Default)]
+struct Versions {
+    major: Option<u8>,
+    minor: Option<u8>,
+}
+
+impl Versions {
+    fn narrow(&mut self, item: &Item) -> std::result::Result<(), String> {
+        if item.effect != Effect::Version {
+            return Ok(());
+        }
+        let text = item.value.as_deref().unwrap_or_default();
+        let (major, minor) = match item.name {
+            "minorversion" => (Some("4"), Some(text)),
+            "vers" | "nfsvers" => split(text),
+            flag => split(&flag[1..]),
+        };
+        let number = |text: &str| text.parse::<u8>().ok();
+        let (major, minor) = (major.and_then(number), minor.and_then(number));
+        let contradicts = |old: Option<u8>, new: Option<u8>| old.zip(new).is_some_and(|(old, new)| old != new);
+        if contradicts(self.major, major) || contradicts(self.minor, minor) {
+            return Err("it contradicts the version that an option before it asks for".to_owned());
+        }
+        self.major = self.major.or(major);
+        self.minor = self.minor.or(minor);
+        Ok(())
+    }
+
+    fn allowed(&self) -> (Version, &'static [Version]) {
+        use Version::{V3, V4_0, V4_1, V4_2};
+        match (self.major, self.minor) {
+            (Some(3), _) => (V3, &[]),
+            (_, Some(0)) => (V4_0, &[]),
+            (_, Some(1)) => (V4_1, &[]),
+            (_, Some(2)) => (V4_2, &[]),
+            (Some(_), _) => (V4_2, &[V4_1, V4_0]),
+            (None, _) => (V4_2, &[V4_1, V4_0, V3]),
+        }
+    }
+}
+
+/// `4.1` as major and minor.
+fn split(version: &str) -> (Option<&str>, Option<&str>) {
+    match version.split_once('.') {
+        Some((major, minor)) => (Some(major), Some(minor)),
+        None => (Some(version), None),
+    }
+}
+
+#[cfg(test)]
+mod tests;

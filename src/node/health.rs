@@ -1,0 +1,334 @@
+//! What is wrong with the volumes that are published on this node, and with the servers they are on, seen from here (CSI
+//! NodeGetVolumeHealth, NodeGetStorageHealth).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::export::fs::Status;
+use crate::mount::table::{Mount, Table, is_kubelet_target};
+use crate::nfs::condition::{Condition, Severity};
+use crate::nfs::source::{Server, Source};
+use crate::node::probe::{Failure, LIMIT, Probe};
+use crate::node::publish_intents::{Requested, Wanted};
+use crate::node::target::{Place, Target};
+
+/// The port that a server is asked at where no mount tells another.
+const NFS_PORT: u16 = 2049;
+
+const SERVER_UNREACHABLE: &str = "ServerUnreachable";
+const ASK_SERVER: &str = "check that the NFS server runs and that its port is open from this node";
+
+const MOUNT_ANEW: &str = "delete the pod, so that its volumes are mounted anew";
+
+/// Looks after the volumes of this node.
+#[derive(Debug)]
+pub struct Health {
+    probe: Probe,
+    requested: Arc<Requested>,
+}
+
+/// What is to be looked at.
+struct Subject {
+    place: Arc<Place>,
+    /// The visible mount.
+    mount: Option<Mount>,
+    /// What this process was asked to mount there.
+    wanted: Option<Wanted>,
+}
+
+impl Health {
+    /// Asks servers by `probe`; `requested` tells what should be mounted where.
+    pub fn new(probe: Probe, requested: Arc<Requested>) -> Self {
+        Self { probe, requested }
+    }
+
+    /// What is wrong with a volume at `target`, or at all of its targets on this node; empty where nothing is. Within 2 s.
+    /// `source` is what the volume's identifier says of it, if anything.
+    ///
+    /// | reason | severity | what it means |
+    /// |---|---|---|
+    /// | `ServerUnreachable` | inaccessible | the server does not answer an RPC call |
+    /// | `ServerSilent` | inaccessible | it does, but not for this volume |
+    /// | `StaleFileHandle` | inaccessible | the volume's directory was removed or replaced, or is no longer exported |
+    /// | `VolumeUnreadable` | inaccessible | the server refuses to say anything of it |
+    /// | `MountMissing` | inaccessible | nothing is mounted where the volume was, or should be, published |
+    /// | `WrongVolumeMounted` | inaccessible | something else is |
+    /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where this node has nothing to do with the volume.
+    pub async fn of_volume(
+        &self,
+        volume_id: &str,
+        target: Option<&Target>,
+        source: Option<&Source>,
+    ) -> Result<Vec<Condition>> {
+        let deadline = Instant::now() + LIMIT;
+        let mut conditions: Vec<Condition> = Vec::new();
+        let subjects = self.subjects(volume_id, target, source).await?;
+        let mut looks: JoinSet<_> =
+            subjects.into_iter().map(|subject| look(self.probe.clone(), subject, source.cloned(), deadline)).collect();
+        while let Some(look) = looks.join_next().await {
+            let found =
+                look.map_err(|error| Error::Internal(format!("looking at volume {volume_id} broke off: {error}")))?;
+            // CSI allows a reason once a volume.
+            conditions.extend(found.filter(|found| conditions.iter().all(|known| known.reason != found.reason)));
+        }
+        Ok(conditions)
+    }
+
+    /// The servers of volumes on this node that do not answer, in one condition; `None` where all do. Within 2 s.
+    ///
+    /// A server counts where a volume of it is mounted at a path of kubelet's, or at one that this process was asked for.
+    pub async fn of_servers(&self) -> Result<Option<Condition>> {
+        let deadline = Instant::now() + LIMIT;
+        let table = self.probe.local().run(Table::read).await?;
+        let is_target = |path: &Path| is_kubelet_target(path) || self.requested.at(path).is_some();
+        let servers: BTreeSet<(Server, u16)> = table
+            .mounts()
+            .filter(|mount| is_target(&mount.target))
+            .filter_map(|mount| Some((mount.server()?, mount.tcp_port())))
+            .collect();
+        let mut asked = JoinSet::new();
+        for (server, port) in servers {
+            let probe = self.probe.clone();
+            asked.spawn(async move {
+                let failure = probe.server(&server, port, deadline).await.err()?;
+                Some(format!("{server} port {port}: {failure}"))
+            });
+        }
+        let mut silent: Vec<String> = asked.join_all().await.into_iter().flatten().collect();
+        silent.sort();
+        Ok((!silent.is_empty()).then(|| Condition {
+            severity: Severity::Inaccessible,
+            reason: SERVER_UNREACHABLE,
+            message: format!("{ASK_SERVER}: {}", silent.join("; ")),
+        }))
+    }
+
+    /// Where a volume is to be looked at.
+    async fn subjects(
+        &self,
+        volume_id: &str,
+        target: Option<&Target>,
+        source: Option<&Source>,
+    ) -> Result<Vec<Subject>> {
+        let mut paths: Vec<PathBuf> = match target {
+            Some(_) => Vec::new(),
+            None => self.requested.targets_of(volume_id),
+        };
+        let (target, source, requested) = (target.cloned(), source.cloned(), Arc::clone(&self.requested));
+        let volume = format!("volume `{}`", volume_id.escape_debug());
+        self.probe
+            .local()
+            .run(move || {
+                let table = Table::read()?;
+                if let (None, Some(source)) = (&target, &source) {
+                    let mounts =
+                        table.mounts().filter(|mount| mount.is_of(source, None) && is_kubelet_target(&mount.target));
+                    paths.extend(mounts.map(|mount| mount.target.clone()));
+                }
+                let targets =
+                    target.into_iter().chain(paths.iter().filter_map(|path| Target::try_from(path.as_path()).ok()));
+                let subjects: Vec<Subject> = targets
+                    .filter_map(|target| target.find().transpose())
+                    .map(|place| {
+                        let place = Arc::new(place?);
+                        let mount = table.top(place.path()).cloned();
+                        let wanted = requested.at(place.path());
+                        let awaited = is_kubelet_target(place.path()) && place.is_directory().unwrap_or(true);
+                        let known = mount.is_some() || wanted.is_some() || awaited;
+                        Ok(known.then_some(Subject { place, mount, wanted }))
+                    })
+                    .filter_map(Result::transpose)
+                    .collect::<Result<_>>()?;
+                match subjects.is_empty() {
+                    true => Err(Error::not_found(volume, "it is not published on this node, nor was it tried")),
+                    false => Ok(subjects),
+                }
+            })
+            .await
+    }
+}
+
+/// The one thing that is wrong at a target.
+async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
+    let place = &subject.place;
+    let Some(mount) = &subject.mount else {
+        return Some(look_for_missing(&probe, &subject, source.as_ref(), deadline).await);
+    };
+    let found = async {
+        if !mount.is_nfs() {
+            return Ok(Some(wrong_volume(place, mount)));
+        }
+        let root = probe.root(place, mount, deadline).await?;
+        if subject.wanted.as_ref().and_then(|wanted| wanted.root).is_some_and(|wanted| wanted != root.identity) {
+            return Ok(Some(wrong_volume(place, mount)));
+        }
+        let refused = !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await?;
+        Ok(refused.then(|| read_only(place, mount)))
+    };
+    found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
+}
+
+/// Why nothing is mounted: a server that does not answer is the likely cause.
+async fn look_for_missing(probe: &Probe, subject: &Subject, source: Option<&Source>, deadline: Instant) -> Condition {
+    let wanted = subject.wanted.as_ref();
+    if let Some(source) = wanted.map(|wanted| &wanted.source).or(source) {
+        let port = wanted.map_or(NFS_PORT, |wanted| wanted.options.port());
+        if let Err(failure) = probe.server(&source.server, port, deadline).await {
+            return explain(&failure, &subject.place, &source.to_string());
+        }
+    }
+    explain(&Failure::Gone, &subject.place, "the volume")
+}
+
+fn wrong_volume(place: &Place, mount: &Mount) -> Condition {
+    Condition {
+        severity: Severity::Inaccessible,
+        reason: "WrongVolumeMounted",
+        message: format!("{} is mounted at {place}, not this volume; {MOUNT_ANEW}", mount.source()),
+    }
+}
+
+fn read_only(place: &Place, mount: &Mount) -> Condition {
+    Condition {
+        severity: Severity::Degraded,
+        reason: "ReadOnlyOnServer",
+        message: format!(
+            "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in /etc/exports, \
+             and check the server's file system for errors",
+            mount.source()
+        ),
+    }
+}
+
+fn explain(failure: &Failure, place: &Place, source: &str) -> Condition {
+    let (reason, advice) = match failure {
+        Failure::Unreachable(_) => (SERVER_UNREACHABLE, ASK_SERVER),
+        Failure::Silent => ("ServerSilent", "check the server's load and disks"),
+        Failure::Gone => ("MountMissing", MOUNT_ANEW),
+        Failure::Failed(Status::Stale) => (
+            "StaleFileHandle",
+            "its directory was removed, replaced or is no longer exported: restore it on the server, then delete the pod",
+        ),
+        Failure::Failed(_) => ("VolumeUnreadable", "check /etc/exports and the log of the server"),
+    };
+    Condition { severity: Severity::Inaccessible, reason, message: format!("{source} at {place}: {failure}; {advice}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::fs::MetadataExt;
+    use std::time::Duration;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::reachability::Reachability;
+    use crate::nfs::options::MountOptions;
+    use crate::nfs::source::Share;
+    use crate::node::root::Root;
+    use crate::testing::fake_server::{self, Behaviour};
+
+    fn health() -> Health {
+        let reachability = Reachability::new();
+        Health::new(Probe::new(Arc::clone(&reachability), Gates::new(reachability)), Arc::default())
+    }
+
+    fn wanted(port: u16) -> Wanted {
+        Wanted {
+            volume_id: "volume".to_owned(),
+            source: Source::share(
+                Server::parse("server", "127.0.0.1").unwrap(),
+                Share::parse("share", "/volume").unwrap(),
+            ),
+            options: MountOptions::parse("mount_flags", [format!("port={port}")]).unwrap(),
+            root: None,
+        }
+    }
+
+    /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
+    async fn look_at(fs_type: Option<&str>, port: u16, wanted: Option<Wanted>) -> Option<Condition> {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
+        let device = dir.path().metadata().unwrap().st_dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        let mount = fs_type.map(|fs_type| {
+            let shown = place.path().display();
+            let line = format!("26 25 {major}:{minor} / {shown} ro - {fs_type} s:/v ro,port={port},addr=127.0.0.1");
+            Table::parse(line.as_bytes()).top(place.path()).unwrap().clone()
+        });
+        look(health().probe, Subject { place, mount, wanted }, None, Instant::now() + LIMIT).await
+    }
+
+    fn reason(condition: Option<Condition>) -> Option<&'static str> {
+        condition.map(|condition| condition.reason)
+    }
+
+    #[rstest]
+    #[case::nothing_is_wrong(Behaviour::alive(), Some("nfs4"), None)]
+    #[case::the_server_is_gone(Behaviour::Closing, Some("nfs4"), Some("ServerUnreachable"))]
+    #[case::the_mount_is_gone(Behaviour::alive(), None, Some("MountMissing"))]
+    #[case::it_was_never_made_for_the_server_is_gone(Behaviour::Closing, None, Some("ServerUnreachable"))]
+    #[case::it_is_not_nfs(Behaviour::alive(), Some("tmpfs"), Some("WrongVolumeMounted"))]
+    #[tokio::test]
+    async fn a_volume_s_condition_has_a_name(
+        #[case] server: Behaviour,
+        #[case] fs_type: Option<&str>,
+        #[case] expected: Option<&str>,
+    ) {
+        let server = fake_server::Server::start(server).await;
+        let port = server.address.port();
+        assert_eq!(reason(look_at(fs_type, port, Some(wanted(port))).await), expected);
+    }
+
+    #[tokio::test]
+    async fn another_directory_than_was_mounted_is_told_whatever_its_name() {
+        let server = fake_server::Server::start(Behaviour::alive()).await;
+        let port = server.address.port();
+        let other = std::fs::File::open("/").unwrap();
+        let identity = Root::known(std::os::fd::AsFd::as_fd(&other)).unwrap().identity;
+        let wanted = Wanted { root: Some(identity), ..wanted(port) };
+        assert_eq!(reason(look_at(Some("nfs4"), port, Some(wanted)).await), Some("WrongVolumeMounted"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_told_within_two_seconds() {
+        let server = fake_server::Server::start(Behaviour::Silent).await;
+        let started = Instant::now();
+        let condition = look_at(Some("nfs4"), server.address.port(), None).await;
+        assert_eq!(reason(condition), Some("ServerUnreachable"));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+
+    #[rstest]
+    #[case::by_identifier(None)]
+    #[case::by_path(Some("/nowhere/target"))]
+    #[case::by_a_path_that_is_no_volume(Some("/proc/self"))]
+    #[tokio::test]
+    async fn a_volume_that_this_node_has_nothing_to_do_with_is_not_found(#[case] path: Option<&str>) {
+        let target = path.map(|path| Target::parse("path", path).unwrap());
+        let found = health().of_volume("volume", target.as_ref(), None).await;
+        assert!(matches!(found, Err(Error::NotFound { .. })), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_volume_that_could_not_be_published_is_looked_at() {
+        let server = fake_server::Server::start(Behaviour::Closing).await;
+        let (health, dir) = (health(), tempfile::tempdir().unwrap());
+        let target = dir.path().canonicalize().unwrap().join("target");
+        health.requested.attempt(&target, &wanted(server.address.port()));
+        let by_path = Target::try_from(target.as_path()).unwrap();
+        for path in [None, Some(&by_path)] {
+            let conditions = health.of_volume("volume", path, None).await.unwrap();
+            assert_eq!(conditions.iter().map(|c| c.reason).collect::<Vec<_>>(), ["ServerUnreachable"]);
+        }
+    }
+}

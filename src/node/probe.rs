@@ -1,0 +1,143 @@
+//! Calls on a mounted volume that may block in the kernel, none of which is waited for longer than its limit.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Access, AtFlags, CWD, NFS_SUPER_MAGIC, StatFs, XattrFlags};
+use rustix::io::Errno;
+use tokio::time::{Instant, timeout_at};
+
+use crate::export::fs::{FsStat, Status};
+use crate::mount::gate::Gates;
+use crate::mount::local::Local;
+use crate::mount::reachability::Reachability;
+use crate::mount::table::Mount;
+use crate::nfs::source::Server;
+use crate::node::root::Root;
+use crate::node::target::Place;
+
+/// An attribute that no file has: to replace it fails, and how it fails tells whether the server would take a change.
+const NO_ATTRIBUTE: &str = "user.csi-nfs.never-set";
+/// Write permission for everybody.
+const WRITABLE_BY_ALL: u32 = 0o002;
+
+/// For calls that have to answer within two seconds.
+pub const LIMIT: Duration = Duration::from_millis(1800);
+
+/// Why a mounted volume did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Its server does not answer: why.
+    #[error("its server does not answer: {0}")]
+    Unreachable(String),
+    /// Its server answers, but not for the volume.
+    #[error("its server answers, but not for the volume")]
+    Silent,
+    /// It is no longer mounted there.
+    #[error("it is no longer mounted")]
+    Gone,
+    /// The server or the kernel's client said no.
+    #[error("{0}")]
+    Failed(Status),
+}
+
+/// Asks mounted volumes.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    reachability: Arc<Reachability>,
+    gates: Arc<Gates>,
+}
+
+impl Probe {
+    /// A probe that asks `reachability` first and goes through `gates`.
+    pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
+        Self { reachability, gates }
+    }
+
+    /// The way to what asks no server.
+    pub fn local(&self) -> &Local {
+        self.gates.local()
+    }
+
+    /// Whether the server of a mount answers, at the address that the mount uses.
+    pub async fn server(&self, server: &Server, port: u16, deadline: Instant) -> Result<(), Failure> {
+        match timeout_at(deadline, self.reachability.check(server, port)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(crate::error::Error::Unreachable { reason, .. })) => Err(Failure::Unreachable(reason)),
+            Ok(Err(other)) => Err(Failure::Unreachable(other.to_string())),
+            Err(_) => Err(Failure::Unreachable("no answer in time".to_owned())),
+        }
+    }
+
+    /// Asks the server for the root of `mount`, which is at `place`.
+    pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
+        let root = self.call(place, mount, deadline, |path| Root::ask_at(&path)).await?;
+        if root.identity.device == mount.device { Ok(root) } else { Err(Failure::Gone) }
+    }
+
+    /// Asks the server for the figures of the file system behind `mount`, which is at `place`.
+    pub async fn statfs(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<FsStat, Failure> {
+        let stat = self.call(place, mount, deadline, rustix::fs::statfs).await?;
+        if stat.f_type == NFS_SUPER_MAGIC { Ok(figures(&stat)) } else { Err(Failure::Gone) }
+    }
+
+    /// Whether the server refuses every change in a volume that is mounted for writing.
+    ///
+    /// It is asked for a change that cannot be made. A server without extended attributes (version 4.2 has them) is asked
+    /// for the right to write instead; that tells only where the mode gives it to everybody, and not of an export that
+    /// became read-only after the kernel had asked for the same right.
+    pub async fn is_read_only(
+        &self,
+        place: &Arc<Place>,
+        mount: &Mount,
+        root: Root,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
+        let change = move |path: PathBuf| {
+            let changed = rustix::fs::lsetxattr(&path, NO_ATTRIBUTE, b"", XattrFlags::REPLACE);
+            let may_write = || rustix::fs::accessat(CWD, &path, Access::WRITE_OK, AtFlags::SYMLINK_NOFOLLOW);
+            Ok(match changed {
+                Err(Errno::ROFS) => true,
+                Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM) if root.mode & WRITABLE_BY_ALL != 0 => {
+                    matches!(may_write(), Err(Errno::ACCESS | Errno::ROFS))
+                }
+                _ => false,
+            })
+        };
+        self.call(place, mount, deadline, change).await
+    }
+
+    /// Makes a call on the path of a mount, behind the gate of its server and only if that answers.
+    async fn call<T: Send + 'static>(
+        &self,
+        place: &Arc<Place>,
+        mount: &Mount,
+        deadline: Instant,
+        call: impl FnOnce(PathBuf) -> rustix::io::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let server = mount.server().ok_or(Failure::Gone)?;
+        self.server(&server, mount.tcp_port(), deadline).await?;
+        let place = Arc::clone(place);
+        let gate = self.gates.get(&server, mount.tcp_port());
+        match timeout_at(deadline, gate.run(move || call(place.call_path()))).await {
+            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Ok(Err(errno))) => Err(Failure::Failed(errno.into())),
+            Ok(Err(stalled)) => Err(Failure::Unreachable(stalled.reason)),
+            Err(_) => Err(Failure::Silent),
+        }
+    }
+}
+
+/// What statfs(2) says, in bytes.
+pub(super) fn figures(stat: &StatFs) -> FsStat {
+    let block = if stat.f_frsize > 0 { stat.f_frsize } else { stat.f_bsize };
+    let bytes = |blocks: u64| blocks.saturating_mul(u64::try_from(block).unwrap_or(0));
+    FsStat {
+        total_bytes: bytes(stat.f_blocks),
+        free_bytes: bytes(stat.f_bfree),
+        available_bytes: bytes(stat.f_bavail),
+        total_inodes: stat.f_files,
+        free_inodes: stat.f_ffree,
+    }
+}

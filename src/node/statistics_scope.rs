@@ -1,0 +1,91 @@
+//! Whose figures a server tells for a volume: its own where it has a limit, otherwise those of its whole export.
+//!
+//! statfs(2) does not say which, so the export is asked too, through a mount of its own that hangs in no directory. The
+//! kernel has the connection already; the answer is kept.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::export::fs::FsStat;
+use crate::mount::mounter::{Mounter, Role};
+use crate::mount::table::Mount;
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::Source;
+use crate::node::probe::figures;
+
+/// How long it is believed how large an export is, or that it cannot be asked.
+const MAX_AGE: Duration = Duration::from_secs(300);
+
+/// What decides whether a server lets a client mount, among the options of a mount that it allowed.
+const OPTIONS: [&str; 5] = ["vers", "proto", "port", "sec", "xprtsec"];
+
+/// Whose figures are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    /// The volume's own.
+    Volume,
+    /// Those of the export: the volume has no limit, or one that is larger than the export.
+    Export,
+    /// It cannot be told: the volume's identifier is none of this driver's, or the export cannot be asked.
+    Unknown,
+}
+
+impl Whose {
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Volume => "volume",
+            Self::Export => "export",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The sizes of the exports that volumes on this node are on.
+#[derive(Debug)]
+pub struct Exports {
+    mounter: Arc<Mounter>,
+    sizes: Mutex<HashMap<Source, (Instant, Option<u64>)>>,
+}
+
+impl Exports {
+    /// Asks through mounts that `mounter` makes.
+    pub fn new(mounter: Arc<Mounter>) -> Self {
+        Self { mounter, sizes: Mutex::default() }
+    }
+
+    /// Whose figures `stat` are, of a volume on `share` that is mounted as `mount`; until `deadline` at most.
+    pub async fn tell(&self, stat: &FsStat, share: Option<&Source>, mount: &Mount, deadline: Instant) -> Whose {
+        let Some(share) = share else { return Whose::Unknown };
+        let known = self.sizes().get(share).copied().filter(|(at, _)| at.elapsed() < MAX_AGE);
+        let size = match known {
+            Some((_, size)) => size,
+            None => {
+                let size = timeout_at(deadline, self.ask(share, mount)).await.ok().flatten();
+                let mut sizes = self.sizes();
+                sizes.retain(|_, (at, _)| at.elapsed() < MAX_AGE);
+                sizes.insert(share.clone(), (Instant::now(), size));
+                size
+            }
+        };
+        match size {
+            Some(size) if stat.total_bytes < size => Whose::Volume,
+            Some(_) => Whose::Export,
+            None => Whose::Unknown,
+        }
+    }
+
+    async fn ask(&self, share: &Source, mount: &Mount) -> Option<u64> {
+        let options = OPTIONS.iter().filter_map(|key| Some(format!("{key}={}", mount.option(key)?)));
+        let options = MountOptions::parse("mount options", options).ok()?;
+        let ask = |_: &_, root| rustix::fs::fstatfs(&root).map(|stat| figures(&stat).total_bytes);
+        self.mounter.mount_then(share, &options, Role::Node, ask).await.ok()?.root.ok()
+    }
+
+    fn sizes(&self) -> MutexGuard<'_, HashMap<Source, (Instant, Option<u64>)>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

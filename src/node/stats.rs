@@ -1,0 +1,228 @@
+//! The figures of a published volume (CSI NodeGetVolumeStats): from its server while that answers, else the last ones.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::export::fs::{FsStat, Status};
+use crate::mount::local::Local;
+use crate::mount::table::{Mount, Table};
+use crate::nfs::source::Source;
+use crate::node::probe::{Failure, LIMIT, Probe};
+use crate::node::statistics_scope::{Exports, Whose};
+use crate::node::target::{Place, Target};
+
+/// The figures of volumes.
+#[derive(Debug)]
+pub struct Stats {
+    probe: Probe,
+    /// How old an answer may be; zero asks the server each time.
+    max_age: Duration,
+    /// `None` where nobody asks whose figures are told.
+    exports: Option<Exports>,
+    last: Mutex<HashMap<Target, Figures>>,
+}
+
+/// A volume whose figures are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// CSI `volume_id`.
+    pub id: String,
+    /// The export that it is on, where its identifier tells.
+    pub share: Option<Source>,
+}
+
+#[derive(Debug, Clone)]
+struct Figures {
+    /// The volume that they were asked for.
+    volume: String,
+    whose: Whose,
+    /// The mount that they are of, and its superblock: another one at the same target has others.
+    of: (u64, (u32, u32)),
+    at: Instant,
+    stat: FsStat,
+}
+
+impl Stats {
+    /// Figures that `probe` gets, each kept for `max_age`. Whose they are is found out by `exports`, where somebody asks.
+    pub fn new(probe: Probe, exports: Option<Exports>, max_age: Duration) -> Self {
+        Self { probe, max_age, exports, last: Mutex::default() }
+    }
+
+    /// The figures of the volume that is mounted at `target`, within 2 s. From a server that does not answer: the last
+    /// figures of this mount, however old.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where no volume is mounted there; [`Error::Unreachable`] and [`Error::Export`] where the server
+    /// does not answer, or says no, and there are no figures yet.
+    pub async fn of(&self, volume: &Volume, target: &Target) -> Result<FsStat> {
+        let started = Instant::now();
+        let (place, mount) = mounted(self.probe.local(), target).await?;
+        self.figures(volume, target, &place, &mount, started + LIMIT).await
+    }
+
+    async fn figures(
+        &self,
+        volume: &Volume,
+        target: &Target,
+        place: &Arc<Place>,
+        mount: &Mount,
+        deadline: Instant,
+    ) -> Result<FsStat> {
+        let known = self.last().get(target).cloned().filter(|figures| figures.of == identity(mount));
+        if let Some(known) = known.as_ref().filter(|known| known.at.elapsed() < self.max_age) {
+            return Ok(known.stat);
+        }
+        match (self.probe.statfs(place, mount, deadline).await, known) {
+            (Ok(stat), _) => {
+                let whose = match &self.exports {
+                    Some(exports) => exports.tell(&stat, volume.share.as_ref(), mount, deadline).await,
+                    None => Whose::Unknown,
+                };
+                let figures =
+                    Figures { volume: volume.id.clone(), whose, of: identity(mount), at: Instant::now(), stat };
+                self.last().insert(target.clone(), figures);
+                Ok(stat)
+            }
+            (Err(Failure::Gone), _) => Err(not_mounted(target)),
+            (Err(Failure::Unreachable(_) | Failure::Silent), Some(known)) => Ok(known.stat),
+            (Err(failure), _) => Err(explain(failure, target, mount)),
+        }
+    }
+
+    /// The last figures of every volume, and whose they are.
+    pub fn known(&self) -> Vec<(String, Whose, FsStat)> {
+        let mut known: Vec<_> = self.last().values().map(|f| (f.volume.clone(), f.whose, f.stat)).collect();
+        // One with several targets has the same figures at each.
+        known.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        known.dedup_by(|(one, ..), (other, ..)| one == other);
+        known
+    }
+
+    /// Forgets a target that is no longer published.
+    pub fn forget(&self, target: &Target) {
+        self.last().remove(target);
+    }
+
+    fn last(&self) -> MutexGuard<'_, HashMap<Target, Figures>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn identity(mount: &Mount) -> (u64, (u32, u32)) {
+    (mount.id, mount.device)
+}
+
+/// The volume at a target, as the mount table shows it: no path of a dead server is looked at for it.
+async fn mounted(local: &Local, target: &Target) -> Result<(Arc<Place>, Mount)> {
+    let target = target.clone();
+    local
+        .run(move || {
+            let place = target.find()?.ok_or_else(|| not_mounted(&target))?;
+            let table = Table::read()?;
+            let mount = table.top(place.path()).filter(|mount| mount.is_nfs()).ok_or_else(|| not_mounted(&target))?;
+            Ok((Arc::new(place), mount.clone()))
+        })
+        .await
+}
+
+fn not_mounted(target: &Target) -> Error {
+    Error::not_found(format!("a volume at {target}"), "no NFS file system is mounted there")
+}
+
+fn explain(failure: Failure, target: &Target, mount: &Mount) -> Error {
+    let status = match failure {
+        Failure::Unreachable(reason) => {
+            let server = mount.server().map_or_else(|| mount.source(), |server| server.to_string());
+            return Error::Unreachable { server, port: mount.tcp_port(), reason };
+        }
+        Failure::Gone => return not_mounted(target),
+        Failure::Silent => Status::TimedOut,
+        Failure::Failed(status) => status,
+    };
+    Error::Export { export: mount.source(), action: format!("asking for the figures of {target}"), status }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::reachability::Reachability;
+    use crate::testing::fake_server::{Behaviour, Server};
+
+    const OLD: FsStat = FsStat { total_bytes: 10, free_bytes: 5, available_bytes: 4, total_inodes: 3, free_inodes: 2 };
+
+    fn stats(max_age: Duration) -> Stats {
+        let reachability = Reachability::new();
+        let gates = Gates::new(Arc::clone(&reachability));
+        Stats::new(Probe::new(reachability, gates), None, max_age)
+    }
+
+    fn volume() -> Volume {
+        Volume { id: "v".to_owned(), share: None }
+    }
+
+    fn mount(id: u64, port: u16) -> Mount {
+        let line = format!("{id} 25 0:26 / /t rw - nfs4 nfs:/volume rw,vers=4.2,port={port},addr=127.0.0.1");
+        Table::parse(line.as_bytes()).top(std::path::Path::new("/t")).unwrap().clone()
+    }
+
+    /// Asks for the figures of a mount on a local directory, after those of mount 26 became known.
+    async fn ask(max_age: Duration, mount: Mount) -> Result<FsStat> {
+        let dir = tempfile::tempdir().unwrap();
+        let target = Target::try_from(dir.path()).unwrap();
+        let place = Arc::new(target.find().unwrap().unwrap());
+        let stats = stats(max_age);
+        let of = (26, (0, 26));
+        let figures = Figures { volume: volume().id, whose: Whose::Unknown, of, at: Instant::now(), stat: OLD };
+        stats.last().insert(target.clone(), figures);
+        stats.figures(&volume(), &target, &place, &mount, Instant::now() + LIMIT).await
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_leaves_the_last_figures() {
+        let server = Server::start(Behaviour::Closing).await;
+        assert_eq!(ask(Duration::ZERO, mount(26, server.address.port())).await, Ok(OLD));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_and_was_never_asked_is_an_error() {
+        let server = Server::start(Behaviour::Closing).await;
+        let figures = ask(Duration::ZERO, mount(27, server.address.port())).await;
+        assert!(matches!(figures, Err(Error::Unreachable { .. })), "{figures:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up_within_two_seconds() {
+        let server = Server::start(Behaviour::Silent).await;
+        let started = Instant::now();
+        assert_eq!(ask(Duration::ZERO, mount(26, server.address.port())).await, Ok(OLD));
+        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    }
+
+    #[tokio::test]
+    async fn figures_that_are_not_too_old_are_not_asked_for_again() {
+        let server = Server::start(Behaviour::alive()).await;
+        assert_eq!(ask(Duration::from_secs(3600), mount(26, server.address.port())).await, Ok(OLD));
+        assert_eq!(server.calls(), 0);
+    }
+
+    #[tokio::test]
+    async fn figures_of_a_file_system_under_a_lost_mount_are_not_the_volume_s() {
+        let server = Server::start(Behaviour::alive()).await;
+        let figures = ask(Duration::ZERO, mount(26, server.address.port())).await;
+        assert!(matches!(figures, Err(Error::NotFound { .. })), "{figures:?}");
+    }
+
+    #[tokio::test]
+    async fn a_path_without_a_volume_is_not_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path().to_owned(), dir.path().join("missing"), dir.path().join("missing/target")] {
+            let stats = stats(Duration::ZERO).of(&volume(), &Target::try_from(path.as_path()).unwrap()).await;
+            assert!(matches!(stats, Err(Error::NotFound { .. })), "{stats:?}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Taking a volume down on this node (CSI NodeUnpublishVolume), whatever its server does.
+//!
+//! While the server answers, a mount is unmounted like any other, which waits for what is not written yet. Where it does
+//! not, or where something still uses the mount, it is detached: it leaves its place at once, and the kernel keeps what it
+//! needs until the last user and the last write are gone.
+//!
+//! MNT_FORCE breaks off all calls of a *superblock*, and volumes of one export share one: it would make the pods of other
+//! volumes fail, which would have gone on when the server comes back. So it is used only for the last mount of one.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{Error, Result};
+use crate::mount::table::{Mount, Table};
+use crate::node::publish::Publisher;
+use crate::node::target::{Place, Target};
+
+/// How long is waited for servers; what follows takes no time.
+const PATIENCE: Duration = Duration::from_secs(7);
+
+impl Publisher {
+    /// Unmounts all that is mounted at a target and removes it: within 10 s, whatever the servers do. A target where
+    /// nothing is, or that is not there, is success. A call for a target that another is at work on waits for that one.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] where the target is no directory, holds data, or has a mount that is not NFS: nothing is
+    /// touched then.
+    pub async fn unpublish(&self, target: &Target) -> Result<()> {
+        let _turn = self.targets.take(target.clone()).await;
+        let found = self.gates.local().run({
+            let target = target.clone();
+            move || Ok((target.find()?.map(Arc::new), Table::read()?))
+        });
+        let (Some(place), table) = found.await? else { return Ok(()) };
+        let stack = table.at(place.path());
+        only_nfs(&place, &stack)?;
+        let deadline = Instant::now() + PATIENCE;
+        for mount in stack {
+            self.unmount(&place, mount, deadline).await?;
+        }
+        self.requested.forget(place.path());
+        self.gates.local().run(move || place.remove()).await?;
+        Ok(())
+    }
+
+    async fn unmount(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<()> {
+        let (why, dead) = match timeout_at(deadline, self.unmount_alive(place, mount)).await {
+            Ok(Ok(Ok(()) | Err(Errno::INVAL | Errno::NOENT))) => return Ok(()),
+            Ok(Ok(Err(error))) => (error.to_string(), false),
+            Ok(Err(error)) => (error.to_string(), true),
+            Err(_) => ("the server takes too long".to_owned(), false),
+        };
+        tracing::warn!(target = %place, source = mount.source(), why, "cannot unmount in order, detaching");
+        self.detach(place, mount, dead).await
+    }
+
+    /// Unmounts while the server answers.
+    async fn unmount_alive(&self, place: &Arc<Place>, mount: &Mount) -> Result<rustix::io::Result<()>> {
+        let Some(server) = mount.server() else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
+        self.reachability.check(&server, mount.tcp_port()).await?;
+        let place = Arc::clone(place);
+        let call = move || unmount(place.call_path(), UnmountFlags::NOFOLLOW);
+        Ok(self.gates.get(&server, mount.tcp_port()).run(call).await?)
+    }
+
+    /// Takes the visible mount from its place without waiting for its server; `dead` says that it does not answer.
+    async fn detach(&self, place: &Arc<Place>, mount: &Mount, dead: bool) -> Result<()> {
+        let last = self.gates.local().run({
+            let (place, mount) = (Arc::clone(place), mount.clone());
+            move || detach(&place, &mount, dead)
+        });
+        if let Some(last) = last.await? {
+            self.let_go(mount, last);
+        }
+        Ok(())
+    }
+
+    /// Ends a detached mount. That may wait for its server: on a thread of its gate.
+    pub(super) fn let_go(&self, mount: &Mount, last: OwnedFd) {
+        if let Some(server) = mount.server() {
+            drop(self.gates.get(&server, mount.tcp_port()).hold(last));
+        }
+    }
+}
+
+/// Takes the mount from its place, if it is still there, without waiting for its server. Gives a descriptor that keeps the
+/// mount in being, so that this does not have to wait for its end.
+pub(super) fn detach(place: &Place, mount: &Mount, dead: bool) -> Result<Option<OwnedFd>> {
+    let table = Table::read()?;
+    if table.top(place.path()).is_none_or(|top| top.id != mount.id) {
+        // It has left its place: the attempt before only waits for what is not written yet.
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let failed = |errno| Error::Internal(format!("{place}: detaching the mount: {errno}"));
+    let root = rustix::fs::openat(CWD, place.call_path(), flags, Mode::empty()).map_err(failed)?;
+    let shared = table.mounts().any(|other| other.device == mount.device && other.id != mount.id);
+    if dead && !shared {
+        // Breaks off what hangs, and then finds the mount in use, by the descriptor.
+        let broken_off = unmount(place.call_path(), UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
+        tracing::debug!(target = %place, ?broken_off, "broke off the calls on a dead server");
+    }
+    match unmount(place.call_path(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(Some(root)),
+        Err(errno) => Err(failed(errno)),
+    }
+}
+
+/// The driver mounts NFS alone: another mount is somebody else's.
+pub(super) fn only_nfs(place: &Place, stack: &[&Mount]) -> Result<()> {
+    match stack.iter().find(|mount| !mount.is_nfs()) {
+        Some(other) => Err(Error::Precondition(format!(
+            "{place} has a mount of type {} (`{}`), which this driver did not make: unmount what does not belong there",
+            other.fs_type,
+            other.source()
+        ))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::mounter::Mounter;
+    use crate::mount::reachability::Reachability;
+
+    async fn unpublish(path: &Path) -> Result<()> {
+        let reachability = Reachability::new();
+        let gates = Gates::new(Arc::clone(&reachability));
+        let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
+        let publisher = Publisher::new(mounter, reachability, gates, Arc::default());
+        publisher.unpublish(&Target::try_from(path).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn a_target_is_removed_and_a_repeated_call_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("target");
+        std::fs::create_dir(&target).unwrap();
+        unpublish(&target).await.unwrap();
+        assert!(!target.exists());
+        unpublish(&target).await.unwrap();
+        unpublish(&dir.path().join("missing/target")).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn data_under_a_lost_mount_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("target/data");
+        std::fs::create_dir(dir.path().join("target")).unwrap();
+        std::fs::write(&data, "kept").unwrap();
+        assert!(matches!(unpublish(&dir.path().join("target")).await, Err(Error::Precondition(_))));
+        assert_eq!(std::fs::read(data).unwrap(), b"kept");
+    }
+
+    #[tokio::test]
+    async fn a_mount_of_something_else_is_left_alone() {
+        // procfs is mounted wherever this runs.
+        assert!(matches!(unpublish(Path::new("/proc")).await, Err(Error::Precondition(_))));
+        assert!(Path::new("/proc/self").exists());
+    }
+}

@@ -1,0 +1,194 @@
+//! Health and metrics over HTTP/1.1: `/healthz` (the process lives), `/readyz` (it can serve, as Probe says) and
+//! `/metrics`. Whoever reaches the address may be hostile: connections are few and short, requests small, bodies unread.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::error::{Error, Result};
+use crate::server::metrics::Metrics;
+use crate::service::identity::{Readiness, State};
+
+/// Connections at one time; more wait in the kernel.
+const CONNECTIONS: usize = 32;
+/// From the connection to the head of the request.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+/// From the connection to its end.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(15);
+/// Bytes of a request's head, at most.
+const HEAD_MAX: usize = 16 * 1024;
+/// After an accept that failed, usually for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Listens on the address.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| Error::Internal(format!("listening on {address} for --http-endpoint: {error}")))
+}
+
+/// Serves until it is dropped; a connection that is open then ends by itself within seconds.
+pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    // The semaphore is never closed.
+    while let Ok(slot) = slots.clone().acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (readiness, metrics) = (readiness.clone(), metrics.clone());
+                tokio::spawn(async move {
+                    serve_connection(stream, readiness, metrics).await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting an HTTP connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, readiness: Readiness, metrics: Arc<Metrics>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = respond(request.method(), request.uri().path(), readiness.state(), &metrics);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_MAX)
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection"),
+        Err(_) => tracing::debug!("an HTTP connection lasted too long"),
+    }
+}
+
+fn respond(method: &Method, path: &str, state: State, metrics: &Metrics) -> Response<Full<Bytes>> {
+    if method != Method::GET && method != Method::HEAD {
+        let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match path {
+        "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" => match state {
+            State::Serving => answer(StatusCode::OK, TEXT, "ok\n"),
+            State::Starting => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "starting\n"),
+            State::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "going down\n"),
+        },
+        "/metrics" => answer(StatusCode::OK, OPENMETRICS, metrics.scrape()),
+        _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
+    }
+}
+
+fn answer(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn start(readiness: Readiness) -> SocketAddr {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(serve(listener, readiness, Arc::default()));
+        address
+    }
+
+    async fn exchange(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.to_lowercase()
+    }
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        exchange(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")).await
+    }
+
+    #[tokio::test]
+    async fn the_process_lives_before_it_is_ready_and_while_it_goes_down() {
+        let readiness = Readiness::default();
+        let address = start(readiness.clone()).await;
+        assert!(get(address, "/healthz").await.starts_with("http/1.1 200"));
+        assert!(get(address, "/readyz").await.starts_with("http/1.1 503"));
+        readiness.serving();
+        assert!(get(address, "/readyz").await.starts_with("http/1.1 200"));
+        readiness.draining();
+        assert!(get(address, "/readyz").await.starts_with("http/1.1 503"));
+        assert!(get(address, "/healthz").await.starts_with("http/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn metrics_come_as_openmetrics() {
+        let answer = get(start(Readiness::default()).await, "/metrics").await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
+        assert!(body.contains("csi_nfs_build_info") && body.ends_with("# eof\n"), "{body}");
+    }
+
+    #[rstest]
+    #[case("GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n", "404")]
+    #[case("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", "405")]
+    #[case("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", "405")]
+    #[case("nonsense\r\n\r\n", "400")]
+    #[tokio::test]
+    async fn what_is_not_served_is_refused(#[case] request: &str, #[case] status: &str) {
+        let answer = exchange(start(Readiness::default()).await, request).await;
+        assert!(answer.starts_with(&format!("http/1.1 {status}")), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_has_no_body() {
+        let answer = exchange(start(Readiness::default()).await, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(answer.starts_with("http/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_that_send_nothing_end_and_make_room() {
+        let address = start(Readiness::default()).await;
+        let mut idle = Vec::new();
+        for _ in 0..CONNECTIONS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert!(get(address, "/healthz").await.starts_with("http/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn an_endless_head_is_refused() {
+        let address = start(Readiness::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let line = format!("GET /{} HTTP/1.1\r\n", "a".repeat(2 * HEAD_MAX));
+        // The server may hang up before all of it is sent.
+        let _ = stream.write_all(line.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.starts_with(b"HTTP/1.1 2"));
+    }
+}

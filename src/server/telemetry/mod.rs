@@ -1,0 +1,278 @@
+//! Logs: how they are written, and the layer that logs and counts each call.
+//!
+//! One line a call, at its end: method, volume, server, gRPC code, milliseconds, and the message of an error. Never a
+//! request or a secret. A layer cannot see inside a message, so the service names the volume and the server of its
+//! call with [`volume`] and [`server`]; the lines that are logged while the call runs carry them too.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::{Code, Status};
+use tracing::level_filters::LevelFilter;
+use tracing::{Instrument, Span, Subscriber, field};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt};
+
+use crate::server::metrics::Metrics;
+
+/// Bytes of an identifier or a server's name in the log, at most.
+const NAME_MAX: usize = 256;
+/// Bytes of an error's message in the log, at most.
+const MESSAGE_MAX: usize = 2048;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What logs: give it to [`tracing::subscriber::set_global_default`]. `verbosity` is klog's `-v`: below 3 is info, 3 and
+/// 4 are debug, 5 and more are trace; for this driver's own events, while those of libraries start at warnings.
+pub fn subscriber<W>(format: Format, verbosity: u32, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let level = match verbosity {
+        0..3 => LevelFilter::INFO,
+        3..5 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let filter = Targets::new().with_default(LevelFilter::WARN).with_target(env!("CARGO_CRATE_NAME"), level);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(OneLine(writer));
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines)
+}
+
+/// The text on one line: whatever could start another one, or steer a terminal, is escaped.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    let unsafe_in_line = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if !text.contains(unsafe_in_line) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match unsafe_in_line(c) {
+            true => line.extend(c.escape_default()),
+            false => line.push(c),
+        }
+    }
+    Cow::Owned(line)
+}
+
+/// Makes writers that put each event on one line. Events arrive whole, in one write each.
+struct OneLine<W>(W);
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
+    type Writer = OneLine<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        OneLine(self.0.make_writer())
+    }
+}
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let mut line = one_line(text.strip_suffix('\n').unwrap_or(&text)).into_owned();
+        line.push('\n');
+        self.0.write_all(line.as_bytes())?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// Names the volume, by its ID, of the call that is being served.
+pub fn volume(id: &str) {
+    Span::current().record("volume", shown(id, NAME_MAX));
+}
+
+/// Names the NFS server of the call that is being served.
+pub fn server(name: &str) {
+    Span::current().record("server", shown(name, NAME_MAX));
+}
+
+/// The beginning of a text: a caller may send megabytes.
+fn shown(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+/// The calls that a server serves: a layer that logs, counts and, when the driver has to end, cuts them.
+#[derive(Debug, Clone)]
+pub struct Calls(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    metrics: Arc<Metrics>,
+    in_flight: AtomicUsize,
+    cut: CancellationToken,
+}
+
+impl Calls {
+    /// Counts in these metrics.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), cut: CancellationToken::new() }))
+    }
+
+    /// How many calls are being served.
+    pub fn in_flight(&self) -> usize {
+        self.0.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Ends every call now, and every later one at once, with UNAVAILABLE; says how many were being served.
+    pub fn cut(&self) -> usize {
+        self.0.cut.cancel();
+        self.in_flight()
+    }
+}
+
+impl<S> tower::Layer<S> for Calls {
+    type Service = Observed<S>;
+
+    fn layer(&self, inner: S) -> Observed<S> {
+        Observed { inner, calls: self.clone() }
+    }
+}
+
+/// A service whose calls are logged and counted.
+#[derive(Debug, Clone)]
+pub struct Observed<S> {
+    inner: S,
+    calls: Calls,
+}
+
+impl<S> tower::Service<Request<Body>> for Observed<S>
+where
+    S: tower::Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let call = Call::start(&self.calls, method(request.uri().path()));
+        let serving = self.inner.call(request).instrument(call.span.clone());
+        let cut = self.calls.0.cut.clone();
+        Box::pin(async move {
+            let response = tokio::select! {
+                biased;
+                response = serving => response?,
+                () = cut.cancelled() => Status::unavailable("the driver is going down; call again").into_http(),
+            };
+            // The status of a unary call that failed is in the headers; one that succeeded has its OK in the trailers.
+            match Status::from_header_map(response.headers()) {
+                Some(status) => call.end(status.code(), status.message()),
+                None => call.end(Code::Ok, ""),
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// The last part of a call's path, which names its method. No other text becomes a label of a metric.
+fn method(path: &str) -> &str {
+    path.strip_prefix("/csi.v1.")
+        .and_then(|service_and_method| service_and_method.split_once('/'))
+        .map(|(_, method)| method)
+        .filter(|method| method.len() <= 48 && method.bytes().all(|b| b.is_ascii_alphabetic()))
+        .unwrap_or("unknown")
+}
+
+/// Calls that come all the time and say nothing new while they succeed.
+fn is_routine(method: &str) -> bool {
+    matches!(
+        method,
+        "Probe"
+            | "GetPluginInfo"
+            | "GetPluginCapabilities"
+            | "ControllerGetCapabilities"
+            | "NodeGetCapabilities"
+            | "NodeGetVolumeStats"
+            | "NodeGetVolumeHealth"
+            | "NodeGetStorageHealth"
+    )
+}
+
+/// A call being served. Dropped before its end, it was given up.
+struct Call {
+    calls: Calls,
+    method: String,
+    span: Span,
+    started: Instant,
+    ended: bool,
+}
+
+impl Call {
+    fn start(calls: &Calls, method: &str) -> Self {
+        calls.0.in_flight.fetch_add(1, Ordering::Relaxed);
+        calls.0.metrics.call_started(method);
+        Self {
+            calls: calls.clone(),
+            method: method.to_owned(),
+            span: tracing::info_span!("call", method, volume = field::Empty, server = field::Empty),
+            started: Instant::now(),
+            ended: false,
+        }
+    }
+
+    fn end(mut self, code: Code, message: &str) {
+        self.record(code, message);
+    }
+
+    fn record(&mut self, code: Code, message: &str) {
+        self.ended = true;
+        let took = self.started.elapsed();
+        let name = match code {
+            Code::Ok => Cow::Borrowed("OK"),
+            other => Cow::Owned(format!("{other:?}")),
+        };
+        self.calls.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.calls.0.metrics.call_ended(&self.method, &name, took);
+        let message = shown(message, MESSAGE_MAX);
+        let _entered = self.span.enter();
+        let (code_name, ms) = (&*name, (took.as_secs_f64() * 1e4).round() / 10.0);
+        match code {
+            Code::Ok if is_routine(&self.method) => tracing::debug!(code = code_name, ms, "served"),
+            Code::Ok => tracing::info!(code = code_name, ms, "served"),
+            Code::Internal | Code::Unknown | Code::DataLoss => {
+                tracing::error!(code = code_name, ms, error = message, "failed");
+            }
+            _ => tracing::warn!(code = code_name, ms, error = message, "failed"),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.record(Code::Cancelled, "the caller gave up, or its deadline passed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Calls to a controller that are cut short at any operation, and calls of rivals: on an export in memory, at every point
+//! there is. What the calls are is their tests' business.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::check::{Finding, check};
+use crate::error::{Error, Result};
+use crate::export::fs::Status;
+use crate::export::{Export, trash};
+use crate::nfs::source::{Server, Share, Source};
+use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Tree, race};
+
+/// The export `nfs:/export`, by a connection of its own.
+pub(crate) fn reach(server: &MemoryServer) -> Export<MemoryFs> {
+    let share = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/export").unwrap());
+    Export::new(share, server.client(), Arc::default())
+}
+
+/// A controller's connection to it.
+pub(crate) type Connection = Arc<Export<MemoryFs>>;
+
+/// A new one.
+pub(crate) fn connect(server: &MemoryServer) -> Connection {
+    Arc::new(reach(server))
+}
+
+/// One call to a controller.
+pub(crate) trait Call: Clone + Debug + PartialEq + Send + Sync + 'static {
+    /// Makes the call: what the caller learns, without times.
+    fn run(&self, export: &Connection) -> impl Future<Output = Result<String>> + Send;
+
+    /// Makes the call, and again where the caller is told to.
+    fn insist(&self, export: &Connection) -> impl Future<Output = Result<String>> + Send {
+        self.run(export)
+    }
+
+    /// A server with what is there after these calls, and with somebody's own in `theirs`.
+    fn prepared(before: &[Self]) -> impl Future<Output = MemoryServer> + Send;
+
+    /// Whether a finding is no fault after this call: what others made, or what was to stay.
+    fn allows(&self, finding: &Finding) -> bool;
+
+    /// The findings on an export that are faults after this call.
+    fn faults(&self, export: &Connection) -> impl Future<Output = Vec<Finding>> + Send {
+        async move { check(export).await.unwrap().into_iter().filter(|finding| !self.allows(finding)).collect() }
+    }
+}
+
+/// Makes a call, and again as long as its caller is told to; a few times.
+pub(crate) async fn until_done<C: Call>(call: &C, export: &Connection) -> Result<String> {
+    let mut answer = call.run(export).await;
+    for _ in 0..8 {
+        if !matches!(answer, Err(Error::Interrupted(_))) {
+            break;
+        }
+        answer = call.run(export).await;
+    }
+    answer
+}
+
+/// Lets a controller do in the background what it does there.
+pub(crate) async fn settle(export: &Connection) {
+    trash::sweep_staging(export).await.unwrap();
+    assert_eq!(trash::clear(export).await.unwrap(), 0);
+}
+
+/// The whole tree, with the records' times taken out, and without what the next who counts the promises makes anew.
+pub(crate) fn seen(server: &MemoryServer) -> Tree {
+    let mut tree = server.tree();
+    tree.0.retain(|path, _| !path.starts_with(b".csi-nfs/promised"));
+    for node in tree.0.values_mut() {
+        let text = node.text();
+        if text.starts_with('{')
+            && let Some((before, _)) = text.split_once(",\"created\":")
+        {
+            node.content = before.as_bytes().to_vec();
+        }
+    }
+    tree
+}
+
+/// Breaks a call at its `n`-th operation in some way.
+type Break = fn(&MemoryFs, u64);
+
+/// The ways, and whether the controller dies of it.
+const BREAKS: [(&str, Break, bool); 5] = [
+    ("dies before", |fs, n| fs.crash_at(n, Crash::BeforeEffect), true),
+    ("dies after", |fs, n| fs.crash_at(n, Crash::AfterEffect), true),
+    ("answer lost", |fs, n| fs.lose_answer_at(n), false),
+    ("fails", |fs, n| fs.fail_at(n, Status::Io), false),
+    ("full", |fs, n| fs.fail_at(n, Status::NoSpc), false),
+];
+
+/// Cuts each call short in every way at every operation, with and without a loss of power: a retry finishes it, as if it had
+/// not been cut. Answers how many points were tried.
+pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
+    let mut points = 0;
+    for (before, call) in scenarios {
+        let prepared = C::prepared(&before).await;
+        let server = prepared.copy();
+        let export = connect(&server);
+        let answer = call.run(&export).await.unwrap();
+        settle(&export).await;
+        let (whole, others) = (seen(&server), server.tree().below("theirs"));
+        assert_eq!(call.faults(&export).await, [], "{call:?} alone");
+        for (how, cut, dies) in BREAKS {
+            for lost in [false, true] {
+                for n in 0.. {
+                    let server = prepared.copy();
+                    let export = connect(&server);
+                    cut(export.fs(), n);
+                    let first = call.run(&export).await;
+                    if export.fs().operations() <= n {
+                        assert_eq!(first.unwrap(), answer);
+                        break;
+                    }
+                    points += 1;
+                    let at = format!("{before:?} {call:?} {how} {n}, power lost: {lost}");
+                    assert_eq!(server.tree().below("theirs"), others, "{at}: touched what is not its own");
+                    if lost {
+                        server.power_loss(n % 2 == 0);
+                    }
+                    let export = if dies || lost { connect(&server) } else { export };
+                    assert_eq!(call.run(&export).await.as_ref(), Ok(&answer), "{at}");
+                    settle(&export).await;
+                    assert_eq!(call.faults(&export).await, [], "{at}");
+                    assert_eq!(seen(&server), whole, "{at}");
+                }
+            }
+        }
+    }
+    points
+}
+
+/// What some calls looked like from outside: the answers, and the tree in the end.
+pub(crate) type Outcome = (Vec<String>, String);
+
+fn shown(answer: Result<String>) -> String {
+    answer.unwrap_or_else(|error: Error| format!("{:?}", error.code()))
+}
+
+/// Two controllers make their calls at the same time, in an order of operations that `seed` decides.
+pub(crate) async fn raced<C: Call>(server: MemoryServer, rivals: &[Vec<C>; 2], seed: u64) -> (Outcome, MemoryServer) {
+    let exports = [connect(&server), connect(&server)];
+    let racers = exports
+        .iter()
+        .zip(rivals)
+        .map(|(export, calls)| {
+            export.fs().interleave(true);
+            Box::pin(async move {
+                let mut answers = Vec::new();
+                for call in calls {
+                    answers.push(shown(call.insist(export).await));
+                }
+                answers
+            }) as Pin<Box<dyn Future<Output = Vec<String>> + Send + '_>>
+        })
+        .collect();
+    let answers = race(seed, racers).await.concat();
+    settle(&connect(&server)).await;
+    ((answers, seen(&server).to_string()), server)
+}
+
+/// The outcomes that one controller could have had, which does one call after the other.
+pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, rivals: &[Vec<C>; 2]) -> BTreeSet<Outcome> {
+    let mut outcomes = BTreeSet::new();
+    let total = rivals[0].len() + rivals[1].len();
+    for order in 0..1_u32 << total {
+        if order.count_ones() as usize != rivals[1].len() {
+            continue;
+        }
+        let server = prepared.copy();
+        let export = connect(&server);
+        let mut answers = [Vec::new(), Vec::new()];
+        for turn in 0..total {
+            let who = (order >> turn & 1) as usize;
+            let call = &rivals[who][answers[who].len()];
+            answers[who].push(shown(call.run(&export).await));
+        }
+        settle(&export).await;
+        outcomes.insert((answers.concat(), seen(&server).to_string()));
+    }
+    outcomes
+}
+
+/// How many races of one kind there are: so many as `CSI_NFS_RACES` says, otherwise `rounds`.
+pub(crate) fn races(rounds: u64) -> u64 {
+    std::env::var("CSI_NFS_RACES").map_or(rounds, |rounds| rounds.parse().unwrap())
+}
+
+/// Races each pair of rivals, [`races`] in all: the outcome is one that a single controller could have had, and `judge` looks at
+/// the export.
+pub(crate) async fn rivals<C: Call>(
+    scenarios: Vec<(Vec<C>, [Vec<C>; 2])>,
+    rounds: u64,
+    judge: impl AsyncFn(&MemoryServer, &str),
+) {
+    let each = races(rounds) / scenarios.len() as u64;
+    for (before, rivals) in scenarios {
+        let prepared = C::prepared(&before).await;
+        let allowed = sequential(&prepared, &rivals).await;
+        for seed in 0..each {
+            let (outcome, server) = raced(prepared.copy(), &rivals, seed).await;
+            let what = format!("seed {seed} of {before:?}, {rivals:?}: {:?}", outcome.0);
+            judge(&server, &what).await;
+            assert!(allowed.contains(&outcome), "{what}\n{}\nallowed: {allowed:#?}", outcome.1);
+        }
+    }
+}

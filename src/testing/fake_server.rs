@@ -1,0 +1,93 @@
+//! A server that answers RPC calls as a test wants: for faults that no real server shows when asked.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use crate::mount::rpc::{LAST_FRAGMENT, REPLY, put};
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Behaviour {
+    /// Answers with these words after the xid.
+    Words(Vec<u32>),
+    /// Answers SUCCESS with another call's xid.
+    OtherXid,
+    /// Answers SUCCESS after a while.
+    Slow(Duration),
+    /// Sends these bytes, whatever it was asked.
+    Bytes(Vec<u8>),
+    /// Accepts, reads, says nothing.
+    Silent,
+    /// Accepts and hangs up.
+    Closing,
+}
+
+impl Behaviour {
+    pub fn alive() -> Self {
+        Self::Words(vec![REPLY, 0, 0, 0, 0])
+    }
+}
+
+pub struct Server {
+    pub address: SocketAddr,
+    behaviour: watch::Sender<Behaviour>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Server {
+    pub async fn start(behaviour: Behaviour) -> Self {
+        Self::on("127.0.0.1:0", behaviour).await
+    }
+
+    pub async fn on(address: &str, behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (behaviour, now) = watch::channel(behaviour);
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&calls);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(answer(stream, now.borrow().clone()));
+            }
+        });
+        Self { address, behaviour, calls }
+    }
+
+    pub fn become_(&self, behaviour: Behaviour) {
+        self.behaviour.send_replace(behaviour);
+    }
+
+    /// How many connections it has had.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+async fn answer(mut stream: TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
+    if behaviour == Behaviour::Closing {
+        return Ok(());
+    }
+    let mut call = vec![0; (stream.read_u32().await? & !LAST_FRAGMENT) as usize];
+    stream.read_exact(&mut call).await?;
+    let xid = u32::from_be_bytes(call[..4].try_into().unwrap());
+    let words = match behaviour {
+        Behaviour::Words(words) => [vec![xid], words].concat(),
+        Behaviour::OtherXid => vec![!xid, REPLY, 0, 0, 0, 0],
+        Behaviour::Slow(delay) => {
+            tokio::time::sleep(delay).await;
+            vec![xid, REPLY, 0, 0, 0, 0]
+        }
+        Behaviour::Bytes(bytes) => return stream.write_all(&bytes).await,
+        Behaviour::Silent | Behaviour::Closing => std::future::pending().await,
+    };
+    let mut reply = Vec::new();
+    put(&mut reply, LAST_FRAGMENT | (4 * words.len()) as u32);
+    words.into_iter().for_each(|word| put(&mut reply, word));
+    stream.write_all(&reply).await
+}

@@ -1,0 +1,27 @@
+//! A directory of this machine in an export's place, for tests.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags};
+use tempfile::TempDir;
+
+use crate::export::kernel::KernelFs;
+use crate::mount::gate::Gates;
+use crate::mount::reachability::Reachability;
+use crate::nfs::source::Server;
+
+/// A fresh directory, in memory where there is such a place, and the export that it stands for.
+pub(crate) fn local() -> (TempDir, KernelFs) {
+    rustix::process::umask(Mode::empty());
+    let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let fs = export(&place);
+    (place, fs)
+}
+
+/// One more client of it.
+pub(crate) fn export(place: &TempDir) -> KernelFs {
+    let root: OwnedFd = rustix::fs::open(place.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let server = Server::parse("server", "127.0.0.1").unwrap();
+    let gate = Gates::new(Reachability::new()).get(&server, 2049);
+    KernelFs::new(gate.hold(root), gate, true)
+}

@@ -1,0 +1,22 @@
+//! What tests share, and no release has: an export in memory, the contract of the interface to an export, the harness that
+//! crashes and races controllers, and the scenarios that run on it.
+
+pub mod conformance;
+pub mod memory;
+
+#[cfg(test)]
+mod agent_crashes;
+#[cfg(test)]
+mod agent_races;
+#[cfg(test)]
+mod archive_crashes;
+#[cfg(test)]
+pub(crate) mod crash_harness;
+#[cfg(test)]
+pub(crate) mod fake_server;
+#[cfg(test)]
+pub(crate) mod local_directory;
+#[cfg(test)]
+pub(crate) mod snapshot_crashes;
+#[cfg(test)]
+pub(crate) mod volume_crashes;
