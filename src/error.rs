@@ -1,24 +1,6 @@
-//! The one error of the domain, and the only place that gives it a gRPC code.
-//!
-//! # Policy
-//! The code decides what the sidecar or kubelet does next, so it is chosen for that:
-//!
-//! | code | when | what the caller does |
-//! |---|---|---|
-//! | INVALID_ARGUMENT | a field, parameter, identifier or option cannot be right | shows the message; a retry is as wrong |
-//! | NOT_FOUND | the volume, path or source is not there | gives up, or treats a delete as done |
-//! | ALREADY_EXISTS | the name or the target is taken, by something else | shows the message |
-//! | OUT_OF_RANGE | the asked capacity cannot be | shows the message |
-//! | RESOURCE_EXHAUSTED | no space, inodes or quota on the export | external-provisioner tries another topology, retries later |
-//! | FAILED_PRECONDITION | something else has to happen first | retries later |
-//! | PERMISSION_DENIED | the server forbids it | retries later; the operator has to mend the export |
-//! | ABORTED | a list token no longer fits | starts the list again |
-//! | UNAVAILABLE | the server is not reached, a limit that is required is not in force, or the driver is going down | retries soon; the operation may be half done and is resumed |
-//! | INTERNAL | the export or the kernel said something that the driver has no rule for | retries; a bug or a fault to look at |
+//! The one error of the domain. `service/status.rs` gives it its gRPC code.
 //!
 //! A message says what was tried, on which server and share, what the kernel or the server said, and what to do.
-
-use rustix::io::Errno;
 
 use crate::export::fs::Status as FsStatus;
 
@@ -133,58 +115,6 @@ impl Error {
     /// An [`Error::Conflict`].
     pub fn conflict(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Conflict { what: what.into(), reason: reason.into() }
-    }
-
-    /// The gRPC code for it: the policy of this file.
-    pub fn code(&self) -> tonic::Code {
-        use tonic::Code;
-        match self {
-            Self::Invalid { .. } => Code::InvalidArgument,
-            Self::NotFound { .. } => Code::NotFound,
-            Self::Conflict { .. } => Code::AlreadyExists,
-            Self::CapacityOutOfRange(_) => Code::OutOfRange,
-            Self::Exhausted(_) => Code::ResourceExhausted,
-            Self::Precondition(_) => Code::FailedPrecondition,
-            Self::Token(_) => Code::Aborted,
-            Self::Unreachable { .. } | Self::NoAgent { .. } | Self::Interrupted(_) => Code::Unavailable,
-            Self::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
-            Self::Export { status, .. } => export_code(*status),
-            Self::Record(_) | Self::Internal(_) => Code::Internal,
-        }
-    }
-}
-
-impl From<Error> for tonic::Status {
-    fn from(error: Error) -> Self {
-        Self::new(error.code(), error.to_string())
-    }
-}
-
-fn mount_code(errno: Errno) -> tonic::Code {
-    match errno {
-        // A version, a transport or a helper (tlshd) is missing, here or on the server.
-        Errno::PROTONOSUPPORT | Errno::SRCH | Errno::NODEV => tonic::Code::FailedPrecondition,
-        errno => export_code(errno.into()),
-    }
-}
-
-fn export_code(status: FsStatus) -> tonic::Code {
-    use tonic::Code;
-    match status {
-        FsStatus::Perm | FsStatus::Access | FsStatus::RoFs => Code::PermissionDenied,
-        FsStatus::NoEnt => Code::NotFound,
-        FsStatus::NoSpc | FsStatus::DQuot => Code::ResourceExhausted,
-        FsStatus::Inval | FsStatus::NameTooLong => Code::InvalidArgument,
-        FsStatus::NotDir | FsStatus::Symlink | FsStatus::WrongType | FsStatus::IsDir => Code::FailedPrecondition,
-        FsStatus::TimedOut | FsStatus::Stale | FsStatus::Locked => Code::Unavailable,
-        FsStatus::Exist
-        | FsStatus::NotEmpty
-        | FsStatus::XDev
-        | FsStatus::FBig
-        | FsStatus::MLink
-        | FsStatus::NotSupp
-        | FsStatus::Io
-        | FsStatus::Other(_) => Code::Internal,
     }
 }
 

@@ -14,8 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use csi_nfs::check;
 use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, Refusal, Task};
 use csi_nfs::error::Error;
+use csi_nfs::nfs::text::one_line;
 use csi_nfs::server::probe;
-use csi_nfs::server::telemetry::{one_line, subscriber};
+use csi_nfs::server::telemetry::subscriber;
 use csi_nfs::{agent, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
@@ -82,7 +83,7 @@ fn enforce(config: AgentConfig) -> anyhow::Result<()> {
 
 fn check(config: &CheckConfig) -> ExitCode {
     let checked = Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from).and_then(|runtime| {
-        let report = runtime.block_on(check::run(config));
+        let report = runtime.block_on(check::run(&config.settings));
         runtime.shutdown_background();
         Ok(report?)
     });

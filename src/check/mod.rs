@@ -10,7 +10,7 @@ mod report;
 mod snapshots;
 
 pub use repair::repair;
-pub use report::{Report, run};
+pub use report::{Report, Settings, run};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

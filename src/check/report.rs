@@ -5,14 +5,26 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Finding, check, repair};
-use crate::config::CheckConfig;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::pool::Connect as _;
 use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
-use crate::server::telemetry::{Format, one_line};
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::Source;
+use crate::nfs::text::{Format, one_line};
+
+/// What to check, and how.
+#[derive(Debug)]
+pub struct Settings {
+    /// The export.
+    pub export: Source,
+    /// How it is mounted.
+    pub mount_options: MountOptions,
+    /// Whether what can be repaired is.
+    pub repair: bool,
+}
 
 /// What was found on an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,20 +42,20 @@ pub struct Report {
 /// # Errors
 /// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount), or what an operation
 /// on the export failed with.
-pub async fn run(config: &CheckConfig) -> Result<Report> {
+pub async fn run(settings: &Settings) -> Result<Report> {
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
-    let fs = mounter.connect(&config.export, &config.mount_options).await?;
-    let export = Export::new(config.export.clone(), fs, Arc::default());
+    let fs = mounter.connect(&settings.export, &settings.mount_options).await?;
+    let export = Export::new(settings.export.clone(), fs, Arc::default());
     let found = check(&export).await?;
-    let findings = if config.repair {
+    let findings = if settings.repair {
         repair(&export, &found).await?;
         check(&export).await?
     } else {
         found.clone()
     };
     let mended = found.into_iter().filter(|finding| !findings.contains(finding)).collect();
-    Ok(Report { export: config.export.to_string(), findings, mended })
+    Ok(Report { export: settings.export.to_string(), findings, mended })
 }
 
 impl Report {

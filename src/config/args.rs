@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use super::Mode;
-use crate::server::telemetry::Format;
+use crate::nfs::text::Format;
 
 /// Variables that manifests of CSI drivers set by custom, and the flags that they stand for, behind the flag's own.
 const CUSTOMARY: [(&str, &str); 2] = [("endpoint", "CSI_ENDPOINT"), ("nodeid", "NODE_ID")];

@@ -8,11 +8,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::agent;
+use crate::check;
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
+use crate::nfs::text::{Format, one_line};
 use crate::server::socket::SocketPath;
-use crate::server::telemetry::{Format, one_line};
 use crate::service::controller;
 use crate::service::identity::{DriverName, NodeId};
 use crate::volume::delete::DeletePolicy;
@@ -44,15 +45,11 @@ pub struct AgentConfig {
     pub verbosity: u32,
 }
 
-/// What `csi-nfs check` does.
+/// The configuration of `csi-nfs check`.
 #[derive(Debug)]
 pub struct CheckConfig {
-    /// `--export`.
-    pub export: Source,
-    /// `--mount-options`.
-    pub mount_options: MountOptions,
-    /// `--repair`.
-    pub repair: bool,
+    /// `--export`, `--mount-options` and `--repair`.
+    pub settings: check::Settings,
     /// `--format`.
     pub format: Format,
 }
@@ -155,7 +152,8 @@ pub fn parse(
 impl CheckConfig {
     fn new(share: &str, options: Option<&str>, repair: bool, format: Format) -> Result<Self> {
         let mount_options = MountOptions::parse("--mount-options", options)?;
-        Ok(Self { export: export("--export", share)?, mount_options, repair, format })
+        let settings = check::Settings { export: export("--export", share)?, mount_options, repair };
+        Ok(Self { settings, format })
     }
 }
 

@@ -7,3 +7,4 @@ mod option_table;
 pub mod options;
 pub mod source;
 pub mod status;
+pub mod text;

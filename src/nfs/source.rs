@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
+use crate::nfs::text::excerpt;
 
 /// PATH_MAX of Linux, less the closing NUL.
 const PATH_MAX: usize = 4095;
@@ -170,8 +171,7 @@ fn trim_slashes(text: &str) -> &str {
 
 /// Checks every component of a path that goes into identifiers, onto an export and into a mount's source.
 fn components(field: &str, text: &str, bare: &str) -> Result<()> {
-    let shown: String = text.chars().take(80).collect::<String>().escape_debug().to_string();
-    let bad = |reason: &str| Err(Error::invalid(field, format!("`{shown}`: {reason}")));
+    let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", excerpt(text))));
     if bare.len() > PATH_MAX {
         return bad("a path has at most 4095 bytes");
     }

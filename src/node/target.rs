@@ -14,6 +14,7 @@ use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
+use crate::nfs::text::excerpt;
 
 /// PATH_MAX of Linux, less the closing NUL.
 const PATH_MAX: usize = 4095;
@@ -28,10 +29,7 @@ pub struct Target(PathBuf);
 impl Target {
     /// Parses a path; `field` is what the caller calls it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
-        let bad = |reason: &str| {
-            let shown: String = text.chars().take(80).collect();
-            Err(Error::invalid(field, format!("`{}`: {reason}", shown.escape_debug())))
-        };
+        let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", excerpt(text))));
         if text.is_empty() {
             return Err(Error::invalid(field, "missing: an absolute path on this node"));
         }

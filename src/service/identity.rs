@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::error::{Error, Result};
+use crate::nfs::text::excerpt;
 use crate::service::proto::csi;
 use crate::service::proto::csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 
@@ -56,9 +57,7 @@ impl NodeId {
             return Err(Error::invalid(field, "missing: the node's name, which the node service needs"));
         }
         if text.len() > 256 || text.chars().any(char::is_control) {
-            let shown: String = text.chars().take(80).collect();
-            let reason =
-                format!("`{}`: a node's name has at most 256 bytes and no control characters", shown.escape_debug());
+            let reason = format!("`{}`: a node's name has at most 256 bytes and no control characters", excerpt(text));
             return Err(Error::invalid(field, reason));
         }
         Ok(Self(text.to_owned()))

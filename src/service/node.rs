@@ -12,7 +12,7 @@ use crate::node::health::Health;
 use crate::node::publish::Publisher;
 use crate::node::stats::{Stats, Volume};
 use crate::node::target::Target;
-use crate::server::telemetry;
+use crate::service::call_span;
 use crate::service::condition::volume_health;
 use crate::service::detached::detached;
 use crate::service::proto::csi;
@@ -57,7 +57,7 @@ impl Rpc for Node {
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         let publish = publish::parse(request, &self.settings)?;
         tracing::Span::current().record("server", publish.source.server.as_str());
         let publisher = Arc::clone(&self.publisher);
@@ -71,7 +71,7 @@ impl Rpc for Node {
         request: Request<csi::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         present(&request.volume_id)?;
         let target = Target::parse("target_path", &request.target_path)?;
         let (publisher, stats) = (Arc::clone(&self.publisher), Arc::clone(&self.stats));
@@ -89,7 +89,7 @@ impl Rpc for Node {
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         present(&request.volume_id)?;
         // A volume that was not made by this driver may have any identifier.
         let share = VolumeId::parse(&request.volume_id).ok().map(|id| id.export());
@@ -103,7 +103,7 @@ impl Rpc for Node {
         request: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Result<Response<csi::NodeGetVolumeHealthResponse>, Status> {
         let csi::NodeGetVolumeHealthRequest { volume_id, volume_publish_path, .. } = request.into_inner();
-        telemetry::volume(&volume_id);
+        call_span::volume(&volume_id);
         present(&volume_id)?;
         let target = match volume_publish_path.as_str() {
             "" => None,

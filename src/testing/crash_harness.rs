@@ -140,7 +140,7 @@ pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) 
 pub(crate) type Outcome = (Vec<String>, String);
 
 fn shown(answer: Result<String>) -> String {
-    answer.unwrap_or_else(|error: Error| format!("{:?}", error.code()))
+    answer.unwrap_or_else(|error: Error| format!("{:?}", crate::service::status::code(&error)))
 }
 
 /// Two controllers make their calls at the same time, in an order of operations that `seed` decides.

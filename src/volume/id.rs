@@ -9,6 +9,7 @@ use std::fmt;
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::nfs::source::{Server, Share, Source, SubDir};
+use crate::nfs::text::excerpt;
 use crate::volume::parameters::OnDelete;
 
 /// The name that a caller gives a volume: one path component of at most 128 bytes, so that it can name a record and, by
@@ -22,10 +23,7 @@ impl VolumeName {
 
     /// Parses a name; `field` is what the caller calls it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
-        let bad = |reason: &str| {
-            let shown: String = text.chars().take(80).collect::<String>().escape_debug().to_string();
-            Err(Error::invalid(field, format!("`{shown}`: {reason}")))
-        };
+        let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", excerpt(text))));
         if text.is_empty() {
             return Err(Error::invalid(field, "missing: a volume needs a name"));
         }

@@ -6,6 +6,7 @@ use rustix::mount::MountAttrFlags as Attributes;
 
 use crate::error::{Error, Result};
 use crate::nfs::option_table::{Effect, Item};
+use crate::nfs::text::excerpt;
 
 /// The port of NFS.
 const PORT: u16 = 2049;
@@ -75,10 +76,7 @@ impl MountOptions {
     /// Parses mount flags as CSI and StorageClasses give them; each may hold several options, with commas between.
     /// `field` is what the caller calls them, for the error, which names the option at fault.
     pub fn parse<S: AsRef<str>>(field: &str, flags: impl IntoIterator<Item = S>) -> Result<Self> {
-        Self::collect(field, flags, |_, option| {
-            let shown: String = option.chars().take(64).collect();
-            format!("mount option `{}`", shown.escape_debug())
-        })
+        Self::collect(field, flags, |_, option| format!("mount option `{}`", excerpt(option)))
     }
 
     /// Like [`MountOptions::parse`], for options that come from a secret: the error says which one is at fault by its

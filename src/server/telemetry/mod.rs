@@ -2,7 +2,7 @@
 //!
 //! One line a call, at its end: method, volume, server, gRPC code, milliseconds, and the message of an error. Never a
 //! request or a secret. A layer cannot see inside a message, so the service names the volume and the server of its
-//! call with [`volume`] and [`server`]; the lines that are logged while the call runs carry them too.
+//! call with [`volume`](crate::service::call_span::volume) and [`server`](crate::service::call_span::server); the lines that are logged while the call runs carry them too.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -24,21 +24,11 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 
+use crate::nfs::text::{Format, one_line};
 use crate::server::metrics::Metrics;
 
-/// Bytes of an identifier or a server's name in the log, at most.
-const NAME_MAX: usize = 256;
 /// Bytes of an error's message in the log, at most.
 const MESSAGE_MAX: usize = 2048;
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
 
 /// What logs: give it to [`tracing::subscriber::set_global_default`]. `verbosity` is klog's `-v`: below 3 is info, 3 and
 /// 4 are debug, 5 and more are trace; for this driver's own events, while those of libraries start at warnings.
@@ -58,22 +48,6 @@ where
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines)
-}
-
-/// The text on one line: whatever could start another one, or steer a terminal, is escaped.
-pub fn one_line(text: &str) -> Cow<'_, str> {
-    let unsafe_in_line = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    if !text.contains(unsafe_in_line) {
-        return Cow::Borrowed(text);
-    }
-    let mut line = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match unsafe_in_line(c) {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
-        }
-    }
-    Cow::Owned(line)
 }
 
 /// Makes writers that put each event on one line. Events arrive whole, in one write each.
@@ -99,21 +73,6 @@ impl<W: Write> Write for OneLine<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
     }
-}
-
-/// Names the volume, by its ID, of the call that is being served.
-pub fn volume(id: &str) {
-    Span::current().record("volume", shown(id, NAME_MAX));
-}
-
-/// Names the NFS server of the call that is being served.
-pub fn server(name: &str) {
-    Span::current().record("server", shown(name, NAME_MAX));
-}
-
-/// The beginning of a text: a caller may send megabytes.
-fn shown(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
 }
 
 /// The calls that a server serves: a layer that logs, counts and, when the driver has to end, cuts them.
@@ -252,7 +211,7 @@ impl Call {
         };
         self.calls.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.calls.0.metrics.call_ended(&self.method, &name, took);
-        let message = shown(message, MESSAGE_MAX);
+        let message = &message[..message.floor_char_boundary(MESSAGE_MAX)];
         let _entered = self.span.enter();
         let (code_name, ms) = (&*name, (took.as_secs_f64() * 1e4).round() / 10.0);
         match code {

@@ -5,6 +5,8 @@ use rstest::rstest;
 use tower::{Layer, ServiceExt};
 
 use super::*;
+use crate::nfs::text::Format;
+use crate::service::call_span::{server, volume};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

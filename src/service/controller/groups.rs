@@ -6,13 +6,14 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use tonic::{Request, Response, Status};
 
-use super::{Controller, known, shown};
+use super::{Controller, known};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::server::telemetry;
+use crate::nfs::text::excerpt;
+use crate::service::call_span;
 use crate::service::controller::snapshots::{in_time, timestamp};
 use crate::service::controller::volumes::known_id;
 use crate::service::detached::detached;
@@ -114,7 +115,7 @@ impl<C: Connect> Controller<C> {
 
     /// The options to reach a group's export by.
     async fn group_options(&self, id: &GroupId, secrets: &HashMap<String, String>) -> Result<MountOptions> {
-        telemetry::server(id.export.server.as_str());
+        call_span::server(id.export.server.as_str());
         let recorded = |export: Arc<Export<C::Fs>>| async move {
             Ok(GroupRecord::read(&export, &id.name).await?.map(|record| record.mount_options))
         };
@@ -130,7 +131,7 @@ fn sources(mut sources: Vec<String>) -> Result<Vec<String>> {
     }
     sources.sort_unstable();
     if let Some(twice) = sources.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid(FIELD, format!("`{}` is given twice", shown(&twice[0]))));
+        return Err(Error::invalid(FIELD, format!("`{}` is given twice", excerpt(&twice[0]))));
     }
     Ok(sources)
 }
@@ -186,7 +187,7 @@ impl<C: Connect> GroupController for Controller<C> {
         request: Request<csi::CreateVolumeGroupSnapshotRequest>,
     ) -> Result<Response<csi::CreateVolumeGroupSnapshotResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.name);
+        call_span::volume(&request.name);
         let group_snapshot = Some(self.create_group(request).await?);
         Ok(Response::new(csi::CreateVolumeGroupSnapshotResponse { group_snapshot }))
     }
@@ -196,7 +197,7 @@ impl<C: Connect> GroupController for Controller<C> {
         request: Request<csi::DeleteVolumeGroupSnapshotRequest>,
     ) -> Result<Response<csi::DeleteVolumeGroupSnapshotResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.group_snapshot_id);
+        call_span::volume(&request.group_snapshot_id);
         self.delete_group(request).await?;
         Ok(Response::new(csi::DeleteVolumeGroupSnapshotResponse {}))
     }
@@ -206,7 +207,7 @@ impl<C: Connect> GroupController for Controller<C> {
         request: Request<csi::GetVolumeGroupSnapshotRequest>,
     ) -> Result<Response<csi::GetVolumeGroupSnapshotResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.group_snapshot_id);
+        call_span::volume(&request.group_snapshot_id);
         let group_snapshot = Some(self.get_group(request).await?);
         Ok(Response::new(csi::GetVolumeGroupSnapshotResponse { group_snapshot }))
     }

@@ -21,7 +21,8 @@ use crate::export::locks::Guard;
 use crate::export::pool::{Connect, Pool};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::server::telemetry;
+use crate::nfs::text::excerpt;
+use crate::service::call_span;
 use crate::service::deadline;
 use crate::service::detached::detached;
 use crate::service::proto::csi;
@@ -104,7 +105,7 @@ impl<C: Connect> Controller<C> {
         W: Future<Output = Result<T>>,
     {
         let share = id.export();
-        telemetry::server(share.server.as_str());
+        call_span::server(share.server.as_str());
         let options = self.volume_options(id, &share, secrets).await?;
         self.on(&share, &options, work).await
     }
@@ -164,11 +165,6 @@ impl<C: Connect> Controller<C> {
     }
 }
 
-/// A text of a caller's for a message: not all of it, and without effects on who reads it.
-fn shown(text: &str) -> String {
-    text.chars().take(200).collect::<String>().escape_debug().to_string()
-}
-
 /// What an identifier that has to exist was parsed to: one that cannot be any is of nothing that is there.
 ///
 /// # Errors
@@ -176,7 +172,7 @@ fn shown(text: &str) -> String {
 fn known<T>(what: &str, text: &str, parsed: Result<T>) -> Result<T> {
     parsed.map_err(|error| match error {
         Error::Invalid { reason, .. } if !text.is_empty() => {
-            Error::not_found(format!("{what} `{}`", shown(text)), reason)
+            Error::not_found(format!("{what} `{}`", excerpt(text)), reason)
         }
         error => error,
     })
@@ -199,7 +195,7 @@ impl<C: Connect> Rpc for Controller<C> {
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
         let until = deadline::for_agent(&request);
         let request = request.into_inner();
-        telemetry::volume(&request.name);
+        call_span::volume(&request.name);
         let volume = Some(self.create(request, until).await?);
         Ok(Response::new(csi::CreateVolumeResponse { volume }))
     }
@@ -209,7 +205,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::DeleteVolumeRequest>,
     ) -> Result<Response<csi::DeleteVolumeResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         self.delete(request).await?;
         Ok(Response::new(csi::DeleteVolumeResponse {}))
     }
@@ -219,7 +215,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<csi::ValidateVolumeCapabilitiesResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         Ok(Response::new(self.validate(request).await?))
     }
 
@@ -242,7 +238,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ControllerGetVolumeHealthRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeHealthResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         let volume_health = Some(self.volume_health(request).await?);
         Ok(Response::new(csi::ControllerGetVolumeHealthResponse { volume_health }))
     }
@@ -284,7 +280,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::CreateSnapshotRequest>,
     ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.source_volume_id);
+        call_span::volume(&request.source_volume_id);
         let snapshot = Some(self.create_snapshot(request).await?);
         Ok(Response::new(csi::CreateSnapshotResponse { snapshot }))
     }
@@ -294,7 +290,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::DeleteSnapshotRequest>,
     ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.snapshot_id);
+        call_span::volume(&request.snapshot_id);
         self.delete_snapshot(request).await?;
         Ok(Response::new(csi::DeleteSnapshotResponse {}))
     }
@@ -311,7 +307,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::GetSnapshotRequest>,
     ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.snapshot_id);
+        call_span::volume(&request.snapshot_id);
         let snapshot = Some(self.get_snapshot(&request.snapshot_id, &request.secrets).await?);
         Ok(Response::new(csi::GetSnapshotResponse { snapshot }))
     }
@@ -322,7 +318,7 @@ impl<C: Connect> Rpc for Controller<C> {
     ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
         let until = deadline::for_agent(&request);
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         let capacity_bytes = int64(self.expand(request, until).await?);
         Ok(Response::new(csi::ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required: false }))
     }
@@ -332,7 +328,7 @@ impl<C: Connect> Rpc for Controller<C> {
         request: Request<csi::ControllerGetVolumeRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         let volume = Some(self.get(&request.volume_id).await?);
         let status = Some(csi::controller_get_volume_response::VolumeStatus::default());
         Ok(Response::new(csi::ControllerGetVolumeResponse { volume, status }))
@@ -344,7 +340,7 @@ impl<C: Connect> Rpc for Controller<C> {
     ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
         let until = deadline::for_agent(&request);
         let request = request.into_inner();
-        telemetry::volume(&request.volume_id);
+        call_span::volume(&request.volume_id);
         self.modify(request, until).await?;
         Ok(Response::new(csi::ControllerModifyVolumeResponse {}))
     }

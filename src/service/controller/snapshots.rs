@@ -14,7 +14,7 @@ use crate::export::fs::Fs;
 use crate::export::pool::Connect;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::server::telemetry;
+use crate::service::call_span;
 use crate::service::controller::content::Content;
 use crate::service::controller::list::{Page, READS, Token};
 use crate::service::controller::volumes::known_id;
@@ -93,7 +93,7 @@ impl<C: Connect> Controller<C> {
         volume: &VolumeId,
         secrets: &HashMap<String, String>,
     ) -> Result<MountOptions> {
-        telemetry::server(share.server.as_str());
+        call_span::server(share.server.as_str());
         match (parameters.mount_options, secret_options(secrets)?) {
             (Some(options), _) | (None, Some(options)) => Ok(options),
             (None, None) if *share == volume.export() => self.volume_options(volume, share, secrets).await,
@@ -221,7 +221,7 @@ impl<C: Connect> Controller<C> {
         secrets: &HashMap<String, String>,
     ) -> Result<(Source, MountOptions)> {
         let share = id.export();
-        telemetry::server(share.server.as_str());
+        call_span::server(share.server.as_str());
         let recorded = |export: Arc<Export<C::Fs>>| async move {
             let KnownId::Own(id) = id else { return Ok(None) };
             Ok(Record::read(&export, &id.name).await?.map(|record| record.mount_options))

@@ -9,7 +9,7 @@ use super::{Controller, known, secret_options};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
-use crate::server::telemetry;
+use crate::service::call_span;
 use crate::service::proto::csi;
 use crate::service::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::service::proto::csi::volume_content_source::Type as SourceType;
@@ -29,7 +29,7 @@ impl<C: Connect> Controller<C> {
         let capacity = capability::parse_range(request.capacity_range.as_ref())?;
         let origin = request.volume_content_source.map(origin).transpose()?;
         let parameters = Parameters::parse(&request.parameters)?;
-        telemetry::server(parameters.export.server.as_str());
+        call_span::server(parameters.export.server.as_str());
         let changes = Attributes::parse(&request.mutable_parameters)?;
         let read_only = capabilities.iter().all(|capability| capability.mode.is_read_only());
         let flags = capabilities.into_iter().map(|c| c.mount_options).find(|options| !options.is_empty());
