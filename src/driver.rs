@@ -40,6 +40,7 @@ use crate::service::proto::csi::controller_server::ControllerServer;
 use crate::service::proto::csi::group_controller_server::GroupControllerServer;
 use crate::service::proto::csi::identity_server::IdentityServer;
 use crate::service::proto::csi::node_server::NodeServer;
+use crate::service::publish_request;
 use crate::snapshot::jobs::Jobs;
 use crate::snapshot::usage::Usage;
 
@@ -128,9 +129,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let probe = Probe::new(reachability.clone(), gates.clone());
         let settings = node::Settings {
             node_id: node.id.to_string(),
-            mount_options: node.mount_options.clone(),
-            mount_permissions: node.mount_permissions,
-            allow_inline: node.inline_volumes,
+            publish: publish_request::Defaults {
+                mount_options: node.mount_options.clone(),
+                mount_permissions: node.mount_permissions,
+                allow_inline: node.inline_volumes,
+            },
         };
         let publisher = Publisher::new(mounter.clone(), reachability.clone(), gates, requested.clone());
         let stats = Arc::new(Stats::new(probe.clone(), watched.then(|| Exports::new(mounter)), node.stats_cache));

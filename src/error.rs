@@ -2,7 +2,7 @@
 //!
 //! A message says what was tried, on which server and share, what the kernel or the server said, and what to do.
 
-use crate::export::fs::Status as FsStatus;
+use crate::nfs::status::Status as FsStatus;
 
 /// The result of everything that may fail in the driver.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -146,7 +146,7 @@ impl<F: Fs, P: Projects<F>> Keeper<F, P> {
             // Written by a newer driver perhaps: what is in force stays in force.
             Err(error) => return Err(error),
         };
-        let wanted = Limits::wanted(&record);
+        let wanted = record.limits();
         if !wanted.any() {
             return self.release(volume).await.map(|()| true);
         }

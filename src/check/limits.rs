@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Status, gone};
 use crate::volume::id::VolumeName;
-use crate::volume::limits::{Limits, Quota};
+use crate::volume::limits::Quota;
 use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
 
@@ -60,7 +60,7 @@ pub(super) async fn check<F: Fs>(
     for volume in quota::answered(export).await? {
         // One that cannot be read may want limits.
         let wants = match records.get(&volume) {
-            Some(record) => Limits::wanted(record).any(),
+            Some(record) => record.limits().any(),
             None => !matches!(Record::read(export, &volume).await, Ok(None)),
         };
         if !wants {

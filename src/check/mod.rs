@@ -311,3 +311,27 @@ async fn claims<F: Fs>(
     }));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::crash_harness::reach;
+    use crate::testing::memory::{MemoryServer, Node};
+
+    #[tokio::test]
+    async fn a_snapshot_of_csi_driver_nfs_is_no_finding_and_what_only_looks_like_one_is() {
+        let server = MemoryServer::new();
+        let plant = |path: &str| server.plant(path, Node::file(0o644, "archive")).unwrap();
+        for path in ["s1/v.tar.gz", "s2/v.tar", "s3/v.zip", "two/a.tar", "two/b.tar", "deep/s/v.tar", "archived-s/v.tar"] {
+            plant(path);
+        }
+        server.plant("s4/v.tar", Node::symlink("../s2/v.tar")).unwrap();
+        server.plant("s5", Node::symlink("s2")).unwrap();
+        server.plant("s6/v.tar", Node::directory(0o755)).unwrap();
+        server.plant("s7", Node::directory(0o755)).unwrap();
+        plant("v.tar");
+        let unrecorded = |directory: &str| Finding::DirectoryUnrecorded { directory: directory.to_owned() };
+        let expected = ["deep", "s3", "s4", "s6", "s7", "two"].map(unrecorded);
+        assert_eq!(check(&reach(&server)).await.unwrap(), expected);
+    }
+}

@@ -17,7 +17,8 @@ use crate::server::socket::SocketPath;
 use crate::service::controller;
 use crate::service::identity::{DriverName, NodeId};
 use crate::volume::delete::DeletePolicy;
-use crate::volume::parameters::{Attributes, OnDelete, parse_mode};
+use crate::volume::on_delete::OnDelete;
+use crate::volume::parameters::{Attributes, parse_mode};
 
 use args::{Args, Command};
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::error::{Error, Result};
-use crate::export::fs::Name;
+use crate::nfs::name::Name;
 use crate::nfs::text::excerpt;
 
 /// PATH_MAX of Linux, less the closing NUL.

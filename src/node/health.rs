@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::export::fs::Status;
 use crate::mount::table::{Mount, Table, is_kubelet_target};
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
+use crate::nfs::status::Status;
 use crate::node::probe::{Failure, LIMIT, Probe};
 use crate::node::publish_intents::{Requested, Wanted};
 use crate::node::target::{Place, Target};

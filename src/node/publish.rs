@@ -25,13 +25,13 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
-use crate::export::fs::Status;
 use crate::mount::gate::{Gate, Gates};
 use crate::mount::mounter::{Mounter, Role};
 use crate::mount::reachability::Reachability;
 use crate::mount::table::{Mount, Table, is_kubelet_target};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
+use crate::nfs::status::Status;
 use crate::node::attach::{Call, Ended, Ending};
 use crate::node::compare::difference;
 use crate::node::keyed_mutex::Turns;

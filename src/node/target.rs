@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::error::{Error, Result};
-use crate::export::fs::Name;
+use crate::nfs::name::Name;
 use crate::nfs::text::excerpt;
 
 /// PATH_MAX of Linux, less the closing NUL.

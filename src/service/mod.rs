@@ -9,8 +9,15 @@ pub mod detached;
 pub mod identity;
 pub mod node;
 pub mod proto;
-pub mod publish;
+pub mod publish_request;
 pub mod status;
+
+use crate::error::{Error, Result};
+
+/// Refuses an empty `volume_id`.
+fn present(volume_id: &str) -> Result<()> {
+    if volume_id.is_empty() { Err(Error::invalid("volume_id", "missing")) } else { Ok(()) }
+}
 
 /// A figure as CSI has it: an `int64`, which is the largest one where it does not fit.
 fn int64(figure: u64) -> i64 {

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{int64, publish};
+use super::{int64, present, publish_request};
 use crate::error::{Error, Result};
 use crate::export::fs::FsStat;
-use crate::nfs::options::MountOptions;
 use crate::node::health::Health;
 use crate::node::publish::Publisher;
 use crate::node::stats::{Stats, Volume};
@@ -26,12 +25,8 @@ use crate::volume::id::VolumeId;
 pub struct Settings {
     /// `--nodeid`.
     pub node_id: String,
-    /// `--mount-options`: where neither the capability nor the volume's context names any.
-    pub mount_options: MountOptions,
-    /// `--mount-permissions`: of a volume's root, where its context says nothing; `None` leaves it as it is.
-    pub mount_permissions: Option<u32>,
-    /// Whether pods may name servers and shares themselves, in inline ephemeral volumes.
-    pub allow_inline: bool,
+    /// What holds where a request to publish a volume says nothing.
+    pub publish: publish_request::Defaults,
 }
 
 /// The Node service.
@@ -58,7 +53,7 @@ impl Rpc for Node {
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
         let request = request.into_inner();
         call_span::volume(&request.volume_id);
-        let publish = publish::parse(request, &self.settings)?;
+        let publish = publish_request::parse(request, &self.settings.publish)?;
         tracing::Span::current().record("server", publish.source.server.as_str());
         let publisher = Arc::clone(&self.publisher);
         // A caller that goes away does not leave it half done.
@@ -173,11 +168,6 @@ fn published(field: &str, text: &str) -> Result<Target> {
     })
 }
 
-/// Refuses an empty `volume_id`.
-pub(super) fn present(volume_id: &str) -> Result<()> {
-    if volume_id.is_empty() { Err(Error::invalid("volume_id", "missing")) } else { Ok(()) }
-}
-
 fn usage(stat: &FsStat) -> Vec<csi::VolumeUsage> {
     let usage = |unit: Unit, total: u64, free: u64, available: u64| csi::VolumeUsage {
         unit: unit.into(),
@@ -200,6 +190,7 @@ mod tests {
     use crate::mount::gate::Gates;
     use crate::mount::mounter::Mounter;
     use crate::mount::reachability::Reachability;
+    use crate::nfs::options::MountOptions;
     use crate::node::probe::Probe;
 
     fn node() -> Node {
@@ -211,9 +202,11 @@ mod tests {
         let stats = Stats::new(probe.clone(), None, std::time::Duration::ZERO);
         let settings = Settings {
             node_id: "node".to_owned(),
-            mount_options: MountOptions::default(),
-            mount_permissions: None,
-            allow_inline: false,
+            publish: publish_request::Defaults {
+                mount_options: MountOptions::default(),
+                mount_permissions: None,
+                allow_inline: false,
+            },
         };
         Node::new(settings, Arc::new(publisher), Arc::new(stats), Arc::new(Health::new(probe, Arc::default())))
     }

@@ -20,7 +20,8 @@ use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{self, Create};
 use crate::volume::limits::{Limits, Quota};
-use crate::volume::parameters::{Attributes, OnDelete};
+use crate::volume::on_delete::OnDelete;
+use crate::volume::parameters::Attributes;
 use crate::volume::quota::{self, Snapshots};
 use crate::volume::record::{Record, snapshot_tree};
 
@@ -134,7 +135,7 @@ pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what:
     for name in lifecycle::names(&export).await.unwrap() {
         let record = Record::read(&export, &name).await.unwrap().unwrap();
         let answer = quota::answer(&export, &name).await.unwrap();
-        let wanted = Limits::wanted(&record);
+        let wanted = record.limits();
         if !wanted.any() {
             assert_eq!(answer, None, "{what}: {name}");
             continue;

@@ -16,7 +16,8 @@ use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle as volumes;
-use crate::volume::parameters::{Attributes, OnDelete};
+use crate::volume::on_delete::OnDelete;
+use crate::volume::parameters::Attributes;
 use crate::volume::quota;
 use crate::volume::record::{Origin, Record as VolumeRecord};
 

@@ -10,8 +10,10 @@ use crate::volume::access::CapacityRange;
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{self, Create};
-use crate::volume::parameters::{Attributes, OnDelete};
-use crate::volume::promises::{self, Overcommit};
+use crate::volume::limits::Overcommit;
+use crate::volume::on_delete::OnDelete;
+use crate::volume::parameters::Attributes;
+use crate::volume::promises;
 use crate::volume::quota;
 use crate::volume::record::Record;
 

@@ -10,7 +10,8 @@ use crate::nfs::source::SubDir;
 use crate::volume::claims;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::read_own;
-use crate::volume::parameters::{ARCHIVED, OnDelete};
+use crate::volume::on_delete::OnDelete;
+use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
 
 /// Beyond this many archives of one directory, the next one is numbered at random.

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::nfs::text::excerpt;
-use crate::volume::parameters::OnDelete;
+use crate::volume::on_delete::OnDelete;
 
 /// The name that a caller gives a volume: one path component of at most 128 bytes, so that it can name a record and, by
 /// default, the volume's directory.

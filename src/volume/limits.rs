@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::volume::record::Record;
 
 const GIB: u64 = 1 << 30;
+/// A ratio is kept in thousandths.
+const ONE: u64 = 1000;
 
 /// Whether a volume's size is a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -95,6 +96,49 @@ impl TryFrom<String> for Inodes {
     }
 }
 
+/// How many times its size an export may be promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Overcommit(u64);
+
+impl Overcommit {
+    /// Parses a ratio such as `1.0` or `1.25`: from 0.001 to 1000, with at most three decimals.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+        let thousandths = format!("{whole}{part:0<3}").parse().ok();
+        match thousandths.filter(|_| digits(whole, 4) && digits(part, 3)) {
+            Some(ratio) if (1..=1000 * ONE).contains(&ratio) => Ok(Self(ratio)),
+            _ => Err(Error::invalid(
+                field,
+                format!("`{}` is not a ratio from 0.001 to 1000, such as 1.0 or 1.25", text.escape_debug()),
+            )),
+        }
+    }
+
+    /// What an export of so many bytes may be promised.
+    pub fn of(self, bytes: u64) -> u64 {
+        let most = u128::from(bytes) * u128::from(self.0) / u128::from(ONE);
+        u64::try_from(most).unwrap_or(u64::MAX)
+    }
+}
+
+impl From<Overcommit> for String {
+    fn from(Overcommit(ratio): Overcommit) -> Self {
+        let text = format!("{}.{:03}", ratio / ONE, ratio % ONE);
+        let short = text.trim_end_matches('0');
+        if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
+    }
+}
+
+impl TryFrom<String> for Overcommit {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        Self::parse("overcommit", &text)
+    }
+}
+
 /// Hard limits; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
@@ -105,19 +149,6 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What a volume's record asks for.
-    pub fn wanted(record: &Record) -> Self {
-        let attributes = &record.attributes;
-        // What shows a snapshot has nothing of its own to limit.
-        if attributes.quota == Some(Quota::None) || record.shows.is_some() {
-            return Self::default();
-        }
-        Self {
-            bytes: Some(record.capacity).filter(|&bytes| bytes > 0),
-            inodes: attributes.inodes.and_then(|inodes| inodes.of(record.capacity)),
-        }
-    }
-
     /// As the kernel keeps them, which counts bytes in KiB.
     pub fn rounded(self) -> Self {
         Self { bytes: self.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..self }

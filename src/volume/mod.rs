@@ -8,6 +8,7 @@ pub mod health;
 pub mod id;
 pub mod lifecycle;
 pub mod limits;
+pub mod on_delete;
 pub mod parameters;
 pub mod promises;
 pub mod quota;

@@ -7,50 +7,14 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::nfs::source::{Server, Share, Source, SubDir};
-use crate::volume::limits::{Inodes, Quota};
-use crate::volume::promises::Overcommit;
+use crate::volume::limits::{Inodes, Overcommit, Quota};
+use crate::volume::on_delete::OnDelete;
 
 /// Keys that external-provisioner adds with `--extra-create-metadata` start with this.
 pub const INJECTED: &str = "csi.storage.k8s.io/";
 
 /// A volume's directory may not start with this: it is where archived volumes go.
 pub const ARCHIVED: &str = "archived-";
-
-/// What becomes of a volume's directory when the volume is deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OnDelete {
-    /// It goes.
-    Delete,
-    /// It stays where it is.
-    Retain,
-    /// It is renamed to `archived-<subDir>`.
-    Archive,
-}
-
-impl OnDelete {
-    /// Parses a policy, in any case; `field` is what the caller calls it, for the error.
-    pub fn parse(field: &str, text: &str) -> Result<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "delete" => Ok(Self::Delete),
-            "retain" => Ok(Self::Retain),
-            "archive" => Ok(Self::Archive),
-            _ => {
-                let shown = text.escape_debug();
-                Err(Error::invalid(field, format!("`{shown}` is not one of delete, retain and archive")))
-            }
-        }
-    }
-
-    /// As it is written.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Delete => "delete",
-            Self::Retain => "retain",
-            Self::Archive => "archive",
-        }
-    }
-}
 
 /// Parses permission bits: octal, at most 7777. `0`, which for csi-driver-nfs means "leave as it is", is `None`.
 pub fn parse_mode(field: &str, text: &str) -> Result<Option<u32>> {

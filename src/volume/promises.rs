@@ -11,7 +11,6 @@
 use std::collections::HashMap;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -19,57 +18,13 @@ use crate::export::fs::{Entry, Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
+use crate::volume::limits::Overcommit;
 use crate::volume::record::Record;
 
 /// The lock of who counts. (No volume's name has a `#`.)
 const LOCK: &str = "#promised";
 /// Records read at once.
 const READS: usize = 8;
-/// A ratio is kept in thousandths.
-const ONE: u64 = 1000;
-
-/// How many times its size an export may be promised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct Overcommit(u64);
-
-impl Overcommit {
-    /// Parses a ratio such as `1.0` or `1.25`: from 0.001 to 1000, with at most three decimals.
-    pub fn parse(field: &str, text: &str) -> Result<Self> {
-        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-        let digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        let thousandths = format!("{whole}{part:0<3}").parse().ok();
-        match thousandths.filter(|_| digits(whole, 4) && digits(part, 3)) {
-            Some(ratio) if (1..=1000 * ONE).contains(&ratio) => Ok(Self(ratio)),
-            _ => Err(Error::invalid(
-                field,
-                format!("`{}` is not a ratio from 0.001 to 1000, such as 1.0 or 1.25", text.escape_debug()),
-            )),
-        }
-    }
-
-    /// What an export of so many bytes may be promised.
-    fn of(self, bytes: u64) -> u64 {
-        let most = u128::from(bytes) * u128::from(self.0) / u128::from(ONE);
-        u64::try_from(most).unwrap_or(u64::MAX)
-    }
-}
-
-impl From<Overcommit> for String {
-    fn from(Overcommit(ratio): Overcommit) -> Self {
-        let text = format!("{}.{:03}", ratio / ONE, ratio % ONE);
-        let short = text.trim_end_matches('0');
-        if short.ends_with('.') { format!("{short}0") } else { short.to_owned() }
-    }
-}
-
-impl TryFrom<String> for Overcommit {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        Self::parse("overcommit", &text)
-    }
-}
 
 /// Refuses `more` bytes that would go beyond the bound. The answer is kept until the record that promises them is written.
 ///

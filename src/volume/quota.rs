@@ -175,7 +175,7 @@ pub async fn enforced_where_required<F: Fs>(
     until: Instant,
 ) -> Result<()> {
     match record.attributes.quota {
-        Some(quota) if quota.is_required() && Limits::wanted(record).any() => wait(export, name, record, until).await,
+        Some(quota) if quota.is_required() && record.limits().any() => wait(export, name, record, until).await,
         _ => Ok(()),
     }
 }
@@ -191,7 +191,7 @@ pub async fn enforced_where_it_was<F: Fs>(
     record: &Record,
     until: Instant,
 ) -> Result<()> {
-    if !Limits::wanted(record).any() {
+    if !record.limits().any() {
         return Ok(());
     }
     match answer(export, name).await? {
@@ -240,7 +240,7 @@ pub enum State {
 
 /// How the limits of a volume with that record stand now.
 pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<State> {
-    if !Limits::wanted(record).any() {
+    if !record.limits().any() {
         return Ok(State::Unlimited);
     }
     let answers = directory(export, "volumes").await?;
@@ -263,7 +263,7 @@ async fn state_by<F: Fs>(
 
 /// The same, by what the agent says of the volume.
 pub async fn state_of<F: Fs>(export: &Export<F>, record: &Record, answer: Option<&Answer>) -> Result<State> {
-    let wanted = Limits::wanted(record);
+    let wanted = record.limits();
     if !wanted.any() {
         return Ok(State::Unlimited);
     }

@@ -7,6 +7,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::limits::{Limits, Quota};
 use crate::volume::parameters::Attributes;
 
 /// The form of the records that this driver writes. Reading refuses a newer one.
@@ -103,6 +104,18 @@ impl Record {
         Ok(Self { id, capacity, created_with, attributes, mount_options, created, origin, shows, pending })
     }
 
+    /// The limits that the volume is to have.
+    pub fn limits(&self) -> Limits {
+        // A volume that shows a snapshot has no content of its own to limit.
+        if self.attributes.quota == Some(Quota::None) || self.shows.is_some() {
+            return Limits::default();
+        }
+        Limits {
+            bytes: Some(self.capacity).filter(|&bytes| bytes > 0),
+            inodes: self.attributes.inodes.and_then(|inodes| inodes.of(self.capacity)),
+        }
+    }
+
     /// The names that lead to its content from the share.
     pub fn path(&self) -> Result<Vec<Name>> {
         match &self.shows {
@@ -163,7 +176,7 @@ pub fn snapshot_tree(snapshot: &VolumeName) -> Result<Vec<Name>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::parameters::OnDelete;
+    use crate::volume::on_delete::OnDelete;
 
     fn record() -> Record {
         Record {

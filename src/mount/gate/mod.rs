@@ -18,11 +18,11 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
-use crate::export::fs::Status;
 use crate::mount::local::Local;
 use crate::mount::reachability::Reachability;
 use crate::mount::threads::Threads;
 use crate::nfs::source::Server;
+use crate::nfs::status::Status;
 
 /// Threads that may be in the kernel for one server.
 pub const THREADS: usize = 10;

@@ -123,13 +123,13 @@ impl<F: Fs> Members<F> {
                     more => rest += more,
                 }
             }
-            return Err(damaged("goes on after its end"));
+            return Err(Stop::damaged("goes on after its end"));
         }
         let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
         let bytes = header.as_bytes();
         let expected = sum(&bytes[..148]) + 8 * u32::from(b' ') + sum(&bytes[156..]);
         if header.cksum().ok() != Some(expected) {
-            return Err(damaged("is damaged, or no archive: the checksum of a header does not fit"));
+            return Err(Stop::damaged("is damaged, or no archive: the checksum of a header does not fit"));
         }
         self.headers = self.headers.checked_sub(1).ok_or(Stop::TooMany)?;
         Ok(Some(header))
@@ -150,9 +150,9 @@ impl<F: Fs> Members<F> {
 
     /// The content of a header that says something of the next one.
     async fn text(&mut self, header: &Header, most: u64) -> Result<Vec<u8>, Stop> {
-        let size = header.entry_size().map_err(|error| damaged(&format!("is damaged: {error}")))?;
+        let size = header.entry_size().map_err(|error| Stop::damaged(&format!("is damaged: {error}")))?;
         if size > most {
-            return Err(damaged(&format!("has a header of {size} bytes, and the driver reads at most {most}")));
+            return Err(Stop::damaged(&format!("has a header of {size} bytes, and the driver reads at most {most}")));
         }
         self.left = size;
         let mut text = Vec::new();
@@ -168,9 +168,9 @@ impl<F: Fs> Members<F> {
 
     async fn member(&mut self, header: &Header, pax: Pax) -> Result<Member, Stop> {
         if pax.sparse {
-            return Err(damaged("has a sparse file in the form of pax, which the driver does not read"));
+            return Err(Stop::damaged("has a sparse file in the form of pax, which the driver does not read"));
         }
-        let wrong = |error: std::io::Error| damaged(&format!("is damaged: {error}"));
+        let wrong = |error: std::io::Error| Stop::damaged(&format!("is damaged: {error}"));
         let bytes = pax.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let path = components(&bytes)?;
         let link = pax.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
@@ -195,23 +195,23 @@ impl<F: Fs> Members<F> {
             b'6' => (What::Special, Kind::Fifo),
             other => {
                 let shown = char::from(other).escape_default();
-                return Err(damaged(&format!("has a member of type `{shown}`, which the driver does not know")));
+                return Err(Stop::damaged(&format!("has a member of type `{shown}`, which the driver does not know")));
             }
         };
         if let What::File(content) = &what {
             if content.size.max(content.stored) > i64::MAX.cast_unsigned() {
-                return Err(damaged("is damaged: it has a file that is longer than any can be"));
+                return Err(Stop::damaged("is damaged: it has a file that is longer than any can be"));
             }
             self.left = content.stored;
             self.filling = padding(content.stored);
         }
         if path.is_empty() && kind != Kind::Directory {
-            return Err(damaged("has a root that is no directory"));
+            return Err(Stop::damaged("has a root that is no directory"));
         }
         let owner = |said: Option<u64>, header: std::io::Result<u64>| {
             let id = said.map_or(header, Ok).map_err(wrong)?;
             let id = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
-            id.ok_or_else(|| damaged("has a member with an owner that cannot be"))
+            id.ok_or_else(|| Stop::damaged("has a member with an owner that cannot be"))
         };
         let mtime = match pax.mtime {
             Some(time) => time,
@@ -236,9 +236,10 @@ impl<F: Fs> Members<F> {
 
     /// The content of a sparse file, as GNU tar writes it in its own form.
     async fn sparse(&mut self, header: &Header) -> Result<Content, Stop> {
-        let wrong = |error: std::io::Error| damaged(&format!("is damaged: {error}"));
-        let gnu =
-            header.as_gnu().ok_or_else(|| damaged("is damaged: it has a sparse file that is none of GNU tar's"))?;
+        let wrong = |error: std::io::Error| Stop::damaged(&format!("is damaged: {error}"));
+        let gnu = header
+            .as_gnu()
+            .ok_or_else(|| Stop::damaged("is damaged: it has a sparse file that is none of GNU tar's"))?;
         let (size, stored) = (gnu.real_size().map_err(wrong)?, header.entry_size().map_err(wrong)?);
         let mut parts: Vec<(u64, u64)> = Vec::new();
         let (mut end, mut held) = (0_u64, 0_u64);
@@ -246,14 +247,14 @@ impl<F: Fs> Members<F> {
             for part in more.iter().filter(|part| !part.is_empty()) {
                 let (offset, length) = (part.offset().map_err(wrong)?, part.length().map_err(wrong)?);
                 let next = offset.checked_add(length).filter(|next| offset >= end && *next <= size);
-                end = next.ok_or_else(|| damaged("is damaged: the parts of a sparse file overlap"))?;
+                end = next.ok_or_else(|| Stop::damaged("is damaged: the parts of a sparse file overlap"))?;
                 // All lie in a file, so their sum is at most its size.
                 held += length;
                 if length > 0 {
                     parts.push((offset, length));
                 }
                 if parts.len() > PARTS {
-                    return Err(damaged("has a sparse file of more parts than the driver reads"));
+                    return Err(Stop::damaged("has a sparse file of more parts than the driver reads"));
                 }
             }
             Ok(())
@@ -268,7 +269,7 @@ impl<F: Fs> Members<F> {
             self.headers = self.headers.checked_sub(1).ok_or(Stop::TooMany)?;
         }
         if held != stored {
-            return Err(damaged("is damaged: the parts of a sparse file are not as long as its data"));
+            return Err(Stop::damaged("is damaged: the parts of a sparse file are not as long as its data"));
         }
         Ok(Content { size, stored, parts })
     }
@@ -291,7 +292,7 @@ fn name(mut text: Vec<u8>) -> Vec<u8> {
 fn components(path: &[u8]) -> Result<Vec<Name>, Stop> {
     let refuse = |why: &str| {
         let shown: String = path.escape_ascii().take(200).map(char::from).collect();
-        Err(damaged(&format!("names `{shown}`, which {why}: nothing outside a volume is touched")))
+        Err(Stop::damaged(&format!("names `{shown}`, which {why}: nothing outside a volume is touched")))
     };
     if path.starts_with(b"/") {
         return refuse("is absolute");
@@ -310,10 +311,6 @@ fn components(path: &[u8]) -> Result<Vec<Name>, Stop> {
     Ok(names)
 }
 
-pub(super) fn damaged(reason: &str) -> Stop {
-    Stop::Damaged(reason.to_owned())
-}
-
 fn too_short() -> Stop {
-    damaged("ends before its end: it was cut off, or is still being written")
+    Stop::damaged("ends before its end: it was cut off, or is still being written")
 }

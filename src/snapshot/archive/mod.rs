@@ -53,6 +53,10 @@ enum Stop {
 }
 
 impl Stop {
+    fn damaged(reason: &str) -> Self {
+        Self::Damaged(reason.to_owned())
+    }
+
     fn making(path: &str, status: Status) -> Self {
         match status {
             Status::Inval | Status::NameTooLong | Status::FBig => {

@@ -2,7 +2,6 @@
 
 use super::Stop;
 use crate::export::fs::Time;
-use crate::snapshot::archive::members::damaged;
 
 /// What pax records say of a member.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,10 +21,10 @@ impl Pax {
     /// Adds what the records say.
     pub(super) fn add(&mut self, mut records: &[u8]) -> Result<(), Stop> {
         while !records.is_empty() {
-            let (key, value, rest) =
-                record(records).ok_or_else(|| damaged("is damaged: a pax record has not the form LENGTH KEY=VALUE"))?;
+            let (key, value, rest) = record(records)
+                .ok_or_else(|| Stop::damaged("is damaged: a pax record has not the form LENGTH KEY=VALUE"))?;
             records = rest;
-            let wrong = || damaged(&format!("is damaged: the pax record `{}` has no value", key.escape_ascii()));
+            let wrong = || Stop::damaged(&format!("is damaged: the pax record `{}` has no value", key.escape_ascii()));
             match key {
                 b"path" => self.path = Some(value.to_vec()),
                 b"linkpath" => self.link = Some(value.to_vec()),

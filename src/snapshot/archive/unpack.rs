@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use super::Stop;
 use crate::export::copy::{Progress, difference};
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, SetAttr, Status};
-use crate::snapshot::archive::members::{Content, Member, Members, What, damaged};
+use crate::snapshot::archive::members::{Content, Member, Members, What};
 
 /// Files up to this size are taken into memory.
 const SMALL: u64 = 256 << 10;
@@ -268,7 +268,7 @@ impl<F: Fs> Unpacker<'_, F> {
 
     /// One more name for what an earlier member made.
     async fn link(&mut self, target: &[Name], name: &Name, path: &str) -> Result<(), Stop> {
-        let bad = |why: &str| damaged(&format!("has a hard link `{path}` to `{}`, {why}", shown(target)));
+        let bad = |why: &str| Stop::damaged(&format!("has a hard link `{path}` to `{}`, {why}", shown(target)));
         let failed = |status| match status {
             Status::NoEnt => bad("which is not in the archive before it"),
             status => Stop::making(path, status),
@@ -381,7 +381,7 @@ fn set_attr(attr: &Attr) -> SetAttr {
 }
 
 fn through(path: &str) -> Stop {
-    damaged(&format!("leads through `{path}`, which is no directory: nothing outside a volume is touched"))
+    Stop::damaged(&format!("leads through `{path}`, which is no directory: nothing outside a volume is touched"))
 }
 
 /// A path for a message, shortened from the left.

@@ -15,7 +15,7 @@ use crate::nfs::source::{Server, Share};
 use crate::service::proto::csi::volume_capability::access_mode::Mode;
 use crate::service::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use crate::testing::memory::{MemoryFs, MemoryServer, Node};
-use crate::volume::parameters::OnDelete;
+use crate::volume::on_delete::OnDelete;
 
 /// NFS servers that only take some mount options, or are gone.
 struct Servers {

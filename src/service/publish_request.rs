@@ -9,22 +9,33 @@ use crate::node::publish::Publish;
 use crate::node::root::RootAttributes;
 use crate::node::target::Target;
 use crate::service::capability;
-use crate::service::node::{Settings, present};
+use crate::service::present;
 use crate::service::proto::csi;
 use crate::volume::access::AccessMode;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::{expand, parse_mode};
 
+/// What the driver's flags say, where a request says nothing.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// `--mount-options`: where neither the capability nor the volume's context names any.
+    pub mount_options: MountOptions,
+    /// `--mount-permissions`: of a volume's root, where its context says nothing; `None` leaves it as it is.
+    pub mount_permissions: Option<u32>,
+    /// Whether pods may name servers and shares themselves, in inline ephemeral volumes.
+    pub allow_inline: bool,
+}
+
 /// Parses a request.
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the field, or the key of the volume's context.
-pub fn parse(request: csi::NodePublishVolumeRequest, settings: &Settings) -> Result<Publish> {
+pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Result<Publish> {
     present(&request.volume_id)?;
     let target = Target::parse("target_path", &request.target_path)?;
     let capability = capability::parse(request.volume_capability.as_ref())?;
     let context = Context(&request.volume_context);
-    if context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") && !settings.allow_inline
+    if context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") && !defaults.allow_inline
     {
         return Err(Error::invalid(
             "volume_context[csi.storage.k8s.io/ephemeral]",
@@ -39,13 +50,13 @@ pub fn parse(request: csi::NodePublishVolumeRequest, settings: &Settings) -> Res
     let mut flags = capability.mount_options.to_vec();
     flags.extend(context.get("mountOptions")?.map(|(_, value)| value.to_owned()));
     if flags.is_empty() {
-        flags = settings.mount_options.to_vec();
+        flags = defaults.mount_options.to_vec();
     }
     let read_only = request.readonly || capability.mode.is_read_only() || shows_snapshot;
     flags.extend(read_only.then(|| "ro".to_owned()));
     let mode = match context.get("mountPermissions")? {
         Some((field, value)) => parse_mode(&field, value)?,
-        None => settings.mount_permissions,
+        None => defaults.mount_permissions,
     };
     Ok(Publish {
         source: context.source(&request.volume_id)?,
@@ -115,9 +126,8 @@ mod tests {
 
     const TARGET: &str = "/kubelet/pods/u/volumes/kubernetes.io~csi/pv/mount";
 
-    fn settings() -> Settings {
-        Settings {
-            node_id: "node".to_owned(),
+    fn defaults() -> Defaults {
+        Defaults {
             mount_options: MountOptions::parse("--mount-options", ["soft"]).unwrap(),
             mount_permissions: Some(0o700),
             allow_inline: false,
@@ -148,7 +158,7 @@ mod tests {
     const VOLUME: &[(&str, &str)] = &[("server", "nfs"), ("share", "/export"), ("subDir", "team/volume")];
 
     fn refused_field(request: csi::NodePublishVolumeRequest) -> String {
-        match parse(request, &settings()) {
+        match parse(request, &defaults()) {
             Err(Error::Invalid { field, .. }) => field,
             other => panic!("{other:?}"),
         }
@@ -156,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_request_becomes_what_is_to_be_mounted() {
-        let publish = parse(request(VOLUME), &settings()).unwrap();
+        let publish = parse(request(VOLUME), &defaults()).unwrap();
         assert_eq!(publish.source.to_string(), "nfs:/export/team/volume");
         assert_eq!(publish.target.to_string(), TARGET);
         assert_eq!(publish.options.to_string(), "soft");
@@ -184,14 +194,14 @@ mod tests {
         #[case] expected: &str,
     ) {
         let request = csi::NodePublishVolumeRequest { volume_id: volume_id.to_owned(), ..request(context) };
-        assert_eq!(parse(request, &settings()).unwrap().source.to_string(), expected);
+        assert_eq!(parse(request, &defaults()).unwrap().source.to_string(), expected);
     }
 
     #[test]
     fn a_snapshot_is_mounted_read_only_whatever_else_is_asked_for() {
         let mut request = with_mount(|mount| mount.volume_mount_group = "2000".to_owned());
         request.volume_context.insert("snapshot".to_owned(), "snap-1".to_owned());
-        let publish = parse(request, &settings()).unwrap();
+        let publish = parse(request, &defaults()).unwrap();
         assert_eq!(publish.source.to_string(), "nfs:/export/.csi-nfs/snapshots/snap-1.tree");
         assert!(publish.options.read_only());
         assert_eq!(publish.root, RootAttributes::default());
@@ -202,7 +212,7 @@ mod tests {
         let mut request = request(VOLUME);
         request.volume_context.insert("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
         request.volume_context.insert("snapshot".to_owned(), "s".to_owned());
-        let refused = parse(request, &Settings { allow_inline: true, ..settings() });
+        let refused = parse(request, &Defaults { allow_inline: true, ..defaults() });
         assert!(matches!(refused, Err(Error::Invalid { field, .. }) if field == "volume_context[snapshot]"));
     }
 
@@ -279,7 +289,7 @@ mod tests {
             request.volume_context.insert("mountOptions".to_owned(), context.to_owned());
         }
         request.readonly = readonly;
-        let options = parse(request, &settings()).unwrap().options;
+        let options = parse(request, &defaults()).unwrap().options;
         assert_eq!((options.to_string().as_str(), options.read_only()), (expected, readonly));
     }
 
@@ -287,7 +297,7 @@ mod tests {
     fn a_mount_group_and_permissions_are_for_the_volume_s_root() {
         let mut request = with_mount(|mount| mount.volume_mount_group = "2000".to_owned());
         request.volume_context.insert("mountPermissions".to_owned(), "0".to_owned());
-        assert_eq!(parse(request, &settings()).unwrap().root, RootAttributes { group: Some(2000), mode: None });
+        assert_eq!(parse(request, &defaults()).unwrap().root, RootAttributes { group: Some(2000), mode: None });
         let request = with_mount(|mount| mount.volume_mount_group = "staff".to_owned());
         assert_eq!(refused_field(request), "volume_capability.mount.volume_mount_group");
     }
@@ -297,13 +307,13 @@ mod tests {
         let mut request = request(VOLUME);
         let mode = WireMode { mode: Mode::SingleNodeSingleWriter.into() };
         request.volume_capability.as_mut().unwrap().access_mode = Some(mode);
-        assert!(parse(request, &settings()).unwrap().single_target);
+        assert!(parse(request, &defaults()).unwrap().single_target);
     }
 
     #[test]
     fn inline_volumes_are_for_those_who_allow_them() {
         let mut request = request(VOLUME);
         request.volume_context.insert("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
-        assert!(parse(request, &Settings { allow_inline: true, ..settings() }).is_ok());
+        assert!(parse(request, &Defaults { allow_inline: true, ..defaults() }).is_ok());
     }
 }

@@ -1,0 +1,41 @@
+//! What becomes of a volume's directory when the volume is deleted (the parameter `onDelete`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What becomes of a volume's directory when the volume is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDelete {
+    /// It goes.
+    Delete,
+    /// It stays where it is.
+    Retain,
+    /// It is renamed to `archived-<subDir>`.
+    Archive,
+}
+
+impl OnDelete {
+    /// Parses a policy, in any case; `field` is what the caller calls it, for the error.
+    pub fn parse(field: &str, text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "delete" => Ok(Self::Delete),
+            "retain" => Ok(Self::Retain),
+            "archive" => Ok(Self::Archive),
+            _ => {
+                let shown = text.escape_debug();
+                Err(Error::invalid(field, format!("`{shown}` is not one of delete, retain and archive")))
+            }
+        }
+    }
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::Retain => "retain",
+            Self::Archive => "archive",
+        }
+    }
+}
