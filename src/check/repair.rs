@@ -10,6 +10,7 @@ use crate::mount::source::SubDir;
 use crate::snapshot::{group as groups, lifecycle as snapshots};
 use crate::volume::claims;
 use crate::volume::id::VolumeName;
+use crate::volume::kept;
 use crate::volume::record::Record;
 
 /// Mends what it can. What remains is found by another check.
@@ -18,10 +19,15 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
         match finding {
             Finding::ClaimMissing { volume, directory } => claim(export, volume, directory).await?,
             Finding::ClaimStale { claim } => release(export, claim).await?,
+            Finding::KeptStale { volume, directory } => {
+                let name = VolumeName::parse("volume", volume)?;
+                kept::mend(export, &SubDir::parse("directory", directory)?, &name).await?;
+            }
             // A record or a directory may be all that is left of somebody's data.
             Finding::RecordUnreadable { .. }
             | Finding::DirectoryMissing { .. }
             | Finding::DirectoryUnrecorded { .. }
+            | Finding::VolumeKept { .. }
             | Finding::TreeMissing { .. }
             | Finding::TreeUnrecorded { .. }
             | Finding::NoteMissing { .. }
@@ -67,7 +73,7 @@ async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     match Record::read(export, &name).await? {
         Some(record) if record.id.sub_dir == sub_dir => Ok(()),
-        _ => claims::remove_claim(export, &sub_dir, &name).await,
+        _ => claims::remove_entry(export, &sub_dir, &name.file("")?).await,
     }
 }
 
