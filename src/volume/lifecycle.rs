@@ -124,7 +124,7 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
 }
 
 /// The record of a volume that has none: made by hand or by csi-driver-nfs.
-pub(super) fn unrecorded(id: &VolumeId) -> Record {
+pub(crate) fn unrecorded(id: &VolumeId) -> Record {
     Record {
         id: id.clone(),
         capacity: 0,
