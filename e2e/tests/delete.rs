@@ -107,6 +107,7 @@ async fn a_directory_that_an_administrator_had_filled_before_goes_only_where_tha
     decide(&driver, &three, "delete").await.unwrap();
     driver.delete(&three.volume_id).await.unwrap();
     assert!(share.names().is_empty());
+    share.trash_is_empty().await;
     checked::agrees(&share);
 }
 

@@ -360,5 +360,6 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
     assert_eq!(content(&media), whole);
     // Where volumes are, nothing is restored.
     assert_eq!(driver.create(restore("c")).await.unwrap_err().code(), Code::AlreadyExists);
+    share.trash_is_empty().await;
     checked::agrees(&share);
 }

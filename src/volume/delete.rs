@@ -86,7 +86,7 @@ pub async fn delete<F: Fs>(
 enum Fate {
     /// It stays, and so does the record of that.
     Kept,
-    /// It stays: other volumes have it.
+    /// It stays: other volumes have it, or it was never this one's.
     Shared,
     /// It stays as it is: it is not this volume's, or was kept before.
     Untouched,
