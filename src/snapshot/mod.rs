@@ -16,3 +16,5 @@ pub mod usage;
 
 #[cfg(test)]
 pub(crate) mod crashes;
+#[cfg(test)]
+mod shared;

@@ -12,9 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::access::CapacityRange;
-use super::claims;
+use super::claims::{self, Neighbours};
 use super::delete;
 use super::id::{VolumeId, VolumeName};
+use super::kept;
 use super::parameters::{Attributes, OnDelete};
 use super::promises::{self, Overcommit};
 use super::quota;
@@ -75,33 +76,95 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
         // Whoever wrote the record had made the directory; it may have been removed by hand since.
         make_directory(export, &create.name, &id.sub_dir, record.attributes).await?;
         quota::enforced_where_required(export, &create.name, &record, until).await?;
+        replace_kept(export, &record, &create.name).await?;
         return Ok(record);
     }
     quota::check_possible(export, wanted.quota, until).await?;
-    claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?.check_nesting(&id.sub_dir)?;
+    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    neighbours.check_nesting(&id.sub_dir)?;
+    neighbours.check_filled(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     check_space(export, capacity).await?;
     let promise = promises::check(export, wanted.overcommit, capacity).await?;
     claims::claim(export, &id).await?;
-    make_directory(export, &create.name, &id.sub_dir, wanted).await?;
-    let record = Record {
-        id,
-        capacity,
-        created_with: create.asked,
-        attributes: wanted,
-        mount_options: create.mount_options.clone(),
-        created: now(),
-        origin: None,
-        shows: None,
-        pending: false,
+    let kept = is_kept(export, &id.sub_dir, &neighbours).await?;
+    let was_there = make_directory(export, &create.name, &id.sub_dir, wanted).await?;
+    let adopted = match &neighbours.same {
+        Some(_) => claims::is_adopted(export, &id.sub_dir, &neighbours).await?,
+        // One that is empty may be this volume's own, made by an earlier call that came no further.
+        None => was_there && has_content(export, &id.sub_dir).await?,
     };
+    let record = new(create, id, capacity, kept || adopted);
     record.write(export, &create.name).await?;
     drop(promise);
     if let Err(error) = quota::enforced_where_required(export, &create.name, &record, until).await {
         delete::undo(export, &record.id, &create.name, lock).await?;
         return Err(error);
     }
+    replace_kept(export, &record, &create.name).await?;
     Ok(record)
+}
+
+/// The record of a new volume.
+pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -> Record {
+    Record {
+        id,
+        capacity,
+        created_with: create.asked,
+        attributes: create.asked.or(create.defaults),
+        on_delete_modified: false,
+        adopted,
+        mount_options: create.mount_options.clone(),
+        created: now(),
+        origin: create.origin.clone(),
+        shows: None,
+        pending: false,
+        staged: None,
+    }
+}
+
+/// The record of a volume that has none: made by hand or by csi-driver-nfs.
+pub(crate) fn unrecorded(id: &VolumeId) -> Record {
+    Record {
+        id: id.clone(),
+        capacity: 0,
+        created_with: Attributes::default(),
+        attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
+        on_delete_modified: false,
+        adopted: false,
+        mount_options: Vec::new(),
+        created: now(),
+        origin: None,
+        shows: None,
+        pending: false,
+        staged: None,
+    }
+}
+
+/// Whether the directory is there and was kept when a volume was deleted. The kept records of one that is gone go, too.
+pub(super) async fn is_kept<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
+    if neighbours.kept.is_empty() {
+        return Ok(false);
+    }
+    let there = kept::directory(export, sub_dir).await?.is_some();
+    if !there {
+        kept::forget(export, sub_dir, &neighbours.kept).await?;
+    }
+    Ok(there)
+}
+
+/// Removes the kept record of an earlier volume of that name, whose directory the new one has adopted.
+pub(super) async fn replace_kept<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName) -> Result<()> {
+    match record.adopted {
+        true => kept::forget(export, &record.id.sub_dir, std::slice::from_ref(name)).await,
+        false => Ok(()),
+    }
+}
+
+async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<bool> {
+    let Some(dir) = kept::directory(export, sub_dir).await? else { return Ok(false) };
+    let page = export.fs().readdir(&dir, 0).await;
+    Ok(!page.map_err(|e| export.failed(format!("listing directory `{sub_dir}`"), e))?.entries.is_empty())
 }
 
 /// Locks a volume for a change: its name, and the part of the export that its directory is in.
@@ -160,13 +223,13 @@ pub async fn available<F: Fs>(export: &Export<F>, overcommit: Option<Overcommit>
 }
 
 /// Makes a volume's directory so that nobody sees it without its mode and owner. One that is there is taken as it is, and
-/// given what `attributes` say.
+/// given what `attributes` say. Answers whether it was there.
 async fn make_directory<F: Fs>(
     export: &Export<F>,
     name: &VolumeName,
     sub_dir: &SubDir,
     attributes: Attributes,
-) -> Result<()> {
+) -> Result<bool> {
     let fs = export.fs();
     let failed = |status| export.failed(format!("creating directory `{sub_dir}`"), status);
     let (parent, last) = make_parent(export, sub_dir).await?;
@@ -175,14 +238,14 @@ async fn make_directory<F: Fs>(
     if plain {
         match fs.mkdir(&parent, &last, mode).await {
             Err(Status::Exist) => {}
-            made => return made.map(drop).map_err(failed),
+            made => return made.map(|_| false).map_err(failed),
         }
     }
     if let Some((directory, attr)) = export.find(&parent, &last).await? {
         if attr.kind != Kind::Directory {
             return Err(failed(Status::NotDir));
         }
-        return fs.setattr(&directory, set_attr(attributes)).await.map_err(failed);
+        return fs.setattr(&directory, set_attr(attributes)).await.map(|()| true).map_err(failed);
     }
     let layout = export.make_layout().await?;
     let staged = Name::new(name.as_str()).map_err(failed)?;
@@ -204,7 +267,7 @@ async fn make_directory<F: Fs>(
         // A server that squashes root, say, gives it no other owner. What does not go now is swept later.
         tracing::debug!(name = %staged, %left, "nothing is cleared in staging");
     }
-    placed.map_err(failed)
+    placed.map(|()| false).map_err(failed)
 }
 
 pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
@@ -266,6 +329,10 @@ pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result
 }
 
 /// Reads the record of a volume for a change; a volume without one is taken over: it gets one.
+///
+/// # Errors
+/// [`Error::NotFound`] also where the volume was deleted and its directory kept, or the name belongs to a volume with
+/// another directory: a late call changes nothing of either.
 async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeName, Record)> {
     let found = get(export, id).await?;
     let name = id.name().ok_or_else(|| {
@@ -273,21 +340,22 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
             "volume `{id}` cannot be changed: its ID does not tell its name (a nested directory without UUID)"
         ))
     })?;
-    let record = match found.record {
-        Some(record) => record,
-        None => Record {
-            id: id.clone(),
-            capacity: 0,
-            created_with: Attributes::default(),
-            attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
-            mount_options: Vec::new(),
-            created: now(),
-            origin: None,
-            shows: None,
-            pending: false,
-        },
-    };
-    Ok((name, record))
+    if let Some(record) = found.record {
+        return Ok((name, record));
+    }
+    let not_found = |reason: String| Err(Error::not_found(format!("volume `{id}`"), reason));
+    if kept::is_kept(export, id).await? {
+        return not_found(format!(
+            "it was deleted, and its directory `{}` was kept; to use that again, create a volume with this `subDir`, or a PersistentVolume that names the directory",
+            id.sub_dir
+        ));
+    }
+    if let Some(other) = Record::read(export, &name).await? {
+        return not_found(format!("the volume of that name is `{}`", other.id));
+    }
+    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&name)).await?;
+    let adopted = !neighbours.kept.is_empty() || claims::is_adopted(export, &id.sub_dir, &neighbours).await?;
+    Ok((name, Record { adopted, ..unrecorded(id) }))
 }
 
 /// Makes a volume larger (CSI `ControllerExpandVolume`): answers its capacity, in bytes, with its limit in
@@ -346,8 +414,9 @@ pub async fn modify<F: Fs>(
         export.fs().setattr(&directory, set_attr(changes)).await.map_err(failed)?;
     }
     let attributes = changes.or(record.attributes);
-    if attributes != record.attributes {
-        record.attributes = attributes;
+    let on_delete_modified = record.on_delete_modified || changes.on_delete.is_some();
+    if (attributes, on_delete_modified) != (record.attributes, record.on_delete_modified) {
+        (record.attributes, record.on_delete_modified) = (attributes, on_delete_modified);
         // A volume that is taken over may have no claim yet.
         claims::claim(export, &record.id).await?;
         record.write(export, &name).await?;

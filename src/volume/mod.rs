@@ -6,6 +6,7 @@ pub mod delete;
 pub mod fill;
 pub mod health;
 pub mod id;
+pub mod kept;
 pub mod lifecycle;
 pub mod limits;
 pub mod parameters;
@@ -15,3 +16,5 @@ pub mod record;
 
 #[cfg(test)]
 pub(crate) mod crashes;
+#[cfg(test)]
+mod decisions;
