@@ -8,7 +8,7 @@ pub mod gate;
 pub mod health;
 pub mod local;
 pub mod nfs;
-mod option_table;
+pub mod option_table;
 pub mod options;
 pub mod probe;
 pub mod publish;

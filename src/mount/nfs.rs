@@ -114,16 +114,24 @@ async fn attempt<R: Send + 'static>(
     }
 }
 
-/// What every version takes.
+/// What is known before the server is asked for more.
 fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Parameter> {
     let mut parameters: Vec<_> = options.parameters().map(|(key, value)| (key, value.map(str::to_owned))).collect();
     parameters.push(("vers", Some(version.to_string())));
     parameters.push(("addr", Some(address.to_string())));
+    if version == Version::V3 {
+        // Without it the kernel uses the transport of NFS for mountd too. It has none with TLS there, and panics.
+        let transport = if address.is_ipv6() { "tcp6" } else { "tcp" };
+        parameters.push(("mountproto", Some(transport.to_owned())));
+    }
     parameters
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
+    use super::super::option_table::{KNOWN, examples};
     use super::super::source::Share;
     use super::*;
     use crate::error::Error;
@@ -154,5 +162,27 @@ mod tests {
             common(&options, Version::V4_1, "::1".parse().unwrap()),
             [("hard", None), ("vers", text("4.1")), ("addr", text("::1"))]
         );
+    }
+
+    proptest! {
+        #[test]
+        fn no_options_make_the_kernel_ask_mountd_over_tls(
+            picks in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+            encryption in prop::sample::select(vec!["xprtsec=tls", "xprtsec=mtls"]),
+            version in prop::sample::select(vec!["", "vers=3"]),
+            server in prop::sample::select(vec!["127.0.0.1", "::1"]),
+        ) {
+            let known: Vec<String> = KNOWN.iter().flat_map(examples).collect();
+            let words = picks.iter().map(|pick| pick.get(&known).as_str()).chain([version, encryption]);
+            // Versions may contradict each other.
+            let Ok(options) = MountOptions::parse("mountOptions", words) else { return Ok(()) };
+            let (best, others) = options.versions();
+            prop_assert!(!others.contains(&Version::V3), "{options}");
+            for version in [best].iter().chain(others).filter(|version| **version == Version::V3) {
+                let parameters = common(&options, *version, server.parse().unwrap());
+                let mountproto = parameters.iter().rev().find(|(key, _)| *key == "mountproto").unwrap().1.as_deref();
+                prop_assert_eq!(mountproto, Some(if server == "::1" { "tcp6" } else { "tcp" }));
+            }
+        }
     }
 }

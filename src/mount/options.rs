@@ -141,14 +141,18 @@ impl MountOptions {
         }
     }
 
-    /// The versions that the options allow: the best one, and the others in the order in which to try them.
+    /// The versions that the options allow: the best one, and the others in the order in which to try them. Version 3 is
+    /// encrypted only where it is asked for by name: it asks mountd in the clear.
     pub fn versions(&self) -> (Version, &'static [Version]) {
         let mut versions = Versions::default();
         for item in &self.items {
             // The options fit together: `parse` saw to it.
             let _: std::result::Result<(), String> = versions.narrow(item);
         }
-        versions.allowed()
+        match versions.allowed() {
+            (best, [others @ .., Version::V3]) if self.encrypts() => (best, others),
+            allowed => allowed,
+        }
     }
 
     /// The TCP port at which the server is asked whether it lives: `port=`, otherwise 2049. With RDMA, whose ports are
@@ -189,6 +193,11 @@ impl MountOptions {
             Some(item) => item.name == "lock" || matches!(item.value.as_deref(), Some("none" | "flock" | "posix")),
             None => false,
         }
+    }
+
+    /// Whether the connection shall be encrypted, by `xprtsec=`.
+    pub fn encrypts(&self) -> bool {
+        self.last(&["xprtsec"]).is_some_and(|item| item.value.as_deref() != Some("none"))
     }
 
     /// The mount's attributes: what was asked for, and `nodev` and `nosuid` always.
