@@ -27,3 +27,4 @@ mod sanity;
 mod snapshots;
 mod support;
 mod unreachable;
+mod versions;

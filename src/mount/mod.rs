@@ -24,6 +24,6 @@ pub mod target;
 mod threads;
 pub mod turns;
 pub mod unpublish;
-mod version;
+pub mod version;
 mod version3;
 pub mod whose;

@@ -75,12 +75,16 @@ impl Mounter {
         let address = self.check(server, port).await?;
         let gate = self.gates.get(server, port);
         let options = options.for_role(role);
-        let mut negotiation = self.versions.negotiate(server, &options);
+        let at = (address, port);
+        let mut negotiation = self.versions.negotiate(at, &options);
         loop {
             let version = negotiation.version();
             let failure = match attempt(source, &options, version, address, &gate, then.clone()).await {
                 Ok(root) => {
-                    self.versions.keep(server, &options, &negotiation);
+                    if self.versions.keep(at, &options, &negotiation) {
+                        let (wanted, _) = options.versions();
+                        tracing::warn!(%server, %address, %version, %wanted, "using a lower version of NFS than was wanted");
+                    }
                     tracing::debug!(%source, %version, %address, %options, "mounted");
                     let locks_are_shared = version != Version::V3 || options.locks();
                     return Ok(Mounted { root, version, address, options, locks_are_shared, gate });

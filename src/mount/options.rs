@@ -35,6 +35,11 @@ impl Version {
             Self::V4_2 => "4.2",
         }
     }
+
+    /// The version that the kernel shows as `vers=`.
+    pub fn shown(text: &str) -> Option<Self> {
+        [Self::V3, Self::V4_0, Self::V4_1, Self::V4_2].into_iter().find(|version| version.as_str() == text)
+    }
 }
 
 impl fmt::Display for Version {
