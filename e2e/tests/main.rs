@@ -12,6 +12,7 @@ mod delete;
 mod groups;
 mod health;
 mod idempotency;
+mod in_force;
 mod list;
 mod mounting;
 mod overcommit;

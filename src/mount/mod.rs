@@ -6,6 +6,8 @@ mod detached;
 mod ending;
 pub mod gate;
 pub mod health;
+mod in_force;
+mod inspect;
 pub mod local;
 pub mod nfs;
 pub mod option_table;

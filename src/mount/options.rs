@@ -192,17 +192,28 @@ impl MountOptions {
         }
     }
 
+    /// What version 3 does not lock on the server, in the words of `local_lock=`.
+    pub fn local_lock(&self) -> &str {
+        match self.last(LOCKING).map(|item| (item.name, item.value.as_deref())) {
+            Some(("lock", _)) => "none",
+            Some(("local_lock", Some(kinds))) => kinds,
+            _ => "all",
+        }
+    }
+
     /// Whether version 3 shall lock on the server: `lock`, or a `local_lock=` that leaves a kind of lock to it.
     pub fn locks(&self) -> bool {
-        match self.last(LOCKING) {
-            Some(item) => item.name == "lock" || matches!(item.value.as_deref(), Some("none" | "flock" | "posix")),
-            None => false,
-        }
+        self.local_lock() != "all"
     }
 
     /// Whether the connection shall be encrypted, by `xprtsec=`.
     pub fn encrypts(&self) -> bool {
         self.last(&["xprtsec"]).is_some_and(|item| item.value.as_deref() != Some("none"))
+    }
+
+    /// Whether something was asked for that the kernel may leave out without an error, and that has to be in force.
+    pub fn must_be_in_force(&self) -> bool {
+        self.encrypts() || self.locks() || self.last(&["sec"]).is_some()
     }
 
     /// The mount's attributes: what was asked for, and `nodev` and `nosuid` always.
