@@ -15,6 +15,7 @@ mod idempotency;
 mod in_force;
 mod list;
 mod mounting;
+mod options;
 mod overcommit;
 mod process;
 mod provision;

@@ -3,7 +3,7 @@
 //! Compared is what the kernel shows as it was asked for, and never changes by itself or for the sake of another mount:
 //! read-only, the version, how a dead server is borne, security, caching, and the attributes of the mount. Not compared
 //! is what the kernel or the server may settle otherwise (`rsize`, `wsize`), what mounts of one server share as the first
-//! of them asked for it (`timeo`, `retrans`, `nconnect`), and what is not shown. To call a mount wrong that is
+//! of them asked for it (`timeo`, `retrans`, `nconnect`, `noresvport`), and what is not shown. To call a mount wrong that is
 //! right would stop a pod that works; so whatever is doubtful is taken as the same.
 
 use std::fmt;
@@ -16,7 +16,6 @@ const CHOICES: &[&[&str]] = &[
     &["rw", "ro"],
     &["ac", "noac"],
     &["cto", "nocto"],
-    &["resvport", "noresvport"],
     &["exec", "noexec"],
     &["diratime", "nodiratime"],
     &["symfollow", "nosymfollow"],
@@ -27,6 +26,9 @@ const DEAD_SERVER: &[&str] = &["hard", "soft", "softerr"];
 
 /// Options with a value that is shown unless it is the default; nfs(5) has the defaults.
 const CACHE_TIMES: [(&str, &str); 4] = [("acregmin", "3"), ("acregmax", "60"), ("acdirmin", "30"), ("acdirmax", "60")];
+
+/// Ticks of a second, of the kernel that has the most.
+const MOST_TICKS: u32 = 1000;
 
 /// Security of the connection, from the weakest to the strongest.
 const TRANSPORT_SECURITY: [&str; 3] = ["none", "tls", "mtls"];
@@ -99,6 +101,8 @@ fn version(mount: &Mount, options: &MountOptions) -> Option<Difference> {
 /// Flavours are negotiated where none is asked for.
 fn security(mount: &Mount, asked: &Asked) -> Option<Difference> {
     let (flavours, shown) = (asked.value("sec")?, mount.option("sec")?);
+    // The kernel has another word for it.
+    let shown = if shown == "null" { "none" } else { shown };
     let differs = !flavours.split(':').any(|flavour| flavour == shown);
     differs.then(|| Difference::of(format!("sec={flavours}"), format!("sec={shown}")))
 }
@@ -121,7 +125,10 @@ fn locks(mount: &Mount, options: &MountOptions) -> Option<Difference> {
 }
 
 fn cache_time(mount: &Mount, asked: &Asked, name: &str, default: &str) -> Option<Difference> {
-    differs(format!("{name}={}", asked.cache_time(name, default)), shown_value(mount, name, default))
+    let seconds = asked.cache_time(name, default);
+    // The kernel counts in ticks and shows what is left of a number that is too large for that.
+    let is_kept = seconds.parse().is_ok_and(|seconds: u32| seconds <= u32::MAX / MOST_TICKS);
+    differs(format!("{name}={seconds}"), shown_value(mount, name, default)).filter(|_| is_kept)
 }
 
 fn access_times(mount: &Mount, asked: &Asked) -> Option<Difference> {
@@ -129,7 +136,11 @@ fn access_times(mount: &Mount, asked: &Asked) -> Option<Difference> {
 }
 
 fn lookup_cache(mount: &Mount, asked: &Asked) -> Option<Difference> {
-    let asked = asked.value("lookupcache").unwrap_or("all");
+    let asked = match asked.value("lookupcache").unwrap_or("all") {
+        // The kernel shows the short form.
+        "positive" => "pos",
+        word => word,
+    };
     differs(format!("lookupcache={asked}"), shown_value(mount, "lookupcache", "all"))
 }
 
@@ -216,7 +227,8 @@ mod tests {
 
     #[rstest]
     #[case("")]
-    #[case("vers=4,hard,rsize=4096,timeo=50,sec=sys,nconnect=4,relatime,port=2049")]
+    #[case("acregmax=31536000")]
+    #[case("vers=4,hard,rsize=4096,timeo=50,sec=sys,nconnect=4,noresvport,relatime,port=2049")]
     #[case("soft,hard,noatime,atime,noac,ac,acregmin=3,proto=tcp,nolock,lookupcache=all")]
     fn a_mount_without_options_is_as_asked_for(#[case] asked: &str) {
         assert_eq!(difference_between(PLAIN.0, PLAIN.1, asked), None);
@@ -225,6 +237,14 @@ mod tests {
     #[test]
     fn a_mount_with_options_is_as_asked_for() {
         assert_eq!(difference_between(SPECIAL.0, SPECIAL.1, SPECIAL_ASKED), None);
+    }
+
+    #[rstest]
+    #[case("lookupcache=pos", "lookupcache=positive")]
+    #[case("sec=null", "sec=none")]
+    fn an_option_that_the_kernel_shows_in_other_words_is_as_asked_for(#[case] shown: &str, #[case] asked: &str) {
+        let superblock = format!("rw,vers=4.2,hard,proto=tcp,{shown},addr=10.0.0.1");
+        assert_eq!(difference_between("rw,relatime", &superblock, asked), None);
     }
 
     #[test]
