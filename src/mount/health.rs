@@ -14,6 +14,7 @@ use super::requested::{Requested, Wanted};
 use super::source::{Server, Source};
 use super::table::{Mount, Table, is_kubelet_target};
 use super::target::{Place, Target};
+use super::version::is_fallback;
 use crate::error::{Error, Result};
 use crate::export::fs::Status;
 
@@ -59,6 +60,7 @@ impl Health {
     /// | `MountMissing` | inaccessible | nothing is mounted where the volume was, or should be, published |
     /// | `WrongVolumeMounted` | inaccessible | something else is |
     /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
+    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was wanted |
     ///
     /// # Errors
     /// [`Error::NotFound`] where this node has nothing to do with the volume.
@@ -170,8 +172,11 @@ async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: 
         if subject.wanted.as_ref().and_then(|wanted| wanted.root).is_some_and(|wanted| wanted != root.identity) {
             return Ok(Some(wrong_volume(place, mount)));
         }
-        let refused = !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await?;
-        Ok(refused.then(|| read_only(place, mount)))
+        if !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await? {
+            return Ok(Some(read_only(place, mount)));
+        }
+        let fell_back = is_fallback(mount, subject.wanted.as_ref().map(|wanted| &wanted.options)) == Some(true);
+        Ok(fell_back.then(|| lower_version(place, mount)))
     };
     found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
 }
@@ -203,6 +208,19 @@ fn read_only(place: &Place, mount: &Mount) -> Condition {
         message: format!(
             "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in /etc/exports, \
              and check the server's file system for errors",
+            mount.source()
+        ),
+    }
+}
+
+fn lower_version(place: &Place, mount: &Mount) -> Condition {
+    let version = mount.option("vers").unwrap_or_default();
+    let locks = if mount.has("nolock") { ", and other nodes do not see the locks of this one" } else { "" };
+    Condition {
+        severity: Severity::Degraded,
+        reason: "NFSVersionFallback",
+        message: format!(
+            "{} is mounted at {place} with NFS version {version}, since the server did not offer a better one{locks}; check which              versions the server has, then {MOUNT_ANEW}; or ask for `vers={version}` in the mount options",
             mount.source()
         ),
     }

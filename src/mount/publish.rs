@@ -249,7 +249,7 @@ impl Publisher {
 
 /// In what a mount is not as wanted, apart from its source.
 fn differs(wanted: &Wanted, mine: Option<&Wanted>, mount: &Mount) -> Option<String> {
-    difference(mount, &wanted.options).or_else(|| {
+    difference(mount, &wanted.options).map(|difference| difference.to_string()).or_else(|| {
         let mine = mine.filter(|mine| mine.options != wanted.options)?;
         Some(format!("`{}` is asked for, it was mounted with `{}`", wanted.options, mine.options))
     })

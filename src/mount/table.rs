@@ -5,11 +5,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{CWD, Mode, OFlags};
 
 use super::source::{Server, Source};
 use crate::error::{Error, Result};
@@ -142,16 +142,17 @@ pub struct Table(Vec<Mount>);
 impl Table {
     /// Reads the table.
     pub fn read() -> Result<Self> {
+        Self::read_at(CWD, MOUNTINFO).map_err(|error| Error::Internal(format!("reading {MOUNTINFO}: {error}")))
+    }
+
+    /// Reads the table of another mount namespace: the file `path` below `directory`.
+    pub fn read_at(directory: BorrowedFd<'_>, path: &str) -> rustix::io::Result<Self> {
         // The kernel makes the text up anew for each read: the fewer, the better.
         let mut bytes = Vec::with_capacity(ENOUGH);
-        let mut read = || {
-            let file = rustix::fs::open(MOUNTINFO, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {
-                bytes.reserve(ENOUGH);
-            }
-            Ok(())
-        };
-        read().map_err(|error: Errno| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
+        let file = rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {
+            bytes.reserve(ENOUGH);
+        }
         Ok(Self::parse(&bytes))
     }
 

@@ -158,6 +158,17 @@ impl Lab {
         Away(|| run("rpc.nfsd", ["--grace-time", "10", "--lease-time", "10", "8"]))
     }
 
+    /// Has the kernel's server without version 4 until the answer is dropped.
+    pub fn without_version_4(&self) -> Away {
+        self.assert_alone();
+        run("rpc.nfsd", ["0"]);
+        run("rpc.nfsd", ["--no-nfs-version", "4", "--grace-time", "10", "--lease-time", "10", "8"]);
+        Away(|| {
+            run("rpc.nfsd", ["0"]);
+            run("rpc.nfsd", ["--grace-time", "10", "--lease-time", "10", "8"]);
+        })
+    }
+
     /// Exports `place` read-only until the answer is dropped.
     pub fn with_small_read_only(&self) -> Away {
         self.assert_alone();
