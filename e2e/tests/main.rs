@@ -26,4 +26,5 @@ mod round_trip;
 mod sanity;
 mod snapshots;
 mod support;
+mod unmounting;
 mod unreachable;

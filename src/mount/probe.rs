@@ -70,6 +70,11 @@ impl Probe {
         }
     }
 
+    /// Whether the server of a mount is dead. See [`Reachability::is_dead`].
+    pub fn is_dead(&self, mount: &Mount) -> bool {
+        mount.server().is_some_and(|server| self.reachability.is_dead(&server, mount.tcp_port()))
+    }
+
     /// Asks the server for the root of `mount`, which is at `place`.
     pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
         let root = self.call(place, mount, deadline, |path| Root::ask_at(&path)).await?;

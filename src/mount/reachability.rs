@@ -22,6 +22,8 @@ pub const LIMIT: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_secs(1);
 /// A server that nobody asked about for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(600);
+/// A server is dead after so many questions in a row without an answer, over at least so long.
+const DEAD: (u32, Duration) = (4, Duration::from_secs(30));
 
 /// What is known of the NFS servers in use. Answers are shared: however many callers ask about a server, it gets one
 /// question at a time, and at most one a second.
@@ -60,6 +62,14 @@ struct Answer {
     at: Instant,
     since: SystemTime,
     result: Result<IpAddr, String>,
+    misses: Option<Misses>,
+}
+
+/// Questions in a row that got no answer.
+#[derive(Debug, Clone, Copy)]
+struct Misses {
+    count: u32,
+    first: Instant,
 }
 
 impl Reachability {
@@ -78,6 +88,14 @@ impl Reachability {
             // The task that asks is gone, which only the end of the runtime does.
             Ok(None) | Err(_) => Err(unreachable("the driver is going down".to_owned())),
         }
+    }
+
+    /// Whether a server is dead: several questions in a row, over tens of seconds, got no answer. One miss says only that it does
+    /// not answer now, which fails a call; what cannot be undone is done to the mounts of a dead server alone.
+    pub fn is_dead(&self, server: &Server, port: u16) -> bool {
+        let servers = self.servers();
+        let misses = servers.get(&(server.clone(), port)).and_then(|known| known.latest()?.misses);
+        misses.is_some_and(|misses| misses.count >= DEAD.0 && misses.first.elapsed() >= DEAD.1)
     }
 
     /// The servers that callers asked about in the last ten minutes, each asked now, sorted. Takes two seconds at most.
@@ -99,7 +117,7 @@ impl Reachability {
         let mut servers = self.servers();
         servers.retain(|_, known| known.wanted.elapsed() < IDLE);
         let state = |((server, port), known): (&(Server, u16), &Known)| {
-            let answer = known.answer.borrow().clone().or_else(|| known.last.clone())?;
+            let answer = known.latest()?;
             Some(ServerState { server: server.clone(), port: *port, result: answer.result, since: answer.since })
         };
         let mut states: Vec<_> = servers.iter().filter_map(state).collect();
@@ -131,6 +149,11 @@ impl Known {
         Self { wanted: Instant::now(), answer, last: None, resolver: Arc::default() }
     }
 
+    /// The last answer that has come.
+    fn latest(&self) -> Option<Answer> {
+        self.answer.borrow().clone().or_else(|| self.last.clone())
+    }
+
     /// The answer, which may be on its way; a new question where it is neither that nor fresh.
     fn answer(&mut self, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
         let answer = self.answer.borrow().clone();
@@ -156,6 +179,9 @@ impl Known {
 impl Answer {
     /// The answer that follows `last`; a change is logged.
     fn after(last: Option<Self>, server: &Server, port: u16, result: Result<IpAddr, String>) -> Self {
+        let now = Instant::now();
+        let before = last.as_ref().and_then(|last| last.misses).unwrap_or(Misses { count: 0, first: now });
+        let misses = result.is_err().then_some(Misses { count: before.count.saturating_add(1), ..before });
         let since = match last {
             Some(last) if last.result.is_ok() == result.is_ok() => last.since,
             last => {
@@ -169,7 +195,7 @@ impl Answer {
                 SystemTime::now()
             }
         };
-        Self { at: Instant::now(), since, result }
+        Self { at: now, since, result, misses }
     }
 }
 
@@ -271,6 +297,26 @@ mod tests {
         fake.become_(Behaviour::Closing);
         check(&reachability, &fake).await.unwrap();
         assert_eq!(fake.calls(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_is_dead_after_several_misses_over_tens_of_seconds_and_one_answer_makes_it_live() {
+        let fake = Fake::start(Behaviour::Closing).await;
+        let reachability = Reachability::new();
+        let is_dead = || reachability.is_dead(&server("127.0.0.1"), fake.address.port());
+        check(&reachability, &fake).await.unwrap_err();
+        tokio::time::sleep(DEAD.1 * 2).await;
+        check(&reachability, &fake).await.unwrap_err();
+        assert!(!is_dead(), "two misses, however far apart");
+        while !is_dead() {
+            tokio::time::sleep(FRESH).await;
+            check(&reachability, &fake).await.unwrap_err();
+        }
+        tokio::time::resume();
+        fake.become_(Behaviour::alive());
+        tokio::time::sleep(FRESH).await;
+        check(&reachability, &fake).await.unwrap();
+        assert!(!is_dead());
     }
 
     #[tokio::test]
