@@ -13,6 +13,9 @@
 //! | stale or failing, or its server is dead at the address that the mount uses | replaced, once the new one is made |
 //! | its server does not answer now, or not for it within its limit | UNAVAILABLE, it stays |
 //!
+//! A mount from an address that the server's name no longer has stays as long as that address answers, because a pod may be
+//! using it; [`health`](super::health) tells of it.
+//!
 //! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and with
 //! what [`compare`](super::compare) can tell where another process mounted.
 

@@ -66,13 +66,13 @@ impl Publisher {
 
     /// Unmounts as soon as the server answers.
     async fn unmount_in_order(&self, place: &Arc<Place>, mount: &Mount) -> Result<rustix::io::Result<()>, Stalled> {
-        let Some(server) = mount.server() else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
-        while self.reachability.check(&server, mount.tcp_port()).await.is_err() {
+        let (Some(address), port) = (mount.address(), mount.tcp_port()) else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
+        while self.reachability.check(&address.into(), port).await.is_err() {
             sleep(PAUSE).await;
         }
         let place = Arc::clone(place);
         let call = move || unmount(place.call_path(), UnmountFlags::NOFOLLOW);
-        self.gates.get(&server, mount.tcp_port()).run(call).await
+        self.gates.get(address, port).run(call).await
     }
 
     /// Takes the visible mount from its place without waiting for its server.
@@ -89,8 +89,8 @@ impl Publisher {
 
     /// Ends a detached mount. That may wait for its server: on a thread of its gate.
     pub(super) fn let_go(&self, mount: &Mount, last: OwnedFd) {
-        if let Some(server) = mount.server() {
-            drop(self.gates.get(&server, mount.tcp_port()).hold(last));
+        if let Some(address) = mount.address() {
+            drop(self.gates.get(address, mount.tcp_port()).hold(last));
         }
     }
 }
