@@ -7,6 +7,7 @@ mod ending;
 pub mod gate;
 pub mod health;
 pub mod local;
+mod moved;
 pub mod nfs;
 mod option_table;
 pub mod options;
