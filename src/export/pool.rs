@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -21,6 +22,10 @@ use crate::mount::source::Source;
 
 /// An export that nobody used for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
+
+/// A connection that could not be made because the server answers and mounting timed out is not tried again for so long. The kernel
+/// wants to use the connection that it still has to a former address of the same server, which each attempt keeps in being.
+const HELD_BACK: Duration = Duration::from_secs(20);
 
 /// How an export is reached.
 pub trait Connect: Send + Sync + 'static {
@@ -64,11 +69,34 @@ struct Entry<F: Fs> {
     /// The export, and the task that keeps its trash clear.
     export: OnceCell<(Arc<Export<F>>, AbortOnDropHandle<()>)>,
     used: Mutex<Instant>,
+    /// When mounting timed out last, and what was said: see [`HELD_BACK`].
+    timed_out: Mutex<Option<(Instant, Error)>>,
 }
 
 impl<F: Fs> Entry<F> {
     fn at(address: IpAddr) -> Arc<Self> {
-        Arc::new(Self { address, export: OnceCell::new(), used: Mutex::new(Instant::now()) })
+        Arc::new(Self {
+            address,
+            export: OnceCell::new(),
+            used: Mutex::new(Instant::now()),
+            timed_out: Mutex::default(),
+        })
+    }
+
+    /// Connects by `connect`, unless that timed out a moment ago.
+    async fn unless_held_back<T>(&self, connect: impl Future<Output = Result<T>>) -> Result<T> {
+        if let Some((at, error)) = &*lock(&self.timed_out)
+            && at.elapsed() < HELD_BACK
+        {
+            return Err(error.clone());
+        }
+        let connected = connect.await;
+        if let Err(error @ Error::Mount { errno, .. }) = &connected
+            && *errno == Errno::TIMEDOUT.raw_os_error()
+        {
+            *lock(&self.timed_out) = Some((Instant::now(), error.clone()));
+        }
+        connected
     }
 
     fn retire(&self) {
@@ -106,9 +134,9 @@ impl<C: Connect> Pool<C> {
         let address = self.connect.check(share, options).await?;
         let entry = self.entry(share, options, address);
         let connect = async || -> Result<_> {
+            let fs = entry.unless_held_back(self.connect.connect(share, options, address)).await?;
             let locks = lock(&self.locks).entry(share.clone()).or_default().clone();
-            let export =
-                Arc::new(Export::new(share.clone(), self.connect.connect(share, options, address).await?, locks));
+            let export = Arc::new(Export::new(share.clone(), fs, locks));
             let trash = AbortOnDropHandle::new(tokio::spawn(trash::keep_clear(export.clone())));
             lock(&self.known).insert(share.clone(), options.clone());
             Ok((export, trash))

@@ -163,7 +163,10 @@ mod tests {
             let after = answers.iter().find(|(known, _)| *known == asked).map(|(_, after)| *after);
             Box::pin(async move {
                 match after {
-                    Some(after) => Ok(tokio::time::sleep(Duration::from_millis(after)).await),
+                    Some(after) => {
+                        tokio::time::sleep(Duration::from_millis(after)).await;
+                        Ok(())
+                    }
                     None => std::future::pending().await,
                 }
             })

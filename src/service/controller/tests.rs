@@ -30,6 +30,7 @@ struct Servers {
     address: Mutex<IpAddr>,
     takes: &'static str,
     gone: AtomicBool,
+    times_out: AtomicBool,
     connections: AtomicUsize,
 }
 
@@ -52,6 +53,9 @@ impl Connect for Arc<Servers> {
             reason: "refused".to_owned(),
             errno,
         };
+        if self.times_out.load(Ordering::Relaxed) {
+            return Err(refused(110));
+        }
         if options.to_vec().join(",") != self.takes {
             return Err(refused(13));
         }
@@ -76,6 +80,7 @@ impl Lab {
             address: Mutex::new(HERE),
             takes,
             gone: AtomicBool::new(false),
+            times_out: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });
         let mut lab = Self { controller: controller(&servers), servers };

@@ -70,3 +70,20 @@ async fn a_connection_that_times_out_is_made_anew_where_its_server_answers() {
     assert!(pool.failed(&export, &options, FsStatus::Stale).await);
     assert!(Arc::ptr_eq(&fresh, &lab.export().await), "a late failure does not cost the next connection");
 }
+
+#[tokio::test(start_paused = true)]
+async fn mounting_that_times_out_is_left_alone_for_a_while() {
+    let lab = Lab::new("");
+    lab.servers.times_out.store(true, Ordering::Relaxed);
+    let (share, options) = share_a();
+    let attempts = || lab.servers.connections.load(Ordering::Relaxed);
+    for _ in 0..3 {
+        let refused = lab.controller.pool.get(&share, &options).await;
+        assert!(matches!(refused, Err(Error::Mount { errno: 110, .. })));
+        assert_eq!(attempts(), 1, "each attempt would keep in being what it is held back by");
+    }
+    lab.servers.times_out.store(false, Ordering::Relaxed);
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    lab.export().await;
+    assert_eq!(attempts(), 2);
+}
