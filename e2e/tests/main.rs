@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
 
 mod access;
+mod addresses;
 mod archives;
 mod bad_input;
 mod check;

@@ -54,8 +54,8 @@ async fn with_dirty_memory(file: &Path) -> Process {
     wait::until("writing through memory", Duration::from_secs(10), || {
         let maps = pod.proc("smaps");
         let mapping = maps.split_once(name)?.1;
-        let dirty = mapping.lines().take(24).filter(|line| line.contains("_Dirty:"));
-        let kilobytes: usize = dirty.filter_map(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok()).sum();
+        let dirty = mapping.lines().find_map(|line| line.strip_prefix("Private_Dirty:"))?;
+        let kilobytes: usize = dirty.split_whitespace().next()?.parse().ok()?;
         (kilobytes << 10 == SIZE).then_some(())
     })
     .await;
