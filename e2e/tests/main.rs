@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
 
 mod access;
+mod addresses;
 mod archives;
 mod bad_input;
 mod check;
@@ -28,5 +29,6 @@ mod round_trip;
 mod sanity;
 mod snapshots;
 mod support;
+mod unmounting;
 mod unreachable;
 mod versions;

@@ -8,7 +8,7 @@ use super::{Finding, check, repair};
 use crate::config::CheckConfig;
 use crate::error::Result;
 use crate::export::Export;
-use crate::export::pool::Connect as _;
+use crate::export::pool::Connect;
 use crate::mount::gate::Gates;
 use crate::mount::nfs::Mounter;
 use crate::mount::reachability::Reachability;
@@ -33,7 +33,8 @@ pub struct Report {
 pub async fn run(config: &CheckConfig) -> Result<Report> {
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
-    let fs = mounter.connect(&config.export, &config.mount_options).await?;
+    let address = Connect::check(&mounter, &config.export, &config.mount_options).await?;
+    let fs = mounter.connect(&config.export, &config.mount_options, address).await?;
     let export = Export::new(config.export.clone(), fs, Arc::default());
     let found = check(&export).await?;
     let findings = if config.repair {

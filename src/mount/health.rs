@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::condition::{Condition, Severity};
+use super::moved;
 use super::probe::{Failure, LIMIT, Probe};
 use super::requested::{Requested, Wanted};
 use super::source::{Server, Source};
@@ -59,6 +60,7 @@ impl Health {
     /// | `VolumeUnreadable` | inaccessible | the server refuses to say anything of it |
     /// | `MountMissing` | inaccessible | nothing is mounted where the volume was, or should be, published |
     /// | `WrongVolumeMounted` | inaccessible | something else is |
+    /// | `ServerMoved` | degraded, or inaccessible | the name of its server leads elsewhere by now, and the mount does not |
     /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
     /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was wanted |
     ///
@@ -160,10 +162,26 @@ impl Health {
 
 /// The one thing that is wrong at a target.
 async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
-    let place = &subject.place;
     let Some(mount) = &subject.mount else {
         return Some(look_for_missing(&probe, &subject, source.as_ref(), deadline).await);
     };
+    let found = look_at_mount(&probe, &subject, mount, deadline);
+    // As it was asked for, else as its identifier or the mount itself has it.
+    let wanted = subject.wanted.as_ref().map(|wanted| &wanted.source).or(source.as_ref());
+    let moved = moved::moved(&probe, mount, wanted.map(|source| &source.server), deadline);
+    match tokio::join!(found, moved) {
+        // Whatever is wrong besides, it is wrong with a server that the volume is no longer on.
+        (found, Some(to)) => {
+            let severity = found.map_or(Severity::Degraded, |found| found.severity);
+            let message = format!("{} at {} is mounted from {to}; {MOUNT_ANEW}", mount.source(), subject.place);
+            Some(Condition { severity, reason: "ServerMoved", message })
+        }
+        (found, None) => found,
+    }
+}
+
+async fn look_at_mount(probe: &Probe, subject: &Subject, mount: &Mount, deadline: Instant) -> Option<Condition> {
+    let place = &subject.place;
     let found = async {
         if !mount.is_nfs() {
             return Ok(Some(wrong_volume(place, mount)));
@@ -274,13 +292,24 @@ mod tests {
 
     /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
     async fn look_at(fs_type: Option<&str>, port: u16, wanted: Option<Wanted>) -> Option<Condition> {
+        look_at_from("127.0.0.1", fs_type, port, wanted).await
+    }
+
+    /// The same, where it is mounted from that address.
+    async fn look_at_from(
+        address: &str,
+        fs_type: Option<&str>,
+        port: u16,
+        wanted: Option<Wanted>,
+    ) -> Option<Condition> {
         let dir = tempfile::tempdir().unwrap();
         let place = Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
         let device = dir.path().metadata().unwrap().st_dev();
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         let mount = fs_type.map(|fs_type| {
             let shown = place.path().display();
-            let line = format!("26 25 {major}:{minor} / {shown} ro - {fs_type} s:/v ro,port={port},addr=127.0.0.1");
+            let line =
+                format!("26 25 {major}:{minor} / {shown} ro - {fs_type} {address}:/v ro,port={port},addr={address}");
             Table::parse(line.as_bytes()).top(place.path()).unwrap().clone()
         });
         look(health().probe, Subject { place, mount, wanted }, None, Instant::now() + LIMIT).await
@@ -305,6 +334,26 @@ mod tests {
         let server = fake::Server::start(server).await;
         let port = server.address.port();
         assert_eq!(reason(look_at(fs_type, port, Some(wanted(port))).await), expected);
+    }
+
+    #[rstest]
+    #[case::the_name_s_address("127.0.0.1", "localhost", Behaviour::alive(), None)]
+    #[case::another("127.0.0.9", "localhost", Behaviour::alive(), Some((Severity::Degraded, "ServerMoved")))]
+    #[case::a_dead_one("127.0.0.9", "localhost", Behaviour::Closing, Some((Severity::Inaccessible, "ServerMoved")))]
+    #[case::whatever_where_the_name_is_unknown("127.0.0.9", "nfs.invalid", Behaviour::alive(), None)]
+    #[tokio::test]
+    async fn a_mount_from_an_address_that_its_server_s_name_no_longer_has_is_told_of(
+        #[case] address: &str,
+        #[case] name: &str,
+        #[case] server: Behaviour,
+        #[case] expected: Option<(Severity, &str)>,
+    ) {
+        let server = fake::Server::on(&format!("{address}:0"), server).await;
+        let port = server.address.port();
+        let mut wanted = wanted(port);
+        wanted.source.server = Server::parse("server", name).unwrap();
+        let condition = look_at_from(address, Some("nfs4"), port, Some(wanted)).await;
+        assert_eq!(condition.map(|condition| (condition.severity, condition.reason)), expected);
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ pub mod health;
 mod in_force;
 mod inspect;
 pub mod local;
+mod moved;
 pub mod nfs;
 pub mod option_table;
 pub mod options;

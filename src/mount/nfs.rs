@@ -75,7 +75,7 @@ impl Mounter {
     ) -> Result<Mounted<R>> {
         let (server, port) = (&source.server, options.port());
         let address = self.check(server, port).await?;
-        let gate = self.gates.get(server, port);
+        let gate = self.gates.get(address, port);
         let options = options.for_role(role);
         let at = (address, port);
         let mut negotiation = self.versions.negotiate(at, &options);

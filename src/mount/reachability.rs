@@ -3,16 +3,20 @@
 //! The question is an RPC NULL call to the NFS program over TCP: it needs no privilege and no export, every server
 //! answers it without looking at a disk, and one that demands TLS or Kerberos answers it too. A server used over RDMA is
 //! asked over TCP all the same.
+//!
+//! It is an address that answers or does not. A server that is named by a host name is looked up again with each question, and
+//! answers where one of its addresses does.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::resolve::Resolver;
+use super::rpc::{self, Reply};
 use super::source::Server;
 use crate::error::{Error, Result};
 
@@ -22,9 +26,11 @@ pub const LIMIT: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_secs(1);
 /// A server that nobody asked about for so long is forgotten.
 const IDLE: Duration = Duration::from_secs(600);
+/// A server is dead after so many questions in a row without an answer, over at least so long.
+const DEAD: (u32, Duration) = (4, Duration::from_secs(30));
 
-/// What is known of the NFS servers in use. Answers are shared: however many callers ask about a server, it gets one
-/// question at a time, and at most one a second.
+/// What is known of the NFS servers in use, by name and by address. Answers are shared: however many callers ask about a
+/// server, by whatever names, each of its addresses gets one question at a time, and at most one a second.
 #[derive(Debug, Default)]
 pub struct Reachability {
     servers: Mutex<HashMap<(Server, u16), Known>>,
@@ -52,6 +58,7 @@ struct Known {
     answer: watch::Receiver<Option<Answer>>,
     /// The answer before that.
     last: Option<Answer>,
+    /// Of a server that has a name.
     resolver: Arc<AsyncMutex<Resolver>>,
 }
 
@@ -60,6 +67,19 @@ struct Answer {
     at: Instant,
     since: SystemTime,
     result: Result<IpAddr, String>,
+    /// All addresses of the server, so far as they are known.
+    addresses: Vec<IpAddr>,
+    misses: Option<Misses>,
+}
+
+/// What a question found, and when: see [`Answer`].
+type Found = (Instant, Result<IpAddr, String>, Vec<IpAddr>);
+
+/// Questions in a row that got no answer.
+#[derive(Debug, Clone, Copy)]
+struct Misses {
+    count: u32,
+    first: Instant,
 }
 
 impl Reachability {
@@ -70,22 +90,40 @@ impl Reachability {
 
     /// The address at which the server answers now (at most a second ago), or [`Error::Unreachable`] with the reason.
     /// Takes two seconds at most.
-    pub async fn check(&self, server: &Server, port: u16) -> Result<IpAddr> {
-        let unreachable = |reason| Error::Unreachable { server: server.to_string(), port, reason };
+    pub async fn check(self: &Arc<Self>, server: &Server, port: u16) -> Result<IpAddr> {
+        let answered = self.answer(server, port).await.and_then(|answer| answer.result);
+        answered.map_err(|reason| Error::Unreachable { server: server.to_string(), port, reason })
+    }
+
+    /// All addresses that a server has now, whether they answer or not; empty where its name cannot be resolved. Takes two
+    /// seconds at most.
+    pub async fn addresses(self: &Arc<Self>, server: &Server, port: u16) -> Vec<IpAddr> {
+        self.answer(server, port).await.map(|answer| answer.addresses).unwrap_or_default()
+    }
+
+    async fn answer(self: &Arc<Self>, server: &Server, port: u16) -> Result<Answer, String> {
         let mut answer = self.ask(server, port);
         match answer.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(answer)) => answer.result.clone().map_err(unreachable),
+            Ok(Some(answer)) => Ok(answer.clone()),
             // The task that asks is gone, which only the end of the runtime does.
-            Ok(None) | Err(_) => Err(unreachable("the driver is going down".to_owned())),
+            Ok(None) | Err(_) => Err("the driver is going down".to_owned()),
         }
     }
 
+    /// Whether a server is dead: several questions in a row, over tens of seconds, got no answer. One miss says only that it does
+    /// not answer now, which fails a call; what cannot be undone is done to the mounts of a dead server alone.
+    pub fn is_dead(&self, server: &Server, port: u16) -> bool {
+        let servers = self.servers();
+        let misses = servers.get(&(key(server), port)).and_then(|known| known.latest()?.misses);
+        misses.is_some_and(|misses| misses.count >= DEAD.0 && misses.first.elapsed() >= DEAD.1)
+    }
+
     /// The servers that callers asked about in the last ten minutes, each asked now, sorted. Takes two seconds at most.
-    pub async fn check_known(&self) -> Vec<ServerState> {
+    pub async fn check_known(self: &Arc<Self>) -> Vec<ServerState> {
         let answers: Vec<_> = {
             let mut servers = self.servers();
             servers.retain(|_, known| known.wanted.elapsed() < IDLE);
-            servers.iter_mut().map(|((server, port), known)| known.answer(server, *port)).collect()
+            servers.iter_mut().map(|((server, port), known)| known.answer(self, server, *port)).collect()
         };
         for mut answer in answers {
             // An error means that the runtime ends; what was known then stands.
@@ -99,7 +137,7 @@ impl Reachability {
         let mut servers = self.servers();
         servers.retain(|_, known| known.wanted.elapsed() < IDLE);
         let state = |((server, port), known): (&(Server, u16), &Known)| {
-            let answer = known.answer.borrow().clone().or_else(|| known.last.clone())?;
+            let answer = known.latest()?;
             Some(ServerState { server: server.clone(), port: *port, result: answer.result, since: answer.since })
         };
         let mut states: Vec<_> = servers.iter().filter_map(state).collect();
@@ -108,18 +146,55 @@ impl Reachability {
     }
 
     /// What is asked of a server: its answer, fresh or on its way.
-    fn ask(&self, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
+    fn ask(self: &Arc<Self>, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
+        let server = key(server);
         let mut servers = self.servers();
         if !servers.contains_key(&(server.clone(), port)) {
             servers.retain(|_, known| known.wanted.elapsed() < IDLE);
         }
         let known = servers.entry((server.clone(), port)).or_insert_with(Known::nothing);
         known.wanted = Instant::now();
-        known.answer(server, port)
+        known.answer(self, &server, port)
+    }
+
+    /// Asks an address, or the addresses of a name.
+    async fn question(self: Arc<Self>, server: &Server, port: u16, resolver: Arc<AsyncMutex<Resolver>>) -> Found {
+        if let Some(address) = server.address() {
+            let result = null(SocketAddr::new(address, port)).await;
+            return (Instant::now(), result, vec![address]);
+        }
+        let ask = |address: IpAddr| {
+            let reachability = Arc::clone(&self);
+            async move {
+                let answer = reachability.answer(&Server::from(address), port).await?;
+                answer.result.map(|_| answer.at)
+            }
+        };
+        let mut resolver = resolver.lock().await;
+        // What is known of a name is as old as what is known of its address.
+        let (at, result) = match resolver.find(server, LIMIT, ask).await {
+            Ok((address, at)) => (at, Ok(address)),
+            Err(reason) => (Instant::now(), Err(reason)),
+        };
+        (at, result, resolver.addresses().to_vec())
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<(Server, u16), Known>> {
         self.servers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An address may be written in several ways.
+fn key(server: &Server) -> Server {
+    server.address().map_or_else(|| server.clone(), Server::from)
+}
+
+async fn null(to: SocketAddr) -> Result<IpAddr, String> {
+    match timeout(LIMIT, rpc::null(to, rpc::NFS, 4)).await {
+        // Any answer of an RPC server that has the program is life: version 3 alone, or other credentials asked for.
+        Ok(Ok(Reply::Success(_) | Reply::OtherVersions { .. } | Reply::Denied)) => Ok(to.ip()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer to an RPC call".to_owned()),
     }
 }
 
@@ -131,8 +206,18 @@ impl Known {
         Self { wanted: Instant::now(), answer, last: None, resolver: Arc::default() }
     }
 
+    /// The last answer that has come.
+    fn latest(&self) -> Option<Answer> {
+        self.answer.borrow().clone().or_else(|| self.last.clone())
+    }
+
     /// The answer, which may be on its way; a new question where it is neither that nor fresh.
-    fn answer(&mut self, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
+    fn answer(
+        &mut self,
+        reachability: &Arc<Reachability>,
+        server: &Server,
+        port: u16,
+    ) -> watch::Receiver<Option<Answer>> {
         let answer = self.answer.borrow().clone();
         let usable = match &answer {
             Some(answer) => answer.at.elapsed() < FRESH,
@@ -142,10 +227,11 @@ impl Known {
             self.last = answer.or_else(|| self.last.take());
             let (tell, answer) = watch::channel(None);
             let (server, last, resolver) = (server.clone(), self.last.clone(), Arc::clone(&self.resolver));
+            let reachability = Arc::clone(reachability);
             // A task of its own: the question goes on when the caller that began it goes away.
             tokio::spawn(async move {
-                let result = resolver.lock().await.find(&server, port, LIMIT).await;
-                tell.send_replace(Some(Answer::after(last, &server, port, result)));
+                let found = reachability.question(&server, port, resolver).await;
+                tell.send_replace(Some(Answer::after(last, &server, port, found)));
             });
             self.answer = answer;
         }
@@ -155,7 +241,15 @@ impl Known {
 
 impl Answer {
     /// The answer that follows `last`; a change is logged.
-    fn after(last: Option<Self>, server: &Server, port: u16, result: Result<IpAddr, String>) -> Self {
+    fn after(last: Option<Self>, server: &Server, port: u16, (at, result, addresses): Found) -> Self {
+        let now = Instant::now();
+        if let (Some(Ok(from)), Ok(to)) = (last.as_ref().map(|last| &last.result), &result)
+            && from != to
+        {
+            tracing::info!(%server, port, %from, %to, "NFS server is used at another address");
+        }
+        let before = last.as_ref().and_then(|last| last.misses).unwrap_or(Misses { count: 0, first: now });
+        let misses = result.is_err().then_some(Misses { count: before.count.saturating_add(1), ..before });
         let since = match last {
             Some(last) if last.result.is_ok() == result.is_ok() => last.since,
             last => {
@@ -169,127 +263,9 @@ impl Answer {
                 SystemTime::now()
             }
         };
-        Self { at: Instant::now(), since, result }
+        Self { at, since, result, addresses, misses }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use rstest::rstest;
-    use tokio::task::JoinSet;
-    use tokio::time::timeout;
-
-    use super::super::rpc::fake::{Behaviour, Server as Fake};
-    use super::*;
-
-    fn server(name: &str) -> Server {
-        Server::parse("server", name).unwrap()
-    }
-
-    async fn check(reachability: &Reachability, fake: &Fake) -> Result<IpAddr> {
-        reachability.check(&server("127.0.0.1"), fake.address.port()).await
-    }
-
-    /// A port that nothing listens on.
-    async fn closed_port() -> u16 {
-        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-    }
-
-    #[rstest]
-    #[case::that_has_version_4(Behaviour::alive())]
-    #[case::that_has_version_3_alone(Behaviour::Words(vec![1, 0, 0, 0, 2, 3, 3]))]
-    #[case::that_wants_other_credentials(Behaviour::Words(vec![1, 1, 1, 5]))]
-    #[case::that_is_slow(Behaviour::Slow(Duration::from_millis(300)))]
-    #[tokio::test]
-    async fn a_server_answers(#[case] behaviour: Behaviour) {
-        let fake = Fake::start(behaviour).await;
-        assert_eq!(check(&Reachability::new(), &fake).await.unwrap(), fake.address.ip());
-    }
-
-    #[rstest]
-    #[case::silent(Behaviour::Silent, "no answer")]
-    #[case::closing(Behaviour::Closing, "")]
-    #[case::another_program(Behaviour::Words(vec![1, 0, 0, 0, 1]), "without this program")]
-    #[case::garbage(Behaviour::Bytes(vec![0xff; 100]), "not one of an RPC server")]
-    #[tokio::test]
-    async fn a_server_that_is_gone_is_reported_within_the_limit(#[case] behaviour: Behaviour, #[case] why: &str) {
-        let fake = Fake::start(behaviour).await;
-        let started = Instant::now();
-        let Err(Error::Unreachable { server, port, reason }) = check(&Reachability::new(), &fake).await else {
-            panic!("reachable");
-        };
-        assert!(started.elapsed() < LIMIT + Duration::from_millis(500));
-        assert_eq!((server.as_str(), port), ("127.0.0.1", fake.address.port()));
-        assert!(reason.contains(why), "{reason}");
-    }
-
-    #[tokio::test]
-    async fn a_refusing_server_is_reported_at_once() {
-        let started = Instant::now();
-        let error = Reachability::new().check(&server("127.0.0.1"), closed_port().await).await.unwrap_err();
-        assert!(error.to_string().contains("refused"), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(1));
-    }
-
-    #[tokio::test]
-    async fn a_name_that_does_not_resolve_is_reported() {
-        let error = Reachability::new().check(&server("no-such-host.invalid"), 2049).await.unwrap_err();
-        assert!(error.to_string().contains("cannot be resolved"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn many_callers_are_one_question() {
-        let fake = Fake::start(Behaviour::Slow(Duration::from_millis(100))).await;
-        let reachability = Reachability::new();
-        let mut callers = JoinSet::new();
-        for _ in 0..100 {
-            let (reachability, port) = (Arc::clone(&reachability), fake.address.port());
-            callers.spawn(async move { reachability.check(&server("127.0.0.1"), port).await });
-        }
-        assert!(callers.join_all().await.iter().all(Result::is_ok));
-        assert_eq!(fake.calls(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_question_outlives_the_caller_who_began_it() {
-        let fake = Fake::start(Behaviour::Slow(Duration::from_millis(200))).await;
-        let reachability = Reachability::new();
-        timeout(Duration::from_millis(50), check(&reachability, &fake)).await.unwrap_err();
-        check(&reachability, &fake).await.unwrap();
-        assert_eq!(fake.calls(), 1);
-    }
-
-    #[tokio::test]
-    async fn an_answer_is_good_for_a_second_either_way() {
-        let fake = Fake::start(Behaviour::Closing).await;
-        let reachability = Reachability::new();
-        check(&reachability, &fake).await.unwrap_err();
-        fake.become_(Behaviour::alive());
-        check(&reachability, &fake).await.unwrap_err();
-        tokio::time::sleep(FRESH).await;
-        check(&reachability, &fake).await.unwrap();
-        fake.become_(Behaviour::Closing);
-        check(&reachability, &fake).await.unwrap();
-        assert_eq!(fake.calls(), 2);
-    }
-
-    #[tokio::test]
-    async fn what_is_known_tells_since_when() {
-        let fake = Fake::start(Behaviour::alive()).await;
-        let reachability = Reachability::new();
-        assert_eq!(reachability.known(), []);
-        check(&reachability, &fake).await.unwrap();
-        let [first] = &reachability.known()[..] else { panic!("one server") };
-        assert_eq!(first.result, Ok(fake.address.ip()));
-
-        tokio::time::sleep(FRESH).await;
-        let [second] = &reachability.check_known().await[..] else { panic!("one server") };
-        assert_eq!(fake.calls(), 2, "it was asked anew");
-        assert_eq!(second.since, first.since);
-
-        fake.become_(Behaviour::Closing);
-        tokio::time::sleep(FRESH).await;
-        let [third] = &reachability.check_known().await[..] else { panic!("one server") };
-        assert!(third.result.is_err() && third.since > first.since, "{third:?}");
-    }
-}
+mod tests;

@@ -98,8 +98,19 @@ impl Mount {
     /// Not the name in the source: the name may have moved to another address since, and mounts of one superblock all
     /// show the name that the first of them was given.
     pub fn server(&self) -> Option<Server> {
-        let host = || split_source(&self.source).and_then(|(host, _)| std::str::from_utf8(host).ok());
-        self.is_nfs().then(|| self.option("addr").or_else(host))?.and_then(|text| Server::parse("addr", text).ok())
+        let shown = || self.option("addr").and_then(|text| Server::parse("addr", text).ok());
+        self.is_nfs().then(|| shown().or_else(|| self.named_server()))?
+    }
+
+    /// The address of that server; `None` for what is not NFS.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.server()?.address()
+    }
+
+    /// The server by the name or address in the source.
+    pub fn named_server(&self) -> Option<Server> {
+        let (host, _) = split_source(&self.source)?;
+        Server::parse("source", std::str::from_utf8(host).ok()?).ok()
     }
 
     /// The port it talks to.
@@ -121,10 +132,9 @@ impl Mount {
         else {
             return false;
         };
-        let server = || self.server().and_then(|server| server.address());
         self.is_nfs()
             && path == asked_path
-            && (host.eq_ignore_ascii_case(asked_host) || (address.is_some() && server() == address))
+            && (host.eq_ignore_ascii_case(asked_host) || (address.is_some() && self.address() == address))
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Place {
     SmallXfs,
     /// The kernel's server, read-only.
     ReadOnly,
+    /// The kernel's server, on tmpfs; NFS-Ganesha has another directory by that name.
+    Moved,
     /// The kernel's server, with root squashed.
     Squashed,
     /// NFS-Ganesha, on XFS, NFSv4 only.
@@ -48,6 +50,7 @@ impl Place {
             Self::SmallXfs => "smallxfs",
             Self::ReadOnly => "readonly",
             Self::Squashed => "squashed",
+            Self::Moved => "moved",
             Self::Ganesha => "ganesha",
         }
     }
@@ -176,7 +179,7 @@ impl Lab {
         Away(|| export_small("rw"))
     }
 
-    fn assert_alone(&self) {
+    pub(super) fn assert_alone(&self) {
         assert!(matches!(self.turn, Turn::Alone { .. }), "only a test that is alone may disturb a server");
     }
 }
