@@ -12,7 +12,7 @@ use super::claims::{self, Neighbours};
 use super::delete::forget_volume;
 use super::id::{VolumeId, VolumeName};
 use super::kept;
-use super::lifecycle::{Create, check_same, check_space, is_kept, lock, make_parent, new, set_attr};
+use super::lifecycle::{Create, check_same, check_space, lock, make_parent, new, set_attr};
 use super::promises;
 use super::quota;
 use super::record::Record;
@@ -73,7 +73,7 @@ pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _loc
     check_alone(&id, &neighbours)?;
     let capacity = capacity(create, size)?;
     check_space(export, capacity).await?;
-    let adopted = is_kept(export, &id.sub_dir, &neighbours).await?;
+    let adopted = kept::holds(export, &id.sub_dir, &neighbours).await?;
     Ok(Record { pending: true, ..new(create, id, capacity, adopted) })
 }
 

@@ -8,9 +8,8 @@
 //!
 //! The caller holds the volume's lock.
 
-use super::claims;
+use super::claims::{self, Neighbours};
 use super::id::{VolumeId, VolumeName};
-use super::lifecycle::unrecorded;
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -48,7 +47,7 @@ pub(super) async fn keep<F: Fs>(
             let renamed = export.fs().rename(&layout.volumes, &Record::file(&name)?, &node, &kept).await;
             renamed.map_err(|e| export.failed(format!("keeping the record of volume `{name}`"), e))?;
         }
-        None => export.write_small_under(name.as_str(), &node, &kept, unrecorded(id).encode()?).await?,
+        None => export.write_small_under(name.as_str(), &node, &kept, Record::unrecorded(id).encode()?).await?,
     }
     claims::release(export, id).await
 }
@@ -69,6 +68,26 @@ pub(super) async fn forget<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volumes:
     Ok(())
 }
 
+/// Whether the directory is there and was kept when a volume was deleted. The kept records of one that is gone go, too.
+pub(super) async fn holds<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
+    if neighbours.kept.is_empty() {
+        return Ok(false);
+    }
+    let there = directory(export, sub_dir).await?.is_some();
+    if !there {
+        forget(export, sub_dir, &neighbours.kept).await?;
+    }
+    Ok(there)
+}
+
+/// Removes the kept record of an earlier volume of that name, whose directory the new one has adopted.
+pub(super) async fn replace<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName) -> Result<()> {
+    match record.adopted {
+        true => forget(export, &record.id.sub_dir, std::slice::from_ref(name)).await,
+        false => Ok(()),
+    }
+}
+
 /// Removes the kept record of a volume if it is of no use: its directory is gone, or a volume of that name has the
 /// directory again. (`csi-nfs check --repair`)
 pub async fn mend<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
@@ -86,4 +105,11 @@ pub async fn directory<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Op
         Err(Error::Export { status: Status::NotDir, .. }) => Ok(None),
         found => found,
     }
+}
+
+/// Whether a directory is there, with anything in it.
+pub(super) async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<bool> {
+    let Some(dir) = directory(export, sub_dir).await? else { return Ok(false) };
+    let page = export.fs().readdir(&dir, 0).await;
+    Ok(!page.map_err(|e| export.failed(format!("listing directory `{sub_dir}`"), e))?.entries.is_empty())
 }

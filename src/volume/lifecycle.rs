@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use super::access::CapacityRange;
-use super::claims::{self, Neighbours};
+use super::claims;
 use super::delete;
 use super::id::{VolumeId, VolumeName};
 use super::kept;
@@ -76,7 +76,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
         // Whoever wrote the record had made the directory; it may have been removed by hand since.
         make_directory(export, &create.name, &id.sub_dir, record.attributes).await?;
         quota::enforced_where_required(export, &create.name, &record, until).await?;
-        replace_kept(export, &record, &create.name).await?;
+        kept::replace(export, &record, &create.name).await?;
         return Ok(record);
     }
     quota::check_possible(export, wanted.quota, until).await?;
@@ -87,12 +87,12 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     check_space(export, capacity).await?;
     let promise = promises::check(export, wanted.overcommit, capacity).await?;
     claims::claim(export, &id).await?;
-    let kept = is_kept(export, &id.sub_dir, &neighbours).await?;
+    let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
     let was_there = make_directory(export, &create.name, &id.sub_dir, wanted).await?;
     let adopted = match &neighbours.same {
         Some(_) => claims::is_adopted(export, &id.sub_dir, &neighbours).await?,
         // One that is empty may be this volume's own, made by an earlier call that came no further.
-        None => was_there && has_content(export, &id.sub_dir).await?,
+        None => was_there && kept::has_content(export, &id.sub_dir).await?,
     };
     let record = new(create, id, capacity, kept || adopted);
     record.write(export, &create.name).await?;
@@ -101,7 +101,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
         delete::undo(export, &record.id, &create.name, lock).await?;
         return Err(error);
     }
-    replace_kept(export, &record, &create.name).await?;
+    kept::replace(export, &record, &create.name).await?;
     Ok(record)
 }
 
@@ -121,50 +121,6 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
         pending: false,
         staged: None,
     }
-}
-
-/// The record of a volume that has none: made by hand or by csi-driver-nfs.
-pub(crate) fn unrecorded(id: &VolumeId) -> Record {
-    Record {
-        id: id.clone(),
-        capacity: 0,
-        created_with: Attributes::default(),
-        attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
-        on_delete_modified: false,
-        adopted: false,
-        mount_options: Vec::new(),
-        created: now(),
-        origin: None,
-        shows: None,
-        pending: false,
-        staged: None,
-    }
-}
-
-/// Whether the directory is there and was kept when a volume was deleted. The kept records of one that is gone go, too.
-pub(super) async fn is_kept<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
-    if neighbours.kept.is_empty() {
-        return Ok(false);
-    }
-    let there = kept::directory(export, sub_dir).await?.is_some();
-    if !there {
-        kept::forget(export, sub_dir, &neighbours.kept).await?;
-    }
-    Ok(there)
-}
-
-/// Removes the kept record of an earlier volume of that name, whose directory the new one has adopted.
-pub(super) async fn replace_kept<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName) -> Result<()> {
-    match record.adopted {
-        true => kept::forget(export, &record.id.sub_dir, std::slice::from_ref(name)).await,
-        false => Ok(()),
-    }
-}
-
-async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<bool> {
-    let Some(dir) = kept::directory(export, sub_dir).await? else { return Ok(false) };
-    let page = export.fs().readdir(&dir, 0).await;
-    Ok(!page.map_err(|e| export.failed(format!("listing directory `{sub_dir}`"), e))?.entries.is_empty())
 }
 
 /// Locks a volume for a change: its name, and the part of the export that its directory is in.
@@ -355,7 +311,7 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
     }
     let neighbours = claims::neighbours(export, &id.sub_dir, Some(&name)).await?;
     let adopted = !neighbours.kept.is_empty() || claims::is_adopted(export, &id.sub_dir, &neighbours).await?;
-    Ok((name, Record { adopted, ..unrecorded(id) }))
+    Ok((name, Record { adopted, ..Record::unrecorded(id) }))
 }
 
 /// Makes a volume larger (CSI `ControllerExpandVolume`): answers its capacity, in bytes, with its limit in

@@ -7,6 +7,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::mount::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle::now;
 use crate::volume::parameters::{Attributes, OnDelete};
 
 /// The form of the records that this driver writes. Reading refuses a newer one.
@@ -77,6 +78,24 @@ struct Json {
 }
 
 impl Record {
+    /// The record of a volume that has none: made by hand or by csi-driver-nfs.
+    pub fn unrecorded(id: &VolumeId) -> Self {
+        Self {
+            id: id.clone(),
+            capacity: 0,
+            created_with: Attributes::default(),
+            attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
+            on_delete_modified: false,
+            adopted: false,
+            mount_options: Vec::new(),
+            created: now(),
+            origin: None,
+            shows: None,
+            pending: false,
+            staged: None,
+        }
+    }
+
     /// What becomes of the directory, where the volume's class or a VolumeAttributesClass says it in so many words; the
     /// driver's own default does not count.
     pub fn explicit_on_delete(&self) -> Option<OnDelete> {

@@ -9,7 +9,6 @@ use crate::snapshot::group_record::{GroupRecord, Member};
 use crate::snapshot::id::{GroupId, SnapshotId};
 use crate::snapshot::record::{Record as SnapshotRecord, State};
 use crate::volume::id::VolumeId;
-use crate::volume::lifecycle::unrecorded;
 use crate::volume::quota;
 
 fn name(text: &str) -> Name {
@@ -39,7 +38,7 @@ async fn repaired_after(
 async fn write(export: &Export<MemoryFs>, id: &str) {
     let id = VolumeId::parse(id).unwrap();
     claims::claim(export, &id).await.unwrap();
-    unrecorded(&id).write(export, &id.name().unwrap()).await.unwrap();
+    Record::unrecorded(&id).write(export, &id.name().unwrap()).await.unwrap();
 }
 
 #[tokio::test]
@@ -140,7 +139,7 @@ async fn a_claim_is_neither_removed_nor_made_where_its_volume_came_or_went_meanw
 async fn a_kept_record_stays_where_its_directory_is_there_again() {
     let server = MemoryServer::new();
     let kept = format!(".csi-nfs/paths/media/#/{}", kept::file(&named("v")).unwrap());
-    let record = unrecorded(&VolumeId::parse("nfs#export#media#v#").unwrap()).encode().unwrap();
+    let record = Record::unrecorded(&VolumeId::parse("nfs#export#media#v#").unwrap()).encode().unwrap();
     reach(&server).make_layout().await.unwrap();
     server.plant(&kept, Node::file(0o600, record)).unwrap();
     let stale = |finding: &Finding| matches!(finding, Finding::KeptStale { .. });
