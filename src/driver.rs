@@ -21,6 +21,7 @@ use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::{Reachability, ServerState};
 use crate::mount::table::{Table, is_kubelet_target};
+use crate::mount::version::is_fallback;
 use crate::node::health::Health;
 use crate::node::probe::Probe;
 use crate::node::publish::Publisher;
@@ -147,9 +148,13 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
                 stats.known().into_iter().map(reading).collect()
             });
         }
-        let health = Arc::new(Health::new(probe, requested));
+        let health = Arc::new(Health::new(probe, requested.clone()));
         services.add_service(NodeServer::new(Node::new(settings, Arc::new(publisher), stats, health)));
-        metrics.gauge("mounts", "Volumes mounted on this node, by the server's address.", mounts_by_server);
+        metrics.gauge(
+            "mounts",
+            "Volumes mounted on this node, by the server's address and the version of NFS.",
+            move || mounts_by_server(&requested),
+        );
     }
 
     let socket = Socket::bind(&config.endpoint)?;
@@ -197,16 +202,26 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Ok(())
 }
 
-fn mounts_by_server() -> Vec<Reading> {
+fn mounts_by_server(requested: &Requested) -> Vec<Reading> {
     // A mount table that cannot be read has no figures, rather than wrong ones.
     let Ok(table) = Table::read() else { return Vec::new() };
-    let mut servers: BTreeMap<String, f64> = BTreeMap::new();
+    let mut counts: BTreeMap<[String; 3], f64> = BTreeMap::new();
     for mount in table.mounts().filter(|mount| is_kubelet_target(&mount.target)) {
-        if let Some(server) = mount.server() {
-            *servers.entry(server.to_string()).or_default() += 1.0;
-        }
+        let (Some(server), Some(version)) = (mount.server(), mount.option("vers")) else { continue };
+        let wanted = requested.at(&mount.target);
+        let fallback = match is_fallback(mount, wanted.as_ref().map(|wanted| &wanted.options)) {
+            Some(true) => "true",
+            Some(false) => "false",
+            // Mounted by an earlier process.
+            None => "unknown",
+        };
+        *counts.entry([server.to_string(), version.to_owned(), fallback.to_owned()]).or_default() += 1.0;
     }
-    servers.into_iter().map(|(server, mounts)| Reading::labelled("server", server, mounts)).collect()
+    let reading = |([server, version, fallback], value): ([String; 3], f64)| Reading {
+        labels: vec![("server", server), ("version", version), ("fallback", fallback)],
+        value,
+    };
+    counts.into_iter().map(reading).collect()
 }
 
 #[cfg(test)]

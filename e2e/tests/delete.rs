@@ -8,9 +8,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use tonic::Status;
 
 use crate::support::requests;
-use crate::support::{Code, Driver, Lab, Place, Share, Tree, csi};
+use crate::support::{Code, Driver, Lab, Place, Share, Tree, checked, csi};
 
 async fn make(driver: &Driver, share: &Share, name: &str, key: &str, value: &str) -> csi::Volume {
     let volume = driver.create(requests::create_with(share, name, key, value)).await.unwrap();
@@ -36,6 +37,78 @@ async fn a_retained_volume_stays_where_it_is() {
     // The name is free, and the directory is taken as it is.
     make(&driver, &share, "v", "onDelete", "delete").await;
     assert_eq!(fs::read_to_string(share.path.join("v/file")).unwrap(), "v");
+}
+
+async fn decide(driver: &Driver, volume: &csi::Volume, on_delete: &str) -> Result<(), Status> {
+    let request = csi::ControllerModifyVolumeRequest {
+        volume_id: volume.volume_id.clone(),
+        mutable_parameters: requests::map([("onDelete", on_delete)]),
+        ..Default::default()
+    };
+    driver.controller().controller_modify_volume(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn the_last_decision_to_keep_a_directory_counts_for_repeated_deletions_also_after_a_restart() {
+    let lab = Lab::enter().await;
+    for place in [Place::Xfs, Place::Ganesha] {
+        let share = lab.share(place);
+        let mut driver = Driver::start().await;
+        let plain = driver.create(requests::create(&share, "v")).await.unwrap();
+        let nested = make(&driver, &share, "w", "subDir", "team/w").await;
+        fs::write(share.path.join("v/file"), "v").unwrap();
+        for volume in [&plain, &nested] {
+            assert!(volume.volume_id.ends_with('#'), "the ID says nothing of it: {}", volume.volume_id);
+            decide(&driver, volume, "retain").await.unwrap();
+        }
+        for _ in 0..2 {
+            for volume in [&plain, &nested] {
+                driver.delete(&volume.volume_id).await.unwrap();
+                driver.delete(&volume.volume_id).await.unwrap();
+                let late = decide(&driver, volume, "delete").await.unwrap_err();
+                assert_eq!(late.code(), Code::NotFound, "{late}");
+                assert!(late.message().contains("was kept"), "{late}");
+            }
+            driver.kill();
+            driver.start_again().await;
+        }
+        assert_eq!(fs::read_to_string(share.path.join("v/file")).unwrap(), "v");
+        assert_eq!(fs::read_to_string(share.path.join("team/w/file")).unwrap(), "w");
+        let printed = String::from_utf8(checked::check(&share, &[]).stdout).unwrap();
+        for line in ["volume v was deleted, and its directory v was kept", "and its directory team/w was kept"] {
+            assert!(printed.contains(line), "{printed}");
+        }
+        // A new volume has it, and says that it goes.
+        let again = driver.create(requests::create_with(&share, "v", "onDelete", "delete")).await.unwrap();
+        driver.delete(&again.volume_id).await.unwrap();
+        assert!(!share.path.join("v").exists());
+        driver.delete(&plain.volume_id).await.unwrap();
+        assert_eq!(share.names(), ["team"]);
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_an_administrator_had_filled_before_goes_only_where_that_is_said_in_so_many_words() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    fs::create_dir(share.path.join("media")).unwrap();
+    fs::write(share.path.join("media/film"), "precious").unwrap();
+    let one = make(&driver, &share, "one", "subDir", "media").await;
+    let two = make(&driver, &share, "two", "subDir", "media").await;
+    for volume in [&one, &two, &one, &two] {
+        driver.delete(&volume.volume_id).await.unwrap();
+        assert_eq!(fs::read_to_string(share.path.join("media/film")).unwrap(), "precious");
+    }
+    assert!(driver.log().contains("the directory of a deleted volume is kept"), "{}", driver.log());
+    let printed = String::from_utf8(checked::check(&share, &[]).stdout).unwrap();
+    assert!(printed.contains("its directory media was kept"), "{printed}");
+    let three = make(&driver, &share, "three", "subDir", "media").await;
+    decide(&driver, &three, "delete").await.unwrap();
+    driver.delete(&three.volume_id).await.unwrap();
+    assert!(share.names().is_empty());
+    share.trash_is_empty().await;
+    checked::agrees(&share);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
 
 mod access;
+mod addresses;
 mod archives;
 mod bad_input;
 mod check;
@@ -12,8 +13,10 @@ mod delete;
 mod groups;
 mod health;
 mod idempotency;
+mod in_force;
 mod list;
 mod mounting;
+mod options;
 mod overcommit;
 mod process;
 mod provision;
@@ -26,4 +29,6 @@ mod round_trip;
 mod sanity;
 mod snapshots;
 mod support;
+mod unmounting;
 mod unreachable;
+mod versions;

@@ -316,3 +316,50 @@ async fn a_list_of_snapshots_comes_in_pages_and_by_volume() {
     let of_one = listed(&other, csi::ListSnapshotsRequest { source_volume_id, ..Default::default() }).await;
     assert_eq!(of_one, made[..3].iter().map(|(_, id)| id.clone()).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_replaces_nobodys() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let mut driver = Driver::start().await;
+    let v = driver.create(requests::create(&share, "v")).await.unwrap();
+    fill(&share.path.join("v"));
+    let taken = driver.take_whole(snapshot(&v.volume_id, "s")).await.unwrap();
+    let (media, whole) = (share.path.join("media"), content(&share.path.join("v")));
+    let restore = |name: &str| {
+        let mut request = from(&share, name, of_snapshot(&taken.snapshot_id));
+        request.parameters.insert("subDir".into(), "media".into());
+        request
+    };
+    let plain = requests::create_with(&share, "b", "subDir", "media");
+    driver.create(restore("a")).await.unwrap();
+    // What a controller leaves that died while it filled the volume.
+    driver.kill();
+    let record = share.path.join(".csi-nfs/volumes/a.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let pending = format!("{},\"pending\":true}}", text.strip_suffix('}').unwrap());
+    fs::write(&record, pending).unwrap();
+    fs::remove_dir_all(&media).unwrap();
+    driver.start_again().await;
+
+    for other in [plain.clone(), restore("c")] {
+        let refused = driver.create(other).await.unwrap_err();
+        assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
+        assert!(refused.message().contains("volume a is being filled there"), "{refused}");
+    }
+    // A directory that somebody makes there by hand is not taken for the restored volume, nor replaced.
+    fs::create_dir(&media).unwrap();
+    fs::write(media.join("theirs"), "precious").unwrap();
+    assert_eq!(driver.create(restore("a")).await.unwrap_err().code(), Code::AlreadyExists);
+    assert_eq!(fs::read_to_string(media.join("theirs")).unwrap(), "precious");
+    fs::remove_dir_all(&media).unwrap();
+
+    wait::until_async("the restore", Duration::from_secs(30), async || driver.create(restore("a")).await.is_ok()).await;
+    assert_eq!(content(&media), whole);
+    driver.create(plain).await.unwrap();
+    assert_eq!(content(&media), whole);
+    // Where volumes are, nothing is restored.
+    assert_eq!(driver.create(restore("c")).await.unwrap_err().code(), Code::AlreadyExists);
+    share.trash_is_empty().await;
+    checked::agrees(&share);
+}

@@ -3,6 +3,7 @@
 //! Run on an export at rest: what an operation under way has in staging, or has not recorded yet, is reported like what
 //! a crash left.
 
+mod claims;
 mod groups;
 mod limits;
 mod repair;
@@ -20,7 +21,6 @@ use serde::Serialize;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name};
-use crate::export::layout::Layout;
 use crate::nfs::source::SubDir;
 use crate::snapshot::archive;
 use crate::volume::id::VolumeName;
@@ -46,7 +46,7 @@ pub enum Finding {
         /// The directory.
         directory: String,
     },
-    /// A directory that belongs to no volume with a record: made by hand, by csi-driver-nfs, retained, or left by a crash.
+    /// A directory that belongs to no volume with a record: made by hand, by csi-driver-nfs, or left by a crash.
     DirectoryUnrecorded {
         /// The directory.
         directory: String,
@@ -62,6 +62,20 @@ pub enum Finding {
     ClaimStale {
         /// The claim's path in `.csi-nfs/paths`.
         claim: String,
+    },
+    /// A directory that stays though its volume was deleted: its class said so, or it was there before the volume.
+    VolumeKept {
+        /// The name of the volume that was deleted.
+        volume: String,
+        /// The directory.
+        directory: String,
+    },
+    /// The record of a directory that was kept, and is gone, or in use by a volume of that name again.
+    KeptStale {
+        /// The name of the volume that was deleted.
+        volume: String,
+        /// The directory.
+        directory: String,
     },
     /// A volume that was never filled: its CreateVolume was not repeated.
     VolumePending {
@@ -167,6 +181,15 @@ impl fmt::Display for Finding {
                 write!(f, "volume {volume} has no claim on its directory {directory}")
             }
             Self::ClaimStale { claim } => write!(f, "claim {claim} is of no volume with that directory"),
+            Self::VolumeKept { volume, directory } => {
+                write!(f, "volume {volume} was deleted, and its directory {directory} was kept")
+            }
+            Self::KeptStale { volume, directory } => {
+                write!(
+                    f,
+                    "volume {volume} has a record that its directory {directory} was kept, which it is not any more"
+                )
+            }
             Self::VolumePending { volume } => write!(f, "volume {volume} was begun and never filled"),
             Self::SnapshotPending { snapshot } => write!(f, "snapshot {snapshot} was begun and never finished"),
             Self::TreeMissing { snapshot } => write!(f, "snapshot {snapshot} has a record, but its tree is gone"),
@@ -228,9 +251,14 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
             findings.push(Finding::DirectoryMissing { volume: name.to_string(), directory });
         }
     }
+    let layout = export.layout().await?;
+    if let Some(layout) = &layout {
+        for (name, sub_dir) in claims::check(export, layout, &records, &mut findings).await? {
+            recorded.entry(sub_dir).or_default().insert(name);
+        }
+    }
     unrecorded(export, &recorded, &mut findings).await?;
-    if let Some(layout) = export.layout().await? {
-        claims(export, &layout, &records, &mut findings).await?;
+    if let Some(layout) = layout {
         snapshots::check(export, &layout, &records, &mut findings).await?;
         limits::check(export, &records, &mut findings).await?;
         let text = |names: Vec<Name>| names.into_iter().map(|name| name.to_string());
@@ -280,58 +308,5 @@ async fn is_archive<F: Fs>(export: &Export<F>, path: &str) -> Result<bool> {
     match VolumeName::parse("directory", path) {
         Ok(name) => Ok(archive::find_in(export, &name).await?.is_some()),
         Err(_) => Ok(false),
-    }
-}
-
-/// Claims without volumes, and volumes without claims.
-async fn claims<F: Fs>(
-    export: &Export<F>,
-    layout: &Layout<F>,
-    records: &BTreeMap<VolumeName, Record>,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
-    let mut missing: BTreeMap<String, &Record> = records
-        .iter()
-        .filter(|(_, record)| record.id.uuid.is_some())
-        .map(|(name, record)| (format!("{}/#/{name}", record.id.sub_dir), record))
-        .collect();
-    let mut open = vec![(layout.paths.clone(), String::new())];
-    while let Some((dir, above)) = open.pop() {
-        for name in export.names(&dir).await? {
-            let path = format!("{above}{name}");
-            match export.find(&dir, &name).await? {
-                Some((child, attr)) if attr.kind == Kind::Directory => open.push((child, format!("{path}/"))),
-                Some(_) if missing.remove(&path).is_none() => findings.push(Finding::ClaimStale { claim: path }),
-                _ => {}
-            }
-        }
-    }
-    findings.extend(missing.values().filter_map(|record| {
-        Some(Finding::ClaimMissing { volume: record.id.name()?.to_string(), directory: record.id.sub_dir.to_string() })
-    }));
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::crash_harness::reach;
-    use crate::testing::memory::{MemoryServer, Node};
-
-    #[tokio::test]
-    async fn a_snapshot_of_csi_driver_nfs_is_no_finding_and_what_only_looks_like_one_is() {
-        let server = MemoryServer::new();
-        let plant = |path: &str| server.plant(path, Node::file(0o644, "archive")).unwrap();
-        for path in ["s1/v.tar.gz", "s2/v.tar", "s3/v.zip", "two/a.tar", "two/b.tar", "deep/s/v.tar", "archived-s/v.tar"] {
-            plant(path);
-        }
-        server.plant("s4/v.tar", Node::symlink("../s2/v.tar")).unwrap();
-        server.plant("s5", Node::symlink("s2")).unwrap();
-        server.plant("s6/v.tar", Node::directory(0o755)).unwrap();
-        server.plant("s7", Node::directory(0o755)).unwrap();
-        plant("v.tar");
-        let unrecorded = |directory: &str| Finding::DirectoryUnrecorded { directory: directory.to_owned() };
-        let expected = ["deep", "s3", "s4", "s6", "s7", "two"].map(unrecorded);
-        assert_eq!(check(&reach(&server)).await.unwrap(), expected);
     }
 }

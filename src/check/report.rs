@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Finding, check, repair};
 use crate::error::Result;
 use crate::export::Export;
-use crate::export::pool::Connect as _;
+use crate::export::pool::Connect;
 use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
@@ -45,7 +45,8 @@ pub struct Report {
 pub async fn run(settings: &Settings) -> Result<Report> {
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
-    let fs = mounter.connect(&settings.export, &settings.mount_options).await?;
+    let address = Connect::check(&mounter, &settings.export, &settings.mount_options).await?;
+    let fs = mounter.connect(&settings.export, &settings.mount_options, address).await?;
     let export = Export::new(settings.export.clone(), fs, Arc::default());
     let found = check(&export).await?;
     let findings = if settings.repair {

@@ -9,6 +9,7 @@ pub mod pool;
 pub mod trash;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::OnceCell;
 
@@ -30,6 +31,8 @@ pub struct Export<F: Fs> {
     source: Source,
     layout: OnceCell<Arc<Layout<F>>>,
     locks: Arc<Locks>,
+    /// Its server has moved, or its connection is broken: other calls use another connection by now.
+    retired: AtomicBool,
     /// Told when something was put into the trash.
     pub(crate) trash: trash::Signal,
 }
@@ -38,7 +41,19 @@ impl<F: Fs> Export<F> {
     /// The export `source` (a share), reached through `fs`. `locks` are those of the share in this process, whatever the
     /// options it is reached with: the server takes all of a machine's mounts for one client, and grants a lock to each.
     pub fn new(source: Source, fs: F, locks: Arc<Locks>) -> Self {
-        Self { fs: Arc::new(fs), source, layout: OnceCell::new(), locks, trash: trash::Signal::default() }
+        Self {
+            fs: Arc::new(fs),
+            source,
+            layout: OnceCell::new(),
+            locks,
+            retired: AtomicBool::new(false),
+            trash: trash::Signal::default(),
+        }
+    }
+
+    /// Says that other calls use another connection from now on, where they do not see the locks that are taken on this one.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 
     /// The operations on it.
@@ -77,16 +92,26 @@ impl<F: Fs> Export<F> {
     }
 
     /// Locks parts of the export, named by `names`, against other operations of this process and of other controllers.
+    ///
+    /// # Errors
+    /// [`Status::Stale`] where the export was retired: a call that has waited for the lock, or needs another one, has to be made
+    /// again on the connection that the others use.
     pub async fn lock(&self, names: &[&str]) -> Result<locks::Guard<F>> {
         let layout = self.make_layout().await?;
-        self.locks.acquire(&self.fs, &layout.lock, names).await.map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
+        let locked = self.locks.acquire(&self.fs, &layout.lock, names).await;
+        locked.and_then(|guard| self.valid(guard)).map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
     }
 
     /// Locks the part of the export called `name` if nobody holds it.
     pub async fn try_lock(&self, name: &str) -> Result<Option<locks::Guard<F>>> {
         let layout = self.make_layout().await?;
         let locked = self.locks.try_acquire(&self.fs, &layout.lock, name).await;
+        let locked = locked.and_then(|guard| guard.map(|guard| self.valid(guard)).transpose());
         locked.map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
+    }
+
+    fn valid<T>(&self, guard: T) -> fs::FsResult<T> {
+        if self.retired.load(Ordering::Relaxed) { Err(Status::Stale) } else { Ok(guard) }
     }
 
     /// The object of that name; `None` where there is none.

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Export, trash};
-use crate::error::Result;
-use crate::export::fs::Fs;
+use crate::error::{Error, Result};
+use crate::export::fs::{Fs, Status};
 use crate::export::kernel::KernelFs;
 use crate::export::locks::Locks;
 use crate::mount::mounter::Mounter;
@@ -21,27 +23,40 @@ use crate::nfs::source::Source;
 /// An export that nobody used for so long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
+/// A connection that could not be made because the server answers and mounting timed out is not tried again for so long. The kernel
+/// wants to use the connection that it still has to a former address of the same server, which each attempt keeps in being.
+const HELD_BACK: Duration = Duration::from_secs(20);
+
 /// How an export is reached.
 pub trait Connect: Send + Sync + 'static {
     /// What a connection gives.
     type Fs: Fs;
 
-    /// Asks the server whether it is there, before a call that could wait for it.
-    fn check(&self, share: &Source, options: &MountOptions) -> impl Future<Output = Result<()>> + Send;
+    /// Asks the server whether it is there, before a call that could wait for it; answers at which address.
+    fn check(&self, share: &Source, options: &MountOptions) -> impl Future<Output = Result<IpAddr>> + Send;
 
-    /// Connects to the export.
-    fn connect(&self, share: &Source, options: &MountOptions) -> impl Future<Output = Result<Self::Fs>> + Send;
+    /// Connects to the export at that address of its server.
+    fn connect(
+        &self,
+        share: &Source,
+        options: &MountOptions,
+        address: IpAddr,
+    ) -> impl Future<Output = Result<Self::Fs>> + Send;
 }
 
 impl Connect for Arc<Mounter> {
     type Fs = KernelFs;
 
-    async fn check(&self, share: &Source, options: &MountOptions) -> Result<()> {
-        Mounter::check(self, &share.server, options.port()).await.map(drop)
+    async fn check(&self, share: &Source, options: &MountOptions) -> Result<IpAddr> {
+        Mounter::check(self, &share.server, options.port()).await
     }
 
-    async fn connect(&self, share: &Source, options: &MountOptions) -> Result<KernelFs> {
+    async fn connect(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Result<KernelFs> {
         let mounted = self.mount(share, options, Role::Controller).await?;
+        if mounted.address != address {
+            let reason = format!("it has moved from {address} to {} just now", mounted.address);
+            return Err(Error::Unreachable { server: share.server.to_string(), port: options.port(), reason });
+        }
         Ok(KernelFs::new(mounted.root, mounted.gate, mounted.locks_are_shared))
     }
 }
@@ -49,12 +64,49 @@ impl Connect for Arc<Mounter> {
 type Key = (Source, MountOptions);
 
 struct Entry<F: Fs> {
+    /// Where the server was when this was made: a server that has moved is another one.
+    address: IpAddr,
     /// The export, and the task that keeps its trash clear.
     export: OnceCell<(Arc<Export<F>>, AbortOnDropHandle<()>)>,
     used: Mutex<Instant>,
+    /// When mounting timed out last, and what was said: see [`HELD_BACK`].
+    timed_out: Mutex<Option<(Instant, Error)>>,
 }
 
-/// The exports in use. Each is connected to once per set of mount options.
+impl<F: Fs> Entry<F> {
+    fn at(address: IpAddr) -> Arc<Self> {
+        Arc::new(Self {
+            address,
+            export: OnceCell::new(),
+            used: Mutex::new(Instant::now()),
+            timed_out: Mutex::default(),
+        })
+    }
+
+    /// Connects by `connect`, unless that timed out a moment ago.
+    async fn unless_held_back<T>(&self, connect: impl Future<Output = Result<T>>) -> Result<T> {
+        if let Some((at, error)) = &*lock(&self.timed_out)
+            && at.elapsed() < HELD_BACK
+        {
+            return Err(error.clone());
+        }
+        let connected = connect.await;
+        if let Err(error @ Error::Mount { errno, .. }) = &connected
+            && *errno == Errno::TIMEDOUT.raw_os_error()
+        {
+            *lock(&self.timed_out) = Some((Instant::now(), error.clone()));
+        }
+        connected
+    }
+
+    fn retire(&self) {
+        if let Some((export, _)) = self.export.get() {
+            export.retire();
+        }
+    }
+}
+
+/// The exports in use. Each is connected to once per set of mount options, at one address.
 pub struct Pool<C: Connect> {
     connect: C,
     entries: Mutex<HashMap<Key, Arc<Entry<C::Fs>>>>,
@@ -79,15 +131,12 @@ impl<C: Connect> Pool<C> {
     /// # Errors
     /// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount).
     pub async fn get(&self, share: &Source, options: &MountOptions) -> Result<Arc<Export<C::Fs>>> {
-        self.connect.check(share, options).await?;
-        let key = key(share, options);
-        let entry = lock(&self.entries)
-            .entry(key)
-            .or_insert_with(|| Arc::new(Entry { export: OnceCell::new(), used: Mutex::new(Instant::now()) }))
-            .clone();
+        let address = self.connect.check(share, options).await?;
+        let entry = self.entry(share, options, address);
         let connect = async || -> Result<_> {
+            let fs = entry.unless_held_back(self.connect.connect(share, options, address)).await?;
             let locks = lock(&self.locks).entry(share.clone()).or_default().clone();
-            let export = Arc::new(Export::new(share.clone(), self.connect.connect(share, options).await?, locks));
+            let export = Arc::new(Export::new(share.clone(), fs, locks));
             let trash = AbortOnDropHandle::new(tokio::spawn(trash::keep_clear(export.clone())));
             lock(&self.known).insert(share.clone(), options.clone());
             Ok((export, trash))
@@ -97,9 +146,33 @@ impl<C: Connect> Pool<C> {
         Ok(export.clone())
     }
 
-    /// Drops a connection that is of no use any more; the next call makes a new one.
-    pub fn forget(&self, share: &Source, options: &MountOptions) {
-        lock(&self.entries).remove(&key(share, options));
+    /// The place of a connection to a server that is at `address` now. One to another address is dropped: calls that are under
+    /// way on it keep it until they are over.
+    fn entry(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Arc<Entry<C::Fs>> {
+        let mut entries = lock(&self.entries);
+        let entry = entries.entry(key(share, options)).or_insert_with(|| Entry::at(address));
+        if entry.address != address {
+            tracing::info!(export = %share, from = %entry.address, to = %address, "connecting to the export anew");
+            std::mem::replace(entry, Entry::at(address)).retire();
+        }
+        entry.clone()
+    }
+
+    /// Drops the connection of `export` where the failure of a call on it, `status`, says that it is of no use any more; the next
+    /// call makes a new one. Answers whether the failed call may be made again at once.
+    pub async fn failed(&self, export: &Arc<Export<C::Fs>>, options: &MountOptions, status: Status) -> bool {
+        let broken = match status {
+            Status::Stale => true,
+            // The server answers, but not on this connection.
+            Status::TimedOut => self.connect.check(export.source(), options).await.is_ok(),
+            _ => false,
+        };
+        if broken {
+            export.retire();
+            let is_it = |entry: &Entry<C::Fs>| entry.export.get().is_some_and(|(other, _)| Arc::ptr_eq(other, export));
+            lock(&self.entries).retain(|_, entry| !is_it(entry));
+        }
+        status == Status::Stale
     }
 
     /// Drops every connection that is not in a call any more: the process is about to end.

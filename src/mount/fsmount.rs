@@ -123,7 +123,8 @@ impl Failure {
         }
     }
 
-    fn of(call: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+    /// A failure of `call` about which nothing else was said.
+    pub fn of(call: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         |errno| Self { call: call.into(), errno, log: String::new() }
     }
 }

@@ -1,7 +1,10 @@
 //! Reaching an NFS server: its addresses, whether it answers, the gate to what blocks, and the kernel's mount calls.
 
+pub mod compare;
 mod fsmount;
 pub mod gate;
+mod in_force;
+mod inspect;
 pub mod local;
 pub mod mounter;
 pub mod reachability;
@@ -9,5 +12,5 @@ mod resolve;
 pub(crate) mod rpc;
 pub mod table;
 mod threads;
-mod version;
+pub mod version;
 mod version3;

@@ -1,50 +1,70 @@
 //! Where a server is: its name's addresses, and the one of them that answers.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::mount::rpc::{self, Reply};
 use crate::nfs::source::Server;
 
 /// How long a name whose address is known may take to resolve before that address is asked.
 const RESOLVER_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the address in use may take to answer before another one is asked: a busy server keeps its clients.
+const HEAD_START: Duration = Duration::from_millis(750);
 /// The next address of a server is asked when this long none has answered: a dead one does not use up the limit.
-const STAGGER: Duration = Duration::from_millis(250);
+const STAGGER: Duration = Duration::from_millis(150);
 /// Addresses of one server that are asked.
 const ADDRESSES: usize = 6;
 
-/// Finds the address of one server. One question at a time.
+/// Finds the address of one server that has a name. One question at a time.
 #[derive(Debug, Default)]
 pub struct Resolver {
     /// A lookup that took longer than the check it was for. getaddrinfo(3) blocks a thread and cannot be stopped, so
     /// there is never a second one for the same name.
     lookup: Option<JoinHandle<io::Result<Vec<IpAddr>>>>,
-    /// What the last lookup gave; the address that answered last is the first.
+    /// What the last lookup gave; the address in use is the first.
     addresses: Vec<IpAddr>,
+    /// The address that answered last, if any has. It stays in use as long as it is one of the name's and answers: for the
+    /// kernel another address is another server, and nothing that is mounted would be shared.
+    current: Option<IpAddr>,
 }
 
 impl Resolver {
-    /// An address at which the server answers now, or why none does. Takes `limit` at most.
-    pub async fn find(&mut self, server: &Server, port: u16, limit: Duration) -> Result<IpAddr, String> {
+    /// An address of the server that answers `ask` now, with the answer; or why none does. Takes `limit` at most.
+    pub async fn find<T, A>(
+        &mut self,
+        server: &Server,
+        limit: Duration,
+        ask: impl Fn(IpAddr) -> A,
+    ) -> Result<(IpAddr, T), String>
+    where
+        T: Send + 'static,
+        A: Future<Output = Result<T, String>> + Send + 'static,
+    {
         let deadline = Instant::now() + limit;
         self.resolve(server, deadline).await?;
-        let address = first_to_answer(&self.addresses, port, deadline).await?;
-        // Stays with it: the kernel takes another address for another server, and would not share what is mounted.
-        self.addresses.sort_by_key(|other| *other != address);
-        Ok(address)
+        let found = self.first_to_answer(deadline, ask).await?;
+        self.current = Some(found.0);
+        self.put_current_first();
+        Ok(found)
+    }
+
+    /// The addresses that the name had at the last lookup that succeeded.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    fn put_current_first(&mut self) {
+        let current = self.current;
+        self.addresses.sort_by_key(|address| Some(*address) != current);
     }
 
     /// Brings `addresses` up to date. A resolver that fails does not make a server dead whose address is known.
     async fn resolve(&mut self, server: &Server, deadline: Instant) -> Result<(), String> {
-        if let Some(address) = server.address() {
-            self.addresses = vec![address];
-            return Ok(());
-        }
         let name = server.as_str().to_owned();
         let lookup = self.lookup.get_or_insert_with(|| tokio::spawn(look_up(name)));
         let patience = if self.addresses.is_empty() { deadline } else { Instant::now() + RESOLVER_PATIENCE };
@@ -53,11 +73,9 @@ impl Resolver {
             self.lookup = None;
         }
         let reason = match found {
-            Ok(Ok(Ok(mut addresses))) if !addresses.is_empty() => {
-                if let Some(favourite) = self.addresses.first() {
-                    addresses.sort_by_key(|address| address != favourite);
-                }
+            Ok(Ok(Ok(addresses))) if !addresses.is_empty() => {
                 self.addresses = addresses;
+                self.put_current_first();
                 return Ok(());
             }
             Ok(Ok(Ok(_))) => "it has no address".to_owned(),
@@ -66,6 +84,40 @@ impl Resolver {
             Err(_) => "the resolver does not answer".to_owned(),
         };
         if self.addresses.is_empty() { Err(format!("its name cannot be resolved: {reason}")) } else { Ok(()) }
+    }
+
+    /// Asks the addresses, each a moment after the one before it or when that one has failed, until one answers.
+    async fn first_to_answer<T, A>(&self, deadline: Instant, ask: impl Fn(IpAddr) -> A) -> Result<(IpAddr, T), String>
+    where
+        T: Send + 'static,
+        A: Future<Output = Result<T, String>> + Send + 'static,
+    {
+        let mut asked = JoinSet::new();
+        let mut failures = Failures::default();
+        for address in self.addresses.iter().take(ADDRESSES).copied() {
+            let answer = ask(address);
+            asked.spawn(async move {
+                match timeout_at(deadline, answer).await {
+                    Ok(Ok(answer)) => Ok((address, answer)),
+                    Ok(Err(reason)) => Err((address, reason)),
+                    Err(_) => Err((address, "no answer in time".to_owned())),
+                }
+            });
+            let patience = if Some(address) == self.current { HEAD_START } else { STAGGER };
+            match timeout(patience, asked.join_next()).await {
+                Ok(Some(Ok(Ok(found)))) => return Ok(found),
+                Ok(Some(Ok(Err(failure)))) => failures.0.push(failure),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        while let Some(answer) = asked.join_next().await {
+            match answer {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(failure)) => failures.0.push(failure),
+                Err(_) => {}
+            }
+        }
+        Err(failures.to_string())
     }
 }
 
@@ -77,39 +129,6 @@ async fn look_up(name: String) -> io::Result<Vec<IpAddr>> {
         }
     }
     Ok(addresses)
-}
-
-/// Asks the addresses, each a moment after the one before it or when that one has failed, until one answers.
-async fn first_to_answer(addresses: &[IpAddr], port: u16, deadline: Instant) -> Result<IpAddr, String> {
-    let waiting = addresses.iter().take(ADDRESSES).map(|address| SocketAddr::new(*address, port));
-    let mut asked = JoinSet::new();
-    let mut failures = Failures::default();
-    for next in waiting {
-        asked.spawn(ask(next, deadline));
-        match timeout(STAGGER, asked.join_next()).await {
-            Ok(Some(Ok(Ok(address)))) => return Ok(address),
-            Ok(Some(Ok(Err(failure)))) => failures.0.push(failure),
-            Ok(_) | Err(_) => {}
-        }
-    }
-    while let Some(answer) = asked.join_next().await {
-        match answer {
-            Ok(Ok(address)) => return Ok(address),
-            Ok(Err(failure)) => failures.0.push(failure),
-            Err(_) => {}
-        }
-    }
-    Err(failures.to_string())
-}
-
-async fn ask(to: SocketAddr, deadline: Instant) -> Result<IpAddr, (IpAddr, String)> {
-    let reason = match timeout_at(deadline, rpc::null(to, rpc::NFS, 4)).await {
-        // Any answer of an RPC server that has the program is life: version 3 alone, or other credentials asked for.
-        Ok(Ok(Reply::Success(_) | Reply::OtherVersions { .. } | Reply::Denied)) => return Ok(to.ip()),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "no answer to an RPC call".to_owned(),
-    };
-    Err((to.ip(), reason))
 }
 
 /// Why no address answered: `10.0.0.1: connection refused, 10.0.0.2: …`.
@@ -128,23 +147,72 @@ impl fmt::Display for Failures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::fake_server::{Behaviour, Server as Fake};
 
     const LIMIT: Duration = Duration::from_secs(2);
 
-    #[tokio::test]
-    async fn a_dead_first_address_does_not_use_up_the_limit() {
-        let port = Fake::on("127.0.0.2:0", Behaviour::Silent).await.address.port();
-        let alive = Fake::on(&format!("127.0.0.3:{port}"), Behaviour::alive()).await.address.ip();
-        let dead = "127.0.0.2".parse().unwrap();
-        let started = Instant::now();
-        let mut resolver = Resolver { lookup: None, addresses: vec![dead, alive] };
-        assert_eq!(first_to_answer(&resolver.addresses, port, started + LIMIT).await, Ok(alive));
-        assert!(started.elapsed() < Duration::from_secs(1));
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
 
-        // A resolver that fails changes nothing, and the address that answered is asked first from then on.
+    /// Answers for some addresses after so many milliseconds, and for others never.
+    fn after(
+        answers: &[(&str, u64)],
+    ) -> impl Fn(IpAddr) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+        let answers: Vec<_> = answers.iter().map(|(text, after)| (address(text), *after)).collect();
+        move |asked| {
+            let after = answers.iter().find(|(known, _)| *known == asked).map(|(_, after)| *after);
+            Box::pin(async move {
+                match after {
+                    Some(after) => {
+                        tokio::time::sleep(Duration::from_millis(after)).await;
+                        Ok(())
+                    }
+                    None => std::future::pending().await,
+                }
+            })
+        }
+    }
+
+    /// Of a name that a failing resolver is asked for, whose addresses are known from before.
+    async fn find(resolver: &mut Resolver, answers: &[(&str, u64)]) -> Result<IpAddr, String> {
         let name = Server::parse("server", "no-such-host.invalid").unwrap();
-        assert_eq!(resolver.find(&name, port, LIMIT).await, Ok(alive));
-        assert_eq!(resolver.addresses, [alive, dead]);
+        // The lookup is under way, and fails at once.
+        resolver.lookup = Some(tokio::spawn(async { Err(io::Error::other("the resolver fails")) }));
+        resolver.find(&name, LIMIT, after(answers)).await.map(|(found, ())| found)
+    }
+
+    fn known(addresses: &[&str]) -> Resolver {
+        Resolver { addresses: addresses.iter().map(|text| address(text)).collect(), ..Resolver::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_first_address_does_not_use_up_the_limit_whatever_its_family() {
+        let started = Instant::now();
+        let mut resolver = known(&["2001:db8::1", "10.0.0.2"]);
+        assert_eq!(find(&mut resolver, &[("10.0.0.2", 5)]).await, Ok(address("10.0.0.2")));
+        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
+        assert_eq!(resolver.addresses, [address("10.0.0.2"), address("2001:db8::1")], "it is asked first from now on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_with_two_live_addresses_stays_at_the_one_in_use_though_the_other_is_quicker() {
+        let mut resolver = known(&["10.0.0.1", "10.0.0.2"]);
+        assert_eq!(find(&mut resolver, &[("10.0.0.1", 1), ("10.0.0.2", 1)]).await, Ok(address("10.0.0.1")));
+        resolver.addresses.reverse();
+        resolver.put_current_first();
+        assert_eq!(find(&mut resolver, &[("10.0.0.1", 600), ("10.0.0.2", 1)]).await, Ok(address("10.0.0.1")));
+        assert_eq!(find(&mut resolver, &[("10.0.0.2", 1)]).await, Ok(address("10.0.0.2")), "it does not answer");
+        assert_eq!(find(&mut resolver, &[("10.0.0.1", 1), ("10.0.0.2", 1)]).await, Ok(address("10.0.0.2")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_no_longer_the_name_s_is_left_though_it_answers() {
+        let mut resolver = known(&["10.0.0.1"]);
+        let both = [("10.0.0.1", 1), ("10.0.0.2", 1)];
+        assert_eq!(find(&mut resolver, &both).await, Ok(address("10.0.0.1")), "a resolver that fails changes nothing");
+        let name = Server::parse("server", "nas.test").unwrap();
+        resolver.lookup = Some(tokio::spawn(async { Ok(vec!["10.0.0.2".parse().unwrap()]) }));
+        assert_eq!(resolver.find(&name, LIMIT, after(&both)).await, Ok((address("10.0.0.2"), ())));
+        assert_eq!(resolver.addresses(), [address("10.0.0.2")]);
     }
 }

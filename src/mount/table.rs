@@ -5,11 +5,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Error, Result};
 use crate::nfs::source::{Server, Source};
@@ -98,8 +98,19 @@ impl Mount {
     /// Not the name in the source: the name may have moved to another address since, and mounts of one superblock all
     /// show the name that the first of them was given.
     pub fn server(&self) -> Option<Server> {
-        let host = || split_source(&self.source).and_then(|(host, _)| std::str::from_utf8(host).ok());
-        self.is_nfs().then(|| self.option("addr").or_else(host))?.and_then(|text| Server::parse("addr", text).ok())
+        let shown = || self.option("addr").and_then(|text| Server::parse("addr", text).ok());
+        self.is_nfs().then(|| shown().or_else(|| self.named_server()))?
+    }
+
+    /// The address of that server; `None` for what is not NFS.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.server()?.address()
+    }
+
+    /// The server by the name or address in the source.
+    pub fn named_server(&self) -> Option<Server> {
+        let (host, _) = split_source(&self.source)?;
+        Server::parse("source", std::str::from_utf8(host).ok()?).ok()
     }
 
     /// The port it talks to.
@@ -121,10 +132,9 @@ impl Mount {
         else {
             return false;
         };
-        let server = || self.server().and_then(|server| server.address());
         self.is_nfs()
             && path == asked_path
-            && (host.eq_ignore_ascii_case(asked_host) || (address.is_some() && server() == address))
+            && (host.eq_ignore_ascii_case(asked_host) || (address.is_some() && self.address() == address))
     }
 }
 
@@ -142,16 +152,17 @@ pub struct Table(Vec<Mount>);
 impl Table {
     /// Reads the table.
     pub fn read() -> Result<Self> {
+        Self::read_at(CWD, MOUNTINFO).map_err(|error| Error::Internal(format!("reading {MOUNTINFO}: {error}")))
+    }
+
+    /// Reads the table of another mount namespace: the file `path` below `directory`.
+    pub fn read_at(directory: BorrowedFd<'_>, path: &str) -> rustix::io::Result<Self> {
         // The kernel makes the text up anew for each read: the fewer, the better.
         let mut bytes = Vec::with_capacity(ENOUGH);
-        let mut read = || {
-            let file = rustix::fs::open(MOUNTINFO, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {
-                bytes.reserve(ENOUGH);
-            }
-            Ok(())
-        };
-        read().map_err(|error: Errno| Error::Internal(format!("reading {MOUNTINFO}: {error}")))?;
+        let file = rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {
+            bytes.reserve(ENOUGH);
+        }
         Ok(Self::parse(&bytes))
     }
 

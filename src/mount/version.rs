@@ -1,12 +1,31 @@
-//! Which version of NFS a server speaks: found by trying, and remembered.
+//! Which version of NFS a server speaks: found by trying, and remembered for a while.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use tokio::time::Instant;
 
+use crate::mount::table::Mount;
 use crate::nfs::options::{MountOptions, Version};
-use crate::nfs::source::Server;
+
+/// For so long a version that a server lacked is not tried again: it may have lacked it for a moment.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// A server: its address and port. One name may have several, and may move.
+pub type At = (IpAddr, u16);
+
+/// Whether a mount that was asked for with these options uses a lower version than they want most; `None` where the options
+/// are not known and it may.
+pub fn is_fallback(mount: &Mount, options: Option<&MountOptions>) -> Option<bool> {
+    let shown = Version::shown(mount.option("vers")?)?;
+    match options {
+        Some(options) => Some(shown < options.versions().0),
+        None => (shown == MountOptions::default().versions().0).then_some(false),
+    }
+}
 
 /// What a failed attempt says about the versions that were not tried yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +39,12 @@ enum Verdict {
     Final,
 }
 
-/// As mount.nfs(8) has it, but for EACCES, which says nothing about a minor version.
+/// As mount.nfs(8) has it, but for EPERM. What the server forbids, and security that fails, says nothing about versions: a
+/// volume must not lose its locks or its encryption by a permission that is missing.
 fn verdict(version: Version, errno: Option<Errno>) -> Verdict {
     match errno {
         Some(Errno::PROTONOSUPPORT | Errno::INVAL | Errno::OPNOTSUPP) => Verdict::NotThisVersion,
-        Some(Errno::NOENT | Errno::ACCESS | Errno::PERM) if version != Version::V3 => Verdict::NotInVersion4,
+        Some(Errno::NOENT) if version != Version::V3 => Verdict::NotInVersion4,
         _ => Verdict::Final,
     }
 }
@@ -68,14 +88,22 @@ impl<E> Negotiation<E> {
     }
 }
 
-/// The version that worked last, by server and port.
+/// The versions that servers were found to have where they lack better ones.
 #[derive(Debug, Default)]
-pub struct Remembered(Mutex<HashMap<(Server, u16), Version>>);
+pub struct Remembered(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The version that worked, and since when that is known.
+    versions: HashMap<At, (Version, Instant)>,
+    /// What was told in the log.
+    told: HashSet<(At, Version)>,
+}
 
 impl Remembered {
     /// Begins to try the versions that the options allow, the one that is known to work first.
-    pub fn negotiate<E>(&self, server: &Server, options: &MountOptions) -> Negotiation<E> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key(server, options)).copied();
+    pub fn negotiate<E>(&self, at: At, options: &MountOptions) -> Negotiation<E> {
+        let known = self.known().versions.get(&at).filter(|(_, since)| is_fresh(since)).map(|(version, _)| *version);
         let (best, others) = options.versions();
         let (version, others) = match known {
             Some(known) if others.contains(&known) => {
@@ -87,19 +115,26 @@ impl Remembered {
         Negotiation { version, others: others.into_iter(), failure: None }
     }
 
-    /// Remembers the version that worked, where it holds for the server as a whole: not one that the options insisted
-    /// on, nor one that has a path which better versions do not have.
-    pub fn keep<E>(&self, server: &Server, options: &MountOptions, negotiation: &Negotiation<E>) {
-        let server_wide = negotiation.failure.as_ref().is_none_or(|(verdict, _)| *verdict == Verdict::NotThisVersion);
-        if server_wide && options.version().is_none() {
-            let mut versions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            versions.insert(key(server, options), negotiation.version);
+    /// Remembers the version that worked after others failed, where it holds for the server as a whole: not one that has a
+    /// path which better versions do not have. Answers whether it is lower than wanted, and the first of the kind for
+    /// this server and version.
+    pub fn keep<E>(&self, at: At, options: &MountOptions, negotiation: &Negotiation<E>) -> bool {
+        let version = negotiation.version;
+        let mut known = self.known();
+        if matches!(&negotiation.failure, Some((Verdict::NotThisVersion, _))) {
+            known.versions.retain(|_, (_, since)| is_fresh(since));
+            known.versions.insert(at, (version, Instant::now()));
         }
+        version < options.versions().0 && known.told.insert((at, version))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn key(server: &Server, options: &MountOptions) -> (Server, u16) {
-    (server.clone(), options.port())
+fn is_fresh(since: &Instant) -> bool {
+    since.elapsed() < REMEMBERED
 }
 
 #[cfg(test)]
@@ -109,27 +144,34 @@ mod tests {
     use super::Version::{V3, V4_0, V4_1, V4_2};
     use super::*;
 
-    fn server() -> Server {
-        Server::parse("server", "nfs.example").unwrap()
-    }
+    const AT: At = (IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2049);
 
     fn options(text: &str) -> MountOptions {
         MountOptions::parse("options", [text]).unwrap()
     }
 
-    /// Tries a server on which these versions fail as said, and all others work; remembers what worked.
+    /// Tries the server on which these versions fail as said, and all others work; remembers what worked.
     fn try_on(
         remembered: &Remembered,
         asked: &str,
         failing: &[(Version, Errno)],
     ) -> (Vec<Version>, Result<Version, (Version, Errno)>) {
+        try_at(AT, remembered, asked, failing)
+    }
+
+    fn try_at(
+        at: At,
+        remembered: &Remembered,
+        asked: &str,
+        failing: &[(Version, Errno)],
+    ) -> (Vec<Version>, Result<Version, (Version, Errno)>) {
         let mut tried = Vec::new();
-        let mut negotiation = remembered.negotiate(&server(), &options(asked));
+        let mut negotiation = remembered.negotiate(at, &options(asked));
         loop {
             let version = negotiation.version();
             tried.push(version);
             let Some((_, errno)) = failing.iter().find(|(failing, _)| *failing == version) else {
-                remembered.keep(&server(), &options(asked), &negotiation);
+                remembered.keep(at, &options(asked), &negotiation);
                 return (tried, Ok(version));
             };
             if let Err(error) = negotiation.failed((version, *errno), Some(*errno)) {
@@ -146,7 +188,7 @@ mod tests {
     #[case::a_server_with_3_alone(&[(V4_2, LACKING), (V4_1, LACKING), (V4_0, LACKING)], "", &[V4_2, V4_1, V4_0, V3])]
     #[case::a_kernel_without_4_2(&[(V4_2, Errno::INVAL)], "vers=4", &[V4_2, V4_1])]
     #[case::a_path_that_only_3_has(&[(V4_2, Errno::NOENT)], "", &[V4_2, V3])]
-    #[case::a_path_that_only_3_has_without_4_2(&[(V4_2, LACKING), (V4_1, Errno::ACCESS)], "", &[V4_2, V4_1, V3])]
+    #[case::a_path_that_only_3_has_without_4_2(&[(V4_2, LACKING), (V4_1, Errno::NOENT)], "", &[V4_2, V4_1, V3])]
     #[case::one_version_asked_for(&[], "vers=4.1", &[V4_1])]
     fn versions_are_tried_from_the_best_downwards(
         #[case] failing: &[(Version, Errno)],
@@ -162,6 +204,13 @@ mod tests {
     #[case::no_path_in_either(&[(V4_2, Errno::NOENT), (V3, Errno::ACCESS)], "", &[V4_2, V3], (V4_2, Errno::NOENT))]
     #[case::no_path_in_4(&[(V4_2, Errno::NOENT)], "vers=4", &[V4_2], (V4_2, Errno::NOENT))]
     #[case::no_path_below_4_2(&[(V4_2, LACKING), (V4_1, Errno::NOENT), (V3, LACKING)], "", &[V4_2, V4_1, V3], (V4_1, Errno::NOENT))]
+    #[case::forbidden(&[(V4_2, Errno::ACCESS)], "", &[V4_2], (V4_2, Errno::ACCESS))]
+    #[case::other_security_demanded(&[(V4_2, Errno::PERM)], "", &[V4_2], (V4_2, Errno::PERM))]
+    #[case::without_tlshd(&[(V4_2, Errno::SRCH)], "xprtsec=tls", &[V4_2], (V4_2, Errno::SRCH))]
+    #[case::encrypted_and_not_in_4(&[(V4_2, Errno::NOENT)], "xprtsec=tls", &[V4_2], (V4_2, Errno::NOENT))]
+    #[case::encrypted_and_3_alone(
+        &[(V4_2, LACKING), (V4_1, LACKING), (V4_0, LACKING)], "xprtsec=mtls", &[V4_2, V4_1, V4_0], (V4_2, LACKING)
+    )]
     #[case::another_reason(&[(V4_2, Errno::TIMEDOUT)], "", &[V4_2], (V4_2, Errno::TIMEDOUT))]
     #[case::nothing_helps(
         &[(V4_2, Errno::INVAL), (V4_1, LACKING), (V4_0, LACKING), (V3, LACKING)], "",
@@ -184,7 +233,8 @@ mod tests {
         let failing = [(V4_2, LACKING), (V4_1, LACKING)];
         try_on(&remembered, "", &failing).1.unwrap();
         assert_eq!(try_on(&remembered, "", &failing).0, [V4_0]);
-        assert_eq!(try_on(&remembered, "port=1", &failing).0, [V4_2, V4_1, V4_0], "another server");
+        let elsewhere = (AT.0, 1);
+        assert_eq!(try_at(elsewhere, &remembered, "", &failing).0, [V4_2, V4_1, V4_0], "another server");
         assert_eq!(try_on(&remembered, "vers=4.1", &[]).0, [V4_1], "options have the last word");
     }
 
@@ -205,5 +255,55 @@ mod tests {
         let remembered = Remembered::default();
         try_on(&remembered, asked, failing).1.unwrap();
         assert_eq!(try_on(&remembered, "", &[]).0, [V4_2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_lacked_a_version_for_a_moment_is_asked_for_it_again_after_minutes() {
+        let remembered = Remembered::default();
+        try_on(&remembered, "", &[(V4_2, LACKING), (V4_1, LACKING), (V4_0, LACKING)]).1.unwrap();
+        for _ in 0..4 {
+            tokio::time::advance(REMEMBERED / 5).await;
+            assert_eq!(try_on(&remembered, "", &[]).0, [V3], "its use does not keep it from being forgotten");
+        }
+        tokio::time::advance(REMEMBERED / 5).await;
+        assert_eq!(try_on(&remembered, "", &[]).0, [V4_2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fallback_is_told_once_per_server_and_version() {
+        let remembered = Remembered::default();
+        let told = |at: At, asked: &str, lacking: &[Version]| {
+            let mut negotiation = remembered.negotiate(at, &options(asked));
+            while lacking.contains(&negotiation.version()) {
+                negotiation.failed((), Some(LACKING)).unwrap();
+            }
+            remembered.keep(at, &options(asked), &negotiation)
+        };
+        assert!(!told(AT, "", &[]), "no fallback");
+        assert!(!told(AT, "vers=3", &[]), "wanted");
+        assert!(told(AT, "", &[V4_2]));
+        assert!(!told(AT, "", &[V4_2]) && !told(AT, "vers=4", &[V4_2]));
+        assert!(told(AT, "", &[V4_2, V4_1, V4_0]), "another version");
+        assert!(told((AT.0, 1), "", &[V4_2]), "another server");
+        tokio::time::advance(2 * REMEMBERED).await;
+        assert!(!told(AT, "", &[V4_2]));
+    }
+
+    #[rstest]
+    #[case("vers=3", Some(""), Some(true))]
+    #[case("vers=4.1", Some("vers=4"), Some(true))]
+    #[case("vers=4.1", Some("vers=4.1"), Some(false))]
+    #[case("vers=3", Some("vers=3"), Some(false))]
+    #[case("vers=4.2", None, Some(false))]
+    #[case("vers=3", None, None)]
+    fn a_mount_is_a_fallback_by_what_was_wanted(
+        #[case] shown: &str,
+        #[case] asked: Option<&str>,
+        #[case] expected: Option<bool>,
+    ) {
+        let line = format!("26 25 0:26 / /t rw - nfs4 h:/v rw,{shown},addr=10.0.0.1");
+        let table = super::super::table::Table::parse(line.as_bytes());
+        let mount = table.mounts().next().unwrap();
+        assert_eq!(is_fallback(mount, asked.map(options).as_ref()), expected);
     }
 }

@@ -3,7 +3,7 @@
 pub mod attributes;
 pub mod condition;
 pub mod name;
-mod option_table;
+pub mod option_table;
 pub mod options;
 pub mod source;
 pub mod status;

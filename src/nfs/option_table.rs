@@ -249,3 +249,15 @@ impl Takes {
         }
     }
 }
+
+/// Every form in which an option of the table may be asked for, with a number at each end of its range; nothing for one that
+/// is refused. For tests, which try them all.
+pub fn examples((name, takes, effect): &(&str, Takes, Effect)) -> Vec<String> {
+    let with = |values: Vec<String>| values.into_iter().map(|value| format!("{name}={value}")).collect();
+    match (effect, takes) {
+        (Refused(_), _) | (_, Takes::Anything) => Vec::new(),
+        (_, Takes::Nothing) => vec![(*name).to_owned()],
+        (_, Takes::Number(low, high)) => with(vec![low.to_string(), high.to_string()]),
+        (_, Takes::OneOf(words) | Takes::SomeOf(words)) => with(words.iter().map(|word| (*word).to_owned()).collect()),
+    }
+}

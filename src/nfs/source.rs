@@ -61,6 +61,12 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
+impl From<IpAddr> for Server {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_string())
+    }
+}
+
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -85,7 +85,7 @@ impl Ending {
         }
         let mut left = Vec::new();
         for dead in &self.dead {
-            left.extend(detach(&self.place, dead, false)?.map(|root| (dead.clone(), root)));
+            left.extend(detach(&self.place, dead)?.map(|root| (dead.clone(), root)));
         }
         self.attach(root)?;
         Ok(Ended::Attached { root: known.identity, left })

@@ -10,9 +10,11 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::mount::table::{Mount, Table, is_kubelet_target};
+use crate::mount::version::is_fallback;
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
 use crate::nfs::status::Status;
+use crate::node::moved;
 use crate::node::probe::{Failure, LIMIT, Probe};
 use crate::node::publish_intents::{Requested, Wanted};
 use crate::node::target::{Place, Target};
@@ -58,7 +60,9 @@ impl Health {
     /// | `VolumeUnreadable` | inaccessible | the server refuses to say anything of it |
     /// | `MountMissing` | inaccessible | nothing is mounted where the volume was, or should be, published |
     /// | `WrongVolumeMounted` | inaccessible | something else is |
+    /// | `ServerMoved` | degraded, or inaccessible | the name of its server leads elsewhere by now, and the mount does not |
     /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
+    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was wanted |
     ///
     /// # Errors
     /// [`Error::NotFound`] where this node has nothing to do with the volume.
@@ -158,10 +162,26 @@ impl Health {
 
 /// The one thing that is wrong at a target.
 async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
-    let place = &subject.place;
     let Some(mount) = &subject.mount else {
         return Some(look_for_missing(&probe, &subject, source.as_ref(), deadline).await);
     };
+    let found = look_at_mount(&probe, &subject, mount, deadline);
+    // As it was asked for, else as its identifier or the mount itself has it.
+    let wanted = subject.wanted.as_ref().map(|wanted| &wanted.source).or(source.as_ref());
+    let moved = moved::moved(&probe, mount, wanted.map(|source| &source.server), deadline);
+    match tokio::join!(found, moved) {
+        // Whatever is wrong besides, it is wrong with a server that the volume is no longer on.
+        (found, Some(to)) => {
+            let severity = found.map_or(Severity::Degraded, |found| found.severity);
+            let message = format!("{} at {} is mounted from {to}; {MOUNT_ANEW}", mount.source(), subject.place);
+            Some(Condition { severity, reason: "ServerMoved", message })
+        }
+        (found, None) => found,
+    }
+}
+
+async fn look_at_mount(probe: &Probe, subject: &Subject, mount: &Mount, deadline: Instant) -> Option<Condition> {
+    let place = &subject.place;
     let found = async {
         if !mount.is_nfs() {
             return Ok(Some(wrong_volume(place, mount)));
@@ -170,8 +190,11 @@ async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: 
         if subject.wanted.as_ref().and_then(|wanted| wanted.root).is_some_and(|wanted| wanted != root.identity) {
             return Ok(Some(wrong_volume(place, mount)));
         }
-        let refused = !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await?;
-        Ok(refused.then(|| read_only(place, mount)))
+        if !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await? {
+            return Ok(Some(read_only(place, mount)));
+        }
+        let fell_back = is_fallback(mount, subject.wanted.as_ref().map(|wanted| &wanted.options)) == Some(true);
+        Ok(fell_back.then(|| lower_version(place, mount)))
     };
     found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
 }
@@ -203,6 +226,19 @@ fn read_only(place: &Place, mount: &Mount) -> Condition {
         message: format!(
             "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in /etc/exports, \
              and check the server's file system for errors",
+            mount.source()
+        ),
+    }
+}
+
+fn lower_version(place: &Place, mount: &Mount) -> Condition {
+    let version = mount.option("vers").unwrap_or_default();
+    let locks = if mount.has("nolock") { ", and other nodes do not see the locks of this one" } else { "" };
+    Condition {
+        severity: Severity::Degraded,
+        reason: "NFSVersionFallback",
+        message: format!(
+            "{} is mounted at {place} with NFS version {version}, since the server did not offer a better one{locks}; check which              versions the server has, then {MOUNT_ANEW}; or ask for `vers={version}` in the mount options",
             mount.source()
         ),
     }
@@ -256,13 +292,24 @@ mod tests {
 
     /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
     async fn look_at(fs_type: Option<&str>, port: u16, wanted: Option<Wanted>) -> Option<Condition> {
+        look_at_from("127.0.0.1", fs_type, port, wanted).await
+    }
+
+    /// The same, where it is mounted from that address.
+    async fn look_at_from(
+        address: &str,
+        fs_type: Option<&str>,
+        port: u16,
+        wanted: Option<Wanted>,
+    ) -> Option<Condition> {
         let dir = tempfile::tempdir().unwrap();
         let place = Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
         let device = dir.path().metadata().unwrap().st_dev();
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
         let mount = fs_type.map(|fs_type| {
             let shown = place.path().display();
-            let line = format!("26 25 {major}:{minor} / {shown} ro - {fs_type} s:/v ro,port={port},addr=127.0.0.1");
+            let line =
+                format!("26 25 {major}:{minor} / {shown} ro - {fs_type} {address}:/v ro,port={port},addr={address}");
             Table::parse(line.as_bytes()).top(place.path()).unwrap().clone()
         });
         look(health().probe, Subject { place, mount, wanted }, None, Instant::now() + LIMIT).await
@@ -287,6 +334,26 @@ mod tests {
         let server = fake_server::Server::start(server).await;
         let port = server.address.port();
         assert_eq!(reason(look_at(fs_type, port, Some(wanted(port))).await), expected);
+    }
+
+    #[rstest]
+    #[case::the_name_s_address("127.0.0.1", "localhost", Behaviour::alive(), None)]
+    #[case::another("127.0.0.9", "localhost", Behaviour::alive(), Some((Severity::Degraded, "ServerMoved")))]
+    #[case::a_dead_one("127.0.0.9", "localhost", Behaviour::Closing, Some((Severity::Inaccessible, "ServerMoved")))]
+    #[case::whatever_where_the_name_is_unknown("127.0.0.9", "nfs.invalid", Behaviour::alive(), None)]
+    #[tokio::test]
+    async fn a_mount_from_an_address_that_its_server_s_name_no_longer_has_is_told_of(
+        #[case] address: &str,
+        #[case] name: &str,
+        #[case] server: Behaviour,
+        #[case] expected: Option<(Severity, &str)>,
+    ) {
+        let server = fake_server::Server::on(&format!("{address}:0"), server).await;
+        let port = server.address.port();
+        let mut wanted = wanted(port);
+        wanted.source.server = Server::parse("server", name).unwrap();
+        let condition = look_at_from(address, Some("nfs4"), port, Some(wanted)).await;
+        assert_eq!(condition.map(|condition| (condition.severity, condition.reason)), expected);
     }
 
     #[tokio::test]

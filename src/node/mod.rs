@@ -1,9 +1,10 @@
 //! What a node does: it publishes volumes, takes them down, and tells how they are.
 
 pub mod attach;
-pub mod compare;
+
 pub mod health;
 mod keyed_mutex;
+mod moved;
 pub mod probe;
 pub mod publish;
 pub mod publish_intents;

@@ -1,5 +1,6 @@
 //! Calls on a mounted volume that may block in the kernel, none of which is waited for longer than its limit.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,16 @@ impl Probe {
         }
     }
 
+    /// All addresses that a server has now; empty where they are not known in time. See [`Reachability::addresses`].
+    pub async fn addresses(&self, server: &Server, port: u16, deadline: Instant) -> Vec<IpAddr> {
+        timeout_at(deadline, self.reachability.addresses(server, port)).await.unwrap_or_default()
+    }
+
+    /// Whether the server of a mount is dead. See [`Reachability::is_dead`].
+    pub fn is_dead(&self, mount: &Mount) -> bool {
+        mount.server().is_some_and(|server| self.reachability.is_dead(&server, mount.tcp_port()))
+    }
+
     /// Asks the server for the root of `mount`, which is at `place`.
     pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
         let root = self.call(place, mount, deadline, |path| Root::ask_at(&path)).await?;
@@ -116,10 +127,10 @@ impl Probe {
         deadline: Instant,
         call: impl FnOnce(PathBuf) -> rustix::io::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let server = mount.server().ok_or(Failure::Gone)?;
-        self.server(&server, mount.tcp_port(), deadline).await?;
+        let address = mount.address().ok_or(Failure::Gone)?;
+        self.server(&address.into(), mount.tcp_port(), deadline).await?;
         let place = Arc::clone(place);
-        let gate = self.gates.get(&server, mount.tcp_port());
+        let gate = self.gates.get(address, mount.tcp_port());
         match timeout_at(deadline, gate.run(move || call(place.call_path()))).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(errno))) => Err(Failure::Failed(errno.into())),

@@ -10,11 +10,14 @@
 //! | the same source with the same options, and the server answers for it | nothing: it is published |
 //! | alive, but another source or other options | ALREADY_EXISTS, it stays |
 //! | not NFS | ALREADY_EXISTS, it stays |
-//! | stale, failing, or its server does not answer at the address that the mount uses | replaced, once the new one is made |
-//! | its server answers, but not for it within its limit | UNAVAILABLE, it stays |
+//! | stale or failing, or its server is dead at the address that the mount uses | replaced, once the new one is made |
+//! | its server does not answer now, or not for it within its limit | UNAVAILABLE, it stays |
+//!
+//! A mount from an address that the server's name no longer has stays as long as that address answers, because a pod may be
+//! using it; [`health`](crate::node::health) tells of it.
 //!
 //! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and with
-//! what [`compare`](super::compare) can tell where another process mounted.
+//! what [`compare`](crate::mount::compare) can tell where another process mounted.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -25,6 +28,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
+use crate::mount::compare::difference;
 use crate::mount::gate::{Gate, Gates};
 use crate::mount::mounter::{Mounter, Role};
 use crate::mount::reachability::Reachability;
@@ -33,7 +37,6 @@ use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::nfs::status::Status;
 use crate::node::attach::{Call, Ended, Ending};
-use crate::node::compare::difference;
 use crate::node::keyed_mutex::Turns;
 use crate::node::probe::{Failure, LIMIT, Probe};
 use crate::node::publish_intents::{Requested, Wanted};
@@ -214,7 +217,11 @@ impl Publisher {
                     None => Ok(Verdict::Nothing),
                 }
             }
-            Err(Failure::Silent) => Err(Error::Export {
+            Err(Failure::Unreachable(reason)) if !self.probe.is_dead(top) => {
+                let server = top.server().map_or_else(|| top.source(), |server| server.to_string());
+                Err(Error::Unreachable { server, port: top.tcp_port(), reason })
+            }
+            Err(Failure::Silent | Failure::Failed(Status::TimedOut)) => Err(Error::Export {
                 export: top.source(),
                 action: format!("asking for the volume that is mounted at {place}"),
                 status: Status::TimedOut,
@@ -249,7 +256,7 @@ impl Publisher {
 
 /// In what a mount is not as wanted, apart from its source.
 fn differs(wanted: &Wanted, mine: Option<&Wanted>, mount: &Mount) -> Option<String> {
-    difference(mount, &wanted.options).or_else(|| {
+    difference(mount, &wanted.options).map(|difference| difference.to_string()).or_else(|| {
         let mine = mine.filter(|mine| mine.options != wanted.options)?;
         Some(format!("`{}` is asked for, it was mounted with `{}`", wanted.options, mine.options))
     })
@@ -316,7 +323,11 @@ mod tests {
         }
 
         async fn judged(&self, wanted: &Wanted, before: Option<&Wanted>) -> Result<Verdict> {
-            publisher().judge(wanted, before, &self.place, &self.table, "10.0.0.1".parse().unwrap()).await
+            self.judged_by(&publisher(), wanted, before).await
+        }
+
+        async fn judged_by(&self, publisher: &Publisher, wanted: &Wanted, before: Option<&Wanted>) -> Result<Verdict> {
+            publisher.judge(wanted, before, &self.place, &self.table, "10.0.0.1".parse().unwrap()).await
         }
 
         /// What a process remembers that made this mount for `wanted`.
@@ -356,11 +367,21 @@ mod tests {
         assert!(matches!(other, Err(Error::Conflict { .. })));
     }
 
-    #[tokio::test]
-    async fn a_mount_whose_server_is_gone_is_replaced() {
+    #[tokio::test(start_paused = true)]
+    async fn a_mount_whose_server_is_gone_stays_for_tens_of_seconds_and_is_then_replaced() {
         let server = Server::start(Behaviour::Closing).await;
         let shown = Shown::as_mount("nfs", server.address.port());
-        assert!(matches!(shown.judged(&wanted("/volume", ""), None).await, Ok(Verdict::Replace)));
+        let (publisher, started) = (publisher(), Instant::now());
+        loop {
+            match shown.judged_by(&publisher, &wanted("/volume", ""), None).await {
+                Ok(Verdict::Replace) => break,
+                Err(Error::Unreachable { .. }) => tokio::time::sleep(Duration::from_secs(2)).await,
+                Ok(_) => panic!("it is taken for published"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let waited = started.elapsed();
+        assert!(waited >= Duration::from_secs(30) && waited < Duration::from_secs(40), "{waited:?}");
     }
 
     #[tokio::test]

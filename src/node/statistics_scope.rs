@@ -59,7 +59,9 @@ impl Exports {
 
     /// Whose figures `stat` are, of a volume on `share` that is mounted as `mount`; until `deadline` at most.
     pub async fn tell(&self, stat: &FsStat, share: Option<&Source>, mount: &Mount, deadline: Instant) -> Whose {
-        let Some(share) = share else { return Whose::Unknown };
+        let (Some(share), Some(server)) = (share, mount.server()) else { return Whose::Unknown };
+        // By the address that the mount uses: the name may lead to another server by now.
+        let share = &Source { server, ..share.clone() };
         let known = self.sizes().get(share).copied().filter(|(at, _)| at.elapsed() < MAX_AGE);
         let size = match known {
             Some((_, size)) => size,

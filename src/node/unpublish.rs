@@ -1,11 +1,12 @@
 //! Taking a volume down on this node (CSI NodeUnpublishVolume), whatever its server does.
 //!
-//! While the server answers, a mount is unmounted like any other, which waits for what is not written yet. Where it does
-//! not, or where something still uses the mount, it is detached: it leaves its place at once, and the kernel keeps what it
-//! needs until the last user and the last write are gone.
+//! While the server answers, a mount is unmounted like any other, which waits until everything is written. A server that
+//! does not answer is asked again, because a restart or a lost packet is no reason to let a pod move to another node
+//! before its data is on the server. When the time is up, or when something still uses the mount, the mount is detached: it
+//! leaves its place at once, and the kernel keeps what it needs until the last user and the last write are gone.
 //!
-//! MNT_FORCE breaks off all calls of a *superblock*, and volumes of one export share one: it would make the pods of other
-//! volumes fail, which would have gone on when the server comes back. So it is used only for the last mount of one.
+//! MNT_FORCE is never used. It makes all calls of a *superblock* fail, and other mounts share the superblock: other volumes of
+//! the export, mounts of the host that this container does not see, and mounts that were detached before.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,15 +15,18 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::error::{Error, Result};
+use crate::mount::gate::Stalled;
 use crate::mount::table::{Mount, Table};
 use crate::node::publish::Publisher;
 use crate::node::target::{Place, Target};
 
-/// How long is waited for servers; what follows takes no time.
+/// How long servers are waited for; what follows takes no time.
 const PATIENCE: Duration = Duration::from_secs(7);
+/// The pause between two questions to a server that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
 
 impl Publisher {
     /// Unmounts all that is mounted at a target and removes it: within 10 s, whatever the servers do. A target where
@@ -50,30 +54,32 @@ impl Publisher {
     }
 
     async fn unmount(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<()> {
-        let (why, dead) = match timeout_at(deadline, self.unmount_alive(place, mount)).await {
+        let why = match timeout_at(deadline, self.unmount_in_order(place, mount)).await {
             Ok(Ok(Ok(()) | Err(Errno::INVAL | Errno::NOENT))) => return Ok(()),
-            Ok(Ok(Err(error))) => (error.to_string(), false),
-            Ok(Err(error)) => (error.to_string(), true),
-            Err(_) => ("the server takes too long".to_owned(), false),
+            Ok(Ok(Err(error))) => error.to_string(),
+            Ok(Err(stalled)) => stalled.to_string(),
+            Err(_) => "the server does not answer in time".to_owned(),
         };
         tracing::warn!(target = %place, source = mount.source(), why, "cannot unmount in order, detaching");
-        self.detach(place, mount, dead).await
+        self.detach(place, mount).await
     }
 
-    /// Unmounts while the server answers.
-    async fn unmount_alive(&self, place: &Arc<Place>, mount: &Mount) -> Result<rustix::io::Result<()>> {
-        let Some(server) = mount.server() else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
-        self.reachability.check(&server, mount.tcp_port()).await?;
+    /// Unmounts as soon as the server answers.
+    async fn unmount_in_order(&self, place: &Arc<Place>, mount: &Mount) -> Result<rustix::io::Result<()>, Stalled> {
+        let (Some(address), port) = (mount.address(), mount.tcp_port()) else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
+        while self.reachability.check(&address.into(), port).await.is_err() {
+            sleep(PAUSE).await;
+        }
         let place = Arc::clone(place);
         let call = move || unmount(place.call_path(), UnmountFlags::NOFOLLOW);
-        Ok(self.gates.get(&server, mount.tcp_port()).run(call).await?)
+        self.gates.get(address, port).run(call).await
     }
 
-    /// Takes the visible mount from its place without waiting for its server; `dead` says that it does not answer.
-    async fn detach(&self, place: &Arc<Place>, mount: &Mount, dead: bool) -> Result<()> {
+    /// Takes the visible mount from its place without waiting for its server.
+    async fn detach(&self, place: &Arc<Place>, mount: &Mount) -> Result<()> {
         let last = self.gates.local().run({
             let (place, mount) = (Arc::clone(place), mount.clone());
-            move || detach(&place, &mount, dead)
+            move || detach(&place, &mount)
         });
         if let Some(last) = last.await? {
             self.let_go(mount, last);
@@ -83,29 +89,22 @@ impl Publisher {
 
     /// Ends a detached mount. That may wait for its server: on a thread of its gate.
     pub(super) fn let_go(&self, mount: &Mount, last: OwnedFd) {
-        if let Some(server) = mount.server() {
-            drop(self.gates.get(&server, mount.tcp_port()).hold(last));
+        if let Some(address) = mount.address() {
+            drop(self.gates.get(address, mount.tcp_port()).hold(last));
         }
     }
 }
 
 /// Takes the mount from its place, if it is still there, without waiting for its server. Gives a descriptor that keeps the
 /// mount in being, so that this does not have to wait for its end.
-pub(super) fn detach(place: &Place, mount: &Mount, dead: bool) -> Result<Option<OwnedFd>> {
-    let table = Table::read()?;
-    if table.top(place.path()).is_none_or(|top| top.id != mount.id) {
+pub(super) fn detach(place: &Place, mount: &Mount) -> Result<Option<OwnedFd>> {
+    if Table::read()?.top(place.path()).is_none_or(|top| top.id != mount.id) {
         // It has left its place: the attempt before only waits for what is not written yet.
         return Ok(None);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let failed = |errno| Error::Internal(format!("{place}: detaching the mount: {errno}"));
     let root = rustix::fs::openat(CWD, place.call_path(), flags, Mode::empty()).map_err(failed)?;
-    let shared = table.mounts().any(|other| other.device == mount.device && other.id != mount.id);
-    if dead && !shared {
-        // Breaks off what hangs, and then finds the mount in use, by the descriptor.
-        let broken_off = unmount(place.call_path(), UnmountFlags::FORCE | UnmountFlags::NOFOLLOW);
-        tracing::debug!(target = %place, ?broken_off, "broke off the calls on a dead server");
-    }
     match unmount(place.call_path(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(Some(root)),
         Err(errno) => Err(failed(errno)),

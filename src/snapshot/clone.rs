@@ -54,8 +54,16 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &C
         Some(record) => record,
         None => return Err(Error::Interrupted(format!("volume `{name}` was deleted while it was filled"))),
     };
-    let placed = fill::is_placed(export, &record).await?;
-    let filled = if placed { Ok(None) } else { content.fill(&stage, how).await.map(Some) };
+    let (record, filled) = if fill::is_placed(export, &record).await? {
+        (record, Ok(None))
+    } else {
+        let record = fill::begin_anew(export, record, name).await?;
+        let filled = match fill::check_free(export, &record).await {
+            Ok(()) => content.fill(&stage, how).await.map(Some),
+            Err(taken) => Err(taken),
+        };
+        (record, filled)
+    };
     let root = match filled {
         Ok(root) => root,
         Err(error) => {
@@ -64,16 +72,16 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &C
         }
     };
     let lock = lifecycle::lock(export, &record.id).await?;
-    if let Some(root) = root {
-        let placed = fill::place(export, &record, name, (&root, stage.name()), &lock).await;
-        if let Err(error @ (Error::Conflict { .. } | Error::Interrupted(_))) = placed {
-            drop(lock);
-            give_up(export, &stage, &record, name, how).await?;
-            return Err(error);
-        }
-        placed?;
+    let placed = match root {
+        Some(root) => fill::place(export, &record, name, (&root, stage.name()), &lock).await,
+        None => Ok(record.clone()),
+    };
+    if let Err(error @ (Error::Conflict { .. } | Error::Interrupted(_))) = placed {
+        drop(lock);
+        give_up(export, &stage, &record, name, how).await?;
+        return Err(error);
     }
-    fill::finish(export, &record, name, &lock).await.map(drop)
+    fill::finish(export, &placed?, name, &lock).await.map(drop)
 }
 
 async fn give_up<F: Fs>(

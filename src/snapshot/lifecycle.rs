@@ -195,6 +195,15 @@ pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> 
     delete_locked(export, name, record, &lock).await
 }
 
+/// Finishes the deletion of a snapshot that was cut short. One that is there by now is another one, and stays.
+pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
+    let lock = lock(export, name).await?;
+    match Record::read(export, name).await? {
+        Some(record) if record.state == State::Deleted => delete_locked(export, name, Some(record), &lock).await,
+        _ => Ok(()),
+    }
+}
+
 /// Deletes a snapshot of a group, whose lock the caller holds.
 pub(super) async fn delete_member<F: Fs>(export: &Export<F>, name: &VolumeName, group: &VolumeName) -> Result<()> {
     let lock = lock(export, name).await?;

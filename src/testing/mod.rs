@@ -13,9 +13,13 @@ mod archive_crashes;
 #[cfg(test)]
 pub(crate) mod crash_harness;
 #[cfg(test)]
+mod directory_decisions;
+#[cfg(test)]
 pub(crate) mod fake_server;
 #[cfg(test)]
 pub(crate) mod local_directory;
+#[cfg(test)]
+mod shared_directories;
 #[cfg(test)]
 pub(crate) mod snapshot_crashes;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use crate::check::{Finding, repair};
 use crate::error::{Error, Result};
+use crate::nfs::source::SubDir;
 use crate::snapshot::clone::Content;
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::lifecycle::{self, Create};
@@ -42,12 +43,18 @@ pub(crate) enum Call {
     /// The group with its snapshots.
     DeleteGroup(&'static str, &'static [&'static str]),
     Delete(&'static str),
+    /// An empty volume with the directory `media`, which volumes share.
+    MakeShared(&'static str),
+    /// A volume of a volume with that directory.
+    CloneShared(&'static str, &'static str),
+    DeleteShared(&'static str),
     List,
 }
 
-use Call::{Clone as CloneOf, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot};
+use Call::{Clone as CloneOf, CloneShared, Delete, DeleteGroup, DeleteShared, DeleteSnapshot};
+use Call::{Group, List, Make, MakeShared, Restore, Show, Snapshot};
 
-fn named(name: &str) -> VolumeName {
+pub(super) fn named(name: &str) -> VolumeName {
     VolumeName::parse("name", name).unwrap()
 }
 
@@ -58,23 +65,24 @@ fn id(name: &str) -> VolumeId {
 impl crash_harness::Call for Call {
     async fn run(&self, export: &Connection) -> Result<String> {
         match self {
-            Make(name) => {
-                let create = create(name, None);
-                let lock = volumes::lock(export, &create.id(export)?).await?;
-                volumes::create(export, &create, quota::patience(), &lock).await.map(|record| record.id.to_string())
-            }
+            Make(name) => made(export, create(name, None)).await,
+            MakeShared(name) => made(export, shared(create(name, None))).await,
             Snapshot(name, of) => snapshot(export, name, of).await,
             CloneOf(name, of) => {
                 let origin = Origin::Volume(id(of).to_string());
-                filled(export, name, origin, false, of).await
+                filled(export, create(name, Some(origin)), false, of).await
+            }
+            CloneShared(name, of) => {
+                let origin = Origin::Volume(id(of).to_string());
+                filled(export, shared(create(name, Some(origin))), false, of).await
             }
             Restore(name, of) => {
                 let origin = Origin::Snapshot((*of).to_owned());
-                filled(export, name, origin, false, of).await
+                filled(export, create(name, Some(origin)), false, of).await
             }
             Show(name, of) => {
                 let origin = Origin::Snapshot((*of).to_owned());
-                filled(export, name, origin, true, of).await
+                filled(export, create(name, Some(origin)), true, of).await
             }
             Group(name, of) => grouped(export, name, of).await,
             DeleteGroup(name, members) => {
@@ -83,17 +91,8 @@ impl crash_harness::Call for Call {
                 group::delete(export, &named(name), &members).await.map(|()| "gone".to_owned())
             }
             DeleteSnapshot(name) => lifecycle::delete(export, &named(name)).await.map(|()| "gone".to_owned()),
-            Delete(name) => {
-                let id = id(name);
-                if delete::is_gone(export, &id).await? {
-                    return Ok("gone".to_owned());
-                }
-                let lock = volumes::lock(export, &id).await?;
-                if let Some(record) = delete::delete(export, &id, POLICY, &lock).await? {
-                    direct::delete(export, &record, &lock).await?;
-                }
-                Ok("gone".to_owned())
-            }
+            Delete(name) => deleted(export, id(name)).await,
+            DeleteShared(name) => deleted(export, VolumeId::parse(&format!("nfs#export#media#{name}#")).unwrap()).await,
             List => {
                 let mut listed = Vec::new();
                 for name in lifecycle::names(export).await? {
@@ -146,6 +145,26 @@ fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
         mount_options: Vec::new(),
         origin,
     }
+}
+
+fn shared(create: volumes::Create) -> volumes::Create {
+    volumes::Create { sub_dir: Some(SubDir::parse("subDir", "media").unwrap()), ..create }
+}
+
+async fn made(export: &Connection, create: volumes::Create) -> Result<String> {
+    let lock = volumes::lock(export, &create.id(export)?).await?;
+    volumes::create(export, &create, quota::patience(), &lock).await.map(|record| record.id.to_string())
+}
+
+async fn deleted(export: &Connection, id: VolumeId) -> Result<String> {
+    if delete::is_gone(export, &id).await? {
+        return Ok("gone".to_owned());
+    }
+    let lock = volumes::lock(export, &id).await?;
+    if let Some(record) = delete::delete(export, &id, POLICY, &lock).await? {
+        direct::delete(export, &record, &lock).await?;
+    }
+    Ok("gone".to_owned())
 }
 
 async fn volume(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
@@ -202,8 +221,8 @@ async fn grouped(export: &Connection, name: &str, of: &[&str]) -> Result<String>
     group::get(export, &name).await.map(shown)
 }
 
-async fn filled(export: &Connection, name: &str, origin: Origin, show: bool, of: &str) -> Result<String> {
-    let mut create = create(name, Some(origin.clone()));
+async fn filled(export: &Connection, mut create: volumes::Create, show: bool, of: &str) -> Result<String> {
+    let Some(origin) = create.origin.clone() else { panic!("it is filled with something") };
     if show {
         create.asked = Attributes::default();
     }
@@ -256,6 +275,9 @@ pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
         (vec![v.clone(), w.clone(), g.clone(), Show("d", "g-0")], x.clone()),
         (vec![v.clone(), w.clone(), g.clone(), Delete("v")], Restore("r", "g-0")),
         (vec![v.clone(), w, g], Show("d", "g-1")),
+        (vec![v.clone()], CloneShared("c", "v")),
+        (vec![v.clone(), CloneShared("c", "v"), MakeShared("b")], DeleteShared("c")),
+        (vec![v.clone(), CloneShared("c", "v")], MakeShared("b")),
         (vec![v, s], List),
     ]
 }
@@ -296,7 +318,8 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
                     // Begun, and hidden until a retry finishes it.
                     (Snapshot(..), Finding::SnapshotPending { .. }) => true,
                     (Group(..), Finding::GroupPending { .. }) => true,
-                    (CloneOf(..) | Restore(..), Finding::VolumePending { .. }) => true,
+                    (CloneOf(..) | CloneShared(..) | Restore(..), Finding::VolumePending { .. }) => true,
+                    (CloneShared(..) | MakeShared(..) | DeleteShared(..), Finding::ClaimStale { .. }) => true,
                     (CloneOf(..) | Restore(..), Finding::DirectoryUnrecorded { .. }) => false,
                     (Show(..), Finding::NoteStale { .. }) => true,
                     // Deleted, and not yet forgotten.
@@ -339,6 +362,7 @@ pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
         (vec![v.clone(), w.clone(), g.clone()], [vec![x.clone()], vec![Show("d", "g-0")]]),
         (vec![v.clone(), w.clone(), g.clone()], [vec![x.clone()], vec![Restore("r", "g-1")]]),
         (vec![v.clone(), w, g.clone()], [vec![x.clone(), g.clone()], vec![g, DeleteSnapshot("g-0")]]),
+        (vec![v.clone()], [vec![CloneShared("c", "v")], vec![CloneShared("c", "v"), DeleteShared("c")]]),
         (vec![v], [vec![s.clone(), DeleteSnapshot("s")], vec![s]]),
     ]
 }

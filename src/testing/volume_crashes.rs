@@ -3,6 +3,7 @@
 
 use crate::check::{Finding, check};
 use crate::error::Result;
+use crate::export::fs::{Fs as _, Name};
 use crate::nfs::source::SubDir;
 use crate::testing::crash_harness::{self, Call as _, Connection, connect, seen, settle};
 use crate::testing::memory::{Crash, MemoryServer, Node};
@@ -13,14 +14,13 @@ use crate::volume::lifecycle::{self, Create};
 use crate::volume::limits::Overcommit;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
-use crate::volume::promises;
-use crate::volume::quota;
 use crate::volume::record::Record;
+use crate::volume::{promises, quota};
 
 const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
 
 /// One call to a controller.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
     /// Name, directory.
     Create(&'static str, Option<&'static str>),
@@ -30,10 +30,14 @@ pub(crate) enum Call {
     Delete(&'static str),
     Expand(&'static str, i64),
     Modify(&'static str),
+    /// What becomes of the directory, by a VolumeAttributesClass.
+    Decide(&'static str, OnDelete),
+    /// What a tenant, or an administrator, writes into a directory.
+    Write(&'static str),
     List,
 }
 
-use Call::{Bounded, Create as Make, Delete, Expand, List, Modify, Owned};
+use Call::{Bounded, Create as Make, Decide, Delete, Expand, List, Modify, Owned, Write};
 
 /// A thousandth of the server's size, which a class with `overcommit` 0.001 may promise.
 const PROMISED: i64 = (1 << 40) / 1000;
@@ -64,10 +68,24 @@ impl crash_harness::Call for Call {
                 lifecycle::expand(export, &id, range, quota::patience(), &lock).await.map(|bytes| bytes.to_string())
             }
             Modify(volume) => {
-                let id = id(volume);
                 let changes = Attributes { mode: Some(0o700), gid: Some(7), ..Attributes::default() };
-                let lock = lifecycle::lock(export, &id).await?;
-                lifecycle::modify(export, &id, changes, quota::patience(), &lock).await.map(|()| "changed".to_owned())
+                modify(export, &id(volume), changes).await
+            }
+            Decide(volume, on_delete) => {
+                let changes = Attributes { on_delete: Some(*on_delete), ..Attributes::default() };
+                modify(export, &id(volume), changes).await
+            }
+            Write(path) => {
+                let dir = export.make_dirs(&export.fs().root(), SubDir::parse("", path)?.names(), 0o755).await?;
+                export
+                    .replace_small(
+                        (&dir, &Name::new("new").unwrap()),
+                        (&dir, &Name::new("data").unwrap()),
+                        0o600,
+                        path.as_bytes().to_vec(),
+                    )
+                    .await?;
+                Ok("written".to_owned())
             }
             List => lifecycle::names(export).await.map(|names| format!("{names:?}")),
         }
@@ -81,7 +99,7 @@ impl crash_harness::Call for Call {
             call.run(&export).await.unwrap();
         }
         for volume in ["v", "w", "team/app", "team/web"] {
-            if server.tree().has(volume) {
+            if server.tree().has(volume) && !server.tree().has(format!("{volume}/data")) {
                 server.plant(format!("{volume}/data"), Node::file(0o600, volume)).unwrap();
             }
         }
@@ -90,12 +108,17 @@ impl crash_harness::Call for Call {
     }
 
     fn allows(&self, finding: &Finding) -> bool {
-        let retained = matches!(self, Delete(volume) if volume.ends_with("retain"));
         match finding {
-            Finding::DirectoryUnrecorded { directory } => directory == "theirs" || (retained && directory == "v"),
+            Finding::DirectoryUnrecorded { directory } => directory == "theirs",
+            Finding::VolumeKept { .. } => true,
             _ => false,
         }
     }
+}
+
+async fn modify(export: &Connection, id: &VolumeId, changes: Attributes) -> Result<String> {
+    let lock = lifecycle::lock(export, id).await?;
+    lifecycle::modify(export, id, changes, quota::patience(), &lock).await.map(|()| "changed".to_owned())
 }
 
 async fn create(
@@ -123,7 +146,34 @@ async fn create(
 /// Each call under test with what is there before it.
 pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
     let nested = Make("v", Some("team/app"));
+    let (v, w) = ("nfs#export#team/app#v#", "nfs#export#team/app#w#");
+    let (make_v, make_w) = (nested.clone(), Make("w", Some("team/app")));
+    let (keep, remove) = (Decide(v, OnDelete::Retain), Decide(v, OnDelete::Delete));
     vec![
+        // Kept by the record, though the ID says nothing; deleted again; by another name, by the directory above.
+        (vec![make_v.clone(), keep.clone()], Delete(v)),
+        (vec![make_v.clone(), keep.clone(), Delete(v)], Delete(v)),
+        (vec![make_v.clone(), keep.clone(), Delete(v)], Delete(w)),
+        (vec![make_v.clone(), keep.clone(), Delete(v)], Delete("nfs#export#team##")),
+        (vec![make_v.clone(), keep.clone(), Delete(v)], Delete("nfs#export#team##archive")),
+        (vec![Make("v", None), Decide("nfs#export#v##", OnDelete::Retain)], Delete("nfs#export#v##archive")),
+        (vec![Write("v")], Delete("nfs#export#v##retain")),
+        // A new volume in the directory, which is deleted or kept.
+        (vec![make_v.clone(), keep.clone(), Delete(v)], make_v.clone()),
+        (vec![make_v.clone(), keep.clone(), Delete(v)], make_w.clone()),
+        (vec![make_v.clone(), keep.clone(), Delete(v), make_v.clone()], Delete(v)),
+        (vec![make_v.clone(), keep.clone(), Delete(v), make_v.clone(), remove.clone()], Delete(v)),
+        (vec![make_v.clone(), keep.clone(), Delete(v), make_w.clone(), Decide(w, OnDelete::Delete)], Delete(w)),
+        (vec![make_v.clone(), make_w.clone(), keep.clone(), Delete(v)], Delete(w)),
+        (vec![make_v.clone(), make_w, keep], Delete(v)),
+        // Adopted.
+        (vec![Write("team/app")], make_v.clone()),
+        (vec![Write("team/app"), make_v.clone()], Delete(v)),
+        (vec![Write("team/app"), make_v.clone(), remove], Delete(v)),
+        (vec![Write("team/app"), make_v.clone(), Decide(v, OnDelete::Archive)], Delete(v)),
+        (vec![Write("v")], Delete("nfs#export#v##")),
+        (vec![make_v.clone(), Decide(v, OnDelete::Archive)], Delete(v)),
+        (vec![make_v, Decide(v, OnDelete::Archive), Delete(v)], Delete(v)),
         (vec![], Make("v", None)),
         (vec![], Owned("v")),
         (vec![], nested.clone()),
@@ -184,6 +234,8 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
                     (Delete(_), Finding::DirectoryMissing { .. }) => true,
                     (Delete(_) | Make(..) | Owned(_) | Bounded(_), Finding::ClaimStale { .. }) => true,
                     (Delete(_) | Make(..) | Owned(_) | Bounded(_), Finding::DirectoryUnrecorded { .. }) => true,
+                    (Delete(_) | Make(..), Finding::KeptStale { .. }) => true,
+                    (_, Finding::VolumeKept { .. }) => true,
                     (_, Finding::DirectoryUnrecorded { directory }) => directory == "theirs",
                     _ => false,
                 };
@@ -234,7 +286,14 @@ pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let v = "nfs#export#v##";
     let (app, web) = ("nfs#export#team/app#a#", "nfs#export#team/app#b#");
     let (make_app, make_web) = (Make("a", Some("team/app")), Make("b", Some("team/app")));
+    let (keep, remove) = (Decide(app, OnDelete::Retain), Decide(app, OnDelete::Delete));
+    let kept = vec![make_app.clone(), keep.clone(), Delete(app)];
     vec![
+        (vec![make_app.clone(), keep.clone()], [vec![Delete(app), Delete(app)], vec![Delete(app), Delete(web)]]),
+        (vec![make_app.clone(), make_web.clone(), keep], [vec![Delete(app), Delete(app)], vec![Delete(web)]]),
+        (kept.clone(), [vec![make_app.clone(), remove, Delete(app)], vec![Delete(app)]]),
+        (kept, [vec![Delete("nfs#export#team##")], vec![make_web.clone(), Delete(web)]]),
+        (vec![Write("team/app")], [vec![make_app.clone(), Delete(app)], vec![make_web.clone(), Delete(web)]]),
         (vec![], [vec![Make("v", None), Delete(v)], vec![Make("v", None), Delete(v)]]),
         (vec![], [vec![Make("v", None), Delete(v), Make("v", None)], vec![Delete(v), Make("v", None)]]),
         (vec![], [vec![Owned("v")], vec![Make("v", None)]]),

@@ -5,6 +5,9 @@
 //! empty file `.csi-nfs/paths/SUBDIR/#/NAME`; `#` cannot be a component of a `subDir`. A claim is written before the
 //! record and removed after it, so that one without a record is left from a crash, means nothing, and is cleared away.
 //!
+//! Beside the claims are the records of deleted volumes whose directory was kept (`kept.rs`). They are no claims, and keep
+//! nobody from making a volume; a deletion asks for them.
+//!
 //! The caller holds the lock of the directory's first component.
 
 use crate::error::{Error, Result};
@@ -12,17 +15,41 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::kept;
 use crate::volume::record::Record;
 
 /// The volumes whose directories have to do with a given one.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub struct Neighbours {
     /// Another volume with the very same directory.
-    pub same: Option<VolumeName>,
+    pub same: Option<Neighbour>,
     /// A volume whose directory is above.
     pub above: Option<VolumeName>,
     /// A volume whose directory is below.
     pub below: Option<VolumeName>,
+    /// Deleted volumes, this one among them, whose directory, the very same, was kept.
+    pub kept: Vec<VolumeName>,
+    /// A directory above that was kept when its volume was deleted.
+    pub kept_above: Option<SubDir>,
+    /// A directory below, which is there, that was kept when its volume was deleted.
+    pub kept_below: Option<SubDir>,
+}
+
+/// Another volume with the same directory.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its name.
+    pub name: VolumeName,
+    /// Whether it is still being filled.
+    pub pending: bool,
+    /// Whether its directory was there, with content, before its first volume.
+    pub adopted: bool,
+}
+
+impl Neighbour {
+    fn new(name: VolumeName, record: &Record) -> Self {
+        Self { name, pending: record.pending, adopted: record.adopted }
+    }
 }
 
 impl Neighbours {
@@ -35,6 +62,15 @@ impl Neighbours {
         };
         Err(Error::Precondition(format!("directory `{sub_dir}` cannot be a volume of its own: {relation}")))
     }
+
+    /// Refuses a directory that another volume is being filled in.
+    pub fn check_filled(&self, sub_dir: &SubDir) -> Result<()> {
+        let Some(Neighbour { name, pending: true, .. }) = &self.same else { return Ok(()) };
+        Err(Error::conflict(
+            format!("directory `{sub_dir}`"),
+            format!("volume {name} is being filled there; call again when that is done, or delete volume {name}"),
+        ))
+    }
 }
 
 /// Finds the volumes, other than `me`, whose directories are `sub_dir`, above it or below it.
@@ -44,9 +80,13 @@ pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<
     let nested = sub_dir.names().count() > 1;
     if let Ok(first) = VolumeName::parse("subDir", sub_dir.first())
         && me != Some(&first)
-        && Record::read(export, &first).await?.is_some_and(|record| record.id.uuid.is_none())
+        && let Some(record) = Record::read(export, &first).await?.filter(|record| record.id.uuid.is_none())
     {
-        *(if nested { &mut found.above } else { &mut found.same }) = Some(first);
+        if nested {
+            found.above = Some(first);
+        } else if record.shows.is_none() {
+            found.same = Some(Neighbour::new(first, &record));
+        }
     }
     let mut dir = layout.paths.clone();
     let mut path = String::new();
@@ -55,39 +95,81 @@ pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<
         dir = next;
         path = join(&path, &name);
         let here = SubDir::parse("subDir", &path)?;
-        let owner = claimant(export, &dir, &here, me).await?;
-        *(if here == *sub_dir { &mut found.same } else { &mut found.above }) =
-            owner.or(if here == *sub_dir { found.same.take() } else { found.above.take() });
+        if here == *sub_dir {
+            let owners = owners(export, &dir, &here, me, |record| record.shows.is_none()).await?;
+            found.same = found.same.or(owners.live);
+            found.kept = owners.kept;
+        } else {
+            let owners = owners(export, &dir, &here, me, |_| true).await?;
+            found.above = found.above.or(owners.live.map(|live| live.name));
+            found.kept_above = found.kept_above.or((!owners.kept.is_empty()).then_some(here));
+        }
     }
-    found.below = below(export, dir, sub_dir, me).await?;
+    below(export, dir, sub_dir, me, &mut found).await?;
     Ok(found)
 }
 
-/// A volume other than `me` with a live claim on the directory `sub_dir`, whose node under `paths` is `node`.
-async fn claimant<F: Fs>(
+/// Whether any volume with that very directory, which another volume has already, adopted it.
+pub async fn is_adopted<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
+    let Some(first) = &neighbours.same else { return Ok(false) };
+    if first.adopted {
+        return Ok(true);
+    }
+    let layout = export.make_layout().await?;
+    let path = sub_dir.names().chain([claims_dir()?]);
+    let Some(claims) = export.find_dir(&layout.paths, path).await? else { return Ok(false) };
+    for name in export.names(&claims).await?.iter().filter_map(|entry| VolumeName::of_file(entry, "")) {
+        let record = Record::read(export, &name).await?;
+        if record.is_some_and(|record| record.id.sub_dir == *sub_dir && record.adopted) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whose a directory is.
+#[derive(Default)]
+struct Owners {
+    /// A volume with a claim on it.
+    live: Option<Neighbour>,
+    /// Deleted volumes that it was kept of.
+    kept: Vec<VolumeName>,
+}
+
+/// Whose the directory `sub_dir` is, whose node under `paths` is `node`; not counting `me`, nor volumes that do not `count`.
+async fn owners<F: Fs>(
     export: &Export<F>,
     node: &F::Handle,
     sub_dir: &SubDir,
     me: Option<&VolumeName>,
-) -> Result<Option<VolumeName>> {
-    let Some(claims) = export.find_dir(node, [claims_dir()?]).await? else { return Ok(None) };
+    count: impl Fn(&Record) -> bool,
+) -> Result<Owners> {
+    let mut owners = Owners::default();
+    let Some(claims) = export.find_dir(node, [claims_dir()?]).await? else { return Ok(owners) };
     for entry in export.names(&claims).await? {
+        owners.kept.extend(kept::volume(&entry));
         let Some(name) = VolumeName::of_file(&entry, "").filter(|name| me != Some(name)) else { continue };
+        if owners.live.is_some() {
+            continue;
+        }
         match Record::read(export, &name).await? {
-            Some(record) if record.id.sub_dir == *sub_dir => return Ok(Some(name)),
+            Some(record) if record.id.sub_dir == *sub_dir => {
+                owners.live = count(&record).then(|| Neighbour::new(name, &record));
+            }
             _ => remove(export, &claims, &entry, false).await?,
         }
     }
-    Ok(None)
+    Ok(owners)
 }
 
-/// A volume with a live claim somewhere below `node`.
+/// Adds a volume with a claim somewhere below `node`, and a directory that was kept there.
 async fn below<F: Fs>(
     export: &Export<F>,
     node: F::Handle,
     sub_dir: &SubDir,
     me: Option<&VolumeName>,
-) -> Result<Option<VolumeName>> {
+    found: &mut Neighbours,
+) -> Result<()> {
     let mut open = vec![(node, sub_dir.as_str().to_owned())];
     while let Some((node, path)) = open.pop() {
         for name in export.names(&node).await? {
@@ -100,36 +182,46 @@ async fn below<F: Fs>(
             if attr.kind != Kind::Directory {
                 continue;
             }
-            if let Some(owner) = claimant(export, &child, &here, me).await? {
-                return Ok(Some(owner));
+            let owners = owners(export, &child, &here, me, |_| true).await?;
+            if let Some(live) = owners.live {
+                found.below = Some(live.name);
+                return Ok(());
+            }
+            if !owners.kept.is_empty() && export.find_dir(&export.fs().root(), here.names()).await?.is_some() {
+                found.kept_below = Some(here);
             }
             open.push((child, path));
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Claims a volume's directory for it, where it needs a claim.
 pub async fn claim<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
     let (sub_dir, Some(name)) = (&id.sub_dir, &id.uuid) else { return Ok(()) };
-    let layout = export.make_layout().await?;
-    let claims = export.make_dirs(&layout.paths, sub_dir.names().chain([claims_dir()?]), 0o700).await?;
+    let claims = make_node(export, sub_dir).await?;
     match export.fs().create(&claims, &name.file("")?, 0o600).await {
         Ok(_) | Err(Status::Exist) => Ok(()),
         Err(status) => Err(export.failed(format!("claiming directory `{sub_dir}`"), status)),
     }
 }
 
+/// The directory of the claims on a directory.
+pub(super) async fn make_node<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<F::Handle> {
+    let layout = export.make_layout().await?;
+    export.make_dirs(&layout.paths, sub_dir.names().chain([claims_dir()?]), 0o700).await
+}
+
 /// Gives a volume's claim up, where it needed one.
 pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
     match &id.uuid {
-        Some(name) => remove_claim(export, &id.sub_dir, name).await,
+        Some(name) => remove_entry(export, &id.sub_dir, &name.file("")?).await,
         None => Ok(()),
     }
 }
 
-/// Removes the claim of `name` on `sub_dir`, and what is empty then.
-pub async fn remove_claim<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
+/// Removes a claim, or a kept record, on `sub_dir`, and what is empty then.
+pub async fn remove_entry<F: Fs>(export: &Export<F>, sub_dir: &SubDir, entry: &Name) -> Result<()> {
     let Some(layout) = export.layout().await? else { return Ok(()) };
     let mut nodes = vec![layout.paths.clone()];
     let mut steps: Vec<Name> = Vec::new();
@@ -140,7 +232,7 @@ pub async fn remove_claim<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &Vo
         steps.push(step);
     }
     if let Some(claims) = nodes.last().filter(|_| nodes.len() == sub_dir.names().count() + 2) {
-        remove(export, claims, &name.file("")?, false).await?;
+        remove(export, claims, entry, false).await?;
     }
     nodes.pop();
     for (parent, step) in nodes.iter().zip(&steps).rev() {
@@ -162,6 +254,6 @@ fn join(path: &str, name: &Name) -> String {
     if path.is_empty() { name.to_string() } else { format!("{path}/{name}") }
 }
 
-fn claims_dir() -> Result<Name> {
+pub(super) fn claims_dir() -> Result<Name> {
     Name::new("#").map_err(|status| Error::Internal(status.to_string()))
 }

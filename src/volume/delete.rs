@@ -7,12 +7,13 @@ use crate::export::fs::{Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
-use crate::volume::claims;
+use crate::volume::claims::{self, Neighbours};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::read_own;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
+use crate::volume::{fill, kept};
 
 /// Beyond this many archives of one directory, the next one is numbered at random.
 const ARCHIVES: u32 = 100;
@@ -55,22 +56,21 @@ pub async fn delete<F: Fs>(
     let me = if record.is_some() { name.as_ref() } else { None };
     let neighbours = claims::neighbours(export, &id.sub_dir, me).await?;
     neighbours.check_nesting(&id.sub_dir)?;
-    let recorded = record.as_ref().and_then(|record| record.attributes.on_delete);
-    let half_made = record.as_ref().is_some_and(|record| record.pending);
-    // What nobody ever had is not kept.
-    let on_delete = if half_made { OnDelete::Delete } else { recorded.or(id.on_delete).unwrap_or(policy.default) };
-    if neighbours.same.is_none() && on_delete != OnDelete::Retain {
-        let place = place(export, &id.sub_dir).await?;
-        let moved = match &place.at {
-            Some((dir, name)) if on_delete == OnDelete::Archive => {
-                archive(export, dir, name, &id.sub_dir, policy.replace_archive).await?
-            }
-            Some((dir, name)) => trash::discard(export, dir, name).await?,
-            None => false,
-        };
-        // Also where the directory is gone: an earlier call may have come no further.
-        if moved || record.is_some() {
-            remove_empty(export, &place.parents).await?;
+    match fate(export, id, record.as_ref(), policy, &neighbours).await? {
+        Fate::Kept if kept::directory(export, &id.sub_dir).await?.is_some() => {
+            kept::keep(export, id, record.as_ref(), lock).await?;
+            return Ok(None);
+        }
+        Fate::Untouched if kept::directory(export, &id.sub_dir).await?.is_some() => return Ok(None),
+        // What was to be kept is gone.
+        Fate::Kept | Fate::Untouched => kept::forget(export, &id.sub_dir, &neighbours.kept).await?,
+        Fate::Shared => {
+            let own: Vec<VolumeName> = neighbours.kept.into_iter().filter(|kept| me == Some(kept)).collect();
+            kept::forget(export, &id.sub_dir, &own).await?;
+        }
+        Fate::Removed(how) => {
+            remove(export, id, how, record.is_some()).await?;
+            kept::forget(export, &id.sub_dir, &neighbours.kept).await?;
         }
     }
     if record.is_some() {
@@ -80,6 +80,88 @@ pub async fn delete<F: Fs>(
         claims::release(export, id).await?;
     }
     Ok(None)
+}
+
+/// What becomes of a volume's directory.
+enum Fate {
+    /// It stays, and so does the record of that.
+    Kept,
+    /// It stays: other volumes have it, or it was never this one's.
+    Shared,
+    /// It stays as it is: it is not this volume's, or was kept before.
+    Untouched,
+    /// It goes.
+    Removed(How),
+}
+
+/// How a directory goes.
+enum How {
+    Trashed,
+    Archived {
+        /// Whether it takes the place of an archive of the same name.
+        replaces: bool,
+    },
+}
+
+async fn fate<F: Fs>(
+    export: &Export<F>,
+    id: &VolumeId,
+    record: Option<&Record>,
+    policy: DeletePolicy,
+    neighbours: &Neighbours,
+) -> Result<Fate> {
+    let of = |on_delete| match on_delete {
+        OnDelete::Retain => Fate::Kept,
+        _ if neighbours.same.is_some() => Fate::Shared,
+        OnDelete::Archive => Fate::Removed(How::Archived { replaces: policy.replace_archive }),
+        OnDelete::Delete => Fate::Removed(How::Trashed),
+    };
+    let stays = |why: &str| {
+        let (directory, export) = (&id.sub_dir, export.source());
+        tracing::warn!(volume = %id, %export, %directory, "the directory of a deleted volume is kept: {why}");
+    };
+    let on_delete = match record {
+        // Nobody ever had it, so that nothing of it is kept; but a directory that it was not put into is somebody else's.
+        Some(record) if record.pending => {
+            return Ok(if fill::is_placed(export, record).await? { of(OnDelete::Delete) } else { Fate::Shared });
+        }
+        // A repeated call, or a late one: what was decided when the volume was deleted counts.
+        None if !neighbours.kept.is_empty() || neighbours.kept_above.is_some() => return Ok(Fate::Untouched),
+        None => id.on_delete.unwrap_or(policy.default),
+        Some(record) => record.attributes.on_delete.or(id.on_delete).unwrap_or(policy.default),
+    };
+    let explicit = record.is_none_or(|record| record.explicit_on_delete().is_some());
+    if on_delete != OnDelete::Retain {
+        if let Some(inside) = &neighbours.kept_below {
+            stays(&format!(
+                "directory `{inside}` inside it was kept when its volume was deleted; move that away first"
+            ));
+            return Ok(Fate::Kept);
+        }
+        if !explicit && record.is_some_and(|record| record.adopted) {
+            stays(
+                "it was there before its first volume, and neither the class nor a VolumeAttributesClass says onDelete",
+            );
+            return Ok(Fate::Kept);
+        }
+        if !explicit && !neighbours.kept.is_empty() {
+            stays("it was kept for an earlier volume, and neither the class nor a VolumeAttributesClass says onDelete");
+            return Ok(Fate::Kept);
+        }
+    }
+    Ok(of(on_delete))
+}
+
+/// Removes a volume's directory, if it is there, and the directories that led to it, as far as they are empty.
+async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bool) -> Result<()> {
+    let place = place(export, &id.sub_dir).await?;
+    let moved = match (&place.at, how) {
+        (Some((dir, name)), How::Archived { replaces }) => archive(export, dir, name, &id.sub_dir, replaces).await?,
+        (Some((dir, name)), How::Trashed) => trash::discard(export, dir, name).await?,
+        (None, _) => false,
+    };
+    // Also where the directory is gone: an earlier call may have come no further.
+    if moved || recorded { remove_empty(export, &place.parents).await } else { Ok(()) }
 }
 
 /// Removes a volume's record, and its claim on its directory.
@@ -94,7 +176,7 @@ pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Gua
 pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
     let neighbours = claims::neighbours(export, &id.sub_dir, Some(name)).await?;
     forget(export, name).await?;
-    if neighbours.same.is_none() {
+    if neighbours.same.is_none() && neighbours.kept.is_empty() {
         let place = place(export, &id.sub_dir).await?;
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
         remove_empty(export, &made).await?;

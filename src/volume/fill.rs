@@ -2,8 +2,9 @@
 //!
 //! Nobody sees such a volume before it is whole. Its claim and its record, which says `pending`, come first and keep its
 //! name and its directory for it; the copy is made in staging without the volume's lock, which would keep its neighbours
-//! waiting; then, under the lock again, it is renamed into place, and the record made final. The directory was not there
-//! when the pending record was written: where it is found beside one, an earlier call put it there, whole.
+//! waiting; then, under the lock again, it is renamed into place, and the record made final. Before the rename the record is
+//! written with the file ID of what is staged: a directory that is found beside a pending record is that volume's, and whole,
+//! if it has this file ID. Any other directory is somebody else's, and a conflict.
 
 use tokio::time::Instant;
 
@@ -11,13 +12,12 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
-use crate::volume::claims;
+use crate::volume::claims::{self, Neighbours};
 use crate::volume::delete::forget_volume;
-use crate::volume::id::VolumeName;
-use crate::volume::lifecycle::{Create, check_same, check_space, make_parent, now, set_attr};
-use crate::volume::promises;
-use crate::volume::quota;
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle::{Create, check_same, check_space, lock, make_parent, new, set_attr};
 use crate::volume::record::Record;
+use crate::volume::{kept, promises, quota};
 
 /// A volume that [`begin`] found, or began.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,25 +68,21 @@ pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _loc
     let id = create.id(export)?;
     let neighbours = claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
     neighbours.check_nesting(&id.sub_dir)?;
-    if let Some(other) = neighbours.same {
-        return Err(Error::conflict(
-            format!("directory `{}`", id.sub_dir),
-            format!("it is volume {other}'s, and what it would be filled with has no place there"),
-        ));
-    }
+    check_alone(&id, &neighbours)?;
     let capacity = capacity(create, size)?;
     check_space(export, capacity).await?;
-    Ok(Record {
-        id,
-        capacity,
-        created_with: create.asked,
-        attributes: create.asked.or(create.defaults),
-        mount_options: create.mount_options.clone(),
-        created: now(),
-        origin: create.origin.clone(),
-        shows: None,
-        pending: true,
-    })
+    let adopted = kept::holds(export, &id.sub_dir, &neighbours).await?;
+    Ok(Record { pending: true, ..new(create, id, capacity, adopted) })
+}
+
+/// Refuses a directory that another volume has.
+fn check_alone(id: &VolumeId, neighbours: &Neighbours) -> Result<()> {
+    neighbours.check_filled(&id.sub_dir)?;
+    let Some(other) = &neighbours.same else { return Ok(()) };
+    Err(Error::conflict(
+        format!("directory `{}`", id.sub_dir),
+        format!("it is volume {}'s, and what it would be filled with has no place there", other.name),
+    ))
 }
 
 /// What was asked for, but not less than the content's size.
@@ -116,42 +112,81 @@ async fn make_way<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
 fn taken(record: &Record) -> Error {
     Error::conflict(
         format!("directory `{}`", record.id.sub_dir),
-        "something is in it, and a volume that is filled starts with nothing; move it away",
+        "something else is there, and a volume that is filled starts with nothing; move it away",
     )
 }
 
-/// Whether the content is in its place already.
+/// Whether the content is in its place already: the directory there is the one that was staged.
 pub async fn is_placed<F: Fs>(export: &Export<F>, record: &Record) -> Result<bool> {
-    Ok(export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await?.is_some())
+    let found = in_place(export, record).await?;
+    Ok(found.is_some() && found == record.staged)
 }
 
-/// Puts the content, which is called `staged` in staging, into its place, with what the volume's attributes say. The caller
-/// holds the volume's lock.
+/// The file ID of the directory that is in the volume's place.
+async fn in_place<F: Fs>(export: &Export<F>, record: &Record) -> Result<Option<u64>> {
+    let failed = |status| export.failed(format!("looking at directory `{}`", record.id.sub_dir), status);
+    match kept::directory(export, &record.id.sub_dir).await? {
+        Some(dir) => Ok(Some(export.fs().getattr(&dir).await.map_err(failed)?.fileid)),
+        None => Ok(None),
+    }
+}
+
+/// Refuses a directory in the volume's place, which is not what was staged for it.
 ///
 /// # Errors
-/// [`Error::Interrupted`] where the volume was deleted meanwhile; nothing was done then.
+/// [`Error::Conflict`].
+pub async fn check_free<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
+    if in_place(export, record).await?.is_some() { Err(taken(record)) } else { Ok(()) }
+}
+
+/// Forgets what was staged before, as it is staged anew: its file ID may be given to another directory. Answers the record
+/// that is written.
+pub async fn begin_anew<F: Fs>(export: &Export<F>, record: Record, name: &VolumeName) -> Result<Record> {
+    if record.staged.is_none() {
+        return Ok(record);
+    }
+    let _lock = lock(export, &record.id).await?;
+    check_pending(export, &record, name).await?;
+    let anew = Record { staged: None, ..record };
+    anew.write(export, name).await?;
+    Ok(anew)
+}
+
+/// Puts the content, which is called `staged` in staging, into its place, with what the volume's attributes say. Answers the
+/// record that is written. The caller holds the volume's lock.
+///
+/// # Errors
+/// [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where another volume, or something
+/// else, has the directory. Nothing was done then.
 pub async fn place<F: Fs>(
     export: &Export<F>,
     record: &Record,
     name: &VolumeName,
     (content, staged): (&F::Handle, &Name),
     _lock: &Guard<F>,
-) -> Result<()> {
+) -> Result<Record> {
     check_pending(export, record, name).await?;
+    let neighbours = claims::neighbours(export, &record.id.sub_dir, Some(name)).await?;
+    check_alone(&record.id, &neighbours)?;
+    check_free(export, record).await?;
+    kept::forget(export, &record.id.sub_dir, &neighbours.kept).await?;
     let failed = |status| export.failed(format!("putting directory `{}` in place", record.id.sub_dir), status);
     export.fs().setattr(content, set_attr(record.attributes)).await.map_err(failed)?;
+    let fileid = export.fs().getattr(content).await.map_err(failed)?.fileid;
+    let record = Record { staged: Some(fileid), ..record.clone() };
+    record.write(export, name).await?;
     let layout = export.make_layout().await?;
     let (parent, last) = make_parent(export, &record.id.sub_dir).await?;
     match export.fs().rename(&layout.staging, staged, &parent, &last).await {
-        Err(Status::NotEmpty | Status::Exist | Status::NotDir) => Err(taken(record)),
-        renamed => renamed.map_err(failed),
+        Err(Status::NotEmpty | Status::Exist | Status::NotDir) => Err(taken(&record)),
+        renamed => renamed.map_err(failed).map(|()| record),
     }
 }
 
 /// Makes the volume exist, its content being in place. The caller holds the volume's lock.
 pub async fn finish<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, _lock: &Guard<F>) -> Result<Record> {
     check_pending(export, record, name).await?;
-    let whole = Record { pending: false, ..record.clone() };
+    let whole = Record { pending: false, staged: None, ..record.clone() };
     whole.write(export, name).await?;
     quota::enforced_where_required(export, name, &whole, quota::patience()).await?;
     Ok(whole)

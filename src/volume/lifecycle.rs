@@ -17,15 +17,12 @@ use crate::export::fs::{Fs, FsStat, Kind, Name, SetAttr, Status};
 use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
 use crate::volume::access::CapacityRange;
-use crate::volume::claims;
-use crate::volume::delete;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::limits::Overcommit;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
-use crate::volume::promises;
-use crate::volume::quota;
 use crate::volume::record::{Origin, Record};
+use crate::volume::{claims, delete, kept, promises, quota};
 
 /// The mode of a volume's directory, and of the directories above it, where none was asked for.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -77,33 +74,51 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
         // Whoever wrote the record had made the directory; it may have been removed by hand since.
         make_directory(export, &create.name, &id.sub_dir, record.attributes).await?;
         quota::enforced_where_required(export, &create.name, &record, until).await?;
+        kept::replace(export, &record, &create.name).await?;
         return Ok(record);
     }
     quota::check_possible(export, wanted.quota, until).await?;
-    claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?.check_nesting(&id.sub_dir)?;
+    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    neighbours.check_nesting(&id.sub_dir)?;
+    neighbours.check_filled(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     check_space(export, capacity).await?;
     let promise = promises::check(export, wanted.overcommit, capacity).await?;
     claims::claim(export, &id).await?;
-    make_directory(export, &create.name, &id.sub_dir, wanted).await?;
-    let record = Record {
-        id,
-        capacity,
-        created_with: create.asked,
-        attributes: wanted,
-        mount_options: create.mount_options.clone(),
-        created: now(),
-        origin: None,
-        shows: None,
-        pending: false,
+    let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
+    let was_there = make_directory(export, &create.name, &id.sub_dir, wanted).await?;
+    let adopted = match &neighbours.same {
+        Some(_) => claims::is_adopted(export, &id.sub_dir, &neighbours).await?,
+        // One that is empty may be this volume's own, made by an earlier call that came no further.
+        None => was_there && kept::has_content(export, &id.sub_dir).await?,
     };
+    let record = new(create, id, capacity, kept || adopted);
     record.write(export, &create.name).await?;
     drop(promise);
     if let Err(error) = quota::enforced_where_required(export, &create.name, &record, until).await {
         delete::undo(export, &record.id, &create.name, lock).await?;
         return Err(error);
     }
+    kept::replace(export, &record, &create.name).await?;
     Ok(record)
+}
+
+/// The record of a new volume.
+pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -> Record {
+    Record {
+        id,
+        capacity,
+        created_with: create.asked,
+        attributes: create.asked.or(create.defaults),
+        on_delete_modified: false,
+        adopted,
+        mount_options: create.mount_options.clone(),
+        created: now(),
+        origin: create.origin.clone(),
+        shows: None,
+        pending: false,
+        staged: None,
+    }
 }
 
 /// Locks a volume for a change: its name, and the part of the export that its directory is in.
@@ -162,13 +177,13 @@ pub async fn available<F: Fs>(export: &Export<F>, overcommit: Option<Overcommit>
 }
 
 /// Makes a volume's directory so that nobody sees it without its mode and owner. One that is there is taken as it is, and
-/// given what `attributes` say.
+/// given what `attributes` say. Answers whether it was there.
 async fn make_directory<F: Fs>(
     export: &Export<F>,
     name: &VolumeName,
     sub_dir: &SubDir,
     attributes: Attributes,
-) -> Result<()> {
+) -> Result<bool> {
     let fs = export.fs();
     let failed = |status| export.failed(format!("creating directory `{sub_dir}`"), status);
     let (parent, last) = make_parent(export, sub_dir).await?;
@@ -177,14 +192,14 @@ async fn make_directory<F: Fs>(
     if plain {
         match fs.mkdir(&parent, &last, mode).await {
             Err(Status::Exist) => {}
-            made => return made.map(drop).map_err(failed),
+            made => return made.map(|_| false).map_err(failed),
         }
     }
     if let Some((directory, attr)) = export.find(&parent, &last).await? {
         if attr.kind != Kind::Directory {
             return Err(failed(Status::NotDir));
         }
-        return fs.setattr(&directory, set_attr(attributes)).await.map_err(failed);
+        return fs.setattr(&directory, set_attr(attributes)).await.map(|()| true).map_err(failed);
     }
     let layout = export.make_layout().await?;
     let staged = Name::new(name.as_str()).map_err(failed)?;
@@ -206,7 +221,7 @@ async fn make_directory<F: Fs>(
         // A server that squashes root, say, gives it no other owner. What does not go now is swept later.
         tracing::debug!(name = %staged, %left, "nothing is cleared in staging");
     }
-    placed.map_err(failed)
+    placed.map(|()| false).map_err(failed)
 }
 
 pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
@@ -268,6 +283,10 @@ pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result
 }
 
 /// Reads the record of a volume for a change; a volume without one is taken over: it gets one.
+///
+/// # Errors
+/// [`Error::NotFound`] also where the volume was deleted and its directory kept, or the name belongs to a volume with
+/// another directory: a late call changes nothing of either.
 async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeName, Record)> {
     let found = get(export, id).await?;
     let name = id.name().ok_or_else(|| {
@@ -275,21 +294,22 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
             "volume `{id}` cannot be changed: its ID does not tell its name (a nested directory without UUID)"
         ))
     })?;
-    let record = match found.record {
-        Some(record) => record,
-        None => Record {
-            id: id.clone(),
-            capacity: 0,
-            created_with: Attributes::default(),
-            attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
-            mount_options: Vec::new(),
-            created: now(),
-            origin: None,
-            shows: None,
-            pending: false,
-        },
-    };
-    Ok((name, record))
+    if let Some(record) = found.record {
+        return Ok((name, record));
+    }
+    let not_found = |reason: String| Err(Error::not_found(format!("volume `{id}`"), reason));
+    if kept::is_kept(export, id).await? {
+        return not_found(format!(
+            "it was deleted, and its directory `{}` was kept; to use that again, create a volume with this `subDir`, or a PersistentVolume that names the directory",
+            id.sub_dir
+        ));
+    }
+    if let Some(other) = Record::read(export, &name).await? {
+        return not_found(format!("the volume of that name is `{}`", other.id));
+    }
+    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&name)).await?;
+    let adopted = !neighbours.kept.is_empty() || claims::is_adopted(export, &id.sub_dir, &neighbours).await?;
+    Ok((name, Record { adopted, ..Record::unrecorded(id) }))
 }
 
 /// Makes a volume larger (CSI `ControllerExpandVolume`): answers its capacity, in bytes, with its limit in
@@ -348,8 +368,9 @@ pub async fn modify<F: Fs>(
         export.fs().setattr(&directory, set_attr(changes)).await.map_err(failed)?;
     }
     let attributes = changes.or(record.attributes);
-    if attributes != record.attributes {
-        record.attributes = attributes;
+    let on_delete_modified = record.on_delete_modified || changes.on_delete.is_some();
+    if (attributes, on_delete_modified) != (record.attributes, record.on_delete_modified) {
+        (record.attributes, record.on_delete_modified) = (attributes, on_delete_modified);
         // A volume that is taken over may have no claim yet.
         claims::claim(export, &record.id).await?;
         record.write(export, &name).await?;

@@ -6,6 +6,7 @@ pub mod delete;
 pub mod fill;
 pub mod health;
 pub mod id;
+pub mod kept;
 pub mod lifecycle;
 pub mod limits;
 pub mod on_delete;

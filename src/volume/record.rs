@@ -7,7 +7,9 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lifecycle::now;
 use crate::volume::limits::{Limits, Quota};
+use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 
 /// The form of the records that this driver writes. Reading refuses a newer one.
@@ -34,6 +36,10 @@ pub struct Record {
     pub created_with: Attributes,
     /// What ControllerModifyVolume made of that.
     pub attributes: Attributes,
+    /// Whether ControllerModifyVolume said what becomes of the directory.
+    pub on_delete_modified: bool,
+    /// Whether its directory was there, with content, before it: only an explicit decision removes that directory.
+    pub adopted: bool,
     /// The options that the controller needs to mount the export.
     pub mount_options: Vec<String>,
     /// When it was made, in seconds since the epoch.
@@ -44,6 +50,8 @@ pub struct Record {
     pub shows: Option<VolumeName>,
     /// Whether it is still being filled: no volume yet, for anybody but a retry of its CreateVolume.
     pub pending: bool,
+    /// The file ID of what is put in its place, while it is pending: a directory with another one is not its own.
+    pub staged: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,6 +62,10 @@ struct Json {
     capacity: u64,
     created_with: Attributes,
     attributes: Attributes,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    on_delete_modified: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    adopted: bool,
     #[serde(default)]
     mount_options: Vec<String>,
     created: u64,
@@ -63,9 +75,36 @@ struct Json {
     shows: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    staged: Option<u64>,
 }
 
 impl Record {
+    /// The record of a volume that has none: made by hand or by csi-driver-nfs.
+    pub fn unrecorded(id: &VolumeId) -> Self {
+        Self {
+            id: id.clone(),
+            capacity: 0,
+            created_with: Attributes::default(),
+            attributes: Attributes { on_delete: id.on_delete, ..Attributes::default() },
+            on_delete_modified: false,
+            adopted: false,
+            mount_options: Vec::new(),
+            created: now(),
+            origin: None,
+            shows: None,
+            pending: false,
+            staged: None,
+        }
+    }
+
+    /// What becomes of the directory, where the volume's class or a VolumeAttributesClass says it in so many words; the
+    /// driver's own default does not count.
+    pub fn explicit_on_delete(&self) -> Option<OnDelete> {
+        let explicit = self.created_with.on_delete.is_some() || self.on_delete_modified;
+        self.attributes.on_delete.filter(|_| explicit)
+    }
+
     /// The bytes of the file.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let json = Json {
@@ -74,11 +113,14 @@ impl Record {
             capacity: self.capacity,
             created_with: self.created_with,
             attributes: self.attributes,
+            on_delete_modified: self.on_delete_modified,
+            adopted: self.adopted,
             mount_options: self.mount_options.clone(),
             created: self.created,
             origin: self.origin.clone(),
             shows: self.shows.as_ref().map(VolumeName::to_string),
             pending: self.pending,
+            staged: self.staged,
         };
         serde_json::to_vec(&json).map_err(|e| Error::Internal(format!("writing the record of volume {}: {e}", self.id)))
     }
@@ -100,8 +142,20 @@ impl Record {
         }
         let shows = json.shows.map(|name| VolumeName::parse("shows", &name)).transpose();
         let shows = shows.map_err(|e| bad(e.to_string()))?;
-        let Json { capacity, created_with, attributes, mount_options, created, origin, pending, .. } = json;
-        Ok(Self { id, capacity, created_with, attributes, mount_options, created, origin, shows, pending })
+        Ok(Self {
+            id,
+            capacity: json.capacity,
+            created_with: json.created_with,
+            attributes: json.attributes,
+            on_delete_modified: json.on_delete_modified,
+            adopted: json.adopted,
+            mount_options: json.mount_options,
+            created: json.created,
+            origin: json.origin,
+            shows,
+            pending: json.pending,
+            staged: json.staged,
+        })
     }
 
     /// The limits that the volume is to have.
@@ -184,11 +238,14 @@ mod tests {
             capacity: 1 << 30,
             created_with: Attributes { mode: Some(0o770), ..Attributes::default() },
             attributes: Attributes { mode: Some(0o777), on_delete: Some(OnDelete::Archive), ..Attributes::default() },
+            on_delete_modified: false,
+            adopted: false,
             mount_options: vec!["vers=3".to_owned()],
             created: 1_700_000_000,
             origin: None,
             shows: None,
             pending: false,
+            staged: None,
         }
     }
 
@@ -213,10 +270,24 @@ mod tests {
     fn a_record_of_a_volume_that_was_filled_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "pvc-1").unwrap();
         let origin = Some(Origin::Snapshot("nfs#export#s###snapshot".to_owned()));
-        let filled = Record { origin, shows: Some(name.clone()), pending: true, ..record() };
+        let filled = Record { origin, shows: Some(name.clone()), pending: true, staged: Some(u64::MAX), ..record() };
         assert_eq!(Record::decode(&name, &filled.encode().unwrap()).unwrap(), filled);
         let outside = String::from_utf8(filled.encode().unwrap()).unwrap().replace("\"shows\":\"", "\"shows\":\"../");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_a_class_says_in_so_many_words_is_told_from_the_drivers_default() {
+        let name = VolumeName::parse("name", "pvc-1").unwrap();
+        let delete = Attributes { on_delete: Some(OnDelete::Delete), ..Attributes::default() };
+        let by_default = Record { created_with: Attributes::default(), attributes: delete, ..record() };
+        assert_eq!(by_default.explicit_on_delete(), None);
+        let by_class = Record { created_with: delete, attributes: delete, adopted: true, ..record() };
+        let modified = Record { on_delete_modified: true, ..by_default };
+        for explicit in [by_class, modified] {
+            let explicit = Record::decode(&name, &explicit.encode().unwrap()).unwrap();
+            assert_eq!(explicit.explicit_on_delete(), Some(OnDelete::Delete));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use csi_nfs::export::kernel::KernelFs;
-use csi_nfs::export::pool::Connect as _;
+use csi_nfs::export::pool::Connect;
 use csi_nfs::mount::gate::Gates;
 use csi_nfs::mount::mounter::Mounter;
 use csi_nfs::mount::reachability::Reachability;
@@ -21,5 +21,7 @@ pub async fn client(share: &Share, options: &str) -> KernelFs {
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
     let server = source::Server::parse("server", &share.server).unwrap();
     let share = source::Source::share(server, source::Share::parse("share", &share.share).unwrap());
-    mounter.connect(&share, &MountOptions::parse("options", [options]).unwrap()).await.unwrap()
+    let options = MountOptions::parse("options", [options]).unwrap();
+    let address = Connect::check(&mounter, &share, &options).await.unwrap();
+    mounter.connect(&share, &options, address).await.unwrap()
 }

@@ -31,6 +31,8 @@ pub enum Place {
     SmallXfs,
     /// The kernel's server, read-only.
     ReadOnly,
+    /// The kernel's server, on tmpfs; NFS-Ganesha has another directory by that name.
+    Moved,
     /// The kernel's server, with root squashed.
     Squashed,
     /// NFS-Ganesha, on XFS, NFSv4 only.
@@ -48,6 +50,7 @@ impl Place {
             Self::SmallXfs => "smallxfs",
             Self::ReadOnly => "readonly",
             Self::Squashed => "squashed",
+            Self::Moved => "moved",
             Self::Ganesha => "ganesha",
         }
     }
@@ -158,6 +161,17 @@ impl Lab {
         Away(|| run("rpc.nfsd", ["--grace-time", "10", "--lease-time", "10", "8"]))
     }
 
+    /// Has the kernel's server without version 4 until the answer is dropped.
+    pub fn without_version_4(&self) -> Away {
+        self.assert_alone();
+        run("rpc.nfsd", ["0"]);
+        run("rpc.nfsd", ["--no-nfs-version", "4", "--grace-time", "10", "--lease-time", "10", "8"]);
+        Away(|| {
+            run("rpc.nfsd", ["0"]);
+            run("rpc.nfsd", ["--grace-time", "10", "--lease-time", "10", "8"]);
+        })
+    }
+
     /// Exports `place` read-only until the answer is dropped.
     pub fn with_small_read_only(&self) -> Away {
         self.assert_alone();
@@ -165,7 +179,7 @@ impl Lab {
         Away(|| export_small("rw"))
     }
 
-    fn assert_alone(&self) {
+    pub(super) fn assert_alone(&self) {
         assert!(matches!(self.turn, Turn::Alone { .. }), "only a test that is alone may disturb a server");
     }
 }

@@ -9,6 +9,7 @@ pub mod driver;
 pub mod http;
 pub mod lab;
 pub mod mounts;
+pub mod names;
 pub mod random;
 pub mod requests;
 pub mod tree;

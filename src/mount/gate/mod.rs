@@ -1,13 +1,15 @@
 //! The one way to a blocking system call: bounded in number and in waiting.
 //!
 //! A call on an NFS mount ends when the server answers, which it may never do, and no thread can be taken out of it. So
-//! every such call goes through the gate of its server: a bounded number of threads may be in the kernel for one server,
-//! and a caller waits only as long as the server is seen to live. A server that is gone costs its own callers an error
+//! every such call goes through the gate of its server's address: a bounded number of threads may be in the kernel for one
+//! address, and a caller waits only as long as the server is seen to live there. Its name does not count, for it may lead
+//! elsewhere by now. A server that is gone costs its own callers an error
 //! and the driver a few threads; it costs nobody else anything.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -47,7 +49,7 @@ struct Inner {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("NFS server {server} does not answer on port {port}: {reason}")]
 pub struct Stalled {
-    /// The server, as the parameters name it.
+    /// The server's address.
     pub server: Server,
     /// The port that was asked, TCP.
     pub port: u16,
@@ -198,7 +200,7 @@ impl<T: Send + 'static> Drop for Held<T> {
 #[derive(Debug)]
 pub struct Gates {
     reachability: Arc<Reachability>,
-    gates: Mutex<HashMap<(Server, u16), Weak<Inner>>>,
+    gates: Mutex<HashMap<(IpAddr, u16), Weak<Inner>>>,
     closing: TaskTracker,
     local: Local,
 }
@@ -224,21 +226,21 @@ impl Gates {
         }
     }
 
-    /// The gate of a server. It exists as long as somebody holds it or one of its threads is in the kernel.
-    pub fn get(&self, server: &Server, port: u16) -> Gate {
+    /// The gate of a server's address. It exists as long as somebody holds it or one of its threads is in the kernel.
+    pub fn get(&self, address: IpAddr, port: u16) -> Gate {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get(&(server.clone(), port)).and_then(Weak::upgrade) {
+        if let Some(gate) = gates.get(&(address, port)).and_then(Weak::upgrade) {
             return Gate(gate);
         }
         gates.retain(|_, gate| gate.strong_count() > 0);
         let gate = Arc::new(Inner {
-            server: server.clone(),
+            server: address.into(),
             port,
             reachability: Some(Arc::clone(&self.reachability)),
             threads: Threads::new(THREADS),
             closing: self.closing.clone(),
         });
-        gates.insert((server.clone(), port), Arc::downgrade(&gate));
+        gates.insert((address, port), Arc::downgrade(&gate));
         Gate(gate)
     }
 }

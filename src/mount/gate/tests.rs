@@ -18,7 +18,7 @@ fn gates() -> Arc<Gates> {
 }
 
 fn gate(gates: &Gates, fake: &Fake) -> Gate {
-    gates.get(&Server::parse("server", &fake.address.ip().to_string()).unwrap(), fake.address.port())
+    gates.get(fake.address.ip(), fake.address.port())
 }
 
 /// Stands for a server that the kernel waits for: calls block until it is dropped.

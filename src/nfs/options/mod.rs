@@ -36,6 +36,11 @@ impl Version {
             Self::V4_2 => "4.2",
         }
     }
+
+    /// The version that the kernel shows as `vers=`.
+    pub fn shown(text: &str) -> Option<Self> {
+        [Self::V3, Self::V4_0, Self::V4_1, Self::V4_2].into_iter().find(|version| version.as_str() == text)
+    }
 }
 
 impl fmt::Display for Version {
@@ -139,14 +144,18 @@ impl MountOptions {
         }
     }
 
-    /// The versions that the options allow: the best one, and the others in the order in which to try them.
+    /// The versions that the options allow: the best one, and the others in the order in which to try them. Version 3 is
+    /// encrypted only where it is asked for by name: it asks mountd in the clear.
     pub fn versions(&self) -> (Version, &'static [Version]) {
         let mut versions = Versions::default();
         for item in &self.items {
             // The options fit together: `parse` saw to it.
             let _: std::result::Result<(), String> = versions.narrow(item);
         }
-        versions.allowed()
+        match versions.allowed() {
+            (best, [others @ .., Version::V3]) if self.encrypts() => (best, others),
+            allowed => allowed,
+        }
     }
 
     /// The TCP port at which the server is asked whether it lives: `port=`, otherwise 2049. With RDMA, whose ports are
@@ -181,12 +190,28 @@ impl MountOptions {
         }
     }
 
+    /// What version 3 does not lock on the server, in the words of `local_lock=`.
+    pub fn local_lock(&self) -> &str {
+        match self.last(LOCKING).map(|item| (item.name, item.value.as_deref())) {
+            Some(("lock", _)) => "none",
+            Some(("local_lock", Some(kinds))) => kinds,
+            _ => "all",
+        }
+    }
+
     /// Whether version 3 shall lock on the server: `lock`, or a `local_lock=` that leaves a kind of lock to it.
     pub fn locks(&self) -> bool {
-        match self.last(LOCKING) {
-            Some(item) => item.name == "lock" || matches!(item.value.as_deref(), Some("none" | "flock" | "posix")),
-            None => false,
-        }
+        self.local_lock() != "all"
+    }
+
+    /// Whether the connection shall be encrypted, by `xprtsec=`.
+    pub fn encrypts(&self) -> bool {
+        self.last(&["xprtsec"]).is_some_and(|item| item.value.as_deref() != Some("none"))
+    }
+
+    /// Whether something was asked for that the kernel may leave out without an error, and that has to be in force.
+    pub fn must_be_in_force(&self) -> bool {
+        self.encrypts() || self.locks() || self.last(&["sec"]).is_some()
     }
 
     /// The mount's attributes: what was asked for, and `nodev` and `nosuid` always.

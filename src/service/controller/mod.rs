@@ -16,7 +16,6 @@ use tonic::{Request, Response, Status};
 use super::int64;
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::Status as FsStatus;
 use crate::export::locks::Guard;
 use crate::export::pool::{Connect, Pool};
 use crate::nfs::options::MountOptions;
@@ -62,7 +61,8 @@ impl<C: Connect> Controller<C> {
         Self { pool, settings, jobs, surveyed: Mutex::default() }
     }
 
-    /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale.
+    /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale. (One that times
+    /// out has taken its time: it is the next call that gets a fresh one.)
     async fn on<T, W>(
         &self,
         share: &Source,
@@ -72,10 +72,14 @@ impl<C: Connect> Controller<C> {
     where
         W: Future<Output = Result<T>>,
     {
-        let done = work(self.pool.get(share, options).await?).await;
-        let Err(Error::Export { status: FsStatus::Stale, .. }) = done else { return done };
-        self.pool.forget(share, options);
-        work(self.pool.get(share, options).await?).await
+        let export = self.pool.get(share, options).await?;
+        let done = work(export.clone()).await;
+        match &done {
+            Err(Error::Export { status, .. }) if self.pool.failed(&export, options, *status).await => {
+                work(self.pool.get(share, options).await?).await
+            }
+            _ => done,
+        }
     }
 
     /// Makes a change to a volume under its lock. Who waits for the lock may give up; once the change has begun it is made

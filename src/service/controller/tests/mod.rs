@@ -1,8 +1,10 @@
 //! The service over exports in memory: what only a service knows, such as options, lists over exports, and health.
 
 mod groups;
+mod moves;
 mod snapshots;
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_util::sync::CancellationToken;
@@ -17,26 +19,33 @@ use crate::service::proto::csi::volume_capability::{AccessMode, AccessType, Bloc
 use crate::testing::memory::{MemoryFs, MemoryServer, Node};
 use crate::volume::on_delete::OnDelete;
 
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+
 /// NFS servers that only take some mount options, or are gone.
 struct Servers {
     servers: HashMap<Source, MemoryServer>,
+    /// What their names lead to, once they have moved.
+    elsewhere: HashMap<Source, MemoryServer>,
+    address: Mutex<IpAddr>,
     takes: &'static str,
     gone: AtomicBool,
+    times_out: AtomicBool,
     connections: AtomicUsize,
 }
 
 impl Connect for Arc<Servers> {
     type Fs = MemoryFs;
 
-    async fn check(&self, share: &Source, options: &MountOptions) -> Result<()> {
+    async fn check(&self, share: &Source, options: &MountOptions) -> Result<IpAddr> {
         if self.gone.load(Ordering::Relaxed) {
             let (server, reason) = (share.server.to_string(), "no answer".to_owned());
             return Err(Error::Unreachable { server, port: options.port(), reason });
         }
-        Ok(())
+        Ok(*self.address.lock().unwrap())
     }
 
-    async fn connect(&self, share: &Source, options: &MountOptions) -> Result<MemoryFs> {
+    async fn connect(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Result<MemoryFs> {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let refused = |errno| Error::Mount {
             source_name: share.to_string(),
@@ -44,10 +53,14 @@ impl Connect for Arc<Servers> {
             reason: "refused".to_owned(),
             errno,
         };
+        if self.times_out.load(Ordering::Relaxed) {
+            return Err(refused(110));
+        }
         if options.to_vec().join(",") != self.takes {
             return Err(refused(13));
         }
-        self.servers.get(share).map(MemoryServer::client).ok_or_else(|| refused(2))
+        let servers = if address == ELSEWHERE { &self.elsewhere } else { &self.servers };
+        servers.get(share).map(MemoryServer::client).ok_or_else(|| refused(2))
     }
 }
 
@@ -60,10 +73,14 @@ impl Lab {
     fn new(takes: &'static str) -> Self {
         let share =
             |server| Source::share(Server::parse("server", server).unwrap(), Share::parse("share", "/export").unwrap());
+        let servers = || ["a", "b"].map(|server| (share(server), MemoryServer::new())).into();
         let servers = Arc::new(Servers {
-            servers: ["a", "b"].map(|server| (share(server), MemoryServer::new())).into(),
+            servers: servers(),
+            elsewhere: servers(),
+            address: Mutex::new(HERE),
             takes,
             gone: AtomicBool::new(false),
+            times_out: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });
         let mut lab = Self { controller: controller(&servers), servers };

@@ -1,16 +1,18 @@
-//! Mends what `csi-nfs check` found, as far as nothing can be lost by it: under the locks that the driver takes, so that it may
-//! be serving meanwhile, and after another look.
+//! Repairs what `csi-nfs check` found, as far as nothing can be lost by it.
+//!
+//! A finding may be minutes old, and the driver may be serving meanwhile. So each repair takes the lock that the driver takes,
+//! looks again whether that very finding still holds, and only then acts. Limits are the agent's to repair, which looks at
+//! the records again by itself; staging is swept only where nobody holds the lock; nothing in the trash ever comes back.
 
 use super::{Finding, limits};
 use crate::error::Result;
-use crate::export::Export;
 use crate::export::fs::Fs;
-use crate::export::trash;
+use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
 use crate::snapshot::{group as groups, lifecycle as snapshots};
-use crate::volume::claims;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
+use crate::volume::{claims, kept};
 
 /// Mends what it can. What remains is found by another check.
 pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<()> {
@@ -18,10 +20,15 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
         match finding {
             Finding::ClaimMissing { volume, directory } => claim(export, volume, directory).await?,
             Finding::ClaimStale { claim } => release(export, claim).await?,
+            Finding::KeptStale { volume, directory } => {
+                let name = VolumeName::parse("volume", volume)?;
+                kept::mend(export, &SubDir::parse("directory", directory)?, &name).await?;
+            }
             // A record or a directory may be all that is left of somebody's data.
             Finding::RecordUnreadable { .. }
             | Finding::DirectoryMissing { .. }
             | Finding::DirectoryUnrecorded { .. }
+            | Finding::VolumeKept { .. }
             | Finding::TreeMissing { .. }
             | Finding::TreeUnrecorded { .. }
             | Finding::NoteMissing { .. }
@@ -36,7 +43,7 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
                 groups::finish_deletion(export, &VolumeName::parse("group", group)?).await?;
             }
             Finding::SnapshotUnused { snapshot } => {
-                snapshots::delete(export, &VolumeName::parse("snapshot", snapshot)?).await?;
+                snapshots::finish_deletion(export, &VolumeName::parse("snapshot", snapshot)?).await?;
             }
             // All at once, below.
             Finding::StagingLeftover { .. } | Finding::TrashLeftover { .. } => {}
@@ -67,39 +74,9 @@ async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     match Record::read(export, &name).await? {
         Some(record) if record.id.sub_dir == sub_dir => Ok(()),
-        _ => claims::remove_claim(export, &sub_dir, &name).await,
+        _ => claims::remove_entry(export, &sub_dir, &name.file("")?).await,
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::check;
-    use super::*;
-    use crate::export::fs::Name;
-    use crate::testing::crash_harness::reach;
-    use crate::testing::memory::MemoryServer;
-    use crate::volume::id::VolumeId;
-
-    #[tokio::test]
-    async fn what_can_be_mended_is_and_what_may_hold_data_stays() {
-        let export = reach(&MemoryServer::new());
-        let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
-        let name = |text: &str| Name::new(text).unwrap();
-        claims::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
-        fs.mkdir(&layout.staging, &name("half"), 0o700).await.unwrap();
-        fs.mkdir(&layout.trash, &name("old"), 0o700).await.unwrap();
-        fs.mkdir(&fs.root(), &name("kept"), 0o700).await.unwrap();
-        fs.write_file(&layout.volumes, &name("torn.json"), 0o600, b"{".to_vec()).await.unwrap();
-        let found = check(&export).await.unwrap();
-        assert_eq!(found.len(), 5, "{found:?}");
-        repair(&export, &found).await.unwrap();
-        let left = check(&export).await.unwrap();
-        assert!(
-            matches!(&left[..], [
-                Finding::RecordUnreadable { .. },
-                Finding::DirectoryUnrecorded { directory }
-            ] if directory == "kept"),
-            "{left:?}"
-        );
-    }
-}
+mod tests;

@@ -1,0 +1,56 @@
+//! Names of servers, and addresses for them to have.
+
+use std::fs;
+
+use super::lab::{Lab, run};
+
+/// What the private copy of /etc/hosts is called.
+const HOSTS: &str = "/run/hosts.e2e";
+
+/// /etc/hosts of a test's own, which is mounted over the machine's until this is dropped.
+#[derive(Debug)]
+pub struct Names {
+    machine_s: String,
+}
+
+impl Names {
+    /// The machine's names, and no others yet. The test must be alone, since all tests see the same names.
+    pub fn of(lab: &Lab) -> Self {
+        lab.assert_alone();
+        let machine_s = fs::read_to_string("/etc/hosts").unwrap();
+        fs::write(HOSTS, &machine_s).unwrap();
+        run("mount", ["--bind", HOSTS, "/etc/hosts"]);
+        Self { machine_s }
+    }
+
+    /// Lets a name have these addresses and no others.
+    pub fn set(&self, name: &str, addresses: &[&str]) {
+        let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
+        // Written in place: it is this very file that is mounted.
+        fs::write(HOSTS, format!("{}\n{lines}", self.machine_s)).unwrap();
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        run("umount", ["/etc/hosts"]);
+    }
+}
+
+/// Another address of this host; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Address(&'static str);
+
+impl Address {
+    /// Adds it to the loopback device.
+    pub fn add(address: &'static str) -> Self {
+        run("ip", ["address", "add", &format!("{address}/32"), "dev", "lo"]);
+        Self(address)
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        run("ip", ["address", "delete", &format!("{}/32", self.0), "dev", "lo"]);
+    }
+}

@@ -1,0 +1,61 @@
+//! Do the claims on directories, the records of directories that were kept, and the volumes agree?
+
+use std::collections::BTreeMap;
+
+use super::Finding;
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::fs::{Fs, Kind, Name};
+use crate::export::layout::Layout;
+use crate::nfs::source::SubDir;
+use crate::volume::id::VolumeName;
+use crate::volume::kept;
+use crate::volume::record::Record;
+
+/// Adds claims without volumes, volumes without claims, and directories that were kept. Answers those.
+pub(super) async fn check<F: Fs>(
+    export: &Export<F>,
+    layout: &Layout<F>,
+    records: &BTreeMap<VolumeName, Record>,
+    findings: &mut Vec<Finding>,
+) -> Result<Vec<(VolumeName, SubDir)>> {
+    let mut missing: BTreeMap<String, &Record> = records
+        .iter()
+        .filter(|(_, record)| record.id.uuid.is_some())
+        .map(|(name, record)| (format!("{}/#/{name}", record.id.sub_dir), record))
+        .collect();
+    let mut all_kept = Vec::new();
+    let mut open = vec![(layout.paths.clone(), String::new())];
+    while let Some((dir, above)) = open.pop() {
+        for name in export.names(&dir).await? {
+            let path = format!("{above}{name}");
+            match export.find(&dir, &name).await? {
+                Some((child, attr)) if attr.kind == Kind::Directory => open.push((child, format!("{path}/"))),
+                Some(_) => match parse_kept(&above, &name) {
+                    Some(kept) => all_kept.push(kept),
+                    None if missing.remove(&path).is_none() => findings.push(Finding::ClaimStale { claim: path }),
+                    None => {}
+                },
+                None => {}
+            }
+        }
+    }
+    findings.extend(missing.values().filter_map(|record| {
+        Some(Finding::ClaimMissing { volume: record.id.name()?.to_string(), directory: record.id.sub_dir.to_string() })
+    }));
+    for (name, sub_dir) in &all_kept {
+        let again = records.get(name).is_some_and(|record| record.id.sub_dir == *sub_dir);
+        let (volume, directory) = (name.to_string(), sub_dir.to_string());
+        findings.push(if again || kept::directory(export, sub_dir).await?.is_none() {
+            Finding::KeptStale { volume, directory }
+        } else {
+            Finding::VolumeKept { volume, directory }
+        });
+    }
+    Ok(all_kept)
+}
+
+/// The deleted volume, and its directory, that a file in `.csi-nfs/paths` is the kept record of.
+fn parse_kept(above: &str, file: &Name) -> Option<(VolumeName, SubDir)> {
+    Some((kept::volume(file)?, SubDir::parse("directory", above.strip_suffix("/#/")?).ok()?))
+}

@@ -1,0 +1,150 @@
+//! What callers are told of a server, when it is asked, and when it is dead.
+
+use rstest::rstest;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::*;
+use crate::testing::fake_server::{Behaviour, Server as Fake};
+
+fn server(name: &str) -> Server {
+    Server::parse("server", name).unwrap()
+}
+
+async fn check(reachability: &Arc<Reachability>, fake: &Fake) -> Result<IpAddr> {
+    reachability.check(&server("127.0.0.1"), fake.address.port()).await
+}
+
+/// A port that nothing listens on.
+async fn closed_port() -> u16 {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+#[rstest]
+#[case::that_has_version_4(Behaviour::alive())]
+#[case::that_has_version_3_alone(Behaviour::Words(vec![1, 0, 0, 0, 2, 3, 3]))]
+#[case::that_wants_other_credentials(Behaviour::Words(vec![1, 1, 1, 5]))]
+#[case::that_is_slow(Behaviour::Slow(Duration::from_millis(300)))]
+#[tokio::test]
+async fn a_server_answers(#[case] behaviour: Behaviour) {
+    let fake = Fake::start(behaviour).await;
+    assert_eq!(check(&Reachability::new(), &fake).await.unwrap(), fake.address.ip());
+}
+
+#[rstest]
+#[case::silent(Behaviour::Silent, "no answer")]
+#[case::closing(Behaviour::Closing, "")]
+#[case::another_program(Behaviour::Words(vec![1, 0, 0, 0, 1]), "without this program")]
+#[case::garbage(Behaviour::Bytes(vec![0xff; 100]), "not one of an RPC server")]
+#[tokio::test]
+async fn a_server_that_is_gone_is_reported_within_the_limit(#[case] behaviour: Behaviour, #[case] why: &str) {
+    let fake = Fake::start(behaviour).await;
+    let started = Instant::now();
+    let Err(Error::Unreachable { server, port, reason }) = check(&Reachability::new(), &fake).await else {
+        panic!("reachable");
+    };
+    assert!(started.elapsed() < LIMIT + Duration::from_millis(500));
+    assert_eq!((server.as_str(), port), ("127.0.0.1", fake.address.port()));
+    assert!(reason.contains(why), "{reason}");
+}
+
+#[tokio::test]
+async fn an_address_is_asked_once_by_whatever_names_it_is_called() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let (reachability, port) = (Reachability::new(), fake.address.port());
+    for name in ["localhost", "127.0.0.1", "LOCALHOST", "localhost"] {
+        assert_eq!(reachability.check(&server(name), port).await, Ok(fake.address.ip()), "{name}");
+    }
+    assert_eq!(fake.calls(), 1);
+    assert!(reachability.addresses(&server("localhost"), port).await.contains(&fake.address.ip()));
+}
+
+#[tokio::test]
+async fn a_refusing_server_is_reported_at_once() {
+    let started = Instant::now();
+    let error = Reachability::new().check(&server("127.0.0.1"), closed_port().await).await.unwrap_err();
+    assert!(error.to_string().contains("refused"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_reported() {
+    let error = Reachability::new().check(&server("no-such-host.invalid"), 2049).await.unwrap_err();
+    assert!(error.to_string().contains("cannot be resolved"), "{error}");
+}
+
+#[tokio::test]
+async fn many_callers_are_one_question() {
+    let fake = Fake::start(Behaviour::Slow(Duration::from_millis(100))).await;
+    let reachability = Reachability::new();
+    let mut callers = JoinSet::new();
+    for _ in 0..100 {
+        let (reachability, port) = (Arc::clone(&reachability), fake.address.port());
+        callers.spawn(async move { reachability.check(&server("127.0.0.1"), port).await });
+    }
+    assert!(callers.join_all().await.iter().all(Result::is_ok));
+    assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_question_outlives_the_caller_who_began_it() {
+    let fake = Fake::start(Behaviour::Slow(Duration::from_millis(200))).await;
+    let reachability = Reachability::new();
+    timeout(Duration::from_millis(50), check(&reachability, &fake)).await.unwrap_err();
+    check(&reachability, &fake).await.unwrap();
+    assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_is_good_for_a_second_either_way() {
+    let fake = Fake::start(Behaviour::Closing).await;
+    let reachability = Reachability::new();
+    check(&reachability, &fake).await.unwrap_err();
+    fake.become_(Behaviour::alive());
+    check(&reachability, &fake).await.unwrap_err();
+    tokio::time::sleep(FRESH).await;
+    check(&reachability, &fake).await.unwrap();
+    fake.become_(Behaviour::Closing);
+    check(&reachability, &fake).await.unwrap();
+    assert_eq!(fake.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_is_dead_after_several_misses_over_tens_of_seconds_and_one_answer_makes_it_live() {
+    let fake = Fake::start(Behaviour::Closing).await;
+    let reachability = Reachability::new();
+    let is_dead = || reachability.is_dead(&server("127.0.0.1"), fake.address.port());
+    check(&reachability, &fake).await.unwrap_err();
+    tokio::time::sleep(DEAD.1 * 2).await;
+    check(&reachability, &fake).await.unwrap_err();
+    assert!(!is_dead(), "two misses, however far apart");
+    while !is_dead() {
+        tokio::time::sleep(FRESH).await;
+        check(&reachability, &fake).await.unwrap_err();
+    }
+    tokio::time::resume();
+    fake.become_(Behaviour::alive());
+    tokio::time::sleep(FRESH).await;
+    check(&reachability, &fake).await.unwrap();
+    assert!(!is_dead());
+}
+
+#[tokio::test]
+async fn what_is_known_tells_since_when() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let reachability = Reachability::new();
+    assert_eq!(reachability.known(), []);
+    check(&reachability, &fake).await.unwrap();
+    let [first] = &reachability.known()[..] else { panic!("one server") };
+    assert_eq!(first.result, Ok(fake.address.ip()));
+
+    tokio::time::sleep(FRESH).await;
+    let [second] = &reachability.check_known().await[..] else { panic!("one server") };
+    assert_eq!(fake.calls(), 2, "it was asked anew");
+    assert_eq!(second.since, first.since);
+
+    fake.become_(Behaviour::Closing);
+    tokio::time::sleep(FRESH).await;
+    let [third] = &reachability.check_known().await[..] else { panic!("one server") };
+    assert!(third.result.is_err() && third.since > first.since, "{third:?}");
+}

@@ -1,0 +1,144 @@
+//! Whose decision counts when a volume is deleted: the last one, however often and in whatever order calls are repeated, by
+//! whichever controller, after whatever change of the driver's default.
+
+use crate::check::{Finding, check};
+use crate::error::Error;
+use crate::testing::crash_harness::{Call as _, connect, settle};
+use crate::testing::memory::MemoryServer;
+use crate::testing::volume_crashes::Call::{self, Create as Make, Decide, Delete, Write};
+use crate::volume::delete::{self, DeletePolicy};
+use crate::volume::id::VolumeId;
+use crate::volume::lifecycle;
+use crate::volume::on_delete::OnDelete;
+
+const V: &str = "nfs#export#media#v#";
+const W: &str = "nfs#export#media#w#";
+
+fn make(name: &'static str) -> Call {
+    Make(name, Some("media"))
+}
+
+/// Each call by a controller of its own: what is on the export afterwards.
+async fn after(calls: &[Call]) -> MemoryServer {
+    let server = MemoryServer::new();
+    for call in calls {
+        let export = connect(&server);
+        call.run(&export).await.unwrap_or_else(|error| panic!("{call:?} of {calls:?}: {error}"));
+        settle(&export).await;
+    }
+    server
+}
+
+async fn has(path: &str, calls: &[Call]) -> bool {
+    after(calls).await.tree().has(path)
+}
+
+#[tokio::test]
+async fn a_directory_that_the_record_keeps_stays_however_often_its_volume_is_deleted() {
+    let kept = [make("v"), Write("media"), Decide(V, OnDelete::Retain), Delete(V)];
+    for again in [V, "nfs#export#media#v#delete", "nfs#export#media#v#archive", W, "nfs#export#media##"] {
+        let calls = [&kept[..], &[Delete(again), Delete(V)]].concat();
+        assert!(has("media/data", &calls).await, "{calls:?}");
+    }
+    // The other way round: the ID says `retain`, and the record something else.
+    let retain = "nfs#export#media#v#retain";
+    let gone = [make("v"), Write("media"), Decide(retain, OnDelete::Delete), Delete(retain), Delete(retain)];
+    assert!(!has("media", &gone).await);
+    let archived = [make("v"), Write("media"), Decide(retain, OnDelete::Archive), Delete(retain), Delete(V)];
+    assert!(has("archived-media/data", &archived).await);
+}
+
+#[tokio::test]
+async fn the_drivers_default_is_no_reason_to_delete_what_was_kept_and_none_to_keep_what_was_deleted() {
+    let server = after(&[Write("v"), Delete("nfs#export#v##retain")]).await;
+    let export = connect(&server);
+    let id = VolumeId::parse("nfs#export#v##").unwrap();
+    for default in [OnDelete::Delete, OnDelete::Archive, OnDelete::Retain] {
+        let policy = DeletePolicy { default, replace_archive: true };
+        delete::delete(&export, &id, policy, &lifecycle::lock(&export, &id).await.unwrap()).await.unwrap();
+        assert!(server.tree().has("v/data"), "{default:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_directory_does_not_go_with_one_above_it_nor_what_is_in_it_by_a_late_call() {
+    let kept = [Make("v", Some("media/v")), Write("media/v"), Decide("nfs#export#media/v#v#", OnDelete::Retain)];
+    let kept = [&kept[..], &[Delete("nfs#export#media/v#v#")]].concat();
+    for outer in ["nfs#export#media##", "nfs#export#media#w#archive"] {
+        assert!(has("media/v/data", &[&kept[..], &[Delete(outer), Delete(outer)]].concat()).await, "{outer}");
+    }
+    let outer = [make("w"), Decide(W, OnDelete::Delete), Delete(W)];
+    assert!(has("media/v/data", &[&kept[..], &outer].concat()).await);
+    assert!(
+        has("media/v/sub/data", &[&kept[..], &[Write("media/v/sub"), Delete("nfs#export#media/v/sub#x#")]].concat())
+            .await
+    );
+}
+
+#[tokio::test]
+async fn a_late_change_of_a_deleted_volume_is_not_found_and_undoes_nothing() {
+    let server = after(&[make("v"), Write("media"), Decide(V, OnDelete::Retain), Delete(V)]).await;
+    let export = connect(&server);
+    for call in [Decide(V, OnDelete::Delete), Call::Expand(V, 5000)] {
+        let error = call.run(&export).await.unwrap_err();
+        assert!(matches!(&error, Error::NotFound { .. }) && error.to_string().contains("was kept"), "{error}");
+    }
+    assert_eq!(Call::List.run(&export).await.unwrap(), "[]");
+    Delete(V).run(&export).await.unwrap();
+    assert!(server.tree().has("media/data"));
+    let found = check(&export).await.unwrap();
+    assert_eq!(found, [Finding::VolumeKept { volume: "v".to_owned(), directory: "media".to_owned() }]);
+}
+
+#[tokio::test]
+async fn a_late_change_by_the_id_of_an_earlier_volume_is_not_found_where_the_name_has_another_directory() {
+    let server = after(&[Write("media"), Make("v", Some("other"))]).await;
+    let export = connect(&server);
+    for call in [Decide(V, OnDelete::Retain), Call::Expand(V, 5000)] {
+        assert!(matches!(call.run(&export).await, Err(Error::NotFound { .. })), "{call:?}");
+    }
+    Decide("nfs#export#other#v#", OnDelete::Delete).run(&export).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_that_was_there_with_content_goes_only_where_that_is_said_in_so_many_words() {
+    let adopted = [Write("media"), make("v")];
+    assert!(has("media/data", &[&adopted[..], &[Delete(V), Delete(V)]].concat()).await);
+    assert!(!has("media", &[&adopted[..], &[Decide(V, OnDelete::Delete), Delete(V)]].concat()).await);
+    assert!(has("archived-media/data", &[&adopted[..], &[Decide(V, OnDelete::Archive), Delete(V)]].concat()).await);
+    // Whoever is made in it later has adopted it, too, and so has whoever comes when all were deleted.
+    for last in [vec![Delete(V)], vec![make("w"), Delete(V), Delete(W)], vec![make("w"), Delete(W), Delete(V)]] {
+        let calls = [&adopted[..], &last, &[make("x"), Delete("nfs#export#media#x#")]].concat();
+        assert!(has("media/data", &calls).await, "{calls:?}");
+    }
+    // What a volume found empty, or an earlier volume of the driver's wrote, is not.
+    assert!(!has("media", &[make("v"), Write("media"), make("w"), Delete(V), Delete(W)]).await);
+}
+
+#[tokio::test]
+async fn a_volume_that_shares_a_kept_directory_removes_it_only_where_that_is_said_in_so_many_words() {
+    let shared = [make("v"), make("w"), Write("media"), Decide(V, OnDelete::Retain), Delete(V)];
+    assert!(has("media/data", &[&shared[..], &[Delete(W), Delete(V), Delete(W)]].concat()).await);
+    let server = after(&[&shared[..], &[Decide(W, OnDelete::Delete), Delete(W)]].concat()).await;
+    assert_eq!(check(&connect(&server)).await.unwrap(), [], "no record of it stays");
+    assert!(!server.tree().has("media"));
+}
+
+#[tokio::test]
+async fn a_kept_record_goes_when_its_directory_is_gone() {
+    let kept = [make("v"), Decide(V, OnDelete::Retain), Delete(V)];
+    // An administrator removes the directory.
+    let remove = async |server: &MemoryServer| {
+        let fs = server.client();
+        let media = crate::export::fs::Name::new("media").unwrap();
+        crate::export::fs::Fs::rmdir(&fs, &crate::export::fs::Fs::root(&fs), &media).await.unwrap();
+    };
+    for next in [Delete(V), make("v"), make("w")] {
+        let server = after(&kept).await;
+        remove(&server).await;
+        let export = connect(&server);
+        next.run(&export).await.unwrap();
+        assert_eq!(check(&export).await.unwrap(), [], "{next:?}");
+        assert!(!server.tree().to_string().contains("adopted"), "{next:?}");
+    }
+}
