@@ -1,18 +1,48 @@
 //! csi-nfs: a CSI driver for NFS.
+//!
+//! The modules are the rooms that ARCHITECTURE.md draws, from the top to the bottom. Each imports only from rooms below it;
+//! `e2e/tests/layers.rs` checks that.
 #![warn(missing_docs)]
 
-pub mod agent;
-pub mod check;
-pub mod config;
+/// The composition: what a configuration becomes, and the order in which it starts and ends.
 pub mod driver;
-pub mod error;
-pub mod export;
-pub mod mount;
-pub mod nfs;
-pub mod node;
+
+/// The command line and the environment, checked before anything is opened.
+pub mod config;
+
+/// The socket, serving, logs, metrics, HTTP, kubelet's registration, and the probe.
 pub mod server;
+
+/// The CSI services: request to domain type to response.
 pub mod service;
+
+/// What on an export does not fit, and its repair.
+pub mod check;
+
+/// The part that runs on the NFS server: it enforces the sizes of volumes.
+pub mod agent;
+
+/// Snapshots, restores, clones and groups: whole workflows.
 pub mod snapshot;
+
+/// Volumes: identifiers, parameters, records, and their life on an export.
+pub mod volume;
+
+/// What a node does: publish, unpublish, health and statistics.
+pub mod node;
+
+/// An export: the interface to it, its implementation, connections, locks, layout, trash and tree copy.
+pub mod export;
+
+/// Reaching an NFS server: addresses, liveness, the gate to what blocks, and mount calls.
+pub mod mount;
+
+/// The vocabulary of NFS, without I/O.
+pub mod nfs;
+
+/// The one error of the domain.
+pub mod error;
+
+/// What tests share: an export in memory, the contract of the interface, crashes, races and scenarios. No release has it.
 #[cfg(any(test, feature = "e2e"))]
 pub mod testing;
-pub mod volume;

@@ -5,8 +5,8 @@
 
 mod answers;
 mod calls;
-pub mod keeper;
 pub mod projects;
+pub mod reconciler;
 pub(crate) mod snapshots;
 pub mod watch;
 
@@ -25,8 +25,8 @@ use crate::export::kernel::KernelFs;
 use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::quota;
 use crate::volume::record::Record;
-use keeper::{Ids, Keeper};
 use projects::KernelProjects;
+use reconciler::{Ids, Reconciler};
 use watch::{Change, Watch};
 
 /// How often every volume is looked at, whatever inotify says.
@@ -138,7 +138,7 @@ async fn open(
     projects: KernelProjects,
     range: RangeInclusive<u32>,
     ids: Ids,
-) -> Result<Keeper<KernelFs, KernelProjects>> {
+) -> Result<Reconciler<KernelFs, KernelProjects>> {
     let watch = Watch::new(fs, &fs.root()).await?;
     let private = Name::new(SubDir::PRIVATE).map_err(|status| Error::Internal(status.to_string()))?;
     let export = || Export::new(share.clone(), fs.clone(), Arc::default());
@@ -146,7 +146,7 @@ async fn open(
     let mut pause = STEP;
     loop {
         if export().layout().await?.is_some()
-            && let Some(keeper) = Keeper::open(export(), projects.clone(), range.clone(), ids.clone()).await?
+            && let Some(keeper) = Reconciler::open(export(), projects.clone(), range.clone(), ids.clone()).await?
         {
             return Ok(keeper);
         }

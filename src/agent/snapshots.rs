@@ -2,8 +2,8 @@
 //!
 //! A snapshot's tree does not change. What is in it gets the project's ID first, its root last: one whose root has it is done.
 
-use crate::agent::keeper::{Keeper, name};
 use crate::agent::projects::Projects;
+use crate::agent::reconciler::{Reconciler, name};
 use crate::error::Result;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::volume::id::VolumeName;
@@ -13,7 +13,7 @@ use crate::volume::quota::{SNAPSHOTS, Snapshots, read_in};
 /// A limit that nothing reaches: an ID that has one is not given to others.
 pub(crate) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
 
-impl<F: Fs, P: Projects<F>> Keeper<F, P> {
+impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
     /// Counts what snapshots take now, and says so where that changed. Answers whether all could be counted.
     pub async fn count_snapshots(&mut self) -> bool {
         self.try_count().await.unwrap_or_else(|error| {

@@ -3,7 +3,7 @@
 //! Run on an export at rest: what an operation under way has in staging, or has not recorded yet, is reported like what
 //! a crash left.
 
-mod claims;
+mod directory_owners;
 mod groups;
 mod limits;
 mod repair;
@@ -253,7 +253,7 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     }
     let layout = export.layout().await?;
     if let Some(layout) = &layout {
-        for (name, sub_dir) in claims::check(export, layout, &records, &mut findings).await? {
+        for (name, sub_dir) in directory_owners::check(export, layout, &records, &mut findings).await? {
             recorded.entry(sub_dir).or_default().insert(name);
         }
     }

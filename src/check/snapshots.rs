@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::export::layout::Layout;
-use crate::snapshot::direct;
 use crate::snapshot::record::{Record, State};
+use crate::snapshot::snapshot_backed;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record as VolumeRecord;
 
@@ -24,7 +24,7 @@ pub(super) async fn check<F: Fs>(
     let groups = Groups::take(export, &mut entries, findings).await?;
     let mut records = BTreeMap::new();
     let mut shown: BTreeSet<(VolumeName, &VolumeName)> =
-        volumes.iter().filter_map(|(name, record)| Some((record.shows.clone()?, name))).collect();
+        volumes.iter().filter_map(|(name, record)| Some((record.backing_snapshot.clone()?, name))).collect();
     let files: Vec<Name> = entries.iter().filter(|entry| Record::snapshot(entry).is_some()).cloned().collect();
     for file in files {
         entries.remove(&file);
@@ -51,7 +51,7 @@ pub(super) async fn check<F: Fs>(
             && let Some(dir) = export.find_dir(&layout.snapshots, [notes.clone()]).await?
         {
             for note in export.names(&dir).await? {
-                if direct::shows(export, &note, &name).await? {
+                if snapshot_backed::shows(export, &note, &name).await? {
                     live = true;
                     shown.retain(|(of, volume)| *of != name || volume.as_str().as_bytes() != note.as_bytes());
                 } else {

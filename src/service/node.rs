@@ -12,12 +12,12 @@ use crate::node::publish::Publisher;
 use crate::node::stats::{Stats, Volume};
 use crate::node::target::Target;
 use crate::service::call_span;
-use crate::service::condition::volume_health;
-use crate::service::detached::detached;
 use crate::service::proto::csi;
 use crate::service::proto::csi::node_server::Node as Rpc;
 use crate::service::proto::csi::node_service_capability::{self as capability_of, rpc::Type};
 use crate::service::proto::csi::volume_usage::Unit;
+use crate::service::run_to_completion::run_to_completion;
+use crate::service::volume_health::volume_health;
 use crate::volume::id::VolumeId;
 
 /// What the driver's flags say to the node.
@@ -57,7 +57,7 @@ impl Rpc for Node {
         tracing::Span::current().record("server", publish.source.server.as_str());
         let publisher = Arc::clone(&self.publisher);
         // A caller that goes away does not leave it half done.
-        detached(async move { publisher.publish(publish).await }).await?;
+        run_to_completion(async move { publisher.publish(publish).await }).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
 
@@ -70,7 +70,7 @@ impl Rpc for Node {
         present(&request.volume_id)?;
         let target = Target::parse("target_path", &request.target_path)?;
         let (publisher, stats) = (Arc::clone(&self.publisher), Arc::clone(&self.stats));
-        detached(async move {
+        run_to_completion(async move {
             publisher.unpublish(&target).await?;
             stats.forget(&target);
             Ok(())

@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::export::fs::{Fs, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
-use crate::snapshot::direct;
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::id::SnapshotId;
 use crate::snapshot::record::{Record, State, lock_name};
+use crate::snapshot::snapshot_backed;
 use crate::snapshot::tree::{How, Stage, Tree};
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::now;
@@ -221,7 +221,7 @@ async fn delete_locked<F: Fs>(
     lock: &Guard<F>,
 ) -> Result<()> {
     if let Some(record) = record {
-        let shown = direct::is_shown(export, name, lock).await?;
+        let shown = snapshot_backed::is_shown(export, name, lock).await?;
         if record.state != State::Deleted {
             match (Record { state: State::Deleted, ..record }).write(export).await {
                 // A full export must not keep anything from going: then the record goes first.
@@ -251,7 +251,7 @@ pub(super) async fn purge<F: Fs>(export: &Export<F>, name: &VolumeName, _lock: &
 
 /// Finishes the deletion of the snapshot that has the name.
 async fn make_way<F: Fs>(export: &Export<F>, name: &VolumeName, lock: &Guard<F>) -> Result<()> {
-    if direct::is_shown(export, name, lock).await? {
+    if snapshot_backed::is_shown(export, name, lock).await? {
         return Err(Error::Precondition(format!(
             "a snapshot `{name}` was deleted, and volumes still show its data; choose another name"
         )));

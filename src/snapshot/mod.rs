@@ -3,7 +3,6 @@
 
 pub mod archive;
 pub mod clone;
-pub mod direct;
 pub mod group;
 pub mod group_record;
 pub mod id;
@@ -11,5 +10,6 @@ pub mod jobs;
 pub mod lifecycle;
 pub mod parameters;
 pub mod record;
+pub mod snapshot_backed;
 pub mod tree;
 pub mod usage;

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use crate::agent::keeper::Keeper;
 use crate::agent::projects::{FileSystem, Project, Projects};
+use crate::agent::reconciler::Reconciler;
 use crate::agent::snapshots::KEPT;
 use crate::agent::{AGAIN, PERIOD};
 use crate::error::{Error, Result};
@@ -91,7 +91,7 @@ pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<
         fs.crash_at(n, if n % 2 == 0 { Crash::BeforeEffect } else { Crash::AfterEffect });
     }
     let projects = MemoryProjects { fs: fs.clone(), table: table.clone() };
-    let looked = match Keeper::open(export, projects, 100..=200, Arc::default()).await {
+    let looked = match Reconciler::open(export, projects, 100..=200, Arc::default()).await {
         Ok(Some(mut keeper)) => keeper.look_at_all(PERIOD).await,
         Ok(None) => Ok(true),
         Err(error) => Err(error),
@@ -254,7 +254,7 @@ async fn an_agent_beside_controllers_ends_in_agreement_whatever_their_order() {
             let fs = export.fs().clone();
             fs.interleave(true);
             let projects = MemoryProjects { fs, table: table.clone() };
-            let mut keeper = Keeper::open(export, projects, 100..=200, Arc::default()).await.unwrap().unwrap();
+            let mut keeper = Reconciler::open(export, projects, 100..=200, Arc::default()).await.unwrap().unwrap();
             for name in ["v", "w", "x", "y", "v", "w", "x", "y"] {
                 keeper.look_at(&VolumeName::parse("name", name).unwrap()).await;
             }

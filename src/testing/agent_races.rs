@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::agent::PERIOD;
-use crate::agent::keeper::Keeper;
+use crate::agent::reconciler::Reconciler;
 use crate::testing::agent_crashes::{MemoryProjects, Table, agent, assert_agreement};
 use crate::testing::crash_harness::{Call, connect, races, reach, settle};
 use crate::testing::memory::{Crash, MemoryServer, race};
@@ -111,9 +111,9 @@ async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
                     let fs = export.fs().clone();
                     fs.interleave(true);
                     let projects = MemoryProjects { fs, table: table.clone() };
-                    Keeper::open(export, projects, 100..=200, Arc::default()).await.unwrap()
+                    Reconciler::open(export, projects, 100..=200, Arc::default()).await.unwrap()
                 };
-                let mut keeper: Option<Keeper<_, MemoryProjects>> = None;
+                let mut keeper: Option<Reconciler<_, MemoryProjects>> = None;
                 while at_work.load(Ordering::Relaxed) > 0 {
                     match &mut keeper {
                         Some(keeper) => drop(keeper.look_at_all(PERIOD).await),

@@ -9,7 +9,7 @@ use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::lifecycle::{self, Create};
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::{How, Tree};
-use crate::snapshot::{clone, direct, group};
+use crate::snapshot::{clone, group, snapshot_backed};
 use crate::testing::crash_harness::{self, Call as _, Connection, connect, settle};
 use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::volume::access::CapacityRange;
@@ -162,7 +162,7 @@ async fn deleted(export: &Connection, id: VolumeId) -> Result<String> {
     }
     let lock = volumes::lock(export, &id).await?;
     if let Some(record) = delete::delete(export, &id, POLICY, &lock).await? {
-        direct::delete(export, &record, &lock).await?;
+        snapshot_backed::delete(export, &record, &lock).await?;
     }
     Ok("gone".to_owned())
 }
@@ -235,7 +235,7 @@ async fn filled(export: &Connection, mut create: volumes::Create, show: bool, of
     let lock = volumes::lock(export, &create.id(export)?).await?;
     let begun = match (&origin, VolumeRecord::read(export, &create.name).await?) {
         (Origin::Snapshot(snapshot), None) if show => {
-            Begun::Whole(direct::create(export, &create, &named(snapshot), &lock).await?)
+            Begun::Whole(snapshot_backed::create(export, &create, &named(snapshot), &lock).await?)
         }
         _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), quota::patience(), &lock).await?,
     };
@@ -248,7 +248,9 @@ async fn filled(export: &Connection, mut create: volumes::Create, show: bool, of
         (Begun::Whole(_), _) => {}
     }
     match VolumeRecord::read(export, &create.name).await? {
-        Some(record) if !record.pending => Ok(format!("{} {} {:?}", record.id, record.capacity, record.shows)),
+        Some(record) if !record.pending => {
+            Ok(format!("{} {} {:?}", record.id, record.capacity, record.backing_snapshot))
+        }
         _ => Err(Error::Interrupted("changed".to_owned())),
     }
 }

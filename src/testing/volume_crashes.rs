@@ -15,7 +15,7 @@ use crate::volume::limits::Overcommit;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
-use crate::volume::{promises, quota};
+use crate::volume::{overcommit, quota};
 
 const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
 
@@ -270,7 +270,7 @@ async fn what_is_promised_is_what_the_records_say_whatever_became_of_them_since_
                 for name in lifecycle::names(&one).await.unwrap() {
                     promised += Record::read(&one, &name).await.unwrap().unwrap().capacity;
                 }
-                let left = promises::left(if choice == 5 { &one } else { &two }, Some(bound)).await.unwrap();
+                let left = overcommit::left(if choice == 5 { &one } else { &two }, Some(bound)).await.unwrap();
                 assert_eq!((1 << 40) - left, promised);
                 assert_eq!(
                     server.tree().below(".csi-nfs/promised").0.len(),

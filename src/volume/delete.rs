@@ -7,7 +7,7 @@ use crate::export::fs::{Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
-use crate::volume::claims::{self, Neighbours};
+use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::read_own;
 use crate::volume::on_delete::OnDelete;
@@ -49,12 +49,12 @@ pub async fn delete<F: Fs>(
 ) -> Result<Option<Record>> {
     let name = id.name();
     let record = read_own(export, id).await?;
-    if record.as_ref().is_some_and(|record| record.shows.is_some()) {
+    if record.as_ref().is_some_and(|record| record.backing_snapshot.is_some()) {
         return Ok(record);
     }
     // A name whose record is of another directory is another volume's, and is no reason to spare this directory.
     let me = if record.is_some() { name.as_ref() } else { None };
-    let neighbours = claims::neighbours(export, &id.sub_dir, me).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, me).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     match fate(export, id, record.as_ref(), policy, &neighbours).await? {
         Fate::Kept if kept::directory(export, &id.sub_dir).await?.is_some() => {
@@ -77,7 +77,7 @@ pub async fn delete<F: Fs>(
         forget_volume(export, id, lock).await?;
     } else {
         // An earlier call may have come no further.
-        claims::release(export, id).await?;
+        directory_owners::release(export, id).await?;
     }
     Ok(None)
 }
@@ -169,19 +169,19 @@ pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Gua
     if let Some(name) = id.name() {
         forget(export, &name).await?;
     }
-    claims::release(export, id).await
+    directory_owners::release(export, id).await
 }
 
 /// Takes back a volume that was just made, and that nobody has seen: its directory goes where it is empty and its own.
 pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
-    let neighbours = claims::neighbours(export, &id.sub_dir, Some(name)).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(name)).await?;
     forget(export, name).await?;
     if neighbours.same.is_none() && neighbours.kept.is_empty() {
         let place = place(export, &id.sub_dir).await?;
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
         remove_empty(export, &made).await?;
     }
-    claims::release(export, id).await
+    directory_owners::release(export, id).await
 }
 
 /// Removes a volume's record.

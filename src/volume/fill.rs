@@ -12,12 +12,12 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
-use crate::volume::claims::{self, Neighbours};
 use crate::volume::delete::forget_volume;
+use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{Create, check_same, check_space, lock, make_parent, new, set_attr};
 use crate::volume::record::Record;
-use crate::volume::{kept, promises, quota};
+use crate::volume::{kept, overcommit, quota};
 
 /// A volume that [`begin`] found, or began.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,9 +56,9 @@ pub async fn begin<F: Fs>(
     let size = size.ok_or_else(changed)?;
     quota::check_possible(export, create.asked.or(create.defaults).quota, until).await?;
     let record = prepare(export, create, size, lock).await?;
-    let _promise = promises::check(export, record.attributes.overcommit, record.capacity).await?;
+    let _promise = overcommit::check(export, record.attributes.overcommit, record.capacity).await?;
     make_way(export, &record).await?;
-    claims::claim(export, &id).await?;
+    directory_owners::claim(export, &id).await?;
     record.write(export, &create.name).await?;
     Ok(Begun::Pending(record))
 }
@@ -66,7 +66,7 @@ pub async fn begin<F: Fs>(
 /// The pending record of a volume that may be made.
 pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _lock: &Guard<F>) -> Result<Record> {
     let id = create.id(export)?;
-    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     check_alone(&id, &neighbours)?;
     let capacity = capacity(create, size)?;
@@ -166,7 +166,7 @@ pub async fn place<F: Fs>(
     _lock: &Guard<F>,
 ) -> Result<Record> {
     check_pending(export, record, name).await?;
-    let neighbours = claims::neighbours(export, &record.id.sub_dir, Some(name)).await?;
+    let neighbours = directory_owners::neighbours(export, &record.id.sub_dir, Some(name)).await?;
     check_alone(&record.id, &neighbours)?;
     check_free(export, record).await?;
     kept::forget(export, &record.id.sub_dir, &neighbours.kept).await?;

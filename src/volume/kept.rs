@@ -13,7 +13,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
-use crate::volume::claims::{self, Neighbours};
+use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 
@@ -39,7 +39,7 @@ pub(super) async fn keep<F: Fs>(
 ) -> Result<()> {
     // A volume whose ID does not tell its name is deleted by its ID alone, always with the same answer.
     let Some(name) = id.name() else { return Ok(()) };
-    let node = claims::make_node(export, &id.sub_dir).await?;
+    let node = directory_owners::make_node(export, &id.sub_dir).await?;
     let kept = file(&name)?;
     match record {
         Some(_) => {
@@ -49,13 +49,13 @@ pub(super) async fn keep<F: Fs>(
         }
         None => export.write_small_under(name.as_str(), &node, &kept, Record::unrecorded(id).encode()?).await?,
     }
-    claims::release(export, id).await
+    directory_owners::release(export, id).await
 }
 
 /// Whether the volume was deleted, and its directory kept.
 pub(super) async fn is_kept<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
     let (Some(name), Some(layout)) = (id.name(), export.layout().await?) else { return Ok(false) };
-    let path = id.sub_dir.names().chain([claims::claims_dir()?]);
+    let path = id.sub_dir.names().chain([directory_owners::claims_dir()?]);
     let Some(node) = export.find_dir(&layout.paths, path).await? else { return Ok(false) };
     Ok(export.find(&node, &file(&name)?).await?.is_some())
 }
@@ -63,7 +63,7 @@ pub(super) async fn is_kept<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<
 /// Removes the records of volumes whose directory, which was kept, is gone or in use again.
 pub(super) async fn forget<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volumes: &[VolumeName]) -> Result<()> {
     for name in volumes {
-        claims::remove_entry(export, sub_dir, &file(name)?).await?;
+        directory_owners::remove_entry(export, sub_dir, &file(name)?).await?;
     }
     Ok(())
 }

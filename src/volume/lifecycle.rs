@@ -22,7 +22,7 @@ use crate::volume::limits::Overcommit;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::{Origin, Record};
-use crate::volume::{claims, delete, kept, promises, quota};
+use crate::volume::{delete, directory_owners, kept, overcommit, quota};
 
 /// The mode of a volume's directory, and of the directories above it, where none was asked for.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -78,17 +78,17 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
         return Ok(record);
     }
     quota::check_possible(export, wanted.quota, until).await?;
-    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     neighbours.check_filled(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     check_space(export, capacity).await?;
-    let promise = promises::check(export, wanted.overcommit, capacity).await?;
-    claims::claim(export, &id).await?;
+    let promise = overcommit::check(export, wanted.overcommit, capacity).await?;
+    directory_owners::claim(export, &id).await?;
     let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
     let was_there = make_directory(export, &create.name, &id.sub_dir, wanted).await?;
     let adopted = match &neighbours.same {
-        Some(_) => claims::is_adopted(export, &id.sub_dir, &neighbours).await?,
+        Some(_) => directory_owners::is_adopted(export, &id.sub_dir, &neighbours).await?,
         // One that is empty may be this volume's own, made by an earlier call that came no further.
         None => was_there && kept::has_content(export, &id.sub_dir).await?,
     };
@@ -115,7 +115,7 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
         mount_options: create.mount_options.clone(),
         created: now(),
         origin: create.origin.clone(),
-        shows: None,
+        backing_snapshot: None,
         pending: false,
         staged: None,
     }
@@ -173,7 +173,7 @@ async fn statfs<F: Fs>(export: &Export<F>) -> Result<FsStat> {
 /// The bytes that a new volume could have (CSI `GetCapacity`).
 pub async fn available<F: Fs>(export: &Export<F>, overcommit: Option<Overcommit>) -> Result<u64> {
     let free = statfs(export).await?.available_bytes;
-    Ok(free.min(promises::left(export, overcommit).await?))
+    Ok(free.min(overcommit::left(export, overcommit).await?))
 }
 
 /// Makes a volume's directory so that nobody sees it without its mode and owner. One that is there is taken as it is, and
@@ -307,8 +307,8 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
     if let Some(other) = Record::read(export, &name).await? {
         return not_found(format!("the volume of that name is `{}`", other.id));
     }
-    let neighbours = claims::neighbours(export, &id.sub_dir, Some(&name)).await?;
-    let adopted = !neighbours.kept.is_empty() || claims::is_adopted(export, &id.sub_dir, &neighbours).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&name)).await?;
+    let adopted = !neighbours.kept.is_empty() || directory_owners::is_adopted(export, &id.sub_dir, &neighbours).await?;
     Ok((name, Record { adopted, ..Record::unrecorded(id) }))
 }
 
@@ -335,10 +335,10 @@ pub async fn expand<F: Fs>(
     if capacity > record.capacity {
         let more = capacity - record.capacity;
         check_space(export, more).await?;
-        let _promise = promises::check(export, record.attributes.overcommit, more).await?;
+        let _promise = overcommit::check(export, record.attributes.overcommit, more).await?;
         record.capacity = capacity;
         // A volume that is taken over may have no claim yet.
-        claims::claim(export, &record.id).await?;
+        directory_owners::claim(export, &record.id).await?;
         record.write(export, &name).await?;
     }
     // Also where it was large enough: an earlier call may not have waited to the end.
@@ -358,12 +358,12 @@ pub async fn modify<F: Fs>(
     quota::check_possible(export, changes.quota, until).await?;
     let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
     let owned = changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
-    if record.shows.is_some() && owned {
+    if record.backing_snapshot.is_some() && owned {
         let reason = "shows a snapshot, which does not change: mountPermissions, uid and gid cannot be given to it";
         return Err(Error::Precondition(format!("volume `{id}` {reason}")));
     }
     let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;
-    if record.shows.is_none() {
+    if record.backing_snapshot.is_none() {
         let directory = directory.ok_or_else(|| failed(Status::NoEnt))?;
         export.fs().setattr(&directory, set_attr(changes)).await.map_err(failed)?;
     }
@@ -372,7 +372,7 @@ pub async fn modify<F: Fs>(
     if (attributes, on_delete_modified) != (record.attributes, record.on_delete_modified) {
         (record.attributes, record.on_delete_modified) = (attributes, on_delete_modified);
         // A volume that is taken over may have no claim yet.
-        claims::claim(export, &record.id).await?;
+        directory_owners::claim(export, &record.id).await?;
         record.write(export, &name).await?;
     }
     if changes.quota.is_some() || changes.inodes.is_some() {

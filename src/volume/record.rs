@@ -47,7 +47,7 @@ pub struct Record {
     /// What it was filled with; `None` for one that began empty.
     pub origin: Option<Origin>,
     /// The snapshot whose tree it shows, for reading, in place of a directory of its own.
-    pub shows: Option<VolumeName>,
+    pub backing_snapshot: Option<VolumeName>,
     /// Whether it is still being filled: no volume yet, for anybody but a retry of its CreateVolume.
     pub pending: bool,
     /// The file ID of what is put in its place, while it is pending: a directory with another one is not its own.
@@ -72,7 +72,8 @@ struct Json {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<Origin>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    shows: Option<String>,
+    #[serde(rename = "shows")]
+    backing_snapshot: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pending: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,7 +93,7 @@ impl Record {
             mount_options: Vec::new(),
             created: now(),
             origin: None,
-            shows: None,
+            backing_snapshot: None,
             pending: false,
             staged: None,
         }
@@ -118,7 +119,7 @@ impl Record {
             mount_options: self.mount_options.clone(),
             created: self.created,
             origin: self.origin.clone(),
-            shows: self.shows.as_ref().map(VolumeName::to_string),
+            backing_snapshot: self.backing_snapshot.as_ref().map(VolumeName::to_string),
             pending: self.pending,
             staged: self.staged,
         };
@@ -140,8 +141,8 @@ impl Record {
         if id.name().as_ref() != Some(name) {
             return Err(bad(format!("it is of another volume, {id}")));
         }
-        let shows = json.shows.map(|name| VolumeName::parse("shows", &name)).transpose();
-        let shows = shows.map_err(|e| bad(e.to_string()))?;
+        let backing_snapshot = json.backing_snapshot.map(|name| VolumeName::parse("shows", &name)).transpose();
+        let backing_snapshot = backing_snapshot.map_err(|e| bad(e.to_string()))?;
         Ok(Self {
             id,
             capacity: json.capacity,
@@ -152,7 +153,7 @@ impl Record {
             mount_options: json.mount_options,
             created: json.created,
             origin: json.origin,
-            shows,
+            backing_snapshot,
             pending: json.pending,
             staged: json.staged,
         })
@@ -161,7 +162,7 @@ impl Record {
     /// The limits that the volume is to have.
     pub fn limits(&self) -> Limits {
         // A volume that shows a snapshot has no content of its own to limit.
-        if self.attributes.quota == Some(Quota::None) || self.shows.is_some() {
+        if self.attributes.quota == Some(Quota::None) || self.backing_snapshot.is_some() {
             return Limits::default();
         }
         Limits {
@@ -172,7 +173,7 @@ impl Record {
 
     /// The names that lead to its content from the share.
     pub fn path(&self) -> Result<Vec<Name>> {
-        match &self.shows {
+        match &self.backing_snapshot {
             Some(snapshot) => snapshot_tree(snapshot),
             None => Ok(self.id.sub_dir.names().collect()),
         }
@@ -243,7 +244,7 @@ mod tests {
             mount_options: vec!["vers=3".to_owned()],
             created: 1_700_000_000,
             origin: None,
-            shows: None,
+            backing_snapshot: None,
             pending: false,
             staged: None,
         }
@@ -270,7 +271,8 @@ mod tests {
     fn a_record_of_a_volume_that_was_filled_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "pvc-1").unwrap();
         let origin = Some(Origin::Snapshot("nfs#export#s###snapshot".to_owned()));
-        let filled = Record { origin, shows: Some(name.clone()), pending: true, staged: Some(u64::MAX), ..record() };
+        let filled =
+            Record { origin, backing_snapshot: Some(name.clone()), pending: true, staged: Some(u64::MAX), ..record() };
         assert_eq!(Record::decode(&name, &filled.encode().unwrap()).unwrap(), filled);
         let outside = String::from_utf8(filled.encode().unwrap()).unwrap().replace("\"shows\":\"", "\"shows\":\"../");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());

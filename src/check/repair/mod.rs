@@ -12,7 +12,7 @@ use crate::nfs::source::SubDir;
 use crate::snapshot::{group as groups, lifecycle as snapshots};
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
-use crate::volume::{claims, kept};
+use crate::volume::{directory_owners, kept};
 
 /// Mends what it can. What remains is found by another check.
 pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<()> {
@@ -61,7 +61,7 @@ async fn claim<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Resu
     let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     match Record::read(export, &name).await? {
-        Some(record) if record.id.sub_dir == sub_dir => claims::claim(export, &record.id).await,
+        Some(record) if record.id.sub_dir == sub_dir => directory_owners::claim(export, &record.id).await,
         _ => Ok(()),
     }
 }
@@ -74,7 +74,7 @@ async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     match Record::read(export, &name).await? {
         Some(record) if record.id.sub_dir == sub_dir => Ok(()),
-        _ => claims::remove_entry(export, &sub_dir, &name.file("")?).await,
+        _ => directory_owners::remove_entry(export, &sub_dir, &name.file("")?).await,
     }
 }
 

@@ -37,7 +37,7 @@ async fn repaired_after(
 
 async fn write(export: &Export<MemoryFs>, id: &str) {
     let id = VolumeId::parse(id).unwrap();
-    claims::claim(export, &id).await.unwrap();
+    directory_owners::claim(export, &id).await.unwrap();
     Record::unrecorded(&id).write(export, &id.name().unwrap()).await.unwrap();
 }
 
@@ -45,7 +45,7 @@ async fn write(export: &Export<MemoryFs>, id: &str) {
 async fn what_can_be_mended_is_and_what_may_hold_data_stays() {
     let export = reach(&MemoryServer::new());
     let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
-    claims::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
+    directory_owners::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
     fs.mkdir(&layout.staging, &name("half"), 0o700).await.unwrap();
     fs.mkdir(&layout.trash, &name("old"), 0o700).await.unwrap();
     fs.mkdir(&fs.root(), &name("kept"), 0o700).await.unwrap();
@@ -123,10 +123,10 @@ async fn a_claim_is_neither_removed_nor_made_where_its_volume_came_or_went_meanw
     let id = "nfs#export#team/data#v#";
     let (server, volume) = (MemoryServer::new(), VolumeId::parse(id).unwrap());
     server.plant("team/data", Node::directory(0o755)).unwrap();
-    claims::claim(&reach(&server), &volume).await.unwrap();
+    directory_owners::claim(&reach(&server), &volume).await.unwrap();
     let stale = |finding: &Finding| matches!(finding, Finding::ClaimStale { .. });
     let export = repaired_after(&server, stale, async |export| write(export, id).await).await;
-    claims::release(&export, &volume).await.unwrap();
+    directory_owners::release(&export, &volume).await.unwrap();
     let missing = |finding: &Finding| matches!(finding, Finding::ClaimMissing { .. });
     repaired_after(&server, missing, async |export| {
         let layout = export.make_layout().await.unwrap();

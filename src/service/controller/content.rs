@@ -17,7 +17,7 @@ use crate::service::proto::csi;
 use crate::snapshot::archive::Archive;
 use crate::snapshot::record::State;
 use crate::snapshot::tree::Tree;
-use crate::snapshot::{clone, direct};
+use crate::snapshot::{clone, snapshot_backed};
 use crate::volume::access::CapacityRange;
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
@@ -81,7 +81,9 @@ impl<C: Connect> Controller<C> {
                 let begin = async move |export: Arc<Export<C::Fs>>, lock| {
                     let begun = VolumeRecord::read(&export, &create.name).await?;
                     match snapshot.filter(|_| begun.is_none()) {
-                        Some(snapshot) => direct::create(&export, &create, &snapshot, &lock).await.map(Begun::Whole),
+                        Some(snapshot) => {
+                            snapshot_backed::create(&export, &create, &snapshot, &lock).await.map(Begun::Whole)
+                        }
                         None => fill::begin(&export, &create, size, until, &lock).await,
                     }
                 };

@@ -16,11 +16,11 @@ use crate::nfs::text::excerpt;
 use crate::service::call_span;
 use crate::service::controller::snapshots::{in_time, timestamp};
 use crate::service::controller::volumes::known_id;
-use crate::service::detached::detached;
 use crate::service::int64;
 use crate::service::proto::csi;
 use crate::service::proto::csi::group_controller_server::GroupController;
 use crate::service::proto::csi::group_controller_service_capability::{self as capability_of, rpc::Type};
+use crate::service::run_to_completion::run_to_completion;
 use crate::snapshot::group;
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::id::GroupId;
@@ -51,7 +51,7 @@ impl<C: Connect> Controller<C> {
                 let contents = try_join_all(ids.iter().map(|id| self.content_of_volume(id, secrets))).await;
                 if let (Err(Error::NotFound { .. }), Some(pending)) = (&contents, found) {
                     let export = export.clone();
-                    detached(async move { group::give_up(&export, &pending).await }).await?;
+                    run_to_completion(async move { group::give_up(&export, &pending).await }).await?;
                 }
                 let contents = contents?;
                 let sizes = contents.iter().map(|content| content.size).collect();
@@ -62,7 +62,7 @@ impl<C: Connect> Controller<C> {
                     let (export, trees) = (export.clone(), trees.clone());
                     async move { group::begin(&export, &create, &trees).await }
                 };
-                let begun = detached(begin).await?;
+                let begun = run_to_completion(begin).await?;
                 if begun.state == State::Ready {
                     return Ok(begun);
                 }
@@ -93,7 +93,7 @@ impl<C: Connect> Controller<C> {
         self.jobs.end(&(id.export.clone(), group::job(&id.name))).await;
         let delete = |export: Arc<Export<C::Fs>>| {
             let (name, snapshots) = (id.name.clone(), request.snapshot_ids.clone());
-            detached(async move { group::delete(&export, &name, &snapshots).await })
+            run_to_completion(async move { group::delete(&export, &name, &snapshots).await })
         };
         self.on(&id.export, &options, delete).await?;
         request.snapshot_ids.iter().for_each(|snapshot| self.jobs.end_copies_of(snapshot));

@@ -23,10 +23,10 @@ use crate::nfs::source::Source;
 use crate::nfs::text::excerpt;
 use crate::service::call_span;
 use crate::service::deadline;
-use crate::service::detached::detached;
 use crate::service::proto::csi;
 use crate::service::proto::csi::controller_server::Controller as Rpc;
 use crate::service::proto::csi::controller_service_capability::{self as capability_of, rpc::Type};
+use crate::service::run_to_completion::run_to_completion;
 use crate::snapshot::jobs::Jobs;
 use crate::volume::delete::DeletePolicy;
 use crate::volume::id::{VolumeId, VolumeName};
@@ -95,7 +95,7 @@ impl<C: Connect> Controller<C> {
         W: Future<Output = Result<T>> + Send + 'static,
     {
         let lock = lifecycle::lock(&export, id).await?;
-        detached(change(export, lock)).await
+        run_to_completion(change(export, lock)).await
     }
 
     /// Does `work` on the export of a volume.

@@ -18,9 +18,9 @@ use crate::service::call_span;
 use crate::service::controller::content::Content;
 use crate::service::controller::list::{Page, READS, Token};
 use crate::service::controller::volumes::known_id;
-use crate::service::detached::detached;
 use crate::service::int64;
 use crate::service::proto::csi;
+use crate::service::run_to_completion::run_to_completion;
 use crate::snapshot::archive::{self};
 use crate::snapshot::id::KnownId;
 use crate::snapshot::lifecycle;
@@ -64,7 +64,7 @@ impl<C: Connect> Controller<C> {
                 let content = self.content_of_volume(&id, secrets).await;
                 if let (Err(Error::NotFound { .. }), Some(pending)) = (&content, found) {
                     let export = export.clone();
-                    detached(async move { lifecycle::give_up(&export, &pending).await }).await?;
+                    run_to_completion(async move { lifecycle::give_up(&export, &pending).await }).await?;
                 }
                 let Content { tree, of, size } = content?;
                 let create = lifecycle::Create { name: name.clone(), source, size, mount_options: options.recorded() };
@@ -72,7 +72,7 @@ impl<C: Connect> Controller<C> {
                     let (export, tree) = (export.clone(), tree.clone());
                     async move { lifecycle::begin(&export, &create, &tree).await }
                 };
-                let begun = detached(begin).await?;
+                let begun = run_to_completion(begin).await?;
                 if begun.state == State::Ready {
                     return Ok(begun);
                 }
@@ -112,7 +112,7 @@ impl<C: Connect> Controller<C> {
         }
         let delete = |export: Arc<Export<C::Fs>>| {
             let id = id.clone();
-            detached(async move {
+            run_to_completion(async move {
                 match id {
                     KnownId::Own(id) => lifecycle::delete(&export, &id.name).await,
                     KnownId::Archive(id) => archive::delete(&export, &id).await,

@@ -14,7 +14,7 @@ use crate::service::proto::csi;
 use crate::service::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::service::proto::csi::volume_content_source::Type as SourceType;
 use crate::service::{capability, int64};
-use crate::snapshot::{clone, direct};
+use crate::snapshot::{clone, snapshot_backed};
 use crate::volume::access::CapacityRange;
 use crate::volume::delete;
 use crate::volume::id::{VolumeId, VolumeName};
@@ -85,7 +85,7 @@ impl<C: Connect> Controller<C> {
                 async move |export: Arc<Export<C::Fs>>, lock| match delete::delete(&export, &gone, policy, &lock)
                     .await?
                 {
-                    Some(record) => direct::delete(&export, &record, &lock).await,
+                    Some(record) => snapshot_backed::delete(&export, &record, &lock).await,
                     None => Ok(()),
                 };
             self.change(export, id, delete).await
@@ -256,6 +256,6 @@ fn context(id: &VolumeId) -> HashMap<String, String> {
 /// directory then, and a node that does not know the key mounts nothing.
 fn recorded_context(record: &Record) -> HashMap<String, String> {
     let settled = record.created_with.mode.map(|_| ("mountPermissions".to_owned(), "0".to_owned()));
-    let shown = record.shows.as_ref().map(|snapshot| ("snapshot".to_owned(), snapshot.to_string()));
+    let shown = record.backing_snapshot.as_ref().map(|snapshot| ("snapshot".to_owned(), snapshot.to_string()));
     context(&record.id).into_iter().chain(settled).chain(shown).collect()
 }

@@ -13,7 +13,7 @@ use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
 use crate::snapshot::id::ArchiveId;
 use crate::snapshot::tree::{How, Stage};
-use crate::volume::claims;
+use crate::volume::directory_owners;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle;
 use crate::volume::parameters::ARCHIVED;
@@ -198,7 +198,7 @@ pub async fn delete<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<()> {
     // As a volume with that directory would be locked.
     let _lock = export.lock(&[id.name.as_str()]).await?;
     // What a volume that is gone has left of a claim is cleared away.
-    claims::neighbours(export, &SubDir::parse("snapshot_id", id.name.as_str())?, None).await?;
+    directory_owners::neighbours(export, &SubDir::parse("snapshot_id", id.name.as_str())?, None).await?;
     let Some(found) = find(export, id).await? else { return Ok(()) };
     let failed = |status| export.failed(format!("deleting snapshot `{id}`"), status);
     let Some(dir) = directory(export, &id.name).await.map_err(failed)? else { return Ok(()) };

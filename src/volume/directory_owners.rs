@@ -84,7 +84,7 @@ pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<
     {
         if nested {
             found.above = Some(first);
-        } else if record.shows.is_none() {
+        } else if record.backing_snapshot.is_none() {
             found.same = Some(Neighbour::new(first, &record));
         }
     }
@@ -96,7 +96,7 @@ pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<
         path = join(&path, &name);
         let here = SubDir::parse("subDir", &path)?;
         if here == *sub_dir {
-            let owners = owners(export, &dir, &here, me, |record| record.shows.is_none()).await?;
+            let owners = owners(export, &dir, &here, me, |record| record.backing_snapshot.is_none()).await?;
             found.same = found.same.or(owners.live);
             found.kept = owners.kept;
         } else {

@@ -86,7 +86,7 @@ async fn read<F: Fs>(export: &Export<F>, records: &F::Handle, counted: &F::Handl
     let Some((file, attr, content)) = export.open_small(records, &Record::file(&volume)?).await? else { return Ok(0) };
     let record = Record::decode(&volume, &content)?;
     // What shows a snapshot has nothing of its own.
-    let promised = if record.shows.is_some() { 0 } else { record.capacity };
+    let promised = if record.backing_snapshot.is_some() { 0 } else { record.capacity };
     match export.fs().link(&file, counted, &name(export, &format!("{}-{promised}", attr.fileid))?).await {
         // Replaced or removed meanwhile, or a file system without links: it is read again the next time.
         Ok(()) | Err(Status::Exist | Status::NoEnt | Status::Stale | Status::NotSupp | Status::Perm) => Ok(promised),

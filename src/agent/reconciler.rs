@@ -32,7 +32,7 @@ const DEPTH: usize = 4096;
 pub type Ids = Arc<Mutex<()>>;
 
 /// An export and the projects of its file system.
-pub struct Keeper<F: Fs, P: Projects<F>> {
+pub struct Reconciler<F: Fs, P: Projects<F>> {
     pub(super) export: Export<F>,
     pub(super) projects: P,
     /// The IDs that may be given to volumes.
@@ -48,7 +48,7 @@ pub struct Keeper<F: Fs, P: Projects<F>> {
     pub(super) snapshots: Option<u32>,
 }
 
-impl<F: Fs, P: Projects<F>> Keeper<F, P> {
+impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
     /// Opens the agent's directory on an export that has a private one; `None` where there is none yet. Who holds the lock
     /// of its file `lock` is the one that works.
     pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>, ids: Ids) -> Result<Option<Self>> {

@@ -10,8 +10,8 @@ use crate::export::fs::{Fs, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::snapshot::lifecycle::{self, lock, purge};
 use crate::snapshot::record::{Record, State};
-use crate::volume::claims;
 use crate::volume::delete;
+use crate::volume::directory_owners;
 use crate::volume::fill;
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::Create;
@@ -33,8 +33,8 @@ pub async fn create<F: Fs>(
     let gone = || Error::not_found(format!("snapshot `{snapshot}`"), format!("{} has none", export.source()));
     let size = ready.ok_or_else(gone)?.size;
     let prepared = fill::prepare(export, create, size, volume).await?;
-    let record = VolumeRecord { shows: Some(snapshot.clone()), pending: false, adopted: false, ..prepared };
-    claims::claim(export, &record.id).await?;
+    let record = VolumeRecord { backing_snapshot: Some(snapshot.clone()), pending: false, adopted: false, ..prepared };
+    directory_owners::claim(export, &record.id).await?;
     let layout = export.make_layout().await?;
     let shown = export.make_dirs(&layout.snapshots, [Record::shown(snapshot)?], 0o700).await?;
     match export.fs().create(&shown, &create.name.file("")?, 0o600).await {
@@ -48,7 +48,7 @@ pub async fn create<F: Fs>(
 /// Deletes a volume that shows a snapshot; the snapshot's tree goes with the last one, where the snapshot is deleted. The
 /// caller holds the volume's lock.
 pub async fn delete<F: Fs>(export: &Export<F>, record: &VolumeRecord, volume: &Guard<F>) -> Result<()> {
-    let (Some(snapshot), Some(name)) = (&record.shows, record.id.name()) else { return Ok(()) };
+    let (Some(snapshot), Some(name)) = (&record.backing_snapshot, record.id.name()) else { return Ok(()) };
     let lock = lock(export, snapshot).await?;
     let layout = export.make_layout().await?;
     if let Some(shown) = export.find_dir(&layout.snapshots, [Record::shown(snapshot)?]).await? {
@@ -88,7 +88,9 @@ pub(super) async fn is_shown<F: Fs>(export: &Export<F>, snapshot: &VolumeName, _
 /// Whether the volume that a file is named after shows the snapshot.
 pub async fn shows<F: Fs>(export: &Export<F>, file: &Name, snapshot: &VolumeName) -> Result<bool> {
     let Some(name) = VolumeName::of_file(file, "") else { return Ok(false) };
-    Ok(VolumeRecord::read(export, &name).await?.is_some_and(|record| record.shows.as_ref() == Some(snapshot)))
+    Ok(VolumeRecord::read(export, &name)
+        .await?
+        .is_some_and(|record| record.backing_snapshot.as_ref() == Some(snapshot)))
 }
 
 async fn remove<F: Fs>(export: &Export<F>, dir: &F::Handle, file: &Name) -> Result<()> {

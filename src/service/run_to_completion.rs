@@ -7,7 +7,7 @@ use tracing::Instrument as _;
 use crate::error::{Error, Result};
 
 /// Runs work to its end, whatever becomes of the caller.
-pub async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+pub async fn run_to_completion<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let done = tokio::spawn(work.in_current_span()).await;
     done.unwrap_or_else(|error| Err(Error::Internal(format!("the work on the export broke off: {error}"))))
 }
