@@ -18,4 +18,6 @@ pub mod service;
 pub mod snapshot;
 pub mod socket;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod volume;

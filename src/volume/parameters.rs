@@ -17,7 +17,7 @@ pub const INJECTED: &str = "csi.storage.k8s.io/";
 pub const ARCHIVED: &str = "archived-";
 
 /// What becomes of a volume's directory when the volume is deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDelete {
     /// It goes.

@@ -1,0 +1,3 @@
+//! Harnesses that only tests need.
+
+mod model;
