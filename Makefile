@@ -29,6 +29,8 @@ test: test-unit test-chart e2e  ## every test but those on a Kubernetes cluster
 # So many races, in orders that seeds decide, of each kind: of two controllers about volumes, snapshots and archives, and with an
 # agent.
 test-unit: export CSI_NFS_RACES ?= 50000
+# So many random histories of calls, which a reference model judges (src/testing/model).
+test-unit: export CSI_NFS_HISTORIES ?= 20000
 test-unit:  ## the tests that need no NFS
 	cargo test --locked
 

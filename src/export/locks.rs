@@ -12,13 +12,17 @@ use std::time::Duration;
 
 use fnv::FnvHasher;
 use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::export::fs::{Fs, FsResult};
+use crate::export::fs::{Fs, FsResult, Status};
 
 /// How long a lock that another controller holds is waited for between two tries, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+
+/// How long giving a lock back is tried again where it fails. A lock that the server keeps holds up every other controller.
+const GIVING_BACK: Duration = Duration::from_secs(60);
 
 /// The locks of one export.
 #[derive(Default)]
@@ -107,10 +111,11 @@ impl<F: Fs> Drop for Guard<F> {
         let (keys, local) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.local));
         let give_back = async move {
             for key in keys {
-                if let Err(error) = fs.unlock(&file, key).await {
+                if let Err(error) = unlock(&*fs, &file, key).await {
                     tracing::warn!(%error, "a lock on the export was not given back; it ends with this process");
                 }
             }
+            // Only now: whoever took the lock in this process before would lose it to another try.
             drop(local);
         };
         let ending = self.giving_back.ending.clone();
@@ -119,9 +124,45 @@ impl<F: Fs> Drop for Guard<F> {
     }
 }
 
+/// Gives a lock back, and tries again for a while where that fails.
+async fn unlock<F: Fs>(fs: &F, file: &F::Handle, key: u64) -> FsResult<()> {
+    let (begun, mut pause) = (Instant::now(), RETRY.0);
+    loop {
+        match fs.unlock(file, key).await {
+            // The server has no such lock any more.
+            Ok(()) | Err(Status::Stale) => return Ok(()),
+            Err(status) if begun.elapsed() >= GIVING_BACK => return Err(status),
+            Err(_) => {}
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
+    }
+}
+
 /// The byte that stands for a name: the same in every version of the driver, since controllers of several share exports.
 fn key(name: &str) -> u64 {
     let mut hasher = FnvHasher::default();
     hasher.write(name.as_bytes());
     hasher.finish() >> 2
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::export::fs::Status;
+    use crate::testing::crash_harness::connect;
+    use crate::testing::memory::MemoryServer;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_the_server_does_not_take_back_at_once_holds_nobody_up_for_ever() {
+        let server = MemoryServer::new();
+        let (one, two) = (connect(&server), connect(&server));
+        for status in [Status::Io, Status::TimedOut] {
+            let guard = one.lock(&["v"]).await.unwrap();
+            one.fs().fail_at(one.fs().operations(), status);
+            drop(guard);
+            let waited = tokio::time::timeout(super::GIVING_BACK, two.lock(&["v"])).await;
+            drop(waited.expect("the lock of a controller that lives").unwrap());
+            tokio::time::sleep(super::GIVING_BACK).await;
+        }
+    }
 }

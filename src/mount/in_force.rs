@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
-use crate::mount::compare::{Difference, weaker};
+use crate::node::compare::{Difference, weaker};
 use crate::mount::fsmount::{Attempt, Failure};
 use crate::mount::inspect::Inspector;
 use crate::mount::table::{Mount, Table};

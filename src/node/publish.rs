@@ -17,7 +17,7 @@
 //! using it; [`health`](crate::node::health) tells of it.
 //!
 //! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and with
-//! what [`compare`](crate::mount::compare) can tell where another process mounted.
+//! what [`compare`](crate::node::compare) can tell where another process mounted.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use crate::error::{Error, Result};
-use crate::mount::compare::difference;
+use crate::node::compare::difference;
 use crate::mount::gate::{Gate, Gates};
 use crate::mount::mounter::{Mounter, Role};
 use crate::mount::reachability::Reachability;

@@ -84,6 +84,11 @@ impl MemoryFs {
         self.plan_fault(n, Fault::Crash(when));
     }
 
+    /// Faults that were planned for operations to come do not happen.
+    pub fn forget_faults(&self) {
+        locked(&self.client.plan).faults.clear();
+    }
+
     /// The controller dies now.
     pub fn crash(&self) {
         locked(&self.client.plan).dead = true;

@@ -90,6 +90,11 @@ impl MemoryServer {
         self.state().plant(path.as_ref(), &node)
     }
 
+    /// Removes what is at a path, with all that is in it, as root on the server would. What is not there is removed.
+    pub fn remove(&self, path: impl AsRef<[u8]>) -> FsResult<()> {
+        self.state().remove(path.as_ref())
+    }
+
     /// Whether the server refuses changes, from now on.
     pub fn set_read_only(&self, on: bool) {
         self.state().read_only = on;

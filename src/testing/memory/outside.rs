@@ -61,6 +61,31 @@ impl State {
         Ok(())
     }
 
+    /// Removes what is at a path, with all that is in it, as root on the server would; also where nothing is there.
+    pub(super) fn remove(&mut self, path: &[u8]) -> FsResult<()> {
+        let mut names = path.split(|byte| *byte == b'/').map(Name::new).collect::<FsResult<Vec<_>>>()?;
+        let last = names.pop().ok_or(Status::Inval)?;
+        let mut dir = ROOT;
+        for name in &names {
+            let Some(next) = self.directory(dir)?.get(name) else { return Ok(()) };
+            dir = next;
+        }
+        match self.directory(dir)?.get(&last) {
+            Some(object) => self.remove_tree(dir, &last, object),
+            None => Ok(()),
+        }
+    }
+
+    fn remove_tree(&mut self, dir: u64, name: &Name, object: u64) -> FsResult<()> {
+        if let Body::Directory(directory) = &self.inode(object)?.body {
+            let inside: Vec<(Name, u64)> = directory.entries.values().cloned().collect();
+            for (name, child) in inside {
+                self.remove_tree(object, &name, child)?;
+            }
+        }
+        self.drop_entry(dir, name, object)
+    }
+
     pub(super) fn tree(&self) -> Tree {
         let mut tree = BTreeMap::new();
         let mut pending = vec![(Vec::new(), ROOT)];
