@@ -5,17 +5,16 @@
 //! A part is known by a name; names share the bytes of one file by their hash. CSI asks a plugin to cope with several
 //! calls for one volume at once ("Concurrency"): here the later one waits, and then finds what the earlier one did.
 
-use std::collections::HashMap;
 use std::hash::Hasher;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fnv::FnvHasher;
-use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::export::fs::{Fs, FsResult};
+use crate::export::keyed_mutex::{KeyGuard, KeyedMutex};
 
 /// How long a lock that another controller holds is waited for between two tries, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
@@ -23,7 +22,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 /// The locks of one export.
 #[derive(Default)]
 pub struct Locks {
-    local: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
+    local: KeyedMutex<u64>,
     giving_back: GivingBack,
 }
 
@@ -40,7 +39,7 @@ pub struct Guard<F: Fs> {
     fs: Arc<F>,
     file: F::Handle,
     keys: Vec<u64>,
-    local: Vec<OwnedMutexGuard<()>>,
+    local: Vec<KeyGuard>,
     giving_back: GivingBack,
 }
 
@@ -53,7 +52,7 @@ impl Locks {
         keys.dedup();
         let mut guard = self.guard(fs, file);
         for key in keys {
-            guard.local.push(self.local(key).lock_owned().await);
+            guard.local.push(self.local.lock(key).await);
             let mut pause = RETRY.0;
             guard.keys.push(key);
             while !fs.try_lock(file, key).await? {
@@ -67,7 +66,7 @@ impl Locks {
     /// Locks the part called `name` if nobody holds it.
     pub async fn try_acquire<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle, name: &str) -> FsResult<Option<Guard<F>>> {
         let key = key(name);
-        let Ok(local) = self.local(key).try_lock_owned() else { return Ok(None) };
+        let Some(local) = self.local.try_lock(key) else { return Ok(None) };
         let mut guard = self.guard(fs, file);
         guard.keys.push(key);
         guard.local.push(local);
@@ -85,17 +84,6 @@ impl Locks {
     fn guard<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle) -> Guard<F> {
         let giving_back = self.giving_back.clone();
         Guard { fs: fs.clone(), file: file.clone(), keys: Vec::new(), local: Vec::new(), giving_back }
-    }
-
-    fn local(&self, key: u64) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {
-            return lock;
-        }
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        let lock = Arc::default();
-        locks.insert(key, Arc::downgrade(&lock));
-        lock
     }
 }
 

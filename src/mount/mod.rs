@@ -14,3 +14,4 @@ pub mod table;
 mod threads;
 pub mod version;
 mod version3;
+pub mod weak_map;

@@ -6,13 +6,12 @@
 //! elsewhere by now. A server that is gone costs its own callers an error
 //! and the driver a few threads; it costs nobody else anything.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -23,6 +22,7 @@ use crate::error::Error;
 use crate::mount::local::Local;
 use crate::mount::reachability::Reachability;
 use crate::mount::threads::Threads;
+use crate::mount::weak_map::WeakMap;
 use crate::nfs::source::Server;
 use crate::nfs::status::Status;
 
@@ -79,16 +79,6 @@ impl Gate {
             threads: Threads::new(THREADS),
             closing: TaskTracker::new(),
         }))
-    }
-
-    /// The server behind it.
-    pub fn server(&self) -> &Server {
-        &self.0.server
-    }
-
-    /// The server's port, TCP.
-    pub fn port(&self) -> u16 {
-        self.0.port
     }
 
     /// Makes a blocking call on a thread of its own and waits for it as long as the server lives: within 5 s of the
@@ -200,7 +190,7 @@ impl<T: Send + 'static> Drop for Held<T> {
 #[derive(Debug)]
 pub struct Gates {
     reachability: Arc<Reachability>,
-    gates: Mutex<HashMap<(IpAddr, u16), Weak<Inner>>>,
+    gates: WeakMap<(IpAddr, u16), Inner>,
     closing: TaskTracker,
     local: Local,
 }
@@ -208,7 +198,7 @@ pub struct Gates {
 impl Gates {
     /// No gates yet; they ask `reachability`.
     pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
-        Arc::new(Self { reachability, gates: Mutex::default(), closing: TaskTracker::new(), local: Local::default() })
+        Arc::new(Self { reachability, gates: WeakMap::default(), closing: TaskTracker::new(), local: Local::default() })
     }
 
     /// The way to what asks no server.
@@ -228,19 +218,13 @@ impl Gates {
 
     /// The gate of a server's address. It exists as long as somebody holds it or one of its threads is in the kernel.
     pub fn get(&self, address: IpAddr, port: u16) -> Gate {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get(&(address, port)).and_then(Weak::upgrade) {
-            return Gate(gate);
-        }
-        gates.retain(|_, gate| gate.strong_count() > 0);
-        let gate = Arc::new(Inner {
+        let gate = self.gates.get_or_insert_with((address, port), || Inner {
             server: address.into(),
             port,
             reachability: Some(Arc::clone(&self.reachability)),
             threads: Threads::new(THREADS),
             closing: self.closing.clone(),
         });
-        gates.insert((address, port), Arc::downgrade(&gate));
         Gate(gate)
     }
 }
