@@ -1,4 +1,4 @@
-//! Whose figures a server tells for a volume: its own where it has a limit, otherwise those of its whole export.
+//! StatisticsScope figures a server tells for a volume: its own where it has a limit, otherwise those of its whole export.
 //!
 //! statfs(2) does not say which, so the export is asked too, through a mount of its own that hangs in no directory. The
 //! kernel has the connection already; the answer is kept.
@@ -14,7 +14,7 @@ use crate::mount::mounter::{Mounter, Role};
 use crate::mount::table::Mount;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::node::probe::figures;
+use crate::node::mount_probe::figures;
 
 /// How long it is believed how large an export is, or that it cannot be asked.
 const MAX_AGE: Duration = Duration::from_secs(300);
@@ -22,9 +22,9 @@ const MAX_AGE: Duration = Duration::from_secs(300);
 /// What decides whether a server lets a client mount, among the options of a mount that it allowed.
 const OPTIONS: [&str; 5] = ["vers", "proto", "port", "sec", "xprtsec"];
 
-/// Whose figures are told.
+/// StatisticsScope figures are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
+pub enum StatisticsScope {
     /// The volume's own.
     Volume,
     /// Those of the export: the volume has no limit, or one that is larger than the export.
@@ -33,7 +33,7 @@ pub enum Whose {
     Unknown,
 }
 
-impl Whose {
+impl StatisticsScope {
     /// As it is written.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -57,9 +57,15 @@ impl Exports {
         Self { mounter, sizes: Mutex::default() }
     }
 
-    /// Whose figures `stat` are, of a volume on `share` that is mounted as `mount`; until `deadline` at most.
-    pub async fn tell(&self, stat: &FsStat, share: Option<&Source>, mount: &Mount, deadline: Instant) -> Whose {
-        let (Some(share), Some(server)) = (share, mount.server()) else { return Whose::Unknown };
+    /// StatisticsScope figures `stat` are, of a volume on `share` that is mounted as `mount`; until `deadline` at most.
+    pub async fn tell(
+        &self,
+        stat: &FsStat,
+        share: Option<&Source>,
+        mount: &Mount,
+        deadline: Instant,
+    ) -> StatisticsScope {
+        let (Some(share), Some(server)) = (share, mount.server()) else { return StatisticsScope::Unknown };
         // By the address that the mount uses: the name may lead to another server by now.
         let share = &Source { server, ..share.clone() };
         let known = self.sizes().get(share).copied().filter(|(at, _)| at.elapsed() < MAX_AGE);
@@ -74,9 +80,9 @@ impl Exports {
             }
         };
         match size {
-            Some(size) if stat.total_bytes < size => Whose::Volume,
-            Some(_) => Whose::Export,
-            None => Whose::Unknown,
+            Some(size) if stat.total_bytes < size => StatisticsScope::Volume,
+            Some(_) => StatisticsScope::Export,
+            None => StatisticsScope::Unknown,
         }
     }
 

@@ -11,14 +11,14 @@ use crate::export::fs::{FsStat, Status};
 use crate::mount::local::Local;
 use crate::mount::table::{Mount, Table};
 use crate::nfs::source::Source;
-use crate::node::probe::{Failure, LIMIT, Probe};
-use crate::node::statistics_scope::{Exports, Whose};
+use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
+use crate::node::statistics_scope::{Exports, StatisticsScope};
 use crate::node::target::{Place, Target};
 
 /// The figures of volumes.
 #[derive(Debug)]
 pub struct Stats {
-    probe: Probe,
+    probe: MountProbe,
     /// How old an answer may be; zero asks the server each time.
     max_age: Duration,
     /// `None` where nobody asks whose figures are told.
@@ -39,7 +39,7 @@ pub struct Volume {
 struct Figures {
     /// The volume that they were asked for.
     volume: String,
-    whose: Whose,
+    whose: StatisticsScope,
     /// The mount that they are of, and its superblock: another one at the same target has others.
     of: (u64, (u32, u32)),
     at: Instant,
@@ -47,8 +47,8 @@ struct Figures {
 }
 
 impl Stats {
-    /// Figures that `probe` gets, each kept for `max_age`. Whose they are is found out by `exports`, where somebody asks.
-    pub fn new(probe: Probe, exports: Option<Exports>, max_age: Duration) -> Self {
+    /// Figures that `probe` gets, each kept for `max_age`. StatisticsScope they are is found out by `exports`, where somebody asks.
+    pub fn new(probe: MountProbe, exports: Option<Exports>, max_age: Duration) -> Self {
         Self { probe, max_age, exports, last: Mutex::default() }
     }
 
@@ -80,7 +80,7 @@ impl Stats {
             (Ok(stat), _) => {
                 let whose = match &self.exports {
                     Some(exports) => exports.tell(&stat, volume.share.as_ref(), mount, deadline).await,
-                    None => Whose::Unknown,
+                    None => StatisticsScope::Unknown,
                 };
                 let figures =
                     Figures { volume: volume.id.clone(), whose, of: identity(mount), at: Instant::now(), stat };
@@ -94,7 +94,7 @@ impl Stats {
     }
 
     /// The last figures of every volume, and whose they are.
-    pub fn known(&self) -> Vec<(String, Whose, FsStat)> {
+    pub fn known(&self) -> Vec<(String, StatisticsScope, FsStat)> {
         let mut known: Vec<_> = self.last().values().map(|f| (f.volume.clone(), f.whose, f.stat)).collect();
         // One with several targets has the same figures at each.
         known.sort_by(|(one, ..), (other, ..)| one.cmp(other));
@@ -158,7 +158,7 @@ mod tests {
     fn stats(max_age: Duration) -> Stats {
         let reachability = Reachability::new();
         let gates = Gates::new(Arc::clone(&reachability));
-        Stats::new(Probe::new(reachability, gates), None, max_age)
+        Stats::new(MountProbe::new(reachability, gates), None, max_age)
     }
 
     fn volume() -> Volume {
@@ -177,7 +177,8 @@ mod tests {
         let place = Arc::new(target.find().unwrap().unwrap());
         let stats = stats(max_age);
         let of = (26, (0, 26));
-        let figures = Figures { volume: volume().id, whose: Whose::Unknown, of, at: Instant::now(), stat: OLD };
+        let figures =
+            Figures { volume: volume().id, whose: StatisticsScope::Unknown, of, at: Instant::now(), stat: OLD };
         stats.last().insert(target.clone(), figures);
         stats.figures(&volume(), &target, &place, &mount, Instant::now() + LIMIT).await
     }

@@ -4,13 +4,13 @@ pub mod call_span;
 pub mod capability;
 pub mod controller;
 pub mod deadline;
+pub mod health_response;
 pub mod identity;
 pub mod node;
 pub mod proto;
 pub mod publish_request;
 pub mod run_to_completion;
 pub mod status;
-pub mod volume_health;
 
 use crate::error::{Error, Result};
 

@@ -7,17 +7,17 @@ use tonic::{Request, Response, Status};
 use super::{int64, present, publish_request};
 use crate::error::{Error, Result};
 use crate::export::fs::FsStat;
-use crate::node::health::Health;
-use crate::node::publish::Publisher;
+use crate::node::mount_health::MountHealth;
+use crate::node::publisher::Publisher;
 use crate::node::stats::{Stats, Volume};
 use crate::node::target::Target;
 use crate::service::call_span;
+use crate::service::health_response::volume_health;
 use crate::service::proto::csi;
 use crate::service::proto::csi::node_server::Node as Rpc;
 use crate::service::proto::csi::node_service_capability::{self as capability_of, rpc::Type};
 use crate::service::proto::csi::volume_usage::Unit;
 use crate::service::run_to_completion::run_to_completion;
-use crate::service::volume_health::volume_health;
 use crate::volume::id::VolumeId;
 
 /// What the driver's flags say to the node.
@@ -35,12 +35,12 @@ pub struct Node {
     settings: Settings,
     publisher: Arc<Publisher>,
     stats: Arc<Stats>,
-    health: Arc<Health>,
+    health: Arc<MountHealth>,
 }
 
 impl Node {
     /// A node that publishes with `publisher`.
-    pub fn new(settings: Settings, publisher: Arc<Publisher>, stats: Arc<Stats>, health: Arc<Health>) -> Self {
+    pub fn new(settings: Settings, publisher: Arc<Publisher>, stats: Arc<Stats>, health: Arc<MountHealth>) -> Self {
         Self { settings, publisher, stats, health }
     }
 }
@@ -191,12 +191,12 @@ mod tests {
     use crate::mount::mounter::Mounter;
     use crate::mount::reachability::Reachability;
     use crate::nfs::options::MountOptions;
-    use crate::node::probe::Probe;
+    use crate::node::mount_probe::MountProbe;
 
     fn node() -> Node {
         let reachability = Reachability::new();
         let gates = Gates::new(Arc::clone(&reachability));
-        let probe = Probe::new(Arc::clone(&reachability), Arc::clone(&gates));
+        let probe = MountProbe::new(Arc::clone(&reachability), Arc::clone(&gates));
         let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
         let publisher = Publisher::new(Arc::clone(&mounter), reachability, gates, Arc::default());
         let stats = Stats::new(probe.clone(), None, std::time::Duration::ZERO);
@@ -208,7 +208,7 @@ mod tests {
                 allow_inline: false,
             },
         };
-        Node::new(settings, Arc::new(publisher), Arc::new(stats), Arc::new(Health::new(probe, Arc::default())))
+        Node::new(settings, Arc::new(publisher), Arc::new(stats), Arc::new(MountHealth::new(probe, Arc::default())))
     }
 
     #[rstest]

@@ -45,12 +45,12 @@ pub enum Failure {
 
 /// Asks mounted volumes.
 #[derive(Debug, Clone)]
-pub struct Probe {
+pub struct MountProbe {
     reachability: Arc<Reachability>,
     gates: Arc<Gates>,
 }
 
-impl Probe {
+impl MountProbe {
     /// A probe that asks `reachability` first and goes through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
         Self { reachability, gates }

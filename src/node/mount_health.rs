@@ -14,9 +14,9 @@ use crate::mount::version::is_fallback;
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
 use crate::nfs::status::Status;
+use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
 use crate::node::moved;
-use crate::node::probe::{Failure, LIMIT, Probe};
-use crate::node::publish_intents::{Requested, Wanted};
+use crate::node::publish_intents::{PublishIntent, PublishIntents};
 use crate::node::target::{Place, Target};
 
 /// The port that a server is asked at where no mount tells another.
@@ -29,9 +29,9 @@ const MOUNT_ANEW: &str = "delete the pod, so that its volumes are mounted anew";
 
 /// Looks after the volumes of this node.
 #[derive(Debug)]
-pub struct Health {
-    probe: Probe,
-    requested: Arc<Requested>,
+pub struct MountHealth {
+    probe: MountProbe,
+    intents: Arc<PublishIntents>,
 }
 
 /// What is to be looked at.
@@ -40,13 +40,13 @@ struct Subject {
     /// The visible mount.
     mount: Option<Mount>,
     /// What this process was asked to mount there.
-    wanted: Option<Wanted>,
+    intent: Option<PublishIntent>,
 }
 
-impl Health {
-    /// Asks servers by `probe`; `requested` tells what should be mounted where.
-    pub fn new(probe: Probe, requested: Arc<Requested>) -> Self {
-        Self { probe, requested }
+impl MountHealth {
+    /// Asks servers by `probe`; `intents` tells what should be mounted where.
+    pub fn new(probe: MountProbe, intents: Arc<PublishIntents>) -> Self {
+        Self { probe, intents }
     }
 
     /// What is wrong with a volume at `target`, or at all of its targets on this node; empty where nothing is. Within 2 s.
@@ -62,7 +62,7 @@ impl Health {
     /// | `WrongVolumeMounted` | inaccessible | something else is |
     /// | `ServerMoved` | degraded, or inaccessible | the name of its server leads elsewhere by now, and the mount does not |
     /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
-    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was wanted |
+    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was intent |
     ///
     /// # Errors
     /// [`Error::NotFound`] where this node has nothing to do with the volume.
@@ -92,7 +92,7 @@ impl Health {
     pub async fn of_servers(&self) -> Result<Option<Condition>> {
         let deadline = Instant::now() + LIMIT;
         let table = self.probe.local().run(Table::read).await?;
-        let is_target = |path: &Path| is_kubelet_target(path) || self.requested.at(path).is_some();
+        let is_target = |path: &Path| is_kubelet_target(path) || self.intents.at(path).is_some();
         let servers: BTreeSet<(Server, u16)> = table
             .mounts()
             .filter(|mount| is_target(&mount.target))
@@ -124,9 +124,9 @@ impl Health {
     ) -> Result<Vec<Subject>> {
         let mut paths: Vec<PathBuf> = match target {
             Some(_) => Vec::new(),
-            None => self.requested.targets_of(volume_id),
+            None => self.intents.targets_of(volume_id),
         };
-        let (target, source, requested) = (target.cloned(), source.cloned(), Arc::clone(&self.requested));
+        let (target, source, intents) = (target.cloned(), source.cloned(), Arc::clone(&self.intents));
         let volume = format!("volume `{}`", volume_id.escape_debug());
         self.probe
             .local()
@@ -144,10 +144,10 @@ impl Health {
                     .map(|place| {
                         let place = Arc::new(place?);
                         let mount = table.top(place.path()).cloned();
-                        let wanted = requested.at(place.path());
+                        let intent = intents.at(place.path());
                         let awaited = is_kubelet_target(place.path()) && place.is_directory().unwrap_or(true);
-                        let known = mount.is_some() || wanted.is_some() || awaited;
-                        Ok(known.then_some(Subject { place, mount, wanted }))
+                        let known = mount.is_some() || intent.is_some() || awaited;
+                        Ok(known.then_some(Subject { place, mount, intent }))
                     })
                     .filter_map(Result::transpose)
                     .collect::<Result<_>>()?;
@@ -161,14 +161,14 @@ impl Health {
 }
 
 /// The one thing that is wrong at a target.
-async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
+async fn look(probe: MountProbe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
     let Some(mount) = &subject.mount else {
         return Some(look_for_missing(&probe, &subject, source.as_ref(), deadline).await);
     };
     let found = look_at_mount(&probe, &subject, mount, deadline);
     // As it was asked for, else as its identifier or the mount itself has it.
-    let wanted = subject.wanted.as_ref().map(|wanted| &wanted.source).or(source.as_ref());
-    let moved = moved::moved(&probe, mount, wanted.map(|source| &source.server), deadline);
+    let intent = subject.intent.as_ref().map(|intent| &intent.source).or(source.as_ref());
+    let moved = moved::moved(&probe, mount, intent.map(|source| &source.server), deadline);
     match tokio::join!(found, moved) {
         // Whatever is wrong besides, it is wrong with a server that the volume is no longer on.
         (found, Some(to)) => {
@@ -180,30 +180,35 @@ async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: 
     }
 }
 
-async fn look_at_mount(probe: &Probe, subject: &Subject, mount: &Mount, deadline: Instant) -> Option<Condition> {
+async fn look_at_mount(probe: &MountProbe, subject: &Subject, mount: &Mount, deadline: Instant) -> Option<Condition> {
     let place = &subject.place;
     let found = async {
         if !mount.is_nfs() {
             return Ok(Some(wrong_volume(place, mount)));
         }
         let root = probe.root(place, mount, deadline).await?;
-        if subject.wanted.as_ref().and_then(|wanted| wanted.root).is_some_and(|wanted| wanted != root.identity) {
+        if subject.intent.as_ref().and_then(|intent| intent.mounted).is_some_and(|mounted| mounted != root.identity) {
             return Ok(Some(wrong_volume(place, mount)));
         }
         if !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await? {
             return Ok(Some(read_only(place, mount)));
         }
-        let fell_back = is_fallback(mount, subject.wanted.as_ref().map(|wanted| &wanted.options)) == Some(true);
+        let fell_back = is_fallback(mount, subject.intent.as_ref().map(|intent| &intent.options)) == Some(true);
         Ok(fell_back.then(|| lower_version(place, mount)))
     };
     found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
 }
 
 /// Why nothing is mounted: a server that does not answer is the likely cause.
-async fn look_for_missing(probe: &Probe, subject: &Subject, source: Option<&Source>, deadline: Instant) -> Condition {
-    let wanted = subject.wanted.as_ref();
-    if let Some(source) = wanted.map(|wanted| &wanted.source).or(source) {
-        let port = wanted.map_or(NFS_PORT, |wanted| wanted.options.port());
+async fn look_for_missing(
+    probe: &MountProbe,
+    subject: &Subject,
+    source: Option<&Source>,
+    deadline: Instant,
+) -> Condition {
+    let intent = subject.intent.as_ref();
+    if let Some(source) = intent.map(|intent| &intent.source).or(source) {
+        let port = intent.map_or(NFS_PORT, |intent| intent.options.port());
         if let Err(failure) = probe.server(&source.server, port, deadline).await {
             return explain(&failure, &subject.place, &source.to_string());
         }
@@ -270,29 +275,32 @@ mod tests {
     use crate::mount::reachability::Reachability;
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::Share;
-    use crate::node::root::Root;
+    use crate::node::root::{Root, RootAttributes};
     use crate::testing::fake_server::{self, Behaviour};
 
-    fn health() -> Health {
+    fn health() -> MountHealth {
         let reachability = Reachability::new();
-        Health::new(Probe::new(Arc::clone(&reachability), Gates::new(reachability)), Arc::default())
+        MountHealth::new(MountProbe::new(Arc::clone(&reachability), Gates::new(reachability)), Arc::default())
     }
 
-    fn wanted(port: u16) -> Wanted {
-        Wanted {
+    fn intent(port: u16) -> PublishIntent {
+        PublishIntent {
             volume_id: "volume".to_owned(),
             source: Source::share(
                 Server::parse("server", "127.0.0.1").unwrap(),
                 Share::parse("share", "/volume").unwrap(),
             ),
+            target: Target::parse("target_path", "/target").unwrap(),
             options: MountOptions::parse("mount_flags", [format!("port={port}")]).unwrap(),
-            root: None,
+            single_target: false,
+            root_attributes: RootAttributes::default(),
+            mounted: None,
         }
     }
 
     /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
-    async fn look_at(fs_type: Option<&str>, port: u16, wanted: Option<Wanted>) -> Option<Condition> {
-        look_at_from("127.0.0.1", fs_type, port, wanted).await
+    async fn look_at(fs_type: Option<&str>, port: u16, intent: Option<PublishIntent>) -> Option<Condition> {
+        look_at_from("127.0.0.1", fs_type, port, intent).await
     }
 
     /// The same, where it is mounted from that address.
@@ -300,7 +308,7 @@ mod tests {
         address: &str,
         fs_type: Option<&str>,
         port: u16,
-        wanted: Option<Wanted>,
+        intent: Option<PublishIntent>,
     ) -> Option<Condition> {
         let dir = tempfile::tempdir().unwrap();
         let place = Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
@@ -312,7 +320,7 @@ mod tests {
                 format!("26 25 {major}:{minor} / {shown} ro - {fs_type} {address}:/v ro,port={port},addr={address}");
             Table::parse(line.as_bytes()).top(place.path()).unwrap().clone()
         });
-        look(health().probe, Subject { place, mount, wanted }, None, Instant::now() + LIMIT).await
+        look(health().probe, Subject { place, mount, intent }, None, Instant::now() + LIMIT).await
     }
 
     fn reason(condition: Option<Condition>) -> Option<&'static str> {
@@ -333,7 +341,7 @@ mod tests {
     ) {
         let server = fake_server::Server::start(server).await;
         let port = server.address.port();
-        assert_eq!(reason(look_at(fs_type, port, Some(wanted(port))).await), expected);
+        assert_eq!(reason(look_at(fs_type, port, Some(intent(port))).await), expected);
     }
 
     #[rstest]
@@ -350,9 +358,9 @@ mod tests {
     ) {
         let server = fake_server::Server::on(&format!("{address}:0"), server).await;
         let port = server.address.port();
-        let mut wanted = wanted(port);
-        wanted.source.server = Server::parse("server", name).unwrap();
-        let condition = look_at_from(address, Some("nfs4"), port, Some(wanted)).await;
+        let mut intent = intent(port);
+        intent.source.server = Server::parse("server", name).unwrap();
+        let condition = look_at_from(address, Some("nfs4"), port, Some(intent)).await;
         assert_eq!(condition.map(|condition| (condition.severity, condition.reason)), expected);
     }
 
@@ -362,8 +370,8 @@ mod tests {
         let port = server.address.port();
         let other = std::fs::File::open("/").unwrap();
         let identity = Root::known(std::os::fd::AsFd::as_fd(&other)).unwrap().identity;
-        let wanted = Wanted { root: Some(identity), ..wanted(port) };
-        assert_eq!(reason(look_at(Some("nfs4"), port, Some(wanted)).await), Some("WrongVolumeMounted"));
+        let intent = PublishIntent { mounted: Some(identity), ..intent(port) };
+        assert_eq!(reason(look_at(Some("nfs4"), port, Some(intent)).await), Some("WrongVolumeMounted"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -391,7 +399,7 @@ mod tests {
         let server = fake_server::Server::start(Behaviour::Closing).await;
         let (health, dir) = (health(), tempfile::tempdir().unwrap());
         let target = dir.path().canonicalize().unwrap().join("target");
-        health.requested.attempt(&target, &wanted(server.address.port()));
+        health.intents.attempt(&target, &intent(server.address.port()));
         let by_path = Target::try_from(target.as_path()).unwrap();
         for path in [None, Some(&by_path)] {
             let conditions = health.of_volume("volume", path, None).await.unwrap();
