@@ -22,7 +22,8 @@ impl<K> Default for KeyedMutex<K> {
 }
 
 impl<K: Eq + Hash> KeyedMutex<K> {
-    /// Waits until `key` is free and locks it, first come, first served. Dropping the future gives up the place in the queue.
+    /// Waits until `key` is free and locks it, first come, first served. Dropping the future gives up the place in the
+    /// queue.
     pub async fn lock(&self, key: K) -> KeyGuard {
         KeyGuard(self.of(key).lock_owned().await)
     }

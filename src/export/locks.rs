@@ -1,6 +1,6 @@
 //! One operation at a time on a part of an export: in this process by a mutex, among controllers by a byte-range lock
-//! that the NFS server keeps (fcntl_locking(2), RFC 8881 section 9). The server ends the locks of a controller that dies,
-//! so that none is ever left behind.
+//! that the NFS server keeps (fcntl_locking(2), RFC 8881 section 9). The server ends the locks of a controller that
+//! dies, so that none is ever left behind.
 //!
 //! A part is known by a name; names share the bytes of one file by their hash. CSI asks a plugin to cope with several
 //! calls for one volume at once ("Concurrency"): here the later one waits, and then finds what the earlier one did.
@@ -26,15 +26,15 @@ pub struct Locks {
     giving_back: GivingBack,
 }
 
-/// Locks that are being given back, which takes as long as the server does.
+/// Locks that are being released, which takes as long as the server needs.
 #[derive(Clone, Default)]
 struct GivingBack {
     tasks: TaskTracker,
     ending: CancellationToken,
 }
 
-/// Locks held. Dropped, it gives them back; whoever waits for them in this process gets them once the server has them
-/// back.
+/// Locks that are held. Dropping the guard releases them; a task of this process that waits for them gets them once the
+/// server has released them.
 pub struct Guard<F: Fs> {
     fs: Arc<F>,
     file: F::Handle,
@@ -73,14 +73,14 @@ impl Locks {
         Ok(fs.try_lock(file, key).await?.then_some(guard))
     }
 
-    /// Stops waiting for the server to take locks back: the process is about to end, and with it they do.
+    /// Stops waiting for the server to release locks: they end with the process, which is about to end.
     pub async fn close(&self) {
         self.giving_back.ending.cancel();
         self.giving_back.tasks.close();
         self.giving_back.tasks.wait().await;
     }
 
-    /// One that holds nothing yet.
+    /// A guard that holds nothing yet.
     fn guard<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle) -> Guard<F> {
         let giving_back = self.giving_back.clone();
         Guard { fs: fs.clone(), file: file.clone(), keys: Vec::new(), local: Vec::new(), giving_back }
@@ -107,7 +107,8 @@ impl<F: Fs> Drop for Guard<F> {
     }
 }
 
-/// The byte that stands for a name: the same in every version of the driver, since controllers of several share exports.
+/// The byte that stands for a name: the same in every version of the driver, since controllers of several share
+/// exports.
 fn key(name: &str) -> u64 {
     let mut hasher = FnvHasher::default();
     hasher.write(name.as_bytes());

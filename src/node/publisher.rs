@@ -26,8 +26,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// A publisher that mounts with `mounter`, asks `reachability`, makes blocking calls through `gates`, and remembers in
-    /// `intents` what it is asked to publish.
+    /// A publisher that mounts with `mounter`, asks `reachability`, makes blocking calls through `gates`, and remembers
+    /// in `intents` what it is asked to publish.
     pub fn new(
         mounter: Arc<Mounter>,
         reachability: Arc<Reachability>,

@@ -1,8 +1,8 @@
 //! Unpublishing a volume on this node (CSI NodeUnpublishVolume), whatever its server does.
 //!
-//! While the server answers, a mount is unmounted like any other, which waits until everything is written. A server that
-//! does not answer is asked again, because a restart or a lost packet is no reason to let a pod move to another node
-//! before its data is on the server. When the time is up, or when something still uses the mount, the mount is
+//! While the server answers, a mount is unmounted like any other, which waits until everything is written. A server
+//! that does not answer is asked again, because a restart or a lost packet is no reason to let a pod move to another
+//! node before its data is on the server. When the time is up, or when something still uses the mount, the mount is
 //! [detached](crate::node::detach): the kernel keeps what it needs until the last user and the last write are gone.
 
 use std::sync::Arc;
@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(7);
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Publisher {
-    /// Unmounts everything that is mounted at a target and removes the target: within 10 s, whatever the servers do. It is
-    /// success where nothing is mounted, or where the target does not exist. A call waits for an earlier call for the same
-    /// target.
+    /// Unmounts everything that is mounted at a target and removes the target: within 10 s, whatever the servers do. It
+    /// is success where nothing is mounted, or where the target does not exist. A call waits for an earlier call for
+    /// the same target.
     ///
     /// # Errors
     /// [`Error::Precondition`] where the target is no directory, holds data, or has a mount that is not NFS: nothing is

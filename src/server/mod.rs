@@ -1,10 +1,10 @@
 //! Serves the CSI services on a socket until it is told to end, and ends within bounds.
 
-pub mod http;
-pub mod metrics;
+pub(crate) mod http;
+pub(crate) mod metrics;
 pub mod probe;
-pub mod registration;
-pub mod socket;
+pub(crate) mod registration;
+pub(crate) mod socket;
 pub mod telemetry;
 
 use std::convert::Infallible;

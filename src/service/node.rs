@@ -1,4 +1,4 @@
-//! CSI Node.
+//! The Node service (CSI, "Node Service RPC").
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::service::proto::csi::volume_usage::Unit;
 use crate::service::run_to_completion::run_to_completion;
 use crate::volume::id::VolumeId;
 
-/// What the driver's flags say to the node.
+/// The settings of the node that the driver's flags give.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `--nodeid`.
@@ -56,7 +56,7 @@ impl Rpc for Node {
         let publish = publish_request::parse(request, &self.settings.publish)?;
         tracing::Span::current().record("server", publish.source.server.as_str());
         let publisher = Arc::clone(&self.publisher);
-        // A caller that goes away does not leave it half done.
+        // The work is finished even where the caller gives up.
         run_to_completion(async move { publisher.publish(publish).await }).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
@@ -160,7 +160,7 @@ impl Rpc for Node {
 /// it made for a driver without any, and makes new ones for ever.
 const TOPOLOGY: (&str, &str) = ("topology.csi-nfs.rs/exports", "reachable");
 
-/// Parses the path of a volume that has to be published: where none can be, none is.
+/// Parses the path of a volume that has to be published. At a path that cannot be a target there is none.
 fn published(field: &str, text: &str) -> Result<Target> {
     Target::parse(field, text).map_err(|error| match error {
         Error::Invalid { reason, .. } if !text.is_empty() => Error::not_found("a volume at that path", reason),

@@ -1,4 +1,4 @@
-//! NodePublishVolume's request, from the wire into what is to be published.
+//! The request of NodePublishVolume, from the wire to what is to be published.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::volume::access::AccessMode;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::{expand, parse_mode};
 
-/// What the driver's flags say, where a request says nothing.
+/// What holds where a request says nothing: the driver's flags.
 #[derive(Debug, Clone)]
 pub struct Defaults {
     /// `--mount-options`: where neither the capability nor the volume's context names any.
@@ -39,8 +39,8 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
     {
         return Err(Error::invalid(
             "volume_context[csi.storage.k8s.io/ephemeral]",
-            "inline volumes are off: with them whoever may create a pod may mount any share; use a PersistentVolumeClaim, \
-             or allow them in the driver's flags",
+            "inline volumes are off: with them whoever may create a pod may mount any share; use a \
+             PersistentVolumeClaim, or allow them in the driver's flags",
         ));
     }
     let shows_snapshot = context.get("snapshot")?.is_some();
@@ -72,8 +72,8 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
     })
 }
 
-/// CSI `volume_context`: what CreateVolume gave, or what the author of a PersistentVolume wrote. Keys count without regard
-/// to case; those that mean nothing to the node are ignored.
+/// CSI `volume_context`: what CreateVolume gave, or what the author of a PersistentVolume wrote. Keys count without
+/// regard to case; those that mean nothing to the node are ignored.
 struct Context<'a>(&'a HashMap<String, String>);
 
 impl<'a> Context<'a> {
