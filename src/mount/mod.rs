@@ -9,7 +9,7 @@ pub mod local;
 pub mod mounter;
 pub mod reachability;
 mod resolve;
-pub(crate) mod rpc;
+pub mod rpc;
 pub mod table;
 mod threads;
 pub mod version;

@@ -1,8 +1,8 @@
-//! The end of publishing, on the thread that made the mount: the root of the mount gets its group and mode, and only then is
-//! the mount attached to its target.
+//! The end of publishing, on the thread that made the mount: the root of the mount gets its group and mode, and only
+//! then is the mount attached to its target.
 //!
-//! The server may keep that thread for longer than the call waits. Nothing is attached after the call has given up: by then
-//! the target may belong to another call.
+//! The server may keep that thread for longer than the call waits. Nothing is attached after the call has given up: by
+//! then the target may belong to another call.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

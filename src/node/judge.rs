@@ -9,11 +9,11 @@
 //! | stale or failing, or its server is dead at the address that the mount uses | replaced, once the new one is made |
 //! | its server does not answer now, or not for it within its limit | UNAVAILABLE, it stays |
 //!
-//! A mount from an address that the server's name no longer has stays as long as that address answers, because a pod may be
-//! using it; [`mount_health`](crate::node::mount_health) reports it.
+//! A mount from an address that the server's name no longer has stays as long as that address answers, because a pod
+//! may be using it; [`mount_health`](crate::node::mount_health) reports it.
 //!
-//! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and with
-//! what [`compare`](crate::mount::compare) can tell where another process mounted.
+//! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and
+//! with what [`compare`](crate::mount::compare) can tell where another process mounted.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -57,8 +57,8 @@ pub struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// What has to be done to publish `intent`: the table in this file's doc. `before` is what this process was asked to
-    /// publish at the target earlier.
+    /// What has to be done to publish `intent`: the table in this file's doc. `before` is what this process was asked
+    /// to publish at the target earlier.
     pub async fn verdict(&self, intent: &PublishIntent, before: Option<&PublishIntent>) -> Result<Verdict> {
         let stack = self.table.at(self.place.path());
         let Some(top) = stack.first() else { return Ok(Verdict::Mount) };
@@ -81,7 +81,7 @@ impl Judge<'_> {
         root: Root,
     ) -> Result<Verdict> {
         // This process knows what it mounted itself; for another mount, the names in the table have to say it.
-        let own = before.filter(|before| before.mounted == Some(root.identity));
+        let own = before.filter(|before| before.mounted.is_some_and(|mounted| mounted.root == root.identity));
         let same =
             own.is_some_and(|own| own.source == intent.source) || top.is_of(&intent.source, Some(self.server_address));
         if !same {
@@ -161,6 +161,7 @@ mod tests {
     use crate::mount::reachability::Reachability;
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::{self, Share, Source};
+    use crate::node::publish_intents::MountedVolume;
     use crate::node::root::RootAttributes;
     use crate::node::target::Target;
     use crate::testing::fake_server::{Behaviour, Server};
@@ -225,7 +226,8 @@ mod tests {
         /// What a process remembers that made this mount for `intent`.
         fn made_for(&self, intent: PublishIntent) -> PublishIntent {
             let root = std::fs::File::open(self.place.path()).unwrap();
-            PublishIntent { mounted: Some(Root::known(root.as_fd()).unwrap().identity), ..intent }
+            let root = Root::known(root.as_fd()).unwrap().identity;
+            PublishIntent { mounted: Some(MountedVolume { root, asked: "10.0.0.1".parse().unwrap() }), ..intent }
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is wrong with the volumes that are published on this node, and with the servers they are on, seen from here (CSI
+//! The health of the volumes that are published on this node, and of their servers, as this node sees it (CSI
 //! NodeGetVolumeHealth, NodeGetStorageHealth).
 
 use std::collections::BTreeSet;
@@ -19,7 +19,7 @@ use crate::node::moved;
 use crate::node::publish_intents::{PublishIntent, PublishIntents};
 use crate::node::target::{Place, Target};
 
-/// The port that a server is asked at where no mount tells another.
+/// The port at which a server is asked where no mount names another.
 const NFS_PORT: u16 = 2049;
 
 const SERVER_UNREACHABLE: &str = "ServerUnreachable";
@@ -27,45 +27,45 @@ const ASK_SERVER: &str = "check that the NFS server runs and that its port is op
 
 const MOUNT_ANEW: &str = "delete the pod, so that its volumes are mounted anew";
 
-/// Looks after the volumes of this node.
+/// Checks the volumes of this node.
 #[derive(Debug)]
 pub struct MountHealth {
     probe: MountProbe,
     intents: Arc<PublishIntents>,
 }
 
-/// What is to be looked at.
+/// A target to be checked.
 struct Subject {
     place: Arc<Place>,
     /// The visible mount.
     mount: Option<Mount>,
-    /// What this process was asked to mount there.
+    /// What this process was asked to publish there.
     intent: Option<PublishIntent>,
 }
 
 impl MountHealth {
-    /// Asks servers by `probe`; `intents` tells what should be mounted where.
+    /// Asks mounts through `probe`; `intents` says what should be mounted where.
     pub fn new(probe: MountProbe, intents: Arc<PublishIntents>) -> Self {
         Self { probe, intents }
     }
 
-    /// What is wrong with a volume at `target`, or at all of its targets on this node; empty where nothing is. Within 2 s.
-    /// `source` is what the volume's identifier says of it, if anything.
+    /// What is wrong with a volume at `target`, or at all of its targets on this node; empty where nothing is wrong.
+    /// Takes 2 s at most. `source` is the source that the volume's identifier names, if any.
     ///
     /// | reason | severity | what it means |
     /// |---|---|---|
     /// | `ServerUnreachable` | inaccessible | the server does not answer an RPC call |
-    /// | `ServerSilent` | inaccessible | it does, but not for this volume |
+    /// | `ServerSilent` | inaccessible | the server answers, but not for this volume |
     /// | `StaleFileHandle` | inaccessible | the volume's directory was removed or replaced, or is no longer exported |
     /// | `VolumeUnreadable` | inaccessible | the server refuses to say anything of it |
     /// | `MountMissing` | inaccessible | nothing is mounted where the volume was, or should be, published |
-    /// | `WrongVolumeMounted` | inaccessible | something else is |
-    /// | `ServerMoved` | degraded, or inaccessible | the name of its server leads elsewhere by now, and the mount does not |
+    /// | `WrongVolumeMounted` | inaccessible | something else is mounted there |
+    /// | `ServerMoved` | degraded, or inaccessible | the name of its server has another address now |
     /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
     /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was intent |
     ///
     /// # Errors
-    /// [`Error::NotFound`] where this node has nothing to do with the volume.
+    /// [`Error::NotFound`] where the volume is not published on this node and nobody tried to.
     pub async fn of_volume(
         &self,
         volume_id: &str,
@@ -80,15 +80,17 @@ impl MountHealth {
         while let Some(look) = looks.join_next().await {
             let found =
                 look.map_err(|error| Error::Internal(format!("looking at volume {volume_id} broke off: {error}")))?;
-            // CSI allows a reason once a volume.
+            // CSI allows each reason once for a volume.
             conditions.extend(found.filter(|found| conditions.iter().all(|known| known.reason != found.reason)));
         }
         Ok(conditions)
     }
 
-    /// The servers of volumes on this node that do not answer, in one condition; `None` where all do. Within 2 s.
+    /// The servers of volumes on this node that do not answer, in one condition; `None` where all answer. Takes 2 s at
+    /// most.
     ///
-    /// A server counts where a volume of it is mounted at a path of kubelet's, or at one that this process was asked for.
+    /// A server counts where a volume of it is mounted at a path of kubelet's, or at a target that this process was
+    /// asked for.
     pub async fn of_servers(&self) -> Result<Option<Condition>> {
         let deadline = Instant::now() + LIMIT;
         let table = self.probe.local().run(Table::read).await?;
@@ -115,7 +117,7 @@ impl MountHealth {
         }))
     }
 
-    /// Where a volume is to be looked at.
+    /// The targets at which a volume is checked.
     async fn subjects(
         &self,
         volume_id: &str,
@@ -160,17 +162,18 @@ impl MountHealth {
     }
 }
 
-/// The one thing that is wrong at a target.
+/// The most important thing that is wrong at a target.
 async fn look(probe: MountProbe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
     let Some(mount) = &subject.mount else {
         return Some(look_for_missing(&probe, &subject, source.as_ref(), deadline).await);
     };
     let found = look_at_mount(&probe, &subject, mount, deadline);
-    // As it was asked for, else as its identifier or the mount itself has it.
-    let intent = subject.intent.as_ref().map(|intent| &intent.source).or(source.as_ref());
-    let moved = moved::moved(&probe, mount, intent.map(|source| &source.server), deadline);
+    // The source that was asked for; otherwise the one in the identifier of the volume, or in the mount itself.
+    let source = subject.intent.as_ref().map(|intent| &intent.source).or(source.as_ref());
+    let asked = subject.intent.as_ref().and_then(|intent| intent.mounted).map(|mounted| mounted.asked);
+    let moved = moved::moved(&probe, mount, source.map(|source| &source.server), asked, deadline);
     match tokio::join!(found, moved) {
-        // Whatever is wrong besides, it is wrong with a server that the volume is no longer on.
+        // What else is wrong is the fault of a server that the volume is no longer on.
         (found, Some(to)) => {
             let severity = found.map_or(Severity::Degraded, |found| found.severity);
             let message = format!("{} at {} is mounted from {to}; {MOUNT_ANEW}", mount.source(), subject.place);
@@ -187,7 +190,12 @@ async fn look_at_mount(probe: &MountProbe, subject: &Subject, mount: &Mount, dea
             return Ok(Some(wrong_volume(place, mount)));
         }
         let root = probe.root(place, mount, deadline).await?;
-        if subject.intent.as_ref().and_then(|intent| intent.mounted).is_some_and(|mounted| mounted != root.identity) {
+        if subject
+            .intent
+            .as_ref()
+            .and_then(|intent| intent.mounted)
+            .is_some_and(|mounted| mounted.root != root.identity)
+        {
             return Ok(Some(wrong_volume(place, mount)));
         }
         if !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await? {
@@ -199,7 +207,7 @@ async fn look_at_mount(probe: &MountProbe, subject: &Subject, mount: &Mount, dea
     found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
 }
 
-/// Why nothing is mounted: a server that does not answer is the likely cause.
+/// Why nothing is mounted. A server that does not answer is the likely cause.
 async fn look_for_missing(
     probe: &MountProbe,
     subject: &Subject,
@@ -229,8 +237,8 @@ fn read_only(place: &Place, mount: &Mount) -> Condition {
         severity: Severity::Degraded,
         reason: "ReadOnlyOnServer",
         message: format!(
-            "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in /etc/exports, \
-             and check the server's file system for errors",
+            "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in \
+             /etc/exports, and check the server's file system for errors",
             mount.source()
         ),
     }
@@ -243,7 +251,8 @@ fn lower_version(place: &Place, mount: &Mount) -> Condition {
         severity: Severity::Degraded,
         reason: "NFSVersionFallback",
         message: format!(
-            "{} is mounted at {place} with NFS version {version}, since the server did not offer a better one{locks}; check which              versions the server has, then {MOUNT_ANEW}; or ask for `vers={version}` in the mount options",
+            "{} is mounted at {place} with NFS version {version}, since the server did not offer a better one{locks}; \
+             check which versions the server has, then {MOUNT_ANEW}; or ask for `vers={version}` in the mount options",
             mount.source()
         ),
     }
@@ -256,7 +265,8 @@ fn explain(failure: &Failure, place: &Place, source: &str) -> Condition {
         Failure::Gone => ("MountMissing", MOUNT_ANEW),
         Failure::Failed(Status::Stale) => (
             "StaleFileHandle",
-            "its directory was removed, replaced or is no longer exported: restore it on the server, then delete the pod",
+            "its directory was removed, replaced or is no longer exported: restore it on the server, then delete the \
+             pod",
         ),
         Failure::Failed(_) => ("VolumeUnreadable", "check /etc/exports and the log of the server"),
     };
@@ -275,8 +285,11 @@ mod tests {
     use crate::mount::reachability::Reachability;
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::Share;
+    use crate::node::publish_intents::MountedVolume;
     use crate::node::root::{Root, RootAttributes};
     use crate::testing::fake_server::{self, Behaviour};
+
+    const LOCALHOST: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn health() -> MountHealth {
         let reachability = Reachability::new();
@@ -298,6 +311,16 @@ mod tests {
         }
     }
 
+    /// A directory, and the mount of that type that the mount table shows there, from that address and port.
+    fn shown(directory: &tempfile::TempDir, address: &str, fs_type: &str, port: u16) -> (Arc<Place>, Mount) {
+        let place = Arc::new(Target::try_from(directory.path()).unwrap().find().unwrap().unwrap());
+        let device = directory.path().metadata().unwrap().st_dev();
+        let (major, minor, path) = (rustix::fs::major(device), rustix::fs::minor(device), place.path().display());
+        let line = format!("26 25 {major}:{minor} / {path} ro - {fs_type} {address}:/v ro,port={port},addr={address}");
+        let mount = Table::parse(line.as_bytes()).top(place.path()).unwrap().clone();
+        (place, mount)
+    }
+
     /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
     async fn look_at(fs_type: Option<&str>, port: u16, intent: Option<PublishIntent>) -> Option<Condition> {
         look_at_from("127.0.0.1", fs_type, port, intent).await
@@ -311,15 +334,8 @@ mod tests {
         intent: Option<PublishIntent>,
     ) -> Option<Condition> {
         let dir = tempfile::tempdir().unwrap();
-        let place = Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
-        let device = dir.path().metadata().unwrap().st_dev();
-        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        let mount = fs_type.map(|fs_type| {
-            let shown = place.path().display();
-            let line =
-                format!("26 25 {major}:{minor} / {shown} ro - {fs_type} {address}:/v ro,port={port},addr={address}");
-            Table::parse(line.as_bytes()).top(place.path()).unwrap().clone()
-        });
+        let (place, mount) = shown(&dir, address, fs_type.unwrap_or("nfs4"), port);
+        let mount = fs_type.map(|_| mount);
         look(health().probe, Subject { place, mount, intent }, None, Instant::now() + LIMIT).await
     }
 
@@ -364,13 +380,34 @@ mod tests {
         assert_eq!(condition.map(|condition| (condition.severity, condition.reason)), expected);
     }
 
+    #[rstest]
+    #[case::the_name_still_has_the_address_that_was_asked("127.0.0.1", None)]
+    #[case::the_name_has_neither("127.0.0.8", Some("ServerMoved"))]
+    #[tokio::test]
+    async fn a_mount_for_which_the_kernel_uses_another_address_of_its_server_has_not_moved(
+        #[case] asked: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let (used, directory) = ("127.0.0.9", tempfile::tempdir().unwrap());
+        let server = fake_server::Server::on(&format!("{used}:0"), Behaviour::alive()).await;
+        let port = server.address.port();
+        let (place, mount) = shown(&directory, used, "nfs4", port);
+        let root = Root::ask_at(directory.path()).unwrap().identity;
+        let mounted = Some(MountedVolume { root, asked: asked.parse().unwrap() });
+        let mut intent = PublishIntent { mounted, ..intent(port) };
+        intent.source.server = Server::parse("server", "localhost").unwrap();
+        let subject = Subject { place, mount: Some(mount), intent: Some(intent) };
+        assert_eq!(reason(look(health().probe, subject, None, Instant::now() + LIMIT).await), expected);
+    }
+
     #[tokio::test]
     async fn another_directory_than_was_mounted_is_told_whatever_its_name() {
         let server = fake_server::Server::start(Behaviour::alive()).await;
         let port = server.address.port();
         let other = std::fs::File::open("/").unwrap();
         let identity = Root::known(std::os::fd::AsFd::as_fd(&other)).unwrap().identity;
-        let intent = PublishIntent { mounted: Some(identity), ..intent(port) };
+        let intent =
+            PublishIntent { mounted: Some(MountedVolume { root: identity, asked: LOCALHOST }), ..intent(port) };
         assert_eq!(reason(look_at(Some("nfs4"), port, Some(intent)).await), Some("WrongVolumeMounted"));
     }
 

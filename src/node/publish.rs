@@ -1,8 +1,8 @@
 //! Publishing a volume on this node (CSI NodePublishVolume): its directory on the server becomes its target here.
 //!
-//! The mount table says what is published, because it outlives the driver. A volume is mounted, gets its group and mode, and
-//! only then is attached to its target, in one step: a driver that dies in between leaves nothing, or a mounted volume.
-//! [`judge`](crate::node::judge) says what happens where something is mounted at the target already.
+//! The mount table says what is published, because it outlives the driver. A volume is mounted, gets its group and
+//! mode, and only then is attached to its target, in one step: a driver that dies in between leaves nothing, or a
+//! mounted volume. [`judge`](crate::node::judge) says what happens where something is mounted at the target already.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,24 +18,23 @@ use crate::nfs::status::Status;
 use crate::node::attach::{Attach, AttachCancel, Outcome};
 use crate::node::detach;
 use crate::node::judge::{Judge, Verdict};
-use crate::node::publish_intents::PublishIntent;
+use crate::node::publish_intents::{MountedVolume, PublishIntent};
 use crate::node::publisher::Publisher;
-use crate::node::root::Identity;
 use crate::node::target::{Place, Target};
 
-/// How long mounting may take on a server that answers but does not carry out what mounting needs. The next call for the
-/// target waits no longer than this.
+/// How long mounting may take on a server that answers but does not carry out what mounting needs. The next call for
+/// the target waits no longer than this.
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 impl Publisher {
-    /// Mounts a volume at its target. The target is made if it is missing; its parent is not. A call waits for an earlier call
-    /// for the same target.
+    /// Mounts a volume at its target. The target is made if it is missing; its parent is not. A call waits for an
+    /// earlier call for the same target.
     ///
     /// # Errors
     /// [`Error::Unreachable`] within 5 s where the server does not answer; [`Error::Conflict`] where something else is
-    /// mounted at the target; [`Error::Precondition`] where the target cannot be one, or where the volume may have one target
-    /// and has another; the errors of [`Mounter::mount`](crate::mount::mounter::Mounter::mount); and [`Error::Export`] where
-    /// group or mode cannot be set.
+    /// mounted at the target; [`Error::Precondition`] where the target cannot be one, or where the volume may have one
+    /// target and has another; the errors of [`Mounter::mount`](crate::mount::mounter::Mounter::mount); and
+    /// [`Error::Export`] where group or mode cannot be set.
     pub async fn publish(&self, intent: PublishIntent) -> Result<()> {
         let _target = self.targets.lock(intent.target.clone()).await;
         let _source = match intent.single_target {
@@ -59,16 +58,16 @@ impl Publisher {
         // Dropped with this call: nothing is attached for a call that has given up.
         let cancel = AttachCancel::default();
         let mounting = timeout(MOUNT_LIMIT, self.mount(cancel.attach(Arc::clone(&place), intent.clone(), dead)));
-        let root = mounting.await.unwrap_or_else(|_| {
+        let mounted = mounting.await.unwrap_or_else(|_| {
             let action = "mounting the volume and setting up its root directory".to_owned();
             Err(Error::Export { export: intent.source.to_string(), action, status: Status::TimedOut })
         })?;
-        self.intents.set(place.path(), PublishIntent { mounted: Some(root), ..intent });
+        self.intents.set(place.path(), PublishIntent { mounted: Some(mounted), ..intent });
         Ok(())
     }
 
-    /// The target's place, and the mount table where it is needed: it takes the longer to read the more is mounted, and mostly
-    /// it says nothing about a new target.
+    /// The target's place, and the mount table where it is needed: it takes the longer to read the more is mounted, and
+    /// mostly it says nothing about a new target.
     async fn find(&self, intent: &PublishIntent) -> Result<(Arc<Place>, Table)> {
         let (target, single_target) = (intent.target.clone(), intent.single_target);
         let find = move || {
@@ -79,22 +78,23 @@ impl Publisher {
         self.gates.local().run(find).await
     }
 
-    /// Mounts the volume and attaches it to its target. The kernel may have cached the names on the way to the volume for other
-    /// mounts of the export, and may so find a directory that the server has removed. Then a mount that shares nothing helps.
-    async fn mount(&self, attach: Attach) -> Result<Identity> {
+    /// Mounts the volume and attaches it to its target. The kernel may have cached the names on the way to the volume
+    /// for other mounts of the export, and may so find a directory that the server has removed. Then a mount that
+    /// shares nothing helps.
+    async fn mount(&self, attach: Attach) -> Result<MountedVolume> {
         let (source, options) = (attach.intent.source.clone(), attach.intent.options.clone());
         let then = move |_: &Gate, root: OwnedFd| attach.run(&root);
-        let mut outcome = self.mounter.mount_then(&source, &options, Role::Node, then.clone()).await?.root?;
-        if matches!(outcome, Outcome::Stale) {
+        let mut mounted = self.mounter.mount_then(&source, &options, Role::Node, then.clone()).await?;
+        if matches!(mounted.root, Ok(Outcome::Stale)) {
             tracing::debug!(%source, "the directory is stale in the kernel's cache; mounting apart from other volumes");
-            outcome = self.mounter.mount_then(&source, &options.unshared(), Role::Node, then).await?.root?;
+            mounted = self.mounter.mount_then(&source, &options.unshared(), Role::Node, then).await?;
         }
-        match outcome {
+        match mounted.root? {
             Outcome::Attached { root, detached } => {
                 for (dead, root) in detached {
                     detach::end(&self.gates, &dead, root);
                 }
-                Ok(root)
+                Ok(MountedVolume { root, asked: mounted.asked })
             }
             Outcome::Stale => Err(Error::Export {
                 export: source.to_string(),
@@ -107,8 +107,9 @@ impl Publisher {
 
 fn no_parent(target: &Target) -> Error {
     Error::Precondition(format!(
-        "the parent directory of {target} does not exist: the CO has to make it, on a file system that this driver sees \
-         (in Kubernetes kubelet's directory, mounted into the driver's container with mountPropagation: Bidirectional)"
+        "the parent directory of {target} does not exist: the CO has to make it, on a file system that this driver \
+         sees (in Kubernetes kubelet's directory, mounted into the driver's container with mountPropagation: \
+         Bidirectional)"
     ))
 }
 

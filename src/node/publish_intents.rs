@@ -1,7 +1,8 @@
-//! What this process was asked to publish. It is a memory, not a record: it says more than the mount table does, and nothing
-//! that matters is lost with it.
+//! What this process was asked to publish. It is a memory, not a record: it says more than the mount table does, and
+//! nothing that matters is lost with it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -28,8 +29,17 @@ pub struct PublishIntent {
     pub single_target: bool,
     /// What the volume's root directory has to have.
     pub root_attributes: RootAttributes,
-    /// The root directory that was mounted; `None` until then.
-    pub mounted: Option<Identity>,
+    /// What was mounted; `None` until then.
+    pub mounted: Option<MountedVolume>,
+}
+
+/// What a volume was mounted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// Its root directory.
+    pub root: Identity,
+    /// The server's address that it was asked for at. The kernel may use another address of the same server.
+    pub asked: IpAddr,
 }
 
 /// What this process was asked to publish, by the real path of the target.
@@ -111,7 +121,8 @@ mod tests {
     #[test]
     fn attempts_that_were_never_undone_do_not_pile_up_and_mounted_targets_stay() {
         let intents = PublishIntents::default();
-        let mounted = Some(Identity { device: (0, 1), inode: 1 });
+        let root = Identity { device: (0, 1), inode: 1 };
+        let mounted = Some(MountedVolume { root, asked: "10.0.0.1".parse().unwrap() });
         intents.set(Path::new("/t0"), PublishIntent { mounted, ..intent("v", "") });
         for number in 0..3 * UNMOUNTED {
             intents.attempt(Path::new(&format!("/t{number}")), &intent("v", ""));
