@@ -1,4 +1,4 @@
-//! The `csi-nfs` binary: reads the configuration, prepares the process, runs, and says how it ended.
+//! The `csi-nfs` binary: it reads the configuration, prepares the process, runs, and reports how it ended.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -6,8 +6,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,11 +21,12 @@ use csi_nfs::{agent, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
-/// EX_UNAVAILABLE of sysexits.h: the export cannot be read, or its file system has not what the agent needs.
+/// EX_UNAVAILABLE of sysexits.h: the export cannot be read, or its file system lacks what the agent needs.
 const UNAVAILABLE: u8 = 69;
 /// How long `csi-nfs probe` waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
-/// Threads for what blocks, at most. The gate gives each server 10; two hundred servers may be stuck before others wait.
+/// Threads for what blocks, at most. The gate gives each server 10; two hundred servers may be stuck before others
+/// wait.
 const BLOCKING_THREADS: usize = 2048;
 
 fn main() -> ExitCode {
@@ -67,13 +68,18 @@ fn complain(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "csi-nfs: {}", one_line(&what.to_string()));
 }
 
-/// Runs the agent, on one thread: it has nothing else to do while the file system makes it wait.
+/// Raises the limit of open files to its maximum: a tree is walked with a descriptor for each directory on the way
+/// down.
+fn raise_descriptor_limit() -> std::io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
+}
+
+/// Runs the agent on one thread: it has nothing else to do while it waits for the file system.
 fn enforce(config: AgentConfig) -> anyhow::Result<()> {
     tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
     rustix::process::umask(Mode::empty());
-    // A tree is walked with a descriptor for each directory on the way down.
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    raise_descriptor_limit()?;
     let runtime = Builder::new_current_thread().max_blocking_threads(1).enable_all().build()?;
     let done =
         runtime.block_on(async { agent::run(config.settings, terminated()?).await.map_err(anyhow::Error::from) });
@@ -104,18 +110,17 @@ fn serve(config: Config) -> anyhow::Result<()> {
     tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
     // Directories on an export get exactly the mode that is asked for.
     rustix::process::umask(Mode::empty());
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    raise_descriptor_limit()?;
 
-    // One thread serves: whatever blocks runs elsewhere, and a second would cost each call some changes of threads.
+    // One thread serves, because blocking calls run elsewhere. With a second one each call would change threads.
     let runtime = Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
     let done = runtime.block_on(async { driver::run(config, terminated()?).await.map_err(anyhow::Error::from) });
-    // A thread that waits for a lost server ends with the process, not before.
+    // A thread that waits for a lost server ends only with the process.
     runtime.shutdown_background();
     done
 }
 
-/// Over when the process is told to end. Signals count from this call on, not only once it is awaited.
+/// Completes when the process is told to end. Signals count from this call on, not only once the future is awaited.
 fn terminated() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -15,7 +15,7 @@ use crate::ms;
 use crate::support::Share;
 
 /// As many as the driver lets into the kernel for one server.
-pub const THREADS: usize = csi_nfs::mount::gate::THREADS;
+pub const THREADS: usize = csi_nfs::e2e::THREADS;
 
 /// A share, mounted as the driver mounts it, but at a path.
 pub struct Mounted(PathBuf);

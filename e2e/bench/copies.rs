@@ -6,9 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use csi_nfs::export::copy::{Options, Progress, copy_tree};
-use csi_nfs::export::fs::{Fs as _, Name};
-use csi_nfs::export::kernel::KernelFs;
+use csi_nfs::e2e::{Fs as _, KernelFs, Name, Options, Progress, copy_tree};
 use tokio_util::sync::CancellationToken;
 
 use crate::bare::{self, Mounted};

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use csi_nfs::export::fs::{Fs as _, Name};
+use csi_nfs::e2e::{Fs as _, Name};
 use csi_nfs::testing::conformance;
 use rstest::rstest;
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};

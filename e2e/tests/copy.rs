@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use csi_nfs::export::copy::{Options, Progress, Totals, copy_tree};
-use csi_nfs::export::fs::{Fs as _, Name};
-use csi_nfs::export::kernel::{KernelFs, KernelHandle};
+use csi_nfs::e2e::{Fs as _, KernelFs, KernelHandle, Name, Options, Progress, Totals, copy_tree};
 use csi_nfs::testing::conformance::{Compared, assert_same_tree, nasty_tree};
 use rstest::rstest;
 use rustix::fs::{XattrFlags, getxattr, setxattr};

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use csi_nfs::nfs::option_table::{Effect, KNOWN, examples};
+use csi_nfs::e2e::{Effect, KNOWN, examples};
 use csi_nfs::service::proto::csi::volume_capability::access_mode::Mode;
 use rstest::rstest;
 use tonic::Status;

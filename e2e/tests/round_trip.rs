@@ -6,8 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
 
-use csi_nfs::export::fs::{Fs as _, Name, Status};
-use csi_nfs::export::kernel::{KernelFs, KernelHandle};
+use csi_nfs::e2e::{Fs as _, KernelFs, KernelHandle, Name, Status};
 use csi_nfs::testing::conformance::{Compared, assert_same_tree, nasty_tree};
 use rstest::rstest;
 use rustix::fs::{

@@ -1,22 +1,21 @@
 //! One operation at a time on a part of an export: in this process by a mutex, among controllers by a byte-range lock
-//! that the NFS server keeps (fcntl_locking(2), RFC 8881 section 9). The server ends the locks of a controller that dies,
-//! so that none is ever left behind.
+//! that the NFS server keeps (fcntl_locking(2), RFC 8881 section 9). The server ends the locks of a controller that
+//! dies, so that none is ever left behind.
 //!
 //! A part is known by a name; names share the bytes of one file by their hash. CSI asks a plugin to cope with several
 //! calls for one volume at once ("Concurrency"): here the later one waits, and then finds what the earlier one did.
 
-use std::collections::HashMap;
 use std::hash::Hasher;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fnv::FnvHasher;
-use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::export::fs::{Fs, FsResult, Status};
+use crate::export::keyed_mutex::{KeyGuard, KeyedMutex};
 
 /// How long a lock that another controller holds is waited for between two tries, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
@@ -27,24 +26,24 @@ const GIVING_BACK: Duration = Duration::from_secs(60);
 /// The locks of one export.
 #[derive(Default)]
 pub struct Locks {
-    local: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
+    local: KeyedMutex<u64>,
     giving_back: GivingBack,
 }
 
-/// Locks that are being given back, which takes as long as the server does.
+/// Locks that are being released, which takes as long as the server needs.
 #[derive(Clone, Default)]
 struct GivingBack {
     tasks: TaskTracker,
     ending: CancellationToken,
 }
 
-/// Locks held. Dropped, it gives them back; whoever waits for them in this process gets them once the server has them
-/// back.
+/// Locks that are held. Dropping the guard releases them; a task of this process that waits for them gets them once the
+/// server has released them.
 pub struct Guard<F: Fs> {
     fs: Arc<F>,
     file: F::Handle,
     keys: Vec<u64>,
-    local: Vec<OwnedMutexGuard<()>>,
+    local: Vec<KeyGuard>,
     giving_back: GivingBack,
 }
 
@@ -57,7 +56,7 @@ impl Locks {
         keys.dedup();
         let mut guard = self.guard(fs, file);
         for key in keys {
-            guard.local.push(self.local(key).lock_owned().await);
+            guard.local.push(self.local.lock(key).await);
             let mut pause = RETRY.0;
             guard.keys.push(key);
             while !fs.try_lock(file, key).await? {
@@ -71,35 +70,24 @@ impl Locks {
     /// Locks the part called `name` if nobody holds it.
     pub async fn try_acquire<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle, name: &str) -> FsResult<Option<Guard<F>>> {
         let key = key(name);
-        let Ok(local) = self.local(key).try_lock_owned() else { return Ok(None) };
+        let Some(local) = self.local.try_lock(key) else { return Ok(None) };
         let mut guard = self.guard(fs, file);
         guard.keys.push(key);
         guard.local.push(local);
         Ok(fs.try_lock(file, key).await?.then_some(guard))
     }
 
-    /// Stops waiting for the server to take locks back: the process is about to end, and with it they do.
+    /// Stops waiting for the server to release locks: they end with the process, which is about to end.
     pub async fn close(&self) {
         self.giving_back.ending.cancel();
         self.giving_back.tasks.close();
         self.giving_back.tasks.wait().await;
     }
 
-    /// One that holds nothing yet.
+    /// A guard that holds nothing yet.
     fn guard<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle) -> Guard<F> {
         let giving_back = self.giving_back.clone();
         Guard { fs: fs.clone(), file: file.clone(), keys: Vec::new(), local: Vec::new(), giving_back }
-    }
-
-    fn local(&self, key: u64) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.local.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lock) = locks.get(&key).and_then(Weak::upgrade) {
-            return lock;
-        }
-        locks.retain(|_, lock| lock.strong_count() > 0);
-        let lock = Arc::default();
-        locks.insert(key, Arc::downgrade(&lock));
-        lock
     }
 }
 
@@ -139,7 +127,8 @@ async fn unlock<F: Fs>(fs: &F, file: &F::Handle, key: u64) -> FsResult<()> {
     }
 }
 
-/// The byte that stands for a name: the same in every version of the driver, since controllers of several share exports.
+/// The byte that stands for a name: the same in every version of the driver, since controllers of several share
+/// exports.
 fn key(name: &str) -> u64 {
     let mut hasher = FnvHasher::default();
     hasher.write(name.as_bytes());

@@ -3,6 +3,7 @@
 pub mod copy;
 pub mod fs;
 pub mod kernel;
+pub mod keyed_mutex;
 pub mod layout;
 pub mod locks;
 pub mod pool;

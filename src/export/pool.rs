@@ -53,8 +53,8 @@ impl Connect for Arc<Mounter> {
 
     async fn connect(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Result<KernelFs> {
         let mounted = self.mount(share, options, Role::Controller).await?;
-        if mounted.address != address {
-            let reason = format!("it has moved from {address} to {} just now", mounted.address);
+        if mounted.asked != address {
+            let reason = format!("it has moved from {address} to {} just now", mounted.asked);
             return Err(Error::Unreachable { server: share.server.to_string(), port: options.port(), reason });
         }
         Ok(KernelFs::new(mounted.root, mounted.gate, mounted.locks_are_shared))

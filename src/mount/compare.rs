@@ -2,9 +2,9 @@
 //!
 //! Compared is what the kernel shows as it was asked for, and never changes by itself or for the sake of another mount:
 //! read-only, the version, how a dead server is borne, security, caching, and the attributes of the mount. Not compared
-//! is what the kernel or the server may settle otherwise (`rsize`, `wsize`), what mounts of one server share as the first
-//! of them asked for it (`timeo`, `retrans`, `nconnect`, `noresvport`), and what is not shown. To call a mount wrong that is
-//! right would stop a pod that works; so whatever is doubtful is taken as the same.
+//! is what the kernel or the server may settle otherwise (`rsize`, `wsize`), what mounts of one server share as the
+//! first of them asked for it (`timeo`, `retrans`, `nconnect`, `noresvport`), and what is not shown. To call a mount
+//! wrong that is right would stop a pod that works; so whatever is doubtful is taken as the same.
 
 use std::fmt;
 

@@ -19,11 +19,11 @@ use crate::error::Error;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 
-/// The kernel's one name for all versions.
+/// The kernel's name of the file system, for all versions of NFS.
 const NFS: &str = "nfs";
 /// Bytes of the longest value that fsconfig(2) takes.
 const VALUE_MAX: usize = 255;
-/// Where the one mount is made that cannot be made without a path: a directory that every container has.
+/// Where a mount is made that cannot be made without a path: a directory that every container has.
 const PLACE: &str = "/proc";
 
 /// What fsconfig(2) takes one of: a flag, or a key and its value.
@@ -109,8 +109,8 @@ impl Failure {
             (Errno::NOENT, _) => "the server has no such directory, or does not export it",
             (Errno::NOTDIR, _) => "what is to be mounted must be a directory",
             (Errno::ACCESS, _) => {
-                "check that the path is there, that /etc/exports on the server gives it to this client, and which `sec=` \
-                 and `xprtsec=` it demands (`sec=krb5` needs rpc.gssd on this node)"
+                "check that the path is there, that /etc/exports on the server gives it to this client, and which \
+                 `sec=` and `xprtsec=` it demands (`sec=krb5` needs rpc.gssd on this node)"
             }
             (Errno::PERM, _) => "the export demands another `sec=` or `xprtsec=`",
             (Errno::SRCH, _) => "`xprtsec=` needs tlshd (ktls-utils) to run on this node",
@@ -171,9 +171,9 @@ fn log(context: BorrowedFd<'_>) -> String {
     messages.join("; ")
 }
 
-/// fsconfig(2) takes no source of more than 255 bytes; mount(2) does, but needs a path. It gets one in a mount namespace
-/// that one thread makes for itself, where nobody sees the mount, and which ends with the thread; the mount is taken out
-/// of it as a descriptor.
+/// fsconfig(2) takes no source of more than 255 bytes. mount(2) does, but it needs a path. A thread makes a mount
+/// namespace for itself and mounts there, where nothing else sees the mount. The mount is taken out of it as a
+/// descriptor, and the namespace ends with the thread.
 fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
     let data = request
         .parameters
@@ -184,9 +184,8 @@ fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
     // No checked parameter holds a NUL.
     let data = CString::new(data).map_err(|_| Failure::of("mount")(Errno::INVAL))?;
     let in_own_namespace = || {
-        unshare(CloneFlags::CLONE_NEWNS)
-            .map_err(|errno| Failure::of("unshare")(Errno::from_raw_os_error(errno as i32)))?;
-        // A mount spreads the way that the mount under it does.
+        unshare_mounts()?;
+        // A mount propagates as the mount under it does.
         mount_change(PLACE, MountPropagationFlags::PRIVATE).map_err(Failure::of("mount private"))?;
         mount(&request.source, PLACE, NFS, flags(request.attributes), data.as_c_str()).map_err(Failure::of("mount"))?;
         open_tree(CWD, PLACE, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
@@ -202,7 +201,14 @@ fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
     })
 }
 
-/// The attributes as mount(2) takes them.
+/// Gives this thread a mount namespace of its own.
+pub fn unshare_mounts() -> Result<(), Failure> {
+    // By nix, because rustix's is unsafe: other flags of unshare(2) break what safe code relies on.
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Failure::of("unshare")(Errno::from_raw_os_error(errno as i32)))
+}
+
+/// The attributes as mount(2) takes them. By rustix, because sys-mount 3.1 has no MS_NOSYMFOLLOW, which mount options
+/// may ask for.
 fn flags(attributes: MountAttrFlags) -> MountFlags {
     [
         (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),

@@ -1,13 +1,14 @@
-//! What was asked for to protect data is in force, or the mount is not used.
+//! Refuses a mount where options that protect data are not in force.
 //!
-//! The kernel lets mounts of one server share a connection and a superblock, and then takes from the first of them what a
-//! later one asked for otherwise, without an error. So each new mount is asked what is in force, before anything uses it.
+//! The kernel lets mounts of one server share a connection and a superblock. A later mount then gets the options of the
+//! first one, without an error. So the options of each new mount are read before anything uses it.
 
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
-use crate::node::compare::{Difference, weaker};
+use crate::mount::compare::{Difference, weaker};
 use crate::mount::fsmount::{Attempt, Failure};
 use crate::mount::inspect::Inspector;
 use crate::mount::table::{Mount, Table};
@@ -16,7 +17,7 @@ use crate::nfs::options::MountOptions;
 /// Other mounts that a message names.
 const NAMED: usize = 3;
 
-/// Asks new mounts what is in force.
+/// Checks which options are in force on new mounts.
 #[derive(Debug, Default)]
 pub struct InForce {
     inspector: Inspector,
@@ -24,11 +25,20 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// Lets a mount of `source` pass, by a new descriptor of its root, where nothing is weaker than `options` ask.
+    /// Lets a mount of `source` pass where nothing is weaker than `options` ask. Gives a new descriptor of its root,
+    /// and the server's address that the kernel uses for it, where that can be read. It may be another address than was
+    /// asked for: where the kernel finds that a server has both addresses (trunking, RFC 8881 section 2.10.5), it uses
+    /// the connection that it has already.
     ///
     /// # Errors
-    /// [`Error::Precondition`] where something is, or where it must be known and cannot be told. The mount is gone then.
-    pub fn check(&self, root: OwnedFd, source: &str, options: &MountOptions) -> Result<OwnedFd, Attempt> {
+    /// [`Error::Precondition`] where an option is weaker, or where it has to be known and cannot be read. The mount is
+    /// gone then.
+    pub fn check(
+        &self,
+        root: OwnedFd,
+        source: &str,
+        options: &MountOptions,
+    ) -> Result<(OwnedFd, Option<IpAddr>), Attempt> {
         let inspection = match self.inspector.start() {
             Ok(inspection) => inspection,
             Err(failure) if options.must_be_in_force() => return Err(Attempt::Other(untold(source, &failure))),
@@ -36,12 +46,12 @@ impl InForce {
                 if !self.warned.swap(true, Ordering::Relaxed) {
                     tracing::warn!(%failure, "cannot tell what mounts are mounted with; what needs it is refused");
                 }
-                return Ok(root);
+                return Ok((root, None));
             }
         };
         let inspected = inspection.ask(root).map_err(|failure| Attempt::Other(untold(source, &failure)))?;
         match weaker(&inspected.mount, options) {
-            None => Ok(inspected.root),
+            None => Ok((inspected.root, inspected.mount.address())),
             Some(difference) => {
                 Err(Attempt::Other(refused(source, &inspected.mount, &difference.without_secret(options))))
             }
@@ -69,9 +79,9 @@ fn refused(source: &str, mount: &Mount, difference: &Difference) -> Error {
     };
     let version = mount.option("vers").unwrap_or_default();
     Error::Precondition(format!(
-        "mounting {source}: {difference}. Another mount of this server with version {version} was there first, and this one \
-         shares its connection: {which}. Mount everything of this server with the same `sec=`, `xprtsec=` and locks, and \
-         unmount what has others; or ask for another `vers=`, which gets a connection of its own"
+        "mounting {source}: {difference}. Another mount of this server with version {version} was there first, and \
+         this one shares its connection: {which}. Mount everything of this server with the same `sec=`, `xprtsec=` \
+         and locks, and unmount what has others; or ask for another `vers=`, which gets a connection of its own"
     ))
 }
 

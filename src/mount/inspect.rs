@@ -1,8 +1,8 @@
-//! Asks a mount that is in no directory yet what the kernel mounted it with.
+//! Reads with which options the kernel has made a detached mount.
 //!
-//! Every kernel tells that in mountinfo, which lists the mounts of one mount namespace and no others. One thread therefore keeps a
-//! mount namespace of its own with nothing else in it: a mount is attached there, read, cloned as a new descriptor, and
-//! detached again. Nobody else sees the mount meanwhile. No step asks a server.
+//! Every kernel shows them in mountinfo, which lists the mounts of one mount namespace and no others. So one thread
+//! keeps a mount namespace of its own with nothing else in it. A mount is attached there, read, cloned as a new
+//! descriptor, and detached again. Nothing else sees the mount meanwhile. No step asks a server.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +10,6 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -18,17 +17,17 @@ use rustix::mount::{
     open_tree, unmount,
 };
 
-use crate::mount::fsmount::Failure;
+use crate::mount::fsmount::{Failure, unshare_mounts};
 use crate::mount::table::{Mount, Table};
 
-/// Where the namespace's own root is prepared: a directory that every container has.
+/// Where the root of the namespace is prepared: a directory that every container has.
 const PLACE: &str = "/proc";
 /// Where a mount is attached in the namespace.
 const HERE: &str = "/mount";
-/// No answer takes nearly so long.
+/// How long an answer may take, which is far more than it needs.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Asks mounts what they are mounted with.
+/// Reads the options of detached mounts.
 #[derive(Debug, Default)]
 pub struct Inspector(Mutex<Option<Sender<Question>>>);
 
@@ -74,13 +73,13 @@ impl Inspector {
 }
 
 impl Inspection<'_> {
-    /// What a mount is mounted with, given by its root. The mount is gone where that cannot be told.
+    /// What the kernel shows of a mount, given by its root. Where that cannot be read, the mount is gone.
     pub fn ask(self, root: OwnedFd) -> Result<Inspected, Failure> {
         let (answer, answered) = sync_channel(1);
         let asked = self.questions.send(Question { root, answer });
         let told = asked.ok().and_then(|()| answered.recv_timeout(LIMIT).ok());
         told.unwrap_or_else(|| {
-            // The next mount is asked by a new thread.
+            // The next question goes to a new thread.
             *self.inspector.running() = None;
             Err(Failure::of("mountinfo")(Errno::TIMEDOUT))
         })
@@ -96,10 +95,10 @@ fn spawn() -> Result<Sender<Question>, Failure> {
     Ok(questions)
 }
 
-/// Answers until nobody can ask any more.
+/// Answers until no `Inspector` is left.
 fn serve(questions: &Receiver<Question>, ready: &SyncSender<Result<(), Failure>>) {
     let namespace = Namespace::enter();
-    // Who has given up waiting needs no answer, here and below.
+    // A caller that has given up needs no answer, here and below.
     let _ = ready.send(namespace.as_ref().map(|_| ()).map_err(Clone::clone));
     let Ok(namespace) = namespace else { return };
     for question in questions {
@@ -114,11 +113,10 @@ struct Namespace {
 }
 
 impl Namespace {
-    /// Gives this thread a mount namespace in which there is an empty root and nothing else: a copy of the mounts of others
-    /// would keep them from ending.
+    /// Gives this thread a mount namespace that holds an empty root and nothing else: copies of other mounts would keep
+    /// those mounts from ending.
     fn enter() -> Result<Self, Failure> {
-        unshare(CloneFlags::CLONE_NEWNS)
-            .map_err(|errno| Failure::of("unshare")(Errno::from_raw_os_error(errno as i32)))?;
+        unshare_mounts()?;
         // What is unmounted here stays mounted elsewhere.
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(Failure::of("mount private"))?;

@@ -1,5 +1,5 @@
-//! Work on this node alone: the mount table, the directory of a target. It asks no server, so it needs no gate of one; but
-//! a disk may be slow, so it has a thread of its own and a limit.
+//! Work on this node alone, such as reading the mount table or making a target. It asks no server, so it needs no gate.
+//! But a disk may be slow, so the work has threads of its own and a limit.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use tokio::time::timeout;
 use crate::error::{Error, Result};
 use crate::mount::threads::Threads;
 
-/// A local disk that takes longer is broken.
+/// How long the work may take. A local disk that takes longer is broken.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Threads for it, at most.
+/// How many threads do such work at most.
 const THREADS: usize = 2;
 
-/// The way to what this node does alone. Clones are the same one.
+/// Does work on this node alone. Clones share their threads.
 #[derive(Debug, Clone)]
 pub struct Local(Threads);
 
@@ -24,8 +24,8 @@ impl Default for Local {
 }
 
 impl Local {
-    /// Does `work` on a thread that may block and waits up to five seconds for it. Work that takes longer, or whose caller
-    /// goes away, is finished all the same once it has begun.
+    /// Does `work` on a thread that may block and waits up to five seconds for it. Work that has begun is finished even
+    /// where it takes longer or its caller gives up.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let going_down = || Err(Error::Internal("the driver is going down".to_owned()));
         let done = async { self.0.run(work).await.unwrap_or_else(going_down) };

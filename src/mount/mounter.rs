@@ -1,4 +1,4 @@
-//! NFS mounts by system calls.
+//! Makes detached NFS mounts: it finds the server, negotiates the version, and checks what is in force.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -24,21 +24,16 @@ pub struct Mounter {
     in_force: Arc<InForce>,
 }
 
-/// A mount that was made and is in no directory yet, or never will be. It ends with the last descriptor of its root,
-/// unless it was attached.
+/// A detached mount. It ends with the last descriptor of its root, unless it was attached.
 #[derive(Debug)]
 pub struct Mounted<R = Held<OwnedFd>> {
-    /// The root directory of the mount, or what became of it.
+    /// The root directory of the mount, or the result of what was done with it.
     pub root: R,
-    /// The version that it uses.
-    pub version: Version,
-    /// The server's address that it uses.
-    pub address: IpAddr,
-    /// The options that it was made with, apart from what every mount has.
-    pub options: MountOptions,
+    /// The server's address that it was asked for at. The kernel may use another address of the same server.
+    pub asked: IpAddr,
     /// Whether the server keeps its locks, so that other clients see them.
     pub locks_are_shared: bool,
-    /// The way to every call on it.
+    /// The way to every call on it: the gate of the address that the kernel uses.
     pub gate: Gate,
 }
 
@@ -48,7 +43,7 @@ impl Mounter {
         Self { reachability, gates, versions: Remembered::default(), in_force: Arc::default() }
     }
 
-    /// Asks a server whether it is there; answers where. See [`Reachability::check`].
+    /// The address at which a server answers. See [`Reachability::check`].
     pub async fn check(&self, server: &Server, port: u16) -> Result<IpAddr> {
         self.reachability.check(server, port).await
     }
@@ -58,14 +53,14 @@ impl Mounter {
     /// [`Unreachable`](crate::error::Error::Unreachable) within 5 s where the server does not answer, or stops to;
     /// [`Mount`](crate::error::Error::Mount) with what the kernel said and what to do where it does not mount;
     /// [`Precondition`](crate::error::Error::Precondition) where locks of version 3 were asked for and rpc.statd does
-    /// not run here, and where what protects data is weaker than asked for. One exception to the 5 s: a server that answers
-    /// all that it is asked and does not carry out the mount is waited for; the caller's deadline is the limit.
+    /// not run here, and where what protects data is weaker than asked for. One exception to the 5 s: a server that
+    /// answers all that it is asked and does not carry out the mount is waited for; the caller's deadline is the limit.
     pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
-        // Wrapped on its thread: should nobody wait for it any more, the mount ends there.
+        // It is wrapped on its thread: where nobody waits for it any more, the mount ends there.
         self.mount_then(source, options, role, |gate, root| gate.hold(root)).await
     }
 
-    /// The same, and goes on with the root of the mount on the thread that made it, which may block there.
+    /// The same, and calls `then` with the root of the mount on the thread that made it, where `then` may block.
     pub async fn mount_then<R: Send + 'static>(
         &self,
         source: &Source,
@@ -75,22 +70,24 @@ impl Mounter {
     ) -> Result<Mounted<R>> {
         let (server, port) = (&source.server, options.port());
         let address = self.check(server, port).await?;
-        let gate = self.gates.get(address, port);
         let options = options.for_role(role);
         let at = (address, port);
         let mut negotiation = self.versions.negotiate(at, &options);
         loop {
             let version = negotiation.version();
             let attempt = Attempted { source, options: &options, version, address };
-            let failure = match self.attempt(attempt, &gate, then.clone()).await {
-                Ok(root) => {
+            let failure = match self.attempt(attempt, then.clone()).await {
+                Ok((root, gate)) => {
                     if self.versions.keep(at, &options, &negotiation) {
                         let (wanted, _) = options.versions();
-                        tracing::warn!(%server, %address, %version, %wanted, "using a lower version of NFS than was wanted");
+                        tracing::warn!(
+                            %server, %address, %version, %wanted,
+                            "using a lower version of NFS than was wanted"
+                        );
                     }
                     tracing::debug!(%source, %version, %address, %options, "mounted");
                     let locks_are_shared = version != Version::V3 || options.locks();
-                    return Ok(Mounted { root, version, address, options, locks_are_shared, gate });
+                    return Ok(Mounted { root, asked: address, locks_are_shared, gate });
                 }
                 Err(failure) => failure,
             };
@@ -99,25 +96,35 @@ impl Mounter {
         }
     }
 
-    /// Mounts with one version, and goes on where everything that was asked for is in force.
+    /// Mounts with one version, and continues where everything that was asked for is in force.
     async fn attempt<R: Send + 'static>(
         &self,
         attempt: Attempted<'_>,
-        gate: &Gate,
         then: impl FnOnce(&Gate, OwnedFd) -> R + Send + 'static,
-    ) -> std::result::Result<R, Attempt> {
+    ) -> std::result::Result<(R, Gate), Attempt> {
         let request = attempt.request().await?;
-        let (through, in_force, options) = (gate.clone(), Arc::clone(&self.in_force), attempt.options.clone());
+        let (asked, options) = ((attempt.address, attempt.options.port()), attempt.options.clone());
+        let (gates, in_force) = (Arc::clone(&self.gates), Arc::clone(&self.in_force));
         let mount = move || {
             let root = fsmount::detached(&request).map_err(Attempt::Refused)?;
-            let root = in_force.check(root, &request.source, &options)?;
-            Ok(then(&through, root))
+            let (root, used) = in_force.check(root, &request.source, &options)?;
+            let gate = gate_in_use(&gates, asked, used);
+            Ok((then(&gate, root), gate))
         };
-        gate.run(mount).await.unwrap_or_else(|stalled| Err(Attempt::Other(stalled.into())))
+        self.gates.get(asked.0, asked.1).run(mount).await.unwrap_or_else(|stalled| Err(Attempt::Other(stalled.into())))
     }
 }
 
-/// What is tried.
+/// The gate of a mount that was asked for at an address and port, where the kernel uses the address `used`.
+fn gate_in_use(gates: &Gates, asked: (IpAddr, u16), used: Option<IpAddr>) -> Gate {
+    let (address, port) = asked;
+    if let Some(used) = used.filter(|used| *used != address) {
+        tracing::debug!(asked = %address, %used, "the kernel uses another address of the server");
+    }
+    gates.get(used.unwrap_or(address), port)
+}
+
+/// One attempt at a mount.
 struct Attempted<'a> {
     source: &'a Source,
     options: &'a MountOptions,
@@ -136,7 +143,7 @@ impl Attempted<'_> {
     }
 }
 
-/// What is known before the server is asked for more.
+/// The parameters that need no answer of the server.
 fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Parameter> {
     let mut parameters: Vec<_> = options.parameters().map(|(key, value)| (key, value.map(str::to_owned))).collect();
     parameters.push(("vers", Some(version.to_string())));
@@ -151,12 +158,19 @@ fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Para
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use proptest::prelude::*;
+    use rstest::rstest;
 
     use super::*;
     use crate::error::Error;
+    use crate::mount::table::Table;
     use crate::nfs::option_table::{KNOWN, examples};
     use crate::nfs::source::Share;
+    use crate::testing::fake_server::{self, Behaviour};
 
     #[tokio::test]
     async fn a_server_that_refuses_is_unreachable_and_the_call_can_move_between_threads() {
@@ -170,10 +184,35 @@ mod tests {
         let options = MountOptions::parse("mountOptions", [format!("port={port}")]).unwrap();
         let call =
             tokio::spawn(
-                async move { mounter.mount(&source, &options, Role::Node).await.map(|mounted| mounted.version) },
+                async move { mounter.mount(&source, &options, Role::Node).await.map(|mounted| mounted.asked) },
             );
         let error = call.await.unwrap().unwrap_err();
         assert!(matches!(&error, Error::Unreachable { port: tried, .. } if *tried == port), "{error}");
+    }
+
+    #[rstest]
+    #[case::the_address_that_the_kernel_uses(Some("127.0.0.9"), Some("127.0.0.9"))]
+    #[case::the_address_that_was_asked(None, None)]
+    #[tokio::test]
+    async fn a_call_on_a_mount_is_waited_for_as_long_as_this_address_answers(
+        #[case] used: Option<&str>,
+        #[case] stalled: Option<&str>,
+    ) {
+        let asked = fake_server::Server::start(Behaviour::alive()).await.address;
+        let _gone = fake_server::Server::on(&format!("127.0.0.9:{}", asked.port()), Behaviour::Closing).await;
+        let gates = Gates::new(Reachability::new());
+        let used = used.map(|address| {
+            let line = format!("26 25 0:26 / /t rw - nfs4 nfs:/e rw,vers=4.2,addr={address}");
+            Table::parse(line.as_bytes()).top(Path::new("/t")).unwrap().address().unwrap()
+        });
+        let gate = gate_in_use(&gates, (asked.ip(), asked.port()), used);
+        let (release, released) = mpsc::channel::<()>();
+        let call = gate.run(move || released.recv().is_ok());
+        // Longer than it takes to notice that a server is gone.
+        let ended = tokio::time::timeout(Duration::from_secs(4), call).await;
+        let by = ended.ok().and_then(Result::err).map(|stalled| stalled.server.to_string());
+        assert_eq!(by.as_deref(), stalled);
+        drop(release);
     }
 
     #[test]

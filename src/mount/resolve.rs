@@ -28,8 +28,8 @@ pub struct Resolver {
     lookup: Option<JoinHandle<io::Result<Vec<IpAddr>>>>,
     /// What the last lookup gave; the address in use is the first.
     addresses: Vec<IpAddr>,
-    /// The address that answered last, if any has. It stays in use as long as it is one of the name's and answers: for the
-    /// kernel another address is another server, and nothing that is mounted would be shared.
+    /// The address that answered last, if any has. It stays in use as long as it is one of the name's and answers: for
+    /// the kernel another address is another server, and nothing that is mounted would be shared.
     current: Option<IpAddr>,
 }
 

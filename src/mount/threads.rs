@@ -1,5 +1,4 @@
-//! A bounded number of threads for what blocks. A thread that has done one thing takes the next that waits, so that much work
-//! at once takes no more threads than may be in it.
+//! A bounded number of threads for blocking calls. A thread that has finished one call takes the next one that waits.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -8,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// What takes long leaves so many threads to what is quick, where there are that many more.
+/// Calls that take long leave so many threads to quick calls, where there are more threads than that.
 const SPARED: usize = 2;
 
 struct Job {
@@ -44,7 +43,7 @@ impl State {
         self.long += usize::from(job.takes_long);
     }
 
-    /// One has ended, and the first that waits and has room begins.
+    /// A job has ended, and the first waiting one that has room begins.
     fn next(&mut self, most: usize, took_long: bool) -> Option<Job> {
         self.running -= 1;
         self.long -= usize::from(took_long);
@@ -56,22 +55,22 @@ impl State {
 }
 
 impl Threads {
-    /// At most so many at once; none yet.
+    /// At most `most` threads at once; none exists yet.
     pub fn new(most: usize) -> Self {
         Self(Arc::new(Inner { most, state: Mutex::default() }))
     }
 
-    /// Does `call` on a thread that may block, when its turn comes; a panic in it is the caller's. `None` where the process is
-    /// going down.
+    /// Makes `call` on a thread that may block, as soon as one is free. A panic in it continues in the caller. `None`
+    /// where the process is shutting down.
     ///
-    /// When the returned future is dropped, a call that has not begun is not made, and one that has goes on; what it gives is
-    /// dropped on its thread.
+    /// When the returned future is dropped, a call that has not begun is not made. A call that has begun continues, and
+    /// its result is dropped on its thread.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.perform(call, false).await
     }
 
-    /// The same for what takes long, such as many calls in one go: whatever there is of it, it leaves some of the threads to
-    /// what is quick.
+    /// The same for a call that takes long, such as many system calls in one closure: such calls leave some of the
+    /// threads to quick ones.
     pub async fn run_long<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.perform(call, true).await
     }
@@ -84,7 +83,7 @@ impl Threads {
         let (tell, told) = oneshot::channel::<Result<T, Box<dyn Any + Send>>>();
         let work = Box::new(move || {
             if !tell.is_closed() {
-                // Where nobody listens any more, the answer comes back, and goes here.
+                // Where nobody listens any more, `send` returns the result, and it is dropped here.
                 drop(tell.send(catch_unwind(AssertUnwindSafe(call))));
             }
         });
@@ -110,7 +109,7 @@ impl Threads {
         state.begin(&job);
         drop(state);
         let inner = Arc::clone(&self.0);
-        // Nobody waits for the thread itself.
+        // Nothing waits for the thread itself.
         drop(tokio::task::spawn_blocking(move || {
             let mut next = Some(job);
             while let Some(Job { takes_long, work }) = next {

@@ -17,8 +17,8 @@ const REMEMBERED: Duration = Duration::from_secs(300);
 /// A server: its address and port. One name may have several, and may move.
 pub type At = (IpAddr, u16);
 
-/// Whether a mount that was asked for with these options uses a lower version than they want most; `None` where the options
-/// are not known and it may.
+/// Whether a mount that was asked for with these options uses a lower version than they want most; `None` where the
+/// options are not known and it may.
 pub fn is_fallback(mount: &Mount, options: Option<&MountOptions>) -> Option<bool> {
     let shown = Version::shown(mount.option("vers")?)?;
     match options {
@@ -39,8 +39,8 @@ enum Verdict {
     Final,
 }
 
-/// As mount.nfs(8) has it, but for EPERM. What the server forbids, and security that fails, says nothing about versions: a
-/// volume must not lose its locks or its encryption by a permission that is missing.
+/// As mount.nfs(8) has it, but for EPERM. What the server forbids, and security that fails, says nothing about
+/// versions: a volume must not lose its locks or its encryption by a permission that is missing.
 fn verdict(version: Version, errno: Option<Errno>) -> Verdict {
     match errno {
         Some(Errno::PROTONOSUPPORT | Errno::INVAL | Errno::OPNOTSUPP) => Verdict::NotThisVersion,
@@ -115,9 +115,9 @@ impl Remembered {
         Negotiation { version, others: others.into_iter(), failure: None }
     }
 
-    /// Remembers the version that worked after others failed, where it holds for the server as a whole: not one that has a
-    /// path which better versions do not have. Answers whether it is lower than wanted, and the first of the kind for
-    /// this server and version.
+    /// Remembers the version that worked after others failed, where it holds for the server as a whole: not one that
+    /// has a path which better versions do not have. Answers whether it is lower than wanted, and the first of the kind
+    /// for this server and version.
     pub fn keep<E>(&self, at: At, options: &MountOptions, negotiation: &Negotiation<E>) -> bool {
         let version = negotiation.version;
         let mut known = self.known();
@@ -203,7 +203,12 @@ mod tests {
     #[rstest]
     #[case::no_path_in_either(&[(V4_2, Errno::NOENT), (V3, Errno::ACCESS)], "", &[V4_2, V3], (V4_2, Errno::NOENT))]
     #[case::no_path_in_4(&[(V4_2, Errno::NOENT)], "vers=4", &[V4_2], (V4_2, Errno::NOENT))]
-    #[case::no_path_below_4_2(&[(V4_2, LACKING), (V4_1, Errno::NOENT), (V3, LACKING)], "", &[V4_2, V4_1, V3], (V4_1, Errno::NOENT))]
+    #[case::no_path_below_4_2(
+        &[(V4_2, LACKING), (V4_1, Errno::NOENT), (V3, LACKING)],
+        "",
+        &[V4_2, V4_1, V3],
+        (V4_1, Errno::NOENT)
+    )]
     #[case::forbidden(&[(V4_2, Errno::ACCESS)], "", &[V4_2], (V4_2, Errno::ACCESS))]
     #[case::other_security_demanded(&[(V4_2, Errno::PERM)], "", &[V4_2], (V4_2, Errno::PERM))]
     #[case::without_tlshd(&[(V4_2, Errno::SRCH)], "xprtsec=tls", &[V4_2], (V4_2, Errno::SRCH))]

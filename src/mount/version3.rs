@@ -1,7 +1,7 @@
 //! What NFSv3 needs beside NFS: the MOUNT protocol, found through rpcbind, and rpc.statd for locks.
 //!
-//! All of it is asked here, with a limit, before the kernel is: the kernel waits for minutes for a mountd that a firewall
-//! hides, and says little about it.
+//! All of it is asked here, with a limit, before the kernel is: the kernel waits for minutes for a mountd that a
+//! firewall hides, and says little about it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -46,8 +46,8 @@ async fn statd() -> Result<(), Error> {
         Err(error) => format!("rpcbind: {error}"),
     };
     Err(Error::Precondition(format!(
-        "locks of NFS version 3 were asked for and need rpc.statd on this node, which does not run ({reason}); start it, or \
-         use version 4, or `nolock`"
+        "locks of NFS version 3 were asked for and need rpc.statd on this node, which does not run ({reason}); start \
+         it, or use version 4, or `nolock`"
     )))
 }
 

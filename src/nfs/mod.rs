@@ -1,10 +1,10 @@
 //! The vocabulary of NFS: servers, shares, names, statuses, attributes and mount options. Nothing here does any I/O.
 
-pub mod attributes;
-pub mod condition;
-pub mod name;
-pub mod option_table;
-pub mod options;
-pub mod source;
-pub mod status;
+pub(crate) mod attributes;
+pub(crate) mod condition;
+pub(crate) mod name;
+pub(crate) mod option_table;
+pub(crate) mod options;
+pub(crate) mod source;
+pub(crate) mod status;
 pub mod text;

@@ -252,6 +252,7 @@ impl Takes {
 
 /// Every form in which an option of the table may be asked for, with a number at each end of its range; nothing for one that
 /// is refused. For tests, which try them all.
+#[cfg(any(test, feature = "e2e"))]
 pub fn examples((name, takes, effect): &(&str, Takes, Effect)) -> Vec<String> {
     let with = |values: Vec<String>| values.into_iter().map(|value| format!("{name}={value}")).collect();
     match (effect, takes) {

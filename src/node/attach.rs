@@ -1,8 +1,8 @@
-//! The end of publishing, on the thread that made the mount: its root is looked at and given what it has to have, and only
-//! then is it put on its target.
+//! The end of publishing, on the thread that made the mount: the root of the mount gets its group and mode, and only
+//! then is the mount attached to its target.
 //!
-//! The server may keep that thread for longer than the call waits. Nothing is put in place after the call has given up:
-//! the target may be somebody else's by then.
+//! The server may keep that thread for longer than the call waits. Nothing is attached after the call has given up: by
+//! then the target may belong to another call.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,89 +11,88 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::mount::table::Mount;
-use crate::nfs::source::Source;
+use crate::node::detach::detach;
+use crate::node::publish_intents::PublishIntent;
 use crate::node::root::{Identity, Root, RootAttributes};
 use crate::node::target::Place;
-use crate::node::unpublish::detach;
 
-/// A call that waits for a mount. With its drop it has given up, or has what it wanted.
+/// Cancels with its drop what a call wants to attach: the call has given up, or has what it wanted.
 #[derive(Debug, Default)]
-pub struct Call(Arc<Mutex<bool>>);
+pub struct AttachCancel(Arc<Mutex<bool>>);
 
-/// What is to be done with a mount that was made for a call.
+/// How a mount that was made for a call is attached.
 #[derive(Debug, Clone)]
-pub struct Ending {
-    /// Where it goes.
-    pub place: Arc<Place>,
-    /// What it is a mount of, for messages.
-    pub source: Source,
-    /// What its root has to have.
-    pub attributes: RootAttributes,
+pub struct Attach {
+    /// Where it is attached.
+    place: Arc<Place>,
+    /// What it was made for.
+    pub intent: PublishIntent,
     /// Dead mounts that it replaces, the visible one first.
-    pub dead: Vec<Mount>,
-    over: Arc<Mutex<bool>>,
+    dead: Vec<Mount>,
+    cancelled: Arc<Mutex<bool>>,
 }
 
-/// What came of it.
+/// How attaching ended.
 #[derive(Debug)]
-pub enum Ended {
+pub enum Outcome {
     /// The mount is on its target.
     Attached {
-        /// The directory that it is a mount of.
+        /// The root directory of the mount.
         root: Identity,
-        /// What is left of dead mounts: to be dropped where that may block.
-        left: Vec<(Mount, OwnedFd)>,
+        /// Dead mounts that were detached, with their roots: [`end`](crate::node::detach::end) ends them.
+        detached: Vec<(Mount, OwnedFd)>,
     },
-    /// Its root is gone from the server, and so is the mount.
+    /// The root directory is gone from the server, and so is the mount.
     Stale,
 }
 
-impl Call {
-    /// The ending for this call, with nothing to set and nothing to replace.
-    pub fn ending(&self, place: Arc<Place>, source: Source) -> Ending {
-        Ending { place, source, attributes: RootAttributes::default(), dead: Vec::new(), over: Arc::clone(&self.0) }
+impl AttachCancel {
+    /// Attaches a mount for `intent` at `place` in place of `dead` mounts, unless it is cancelled first.
+    pub fn attach(&self, place: Arc<Place>, intent: PublishIntent, dead: Vec<Mount>) -> Attach {
+        Attach { place, intent, dead, cancelled: Arc::clone(&self.0) }
     }
 }
 
-impl Drop for Call {
+impl Drop for AttachCancel {
     fn drop(&mut self) {
-        // Waits for a mount that is being put in place just now, which takes no server.
+        // This waits for a mount that is being attached just now, which asks no server.
         *lock(&self.0) = true;
     }
 }
 
-impl Ending {
-    /// Carries it out on a mount, given by its root. May block.
+impl Attach {
+    /// Attaches a mount, given by its root. May block.
     ///
     /// # Errors
     /// [`Error::Export`] where the attributes cannot be set; [`Error::Precondition`] and [`Error::Internal`] where the
-    /// target cannot take the mount, or the call has given up.
-    pub fn carry_out(&self, root: &OwnedFd) -> Result<Ended> {
+    /// target cannot take the mount, or where the call has given up.
+    pub fn run(&self, root: &OwnedFd) -> Result<Outcome> {
         let now = Root::ask(root.as_fd());
         if now == Err(Errno::STALE) {
-            return Ok(Ended::Stale);
+            return Ok(Outcome::Stale);
         }
-        if self.attributes != RootAttributes::default() {
-            self.settle(root, now)?;
+        // A volume that is published for reading is left as it is.
+        if !self.intent.options.read_only() && self.intent.root_attributes != RootAttributes::default() {
+            self.set_attributes(root, now)?;
         }
-        // Whatever else the server says is for those who use the volume.
+        // Any other failure of the server is for the users of the volume to see.
         let known =
             now.or_else(|_| Root::known(root.as_fd())).map_err(|errno| self.failed("looking at the mount", errno))?;
-        let over = lock(&self.over);
-        if *over {
-            return Err(Error::Internal(format!("{} was mounted too late for {}", self.source, self.place)));
+        let cancelled = lock(&self.cancelled);
+        if *cancelled {
+            return Err(Error::Internal(format!("{} was mounted too late for {}", self.intent.source, self.place)));
         }
-        let mut left = Vec::new();
+        let mut detached = Vec::new();
         for dead in &self.dead {
-            left.extend(detach(&self.place, dead)?.map(|root| (dead.clone(), root)));
+            detached.extend(detach(&self.place, dead)?.map(|root| (dead.clone(), root)));
         }
         self.attach(root)?;
-        Ok(Ended::Attached { root: known.identity, left })
+        Ok(Outcome::Attached { root: known.identity, detached })
     }
 
-    fn settle(&self, root: &OwnedFd, now: rustix::io::Result<Root>) -> Result<()> {
-        now.and_then(|now| self.attributes.set(root.as_fd(), now)).map_err(|errno| Error::Export {
-            export: self.source.to_string(),
+    fn set_attributes(&self, root: &OwnedFd, now: rustix::io::Result<Root>) -> Result<()> {
+        now.and_then(|now| self.intent.root_attributes.set(root.as_fd(), now)).map_err(|errno| Error::Export {
+            export: self.intent.source.to_string(),
             action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
                 .to_owned(),
             status: errno.into(),
@@ -104,8 +103,8 @@ impl Ending {
         let place = &self.place;
         let made = place.create()?;
         place.attach(root.as_fd()).map_err(|errno| {
-            if made && let Err(left) = place.remove() {
-                tracing::warn!(target = %place, error = %left, "leaving a target that was made for nothing");
+            if made && let Err(error) = place.remove() {
+                tracing::warn!(target = %place, %error, "cannot remove the directory that was made for the mount");
             }
             self.failed("putting the mount there", errno)
         })
@@ -116,30 +115,45 @@ impl Ending {
     }
 }
 
-fn lock(over: &Mutex<bool>) -> MutexGuard<'_, bool> {
-    over.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(cancelled: &Mutex<bool>) -> MutexGuard<'_, bool> {
+    cancelled.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nfs::source::{Server, Share};
+    use crate::nfs::options::MountOptions;
+    use crate::nfs::source::{Server, Share, Source};
     use crate::node::target::Target;
 
-    fn source() -> Source {
-        Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/volume").unwrap())
+    fn intent(target: &Target) -> PublishIntent {
+        PublishIntent {
+            volume_id: "volume".to_owned(),
+            source: Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/volume").unwrap()),
+            target: target.clone(),
+            options: MountOptions::default(),
+            single_target: false,
+            root_attributes: RootAttributes::default(),
+            mounted: None,
+        }
+    }
+
+    /// What attaches for `cancel` at a path.
+    fn attach_at(cancel: &AttachCancel, path: &std::path::Path) -> Attach {
+        let target = Target::try_from(path).unwrap();
+        let place = Arc::new(target.find().unwrap().unwrap());
+        cancel.attach(place, intent(&target), Vec::new())
     }
 
     #[test]
     fn nothing_is_put_in_place_for_a_call_that_has_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("target");
-        let place = Target::try_from(target.as_path()).unwrap().find().unwrap().unwrap();
-        let call = Call::default();
-        let ending = call.ending(Arc::new(place), source());
-        drop(call);
+        let cancel = AttachCancel::default();
+        let attach = attach_at(&cancel, &target);
+        drop(cancel);
         let root = std::fs::File::open(dir.path()).unwrap().into();
-        assert!(matches!(ending.carry_out(&root), Err(Error::Internal(_))));
+        assert!(matches!(attach.run(&root), Err(Error::Internal(_))));
         assert!(!target.exists());
     }
 
@@ -147,12 +161,11 @@ mod tests {
     fn a_target_is_not_left_behind_when_the_mount_cannot_be_put_there() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("target");
-        let place = Target::try_from(target.as_path()).unwrap().find().unwrap().unwrap();
-        let call = Call::default();
+        let cancel = AttachCancel::default();
         // A directory that is no mount of its own cannot be moved.
         let root = std::fs::File::open(dir.path()).unwrap().into();
-        let ended = call.ending(Arc::new(place), source()).carry_out(&root);
-        assert!(matches!(ended, Err(Error::Internal(_))), "{ended:?}");
+        let outcome = attach_at(&cancel, &target).run(&root);
+        assert!(matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");
         assert!(!target.exists());
     }
 }

@@ -1,15 +1,16 @@
-//! What a node does: it publishes volumes, takes them down, and tells how they are.
+//! What a node does: it publishes and unpublishes volumes, and reports their health and statistics.
 
-pub mod attach;
-
-pub mod health;
-mod keyed_mutex;
+mod attach;
+mod detach;
+mod judge;
+pub mod mount_health;
+pub mod mount_probe;
 mod moved;
-pub mod probe;
-pub mod publish;
+mod publish;
 pub mod publish_intents;
+pub mod publisher;
 pub mod root;
 pub mod statistics_scope;
 pub mod stats;
 pub mod target;
-pub mod unpublish;
+mod unpublish;

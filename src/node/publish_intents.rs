@@ -1,47 +1,64 @@
-//! What this process was asked to publish. A memory, not a record: it says more than the mount table does, nothing that
-//! matters is lost with it.
+//! What this process was asked to publish. It is a memory, not a record: it says more than the mount table does, and
+//! nothing that matters is lost with it.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::node::root::Identity;
+use crate::node::root::{Identity, RootAttributes};
+use crate::node::target::Target;
 
-/// Targets remembered beside those that are mounted: of publishing that failed and was never undone.
+/// How many targets are remembered where publishing failed and was never undone.
 const UNMOUNTED: usize = 1024;
 
-/// What was asked for.
+/// A volume that is to be published (CSI NodePublishVolume), and what is known of it afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct PublishIntent {
     /// CSI `volume_id`.
     pub volume_id: String,
-    /// What was to be mounted.
+    /// What is mounted.
     pub source: Source,
-    /// And how.
+    /// Where it is mounted.
+    pub target: Target,
+    /// How it is mounted; `ro` for a volume that is published for reading.
     pub options: MountOptions,
-    /// What that turned out to be, once it was mounted.
-    pub root: Option<Identity>,
+    /// Whether the volume may have one target on this node (CSI SINGLE_NODE_SINGLE_WRITER).
+    pub single_target: bool,
+    /// What the volume's root directory has to have.
+    pub root_attributes: RootAttributes,
+    /// What was mounted; `None` until then.
+    pub mounted: Option<MountedVolume>,
 }
 
-/// What was asked for, by the real path of the target.
-#[derive(Debug, Default)]
-pub struct Requested(Mutex<HashMap<PathBuf, Wanted>>);
+/// What a volume was mounted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MountedVolume {
+    /// Its root directory.
+    pub root: Identity,
+    /// The server's address that it was asked for at. The kernel may use another address of the same server.
+    pub asked: IpAddr,
+}
 
-impl Requested {
-    /// Keeps what was asked for at a target where nothing is known yet.
-    pub fn attempt(&self, target: &Path, wanted: &Wanted) {
+/// What this process was asked to publish, by the real path of the target.
+#[derive(Debug, Default)]
+pub struct PublishIntents(Mutex<HashMap<PathBuf, PublishIntent>>);
+
+impl PublishIntents {
+    /// Remembers what was asked for at a target of which nothing is known yet.
+    pub fn attempt(&self, target: &Path, intent: &PublishIntent) {
         let mut all = self.all();
-        if all.len() > UNMOUNTED && all.values().filter(|wanted| wanted.root.is_none()).count() > UNMOUNTED {
-            all.retain(|_, wanted| wanted.root.is_some());
+        if all.len() > UNMOUNTED && all.values().filter(|intent| intent.mounted.is_none()).count() > UNMOUNTED {
+            all.retain(|_, intent| intent.mounted.is_some());
         }
-        all.entry(target.to_owned()).or_insert_with(|| wanted.clone());
+        all.entry(target.to_owned()).or_insert_with(|| intent.clone());
     }
 
-    /// Keeps what a target is mounted with.
-    pub fn set(&self, target: &Path, wanted: Wanted) {
-        self.all().insert(target.to_owned(), wanted);
+    /// Remembers what is mounted at a target.
+    pub fn set(&self, target: &Path, intent: PublishIntent) {
+        self.all().insert(target.to_owned(), intent);
     }
 
     /// Forgets a target.
@@ -50,17 +67,17 @@ impl Requested {
     }
 
     /// What was asked for at a target.
-    pub fn at(&self, target: &Path) -> Option<Wanted> {
+    pub fn at(&self, target: &Path) -> Option<PublishIntent> {
         self.all().get(target).cloned()
     }
 
     /// The targets that a volume was to be published at.
     pub fn targets_of(&self, volume_id: &str) -> Vec<PathBuf> {
         let all = self.all();
-        all.iter().filter(|(_, wanted)| wanted.volume_id == volume_id).map(|(target, _)| target.clone()).collect()
+        all.iter().filter(|(_, intent)| intent.volume_id == volume_id).map(|(target, _)| target.clone()).collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<PathBuf, Wanted>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<PathBuf, PublishIntent>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -70,43 +87,47 @@ mod tests {
     use super::*;
     use crate::nfs::source::{Server, Share};
 
-    fn wanted(volume_id: &str, options: &str) -> Wanted {
-        Wanted {
+    fn intent(volume_id: &str, options: &str) -> PublishIntent {
+        PublishIntent {
             volume_id: volume_id.to_owned(),
             source: Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/e").unwrap()),
+            target: Target::parse("target_path", "/t").unwrap(),
             options: MountOptions::parse("mount_flags", [options]).unwrap(),
-            root: None,
+            single_target: false,
+            root_attributes: RootAttributes::default(),
+            mounted: None,
         }
     }
 
     #[test]
     fn an_attempt_does_not_change_what_is_known_of_a_target() {
-        let (requested, target) = (Requested::default(), Path::new("/t"));
-        requested.set(target, wanted("v", "soft"));
-        requested.attempt(target, &wanted("v", "hard"));
-        assert_eq!(requested.at(target), Some(wanted("v", "soft")));
-        requested.forget(target);
-        assert_eq!(requested.at(target), None);
+        let (intents, target) = (PublishIntents::default(), Path::new("/t"));
+        intents.set(target, intent("v", "soft"));
+        intents.attempt(target, &intent("v", "hard"));
+        assert_eq!(intents.at(target), Some(intent("v", "soft")));
+        intents.forget(target);
+        assert_eq!(intents.at(target), None);
     }
 
     #[test]
     fn the_targets_of_a_volume_are_found() {
-        let requested = Requested::default();
-        requested.set(Path::new("/a"), wanted("v", ""));
-        requested.set(Path::new("/b"), wanted("w", ""));
-        assert_eq!(requested.targets_of("v"), [Path::new("/a")]);
-        assert!(requested.targets_of("x").is_empty());
+        let intents = PublishIntents::default();
+        intents.set(Path::new("/a"), intent("v", ""));
+        intents.set(Path::new("/b"), intent("w", ""));
+        assert_eq!(intents.targets_of("v"), [Path::new("/a")]);
+        assert!(intents.targets_of("x").is_empty());
     }
 
     #[test]
     fn attempts_that_were_never_undone_do_not_pile_up_and_mounted_targets_stay() {
-        let requested = Requested::default();
-        let root = Some(Identity { device: (0, 1), inode: 1 });
-        requested.set(Path::new("/t0"), Wanted { root, ..wanted("v", "") });
+        let intents = PublishIntents::default();
+        let root = Identity { device: (0, 1), inode: 1 };
+        let mounted = Some(MountedVolume { root, asked: "10.0.0.1".parse().unwrap() });
+        intents.set(Path::new("/t0"), PublishIntent { mounted, ..intent("v", "") });
         for number in 0..3 * UNMOUNTED {
-            requested.attempt(Path::new(&format!("/t{number}")), &wanted("v", ""));
+            intents.attempt(Path::new(&format!("/t{number}")), &intent("v", ""));
         }
-        assert!(requested.all().len() <= UNMOUNTED + 2);
-        assert!(requested.at(Path::new("/t0")).is_some());
+        assert!(intents.all().len() <= UNMOUNTED + 2);
+        assert!(intents.at(Path::new("/t0")).is_some());
     }
 }

@@ -1,11 +1,11 @@
-//! The root directory of a mounted volume: what it is, and what it has to have.
+//! The root directory of a mounted volume: its identity, and the group and mode that it has to have.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, StatxFlags};
 
-/// Setgid, and all rights for the group: what a volume's root has that belongs to a group.
+/// Setgid and all permissions for the group: the mode of a volume's root that belongs to a group.
 const GROUP_MODE: u32 = 0o2070;
 /// Read, write and execute for owner, group and others.
 const PERMISSIONS: u32 = 0o777;
@@ -15,7 +15,7 @@ const PERMISSIONS: u32 = 0o777;
 pub struct Root {
     /// Which directory it is, whatever name it was mounted by.
     pub identity: Identity,
-    /// Its permission bits, with setuid, setgid and sticky.
+    /// Its permission bits, with the setuid, setgid and sticky bits.
     pub mode: u32,
     /// Its group.
     pub group: u32,
@@ -58,19 +58,19 @@ impl Root {
     }
 }
 
-/// What the root directory of a volume has to have; `None` leaves it as it is. A volume that is mounted for reading is
-/// left as it is.
+/// The group and mode that the root directory of a volume has to have; `None` leaves them unchanged. A volume that is
+/// mounted for reading is not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RootAttributes {
-    /// The group, with setgid and all rights for it (CSI `volume_mount_group`).
+    /// The group, with setgid and all permissions for it (CSI `volume_mount_group`).
     pub group: Option<u32>,
     /// Permission bits; setuid, setgid and sticky change only where they are among them.
     pub mode: Option<u32>,
 }
 
 impl RootAttributes {
-    /// Gives the root of a new mount, which is `now` as the server has it, its group and mode, where it does not have
-    /// them. May block.
+    /// Sets group and mode of the root of a new mount where they differ. `now` is the root as the server has it. May
+    /// block.
     pub fn set(self, root: BorrowedFd<'_>, now: Root) -> rustix::io::Result<()> {
         let change = self.change(now.mode, now.group);
         if let Some(group) = change.group {
@@ -82,13 +82,13 @@ impl RootAttributes {
         Ok(())
     }
 
-    /// What has to be set where mode and group are these.
+    /// What has to be set where the root has this mode and group.
     fn change(self, mode: u32, group: u32) -> Self {
         let given =
             self.mode.map_or(mode, |given| if given > PERMISSIONS { given } else { mode & !PERMISSIONS | given });
         let full = if self.group.is_some() { given | GROUP_MODE } else { given };
         let group = self.group.filter(|wanted| *wanted != group);
-        // A change of the group may take setgid away.
+        // chown(2) may clear setgid.
         Self { group, mode: (full != mode || group.is_some()).then_some(full) }
     }
 }

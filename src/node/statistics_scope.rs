@@ -1,7 +1,8 @@
-//! Whose figures a server tells for a volume: its own where it has a limit, otherwise those of its whole export.
+//! Whether the statistics of a volume are its own or those of its whole export. A server gives a volume's own where the
+//! volume has a limit, and otherwise those of the export.
 //!
-//! statfs(2) does not say which, so the export is asked too, through a mount of its own that hangs in no directory. The
-//! kernel has the connection already; the answer is kept.
+//! statfs(2) does not say which of them it returns. So the size of the export is asked for too, through a detached
+//! mount of the export: the kernel has the connection already. The answer is cached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,27 +15,27 @@ use crate::mount::mounter::{Mounter, Role};
 use crate::mount::table::Mount;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::node::probe::figures;
+use crate::node::mount_probe::figures;
 
-/// How long it is believed how large an export is, or that it cannot be asked.
+/// How long the size of an export is cached, or the fact that it cannot be asked for.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
-/// What decides whether a server lets a client mount, among the options of a mount that it allowed.
+/// The options that decide whether a server lets a client mount: a mount that it allowed has them.
 const OPTIONS: [&str; 5] = ["vers", "proto", "port", "sec", "xprtsec"];
 
-/// Whose figures are told.
+/// What the statistics of a volume cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whose {
-    /// The volume's own.
+pub enum StatisticsScope {
+    /// The volume alone.
     Volume,
-    /// Those of the export: the volume has no limit, or one that is larger than the export.
+    /// The whole export: the volume has no limit, or one that is larger than the export.
     Export,
-    /// It cannot be told: the volume's identifier is none of this driver's, or the export cannot be asked.
+    /// Unknown: the volume's identifier is not one of this driver, or the export cannot be asked.
     Unknown,
 }
 
-impl Whose {
-    /// As it is written.
+impl StatisticsScope {
+    /// The name in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Volume => "volume",
@@ -52,15 +53,21 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Asks through mounts that `mounter` makes.
+    /// Asks for sizes through mounts that `mounter` makes.
     pub fn new(mounter: Arc<Mounter>) -> Self {
         Self { mounter, sizes: Mutex::default() }
     }
 
-    /// Whose figures `stat` are, of a volume on `share` that is mounted as `mount`; until `deadline` at most.
-    pub async fn tell(&self, stat: &FsStat, share: Option<&Source>, mount: &Mount, deadline: Instant) -> Whose {
-        let (Some(share), Some(server)) = (share, mount.server()) else { return Whose::Unknown };
-        // By the address that the mount uses: the name may lead to another server by now.
+    /// What `stat` covers, of a volume on `share` that is mounted as `mount`. Takes until `deadline` at most.
+    pub async fn tell(
+        &self,
+        stat: &FsStat,
+        share: Option<&Source>,
+        mount: &Mount,
+        deadline: Instant,
+    ) -> StatisticsScope {
+        let (Some(share), Some(server)) = (share, mount.server()) else { return StatisticsScope::Unknown };
+        // By the address that the mount uses: the name may resolve to another server now.
         let share = &Source { server, ..share.clone() };
         let known = self.sizes().get(share).copied().filter(|(at, _)| at.elapsed() < MAX_AGE);
         let size = match known {
@@ -74,9 +81,9 @@ impl Exports {
             }
         };
         match size {
-            Some(size) if stat.total_bytes < size => Whose::Volume,
-            Some(_) => Whose::Export,
-            None => Whose::Unknown,
+            Some(size) if stat.total_bytes < size => StatisticsScope::Volume,
+            Some(_) => StatisticsScope::Export,
+            None => StatisticsScope::Unknown,
         }
     }
 

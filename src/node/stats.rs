@@ -1,4 +1,5 @@
-//! The figures of a published volume (CSI NodeGetVolumeStats): from its server while that answers, else the last ones.
+//! The statistics of a published volume (CSI NodeGetVolumeStats). They come from its server while that answers;
+//! otherwise the last known ones are given.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,27 +12,27 @@ use crate::export::fs::{FsStat, Status};
 use crate::mount::local::Local;
 use crate::mount::table::{Mount, Table};
 use crate::nfs::source::Source;
-use crate::node::probe::{Failure, LIMIT, Probe};
-use crate::node::statistics_scope::{Exports, Whose};
+use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
+use crate::node::statistics_scope::{Exports, StatisticsScope};
 use crate::node::target::{Place, Target};
 
-/// The figures of volumes.
+/// The statistics of volumes.
 #[derive(Debug)]
 pub struct Stats {
-    probe: Probe,
+    probe: MountProbe,
     /// How old an answer may be; zero asks the server each time.
     max_age: Duration,
-    /// `None` where nobody asks whose figures are told.
+    /// `None` where nobody asks what the statistics cover.
     exports: Option<Exports>,
     last: Mutex<HashMap<Target, Figures>>,
 }
 
-/// A volume whose figures are asked for.
+/// A volume whose statistics are asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     /// CSI `volume_id`.
     pub id: String,
-    /// The export that it is on, where its identifier tells.
+    /// The export that it is on, where its identifier says so.
     pub share: Option<Source>,
 }
 
@@ -39,25 +40,26 @@ pub struct Volume {
 struct Figures {
     /// The volume that they were asked for.
     volume: String,
-    whose: Whose,
-    /// The mount that they are of, and its superblock: another one at the same target has others.
+    scope: StatisticsScope,
+    /// The ID of the mount and its superblock: another mount at the same target has other statistics.
     of: (u64, (u32, u32)),
     at: Instant,
     stat: FsStat,
 }
 
 impl Stats {
-    /// Figures that `probe` gets, each kept for `max_age`. Whose they are is found out by `exports`, where somebody asks.
-    pub fn new(probe: Probe, exports: Option<Exports>, max_age: Duration) -> Self {
+    /// Statistics that `probe` asks for, each kept for `max_age`. `exports` finds out what they cover, where somebody
+    /// asks.
+    pub fn new(probe: MountProbe, exports: Option<Exports>, max_age: Duration) -> Self {
         Self { probe, max_age, exports, last: Mutex::default() }
     }
 
-    /// The figures of the volume that is mounted at `target`, within 2 s. From a server that does not answer: the last
-    /// figures of this mount, however old.
+    /// The statistics of the volume that is mounted at `target`, within 2 s. Where the server does not answer, the last
+    /// ones of this mount are given, however old.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where no volume is mounted there; [`Error::Unreachable`] and [`Error::Export`] where the server
-    /// does not answer, or says no, and there are no figures yet.
+    /// [`Error::NotFound`] where no volume is mounted there; [`Error::Unreachable`] and [`Error::Export`] where the
+    /// server does not answer, or refuses, and there are no statistics yet.
     pub async fn of(&self, volume: &Volume, target: &Target) -> Result<FsStat> {
         let started = Instant::now();
         let (place, mount) = mounted(self.probe.local(), target).await?;
@@ -78,12 +80,12 @@ impl Stats {
         }
         match (self.probe.statfs(place, mount, deadline).await, known) {
             (Ok(stat), _) => {
-                let whose = match &self.exports {
+                let scope = match &self.exports {
                     Some(exports) => exports.tell(&stat, volume.share.as_ref(), mount, deadline).await,
-                    None => Whose::Unknown,
+                    None => StatisticsScope::Unknown,
                 };
                 let figures =
-                    Figures { volume: volume.id.clone(), whose, of: identity(mount), at: Instant::now(), stat };
+                    Figures { volume: volume.id.clone(), scope, of: identity(mount), at: Instant::now(), stat };
                 self.last().insert(target.clone(), figures);
                 Ok(stat)
             }
@@ -93,10 +95,10 @@ impl Stats {
         }
     }
 
-    /// The last figures of every volume, and whose they are.
-    pub fn known(&self) -> Vec<(String, Whose, FsStat)> {
-        let mut known: Vec<_> = self.last().values().map(|f| (f.volume.clone(), f.whose, f.stat)).collect();
-        // One with several targets has the same figures at each.
+    /// The last statistics of every volume, and what they cover.
+    pub fn known(&self) -> Vec<(String, StatisticsScope, FsStat)> {
+        let mut known: Vec<_> = self.last().values().map(|f| (f.volume.clone(), f.scope, f.stat)).collect();
+        // A volume with several targets has the same statistics at each.
         known.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         known.dedup_by(|(one, ..), (other, ..)| one == other);
         known
@@ -116,7 +118,7 @@ fn identity(mount: &Mount) -> (u64, (u32, u32)) {
     (mount.id, mount.device)
 }
 
-/// The volume at a target, as the mount table shows it: no path of a dead server is looked at for it.
+/// The volume at a target, as the mount table shows it: this needs no access to the path, whose server may be dead.
 async fn mounted(local: &Local, target: &Target) -> Result<(Arc<Place>, Mount)> {
     let target = target.clone();
     local
@@ -158,7 +160,7 @@ mod tests {
     fn stats(max_age: Duration) -> Stats {
         let reachability = Reachability::new();
         let gates = Gates::new(Arc::clone(&reachability));
-        Stats::new(Probe::new(reachability, gates), None, max_age)
+        Stats::new(MountProbe::new(reachability, gates), None, max_age)
     }
 
     fn volume() -> Volume {
@@ -177,7 +179,8 @@ mod tests {
         let place = Arc::new(target.find().unwrap().unwrap());
         let stats = stats(max_age);
         let of = (26, (0, 26));
-        let figures = Figures { volume: volume().id, whose: Whose::Unknown, of, at: Instant::now(), stat: OLD };
+        let figures =
+            Figures { volume: volume().id, scope: StatisticsScope::Unknown, of, at: Instant::now(), stat: OLD };
         stats.last().insert(target.clone(), figures);
         stats.figures(&volume(), &target, &place, &mount, Instant::now() + LIMIT).await
     }

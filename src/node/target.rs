@@ -1,7 +1,7 @@
 //! Where a volume is published: a path that the CO names, and the directory there.
 //!
-//! A target is reached through a descriptor of its parent, opened once: what is looked at, made, mounted on and removed
-//! is the same place, whatever is renamed meanwhile. The target itself is never followed when it is a symbolic link.
+//! A target is reached through a descriptor of its parent, which is opened once. So every step works on the same
+//! directory, whatever is renamed meanwhile. The target itself is never followed where it is a symbolic link.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,10 +16,10 @@ use crate::error::{Error, Result};
 use crate::nfs::name::Name;
 use crate::nfs::text::excerpt;
 
-/// PATH_MAX of Linux, less the closing NUL.
+/// PATH_MAX of Linux without the NUL at the end.
 const PATH_MAX: usize = 4095;
 
-/// Of a target that the driver makes: kubelet's own mode for them.
+/// The mode of a target that the driver makes: the one that kubelet uses.
 const DIRECTORY_MODE: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
 
 /// An absolute path without `.` and `..`, below the root: CSI's `target_path`, as it was given.
@@ -27,7 +27,7 @@ const DIRECTORY_MODE: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
 pub struct Target(PathBuf);
 
 impl Target {
-    /// Parses a path; `field` is what the caller calls it, for the error.
+    /// Parses a path; `field` is the caller's name for it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", excerpt(text))));
         if text.is_empty() {
@@ -106,8 +106,8 @@ impl Place {
         descriptor_path(&self.parent).join(&self.name)
     }
 
-    /// Whether something is mounted there, as far as the kernel can tell without the mount table (since Linux 5.8); yes where
-    /// it cannot. Asks no server.
+    /// Whether something is mounted there, as far as the kernel says it without the mount table (since Linux 5.8); true
+    /// where it does not say it. Asks no server.
     pub fn may_be_mount(&self) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         match rustix::fs::statx(&self.parent, &self.name, flags, StatxFlags::TYPE) {
@@ -119,7 +119,7 @@ impl Place {
         }
     }
 
-    /// Whether a directory is there. Anything else there is an error: it is not the driver's to touch.
+    /// Whether a directory is there. Anything else there is an error: the driver must not touch it.
     ///
     /// Asks no server, also where the directory is the root of an NFS mount.
     pub fn is_directory(&self) -> Result<bool> {
@@ -145,8 +145,8 @@ impl Place {
         }
     }
 
-    /// Puts a mount, given by its root, on the directory, which is not followed if it is a symbolic link. The mount then lives
-    /// on without the descriptor. Does not wait for the server.
+    /// Attaches a mount, given by its root, to the directory, which is not followed if it is a symbolic link. The mount
+    /// then outlives the descriptor. Does not wait for the server.
     pub fn attach(&self, root: BorrowedFd<'_>) -> rustix::io::Result<()> {
         move_mount(root, "", &self.parent, &self.name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     }
@@ -157,8 +157,8 @@ impl Place {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(Errno::NOTEMPTY) => Err(Error::Precondition(format!(
-                "{self} is no mount and not empty: something wrote there while no volume was mounted; it is not deleted, \
-                 save what is in it and empty it"
+                "{self} is no mount and not empty: something wrote there while no volume was mounted; it is not \
+                 deleted, save what is in it and empty it"
             ))),
             Err(Errno::NOTDIR) => Err(occupied(self, "a file or a symbolic link")),
             Err(error) => Err(failed(self, "removing the directory", error)),

@@ -1,18 +1,13 @@
-//! Taking a volume down on this node (CSI NodeUnpublishVolume), whatever its server does.
+//! Unpublishing a volume on this node (CSI NodeUnpublishVolume), whatever its server does.
 //!
-//! While the server answers, a mount is unmounted like any other, which waits until everything is written. A server that
-//! does not answer is asked again, because a restart or a lost packet is no reason to let a pod move to another node
-//! before its data is on the server. When the time is up, or when something still uses the mount, the mount is detached: it
-//! leaves its place at once, and the kernel keeps what it needs until the last user and the last write are gone.
-//!
-//! MNT_FORCE is never used. It makes all calls of a *superblock* fail, and other mounts share the superblock: other volumes of
-//! the export, mounts of the host that this container does not see, and mounts that were detached before.
+//! While the server answers, a mount is unmounted like any other, which waits until everything is written. A server
+//! that does not answer is asked again, because a restart or a lost packet is no reason to let a pod move to another
+//! node before its data is on the server. When the time is up, or when something still uses the mount, the mount is
+//! [detached](crate::node::detach): the kernel keeps what it needs until the last user and the last write are gone.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -20,23 +15,25 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::error::{Error, Result};
 use crate::mount::gate::Stalled;
 use crate::mount::table::{Mount, Table};
-use crate::node::publish::Publisher;
+use crate::node::detach;
+use crate::node::publisher::Publisher;
 use crate::node::target::{Place, Target};
 
-/// How long servers are waited for; what follows takes no time.
+/// How long servers are waited for. Detaching afterwards takes no time.
 const PATIENCE: Duration = Duration::from_secs(7);
 /// The pause between two questions to a server that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Publisher {
-    /// Unmounts all that is mounted at a target and removes it: within 10 s, whatever the servers do. A target where
-    /// nothing is, or that is not there, is success. A call for a target that another is at work on waits for that one.
+    /// Unmounts everything that is mounted at a target and removes the target: within 10 s, whatever the servers do. It
+    /// is success where nothing is mounted, or where the target does not exist. A call waits for an earlier call for
+    /// the same target.
     ///
     /// # Errors
     /// [`Error::Precondition`] where the target is no directory, holds data, or has a mount that is not NFS: nothing is
     /// touched then.
     pub async fn unpublish(&self, target: &Target) -> Result<()> {
-        let _turn = self.targets.take(target.clone()).await;
+        let _target = self.targets.lock(target.clone()).await;
         let found = self.gates.local().run({
             let target = target.clone();
             move || Ok((target.find()?.map(Arc::new), Table::read()?))
@@ -48,7 +45,7 @@ impl Publisher {
         for mount in stack {
             self.unmount(&place, mount, deadline).await?;
         }
-        self.requested.forget(place.path());
+        self.intents.forget(place.path());
         self.gates.local().run(move || place.remove()).await?;
         Ok(())
     }
@@ -60,7 +57,7 @@ impl Publisher {
             Ok(Err(stalled)) => stalled.to_string(),
             Err(_) => "the server does not answer in time".to_owned(),
         };
-        tracing::warn!(target = %place, source = mount.source(), why, "cannot unmount in order, detaching");
+        tracing::warn!(target = %place, source = mount.source(), why, "cannot unmount, detaching");
         self.detach(place, mount).await
     }
 
@@ -77,42 +74,19 @@ impl Publisher {
 
     /// Takes the visible mount from its place without waiting for its server.
     async fn detach(&self, place: &Arc<Place>, mount: &Mount) -> Result<()> {
-        let last = self.gates.local().run({
+        let detached = self.gates.local().run({
             let (place, mount) = (Arc::clone(place), mount.clone());
-            move || detach(&place, &mount)
+            move || detach::detach(&place, &mount)
         });
-        if let Some(last) = last.await? {
-            self.let_go(mount, last);
+        if let Some(root) = detached.await? {
+            detach::end(&self.gates, mount, root);
         }
         Ok(())
     }
-
-    /// Ends a detached mount. That may wait for its server: on a thread of its gate.
-    pub(super) fn let_go(&self, mount: &Mount, last: OwnedFd) {
-        if let Some(address) = mount.address() {
-            drop(self.gates.get(address, mount.tcp_port()).hold(last));
-        }
-    }
 }
 
-/// Takes the mount from its place, if it is still there, without waiting for its server. Gives a descriptor that keeps the
-/// mount in being, so that this does not have to wait for its end.
-pub(super) fn detach(place: &Place, mount: &Mount) -> Result<Option<OwnedFd>> {
-    if Table::read()?.top(place.path()).is_none_or(|top| top.id != mount.id) {
-        // It has left its place: the attempt before only waits for what is not written yet.
-        return Ok(None);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let failed = |errno| Error::Internal(format!("{place}: detaching the mount: {errno}"));
-    let root = rustix::fs::openat(CWD, place.call_path(), flags, Mode::empty()).map_err(failed)?;
-    match unmount(place.call_path(), UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
-        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(Some(root)),
-        Err(errno) => Err(failed(errno)),
-    }
-}
-
-/// The driver mounts NFS alone: another mount is somebody else's.
-pub(super) fn only_nfs(place: &Place, stack: &[&Mount]) -> Result<()> {
+/// Refuses to touch a mount that is not NFS: the driver did not make it.
+fn only_nfs(place: &Place, stack: &[&Mount]) -> Result<()> {
     match stack.iter().find(|mount| !mount.is_nfs()) {
         Some(other) => Err(Error::Precondition(format!(
             "{place} has a mount of type {} (`{}`), which this driver did not make: unmount what does not belong there",

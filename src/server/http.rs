@@ -1,5 +1,6 @@
 //! Health and metrics over HTTP/1.1: `/healthz` (the process lives), `/readyz` (it can serve, as Probe says) and
-//! `/metrics`. Whoever reaches the address may be hostile: connections are few and short, requests small, bodies unread.
+//! `/metrics`. Whoever reaches the address may be hostile: connections are few and short, requests small, bodies
+//! unread.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;

@@ -1,6 +1,5 @@
-//! What is measured, in Prometheus' terms and under its naming rules
-//! (<https://prometheus.io/docs/practices/naming/>): the calls are counted here, everything else is read where its
-//! truth lives, at the moment of a scrape.
+//! Metrics, in Prometheus' terms and under its naming rules (<https://prometheus.io/docs/practices/naming/>). Calls are
+//! counted here; everything else is read at the moment of a scrape, from where it is known.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};

@@ -1,18 +1,23 @@
 //! Serves the CSI services on a socket until it is told to end, and ends within bounds.
 
-pub mod http;
-pub mod metrics;
+pub(crate) mod http;
+pub(crate) mod metrics;
 pub mod probe;
-pub mod registration;
-pub mod socket;
+pub(crate) mod registration;
+pub(crate) mod socket;
 pub mod telemetry;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
-use tonic::service::Routes;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http::{Request, Response};
+use tonic::server::NamedService;
+use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 
 use crate::error::{Error, Result};
@@ -22,13 +27,33 @@ use telemetry::Calls;
 /// For the answers of calls that were cut to reach their callers.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// The gRPC services of one server.
+#[derive(Debug, Default, Clone)]
+pub struct Services(RoutesBuilder);
+
+impl Services {
+    /// Adds a service that `service::proto` generates.
+    pub fn add<S>(&mut self, service: S)
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        self.0.add_service(service);
+    }
+
+    fn routes(self) -> Routes {
+        self.0.routes()
+    }
+}
+
 /// Serves until `shutdown` is over, then drains: the socket's path is removed, no new connection is accepted, calls in
 /// flight have `grace` to end; those that have not are cut with UNAVAILABLE. Gives how many were cut.
 ///
 /// A call that its caller gave up, or whose deadline passed, is dropped at once at any time.
 pub async fn run(
     socket: Socket,
-    services: Routes,
+    services: Services,
     calls: Calls,
     shutdown: impl Future<Output = ()>,
     grace: Duration,
@@ -41,7 +66,7 @@ pub async fn run(
         let _ = ending.send(());
     };
     let serving = Server::builder().layer(calls.clone()).serve_with_incoming_shutdown(
-        services,
+        services.routes(),
         UnixListenerStream::new(listener),
         shutdown,
     );
@@ -116,7 +141,8 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let path = SocketPath::parse("", directory.path().join("csi.sock").to_str().unwrap()).unwrap();
             let (slow, shutdown) = (Slow::default(), Arc::new(Notify::new()));
-            let services = Routes::new(IdentityServer::new(slow.clone()));
+            let mut services = Services::default();
+            services.add(IdentityServer::new(slow.clone()));
             let (socket, stop) = (Socket::bind(&path).unwrap(), shutdown.clone());
             let calls = Calls::new(Arc::default());
             let served = tokio::spawn(run(socket, services, calls, async move { stop.notified().await }, grace));

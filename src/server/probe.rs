@@ -44,12 +44,10 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tonic::service::Routes;
-
     use super::*;
-    use crate::server;
     use crate::server::socket::Socket;
     use crate::server::telemetry::Calls;
+    use crate::server::{self, Services};
     use crate::service::identity::{DriverName, Identity, Readiness};
     use crate::service::proto::csi::identity_server::IdentityServer;
 
@@ -65,7 +63,8 @@ mod tests {
         let path = path_in(&directory);
         let readiness = Readiness::default();
         let identity = Identity::new(DriverName::parse("", "x").unwrap(), true, readiness.clone());
-        let (socket, services) = (Socket::bind(&path).unwrap(), Routes::new(IdentityServer::new(identity)));
+        let (socket, mut services) = (Socket::bind(&path).unwrap(), Services::default());
+        services.add(IdentityServer::new(identity));
         tokio::spawn(server::run(socket, services, Calls::new(Default::default()), std::future::pending(), LIMIT));
         assert!(matches!(probe(&path, LIMIT).await, Err(Error::Precondition(_))));
         readiness.serving();

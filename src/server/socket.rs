@@ -1,8 +1,8 @@
 //! The unix sockets that the driver serves on: made for root alone, taken over from an earlier instance without a gap,
 //! removed only by the instance that they belong to.
 //!
-//! Two instances of a driver share one path while a node plugin is updated. Each makes its socket under a hidden name and
-//! renames it into place, so that the path always leads to a listening socket and kubelet, which watches its
+//! Two instances of a driver share one path while a node plugin is updated. Each makes its socket under a hidden name
+//! and renames it into place, so that the path always leads to a listening socket and kubelet, which watches its
 //! plugins_registry directory for creations and ignores hidden names, sees exactly one. The leaving instance compares
 //! the inode before it removes the path. Both do so under a lock (flock(2)) of the directory, so that nothing happens
 //! between the comparison and the removal.
@@ -84,8 +84,8 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Makes the socket, mode 0600 from its first moment, and puts it in the place of one that is there: a stale one, or
-    /// an earlier instance's. Needs a tokio runtime.
+    /// Makes the socket, mode 0600 from its first moment, and puts it in the place of one that is there: a stale one,
+    /// or an earlier instance's. Needs a tokio runtime.
     ///
     /// # Errors
     /// [`Error::Precondition`] where something that is not a socket has the path; it is left alone.

@@ -11,7 +11,8 @@ use crate::nfs::text::excerpt;
 use crate::service::proto::csi;
 use crate::service::proto::csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 
-/// A driver's name as GetPluginInfo has it: at most 63 letters, digits, dashes and dots, a letter or digit at both ends.
+/// A driver's name as GetPluginInfo has it: at most 63 letters, digits, dashes and dots, a letter or digit at both
+/// ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriverName(String);
 
@@ -32,11 +33,6 @@ impl DriverName {
             ));
         }
         Ok(Self(text.to_owned()))
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -61,11 +57,6 @@ impl NodeId {
             return Err(Error::invalid(field, reason));
         }
         Ok(Self(text.to_owned()))
-    }
-
-    /// As it was written.
-    pub fn as_str(&self) -> &str {
-        &self.0
     }
 }
 
@@ -185,7 +176,7 @@ mod tests {
 
     #[rstest]
     fn a_name_inside_of_the_rule_is_kept(#[values("csi-nfs.rs", "nfs.csi.k8s.io", "a", &"n".repeat(63))] name: &str) {
-        assert_eq!(DriverName::parse("--drivername", name).unwrap().as_str(), name);
+        assert_eq!(DriverName::parse("--drivername", name).unwrap().to_string(), name);
     }
 
     #[rstest]

@@ -1,16 +1,16 @@
 //! The CSI services: request to domain type to response, and no system call.
 
-pub mod call_span;
-pub mod capability;
-pub mod controller;
-pub mod deadline;
-pub mod identity;
-pub mod node;
+pub(crate) mod call_span;
+pub(crate) mod capability;
+pub(crate) mod controller;
+pub(crate) mod deadline;
+pub(crate) mod health_response;
+pub(crate) mod identity;
+pub(crate) mod node;
 pub mod proto;
-pub mod publish_request;
-pub mod run_to_completion;
-pub mod status;
-pub mod volume_health;
+pub(crate) mod publish_request;
+pub(crate) mod run_to_completion;
+pub(crate) mod status;
 
 use crate::error::{Error, Result};
 

@@ -1,4 +1,4 @@
-//! CSI Node.
+//! The Node service (CSI, "Node Service RPC").
 
 use std::sync::Arc;
 
@@ -7,20 +7,20 @@ use tonic::{Request, Response, Status};
 use super::{int64, present, publish_request};
 use crate::error::{Error, Result};
 use crate::export::fs::FsStat;
-use crate::node::health::Health;
-use crate::node::publish::Publisher;
+use crate::node::mount_health::MountHealth;
+use crate::node::publisher::Publisher;
 use crate::node::stats::{Stats, Volume};
 use crate::node::target::Target;
 use crate::service::call_span;
+use crate::service::health_response::volume_health;
 use crate::service::proto::csi;
 use crate::service::proto::csi::node_server::Node as Rpc;
 use crate::service::proto::csi::node_service_capability::{self as capability_of, rpc::Type};
 use crate::service::proto::csi::volume_usage::Unit;
 use crate::service::run_to_completion::run_to_completion;
-use crate::service::volume_health::volume_health;
 use crate::volume::id::VolumeId;
 
-/// What the driver's flags say to the node.
+/// The settings of the node that the driver's flags give.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `--nodeid`.
@@ -35,12 +35,12 @@ pub struct Node {
     settings: Settings,
     publisher: Arc<Publisher>,
     stats: Arc<Stats>,
-    health: Arc<Health>,
+    health: Arc<MountHealth>,
 }
 
 impl Node {
     /// A node that publishes with `publisher`.
-    pub fn new(settings: Settings, publisher: Arc<Publisher>, stats: Arc<Stats>, health: Arc<Health>) -> Self {
+    pub fn new(settings: Settings, publisher: Arc<Publisher>, stats: Arc<Stats>, health: Arc<MountHealth>) -> Self {
         Self { settings, publisher, stats, health }
     }
 }
@@ -56,7 +56,7 @@ impl Rpc for Node {
         let publish = publish_request::parse(request, &self.settings.publish)?;
         tracing::Span::current().record("server", publish.source.server.as_str());
         let publisher = Arc::clone(&self.publisher);
-        // A caller that goes away does not leave it half done.
+        // The work is finished even where the caller gives up.
         run_to_completion(async move { publisher.publish(publish).await }).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
@@ -160,7 +160,7 @@ impl Rpc for Node {
 /// it made for a driver without any, and makes new ones for ever.
 const TOPOLOGY: (&str, &str) = ("topology.csi-nfs.rs/exports", "reachable");
 
-/// Parses the path of a volume that has to be published: where none can be, none is.
+/// Parses the path of a volume that has to be published. At a path that cannot be a target there is none.
 fn published(field: &str, text: &str) -> Result<Target> {
     Target::parse(field, text).map_err(|error| match error {
         Error::Invalid { reason, .. } if !text.is_empty() => Error::not_found("a volume at that path", reason),
@@ -191,12 +191,12 @@ mod tests {
     use crate::mount::mounter::Mounter;
     use crate::mount::reachability::Reachability;
     use crate::nfs::options::MountOptions;
-    use crate::node::probe::Probe;
+    use crate::node::mount_probe::MountProbe;
 
     fn node() -> Node {
         let reachability = Reachability::new();
         let gates = Gates::new(Arc::clone(&reachability));
-        let probe = Probe::new(Arc::clone(&reachability), Arc::clone(&gates));
+        let probe = MountProbe::new(Arc::clone(&reachability), Arc::clone(&gates));
         let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
         let publisher = Publisher::new(Arc::clone(&mounter), reachability, gates, Arc::default());
         let stats = Stats::new(probe.clone(), None, std::time::Duration::ZERO);
@@ -208,7 +208,7 @@ mod tests {
                 allow_inline: false,
             },
         };
-        Node::new(settings, Arc::new(publisher), Arc::new(stats), Arc::new(Health::new(probe, Arc::default())))
+        Node::new(settings, Arc::new(publisher), Arc::new(stats), Arc::new(MountHealth::new(probe, Arc::default())))
     }
 
     #[rstest]

@@ -1,11 +1,11 @@
-//! NodePublishVolume's request, from the wire into what is to be published.
+//! The request of NodePublishVolume, from the wire to what is to be published.
 
 use std::collections::HashMap;
 
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source, SubDir};
-use crate::node::publish::Publish;
+use crate::node::publish_intents::PublishIntent;
 use crate::node::root::RootAttributes;
 use crate::node::target::Target;
 use crate::service::capability;
@@ -15,7 +15,7 @@ use crate::volume::access::AccessMode;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::{expand, parse_mode};
 
-/// What the driver's flags say, where a request says nothing.
+/// What holds where a request says nothing: the driver's flags.
 #[derive(Debug, Clone)]
 pub struct Defaults {
     /// `--mount-options`: where neither the capability nor the volume's context names any.
@@ -30,7 +30,7 @@ pub struct Defaults {
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the field, or the key of the volume's context.
-pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Result<Publish> {
+pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Result<PublishIntent> {
     present(&request.volume_id)?;
     let target = Target::parse("target_path", &request.target_path)?;
     let capability = capability::parse(request.volume_capability.as_ref())?;
@@ -39,8 +39,8 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
     {
         return Err(Error::invalid(
             "volume_context[csi.storage.k8s.io/ephemeral]",
-            "inline volumes are off: with them whoever may create a pod may mount any share; use a PersistentVolumeClaim, \
-             or allow them in the driver's flags",
+            "inline volumes are off: with them whoever may create a pod may mount any share; use a \
+             PersistentVolumeClaim, or allow them in the driver's flags",
         ));
     }
     let shows_snapshot = context.get("snapshot")?.is_some();
@@ -58,18 +58,22 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
         Some((field, value)) => parse_mode(&field, value)?,
         None => defaults.mount_permissions,
     };
-    Ok(Publish {
+    Ok(PublishIntent {
         source: context.source(&request.volume_id)?,
         options: MountOptions::parse("volume_context[mountOptions]", flags)?,
         single_target: capability.mode == AccessMode::SingleNodeSingleWriter,
-        root: if shows_snapshot { RootAttributes::default() } else { RootAttributes { group: capability.group, mode } },
+        root_attributes: match shows_snapshot {
+            true => RootAttributes::default(),
+            false => RootAttributes { group: capability.group, mode },
+        },
+        mounted: None,
         volume_id: request.volume_id,
         target,
     })
 }
 
-/// CSI `volume_context`: what CreateVolume gave, or what the author of a PersistentVolume wrote. Keys count without regard
-/// to case; those that mean nothing to the node are ignored.
+/// CSI `volume_context`: what CreateVolume gave, or what the author of a PersistentVolume wrote. Keys count without
+/// regard to case; those that mean nothing to the node are ignored.
 struct Context<'a>(&'a HashMap<String, String>);
 
 impl<'a> Context<'a> {
@@ -170,7 +174,7 @@ mod tests {
         assert_eq!(publish.source.to_string(), "nfs:/export/team/volume");
         assert_eq!(publish.target.to_string(), TARGET);
         assert_eq!(publish.options.to_string(), "soft");
-        assert_eq!(publish.root, RootAttributes { group: None, mode: Some(0o700) });
+        assert_eq!(publish.root_attributes, RootAttributes { group: None, mode: Some(0o700) });
         assert!(!publish.single_target);
     }
 
@@ -204,7 +208,7 @@ mod tests {
         let publish = parse(request, &defaults()).unwrap();
         assert_eq!(publish.source.to_string(), "nfs:/export/.csi-nfs/snapshots/snap-1.tree");
         assert!(publish.options.read_only());
-        assert_eq!(publish.root, RootAttributes::default());
+        assert_eq!(publish.root_attributes, RootAttributes::default());
     }
 
     #[test]
@@ -297,7 +301,10 @@ mod tests {
     fn a_mount_group_and_permissions_are_for_the_volume_s_root() {
         let mut request = with_mount(|mount| mount.volume_mount_group = "2000".to_owned());
         request.volume_context.insert("mountPermissions".to_owned(), "0".to_owned());
-        assert_eq!(parse(request, &defaults()).unwrap().root, RootAttributes { group: Some(2000), mode: None });
+        assert_eq!(
+            parse(request, &defaults()).unwrap().root_attributes,
+            RootAttributes { group: Some(2000), mode: None }
+        );
         let request = with_mount(|mount| mount.volume_mount_group = "staff".to_owned());
         assert_eq!(refused_field(request), "volume_capability.mount.volume_mount_group");
     }

@@ -1,18 +1,17 @@
-//! The one way to a blocking system call: bounded in number and in waiting.
+//! The one way to a blocking system call: the number of calls and the time that callers wait are bounded.
 //!
-//! A call on an NFS mount ends when the server answers, which it may never do, and no thread can be taken out of it. So
-//! every such call goes through the gate of its server's address: a bounded number of threads may be in the kernel for one
-//! address, and a caller waits only as long as the server is seen to live there. Its name does not count, for it may lead
-//! elsewhere by now. A server that is gone costs its own callers an error
-//! and the driver a few threads; it costs nobody else anything.
+//! A call on an NFS mount ends when the server answers, which may never happen, and no thread can be taken out of it.
+//! So every such call goes through the gate of its server's address. A bounded number of threads may be in the kernel
+//! for one address, and a caller waits only as long as the server answers there. The name of the server does not count,
+//! because it may have another address now. When a server is gone, its own callers get an error and the driver loses a
+//! few threads; calls to other servers notice nothing.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -23,29 +22,31 @@ use crate::error::Error;
 use crate::mount::local::Local;
 use crate::mount::reachability::Reachability;
 use crate::mount::threads::Threads;
+use crate::mount::weak_map::WeakMap;
 use crate::nfs::source::Server;
 use crate::nfs::status::Status;
 
 /// Threads that may be in the kernel for one server.
 pub const THREADS: usize = 10;
-/// How long a caller waits before it asks whether the server lives, and again. With the age an answer may have (1 s) and
-/// the time a question may take (2 s), a caller learns of a server's death within 5 s.
+/// How long a caller waits before it asks whether the server answers, and then again. With the age that an answer may
+/// have (1 s) and the time that a question may take (2 s), a caller learns within 5 s that a server is gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// The way to blocking calls on one server. Clones are the same gate.
+/// Makes blocking calls on one server. Clones are the same gate.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Inner>);
 
 struct Inner {
     server: Server,
     port: u16,
-    /// Who is asked whether the server lives; `None` for this machine itself.
+    /// Says whether the server answers; `None` for this machine itself.
     reachability: Option<Arc<Reachability>>,
     threads: Threads,
     closing: TaskTracker,
 }
 
-/// The server died while a call was in the kernel, or waited to go there. The call may yet be carried out.
+/// The server stopped answering while a call was in the kernel, or waited for a thread. The call may still be carried
+/// out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("NFS server {server} does not answer on port {port}: {reason}")]
 pub struct Stalled {
@@ -53,7 +54,7 @@ pub struct Stalled {
     pub server: Server,
     /// The port that was asked, TCP.
     pub port: u16,
-    /// What the last question got.
+    /// Why the last question got no answer.
     pub reason: String,
 }
 
@@ -70,7 +71,7 @@ impl From<Stalled> for Error {
 }
 
 impl Gate {
-    /// The gate of this machine's own file systems: as many threads, and nobody to ask.
+    /// The gate of this machine's own file systems: it has as many threads, and asks no server.
     pub fn of_this_machine() -> Self {
         Self(Arc::new(Inner {
             server: Server::this_machine(),
@@ -81,33 +82,23 @@ impl Gate {
         }))
     }
 
-    /// The server behind it.
-    pub fn server(&self) -> &Server {
-        &self.0.server
-    }
-
-    /// The server's port, TCP.
-    pub fn port(&self) -> u16 {
-        self.0.port
-    }
-
     /// Makes a blocking call on a thread of its own and waits for it as long as the server lives: within 5 s of the
     /// server's death, [`Stalled`].
     ///
-    /// When the wait ends early, by [`Stalled`] or because the returned future is dropped, the call goes on: the kernel
-    /// holds it. What it gives is then dropped on its thread.
+    /// When the wait ends early, by [`Stalled`] or because the returned future is dropped, the call continues in the
+    /// kernel. Its result is then dropped on its thread.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
         let call = self.0.threads.run(self.kept_by(call));
         self.while_alive(call).await?.ok_or_else(|| self.going_down())
     }
 
-    /// The same for many calls in one go, of which there may be much: it leaves threads to others.
+    /// The same for many calls in one closure, which take long: they leave some threads to other calls.
     pub async fn run_long<T: Send + 'static>(&self, calls: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
         let calls = self.0.threads.run_long(self.kept_by(calls));
         self.while_alive(calls).await?.ok_or_else(|| self.going_down())
     }
 
-    /// A thread that is stuck keeps the gate alive, and so counts as long as it is.
+    /// A thread that is stuck keeps the gate alive, so that it counts as long as it is stuck.
     fn kept_by<T, F: FnOnce() -> T>(&self, call: F) -> impl FnOnce() -> T + use<T, F> {
         let gate = self.clone();
         move || {
@@ -180,7 +171,7 @@ impl<T: Send + 'static> Drop for Held<T> {
     fn drop(&mut self) {
         let (Some(value), Ok(runtime)) = (self.value.take(), Handle::try_current()) else { return };
         let gate = self.gate.clone();
-        // Waits for a thread as long as it takes: it is a task, and costs nobody anything.
+        // This waits for a thread as long as it takes. It is a task, so nothing else waits.
         let closing = gate.0.closing.clone();
         closing.spawn_on(
             async move {
@@ -200,7 +191,7 @@ impl<T: Send + 'static> Drop for Held<T> {
 #[derive(Debug)]
 pub struct Gates {
     reachability: Arc<Reachability>,
-    gates: Mutex<HashMap<(IpAddr, u16), Weak<Inner>>>,
+    gates: WeakMap<(IpAddr, u16), Inner>,
     closing: TaskTracker,
     local: Local,
 }
@@ -208,17 +199,17 @@ pub struct Gates {
 impl Gates {
     /// No gates yet; they ask `reachability`.
     pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
-        Arc::new(Self { reachability, gates: Mutex::default(), closing: TaskTracker::new(), local: Local::default() })
+        Arc::new(Self { reachability, gates: WeakMap::default(), closing: TaskTracker::new(), local: Local::default() })
     }
 
-    /// The way to what asks no server.
+    /// Work that asks no server.
     pub fn local(&self) -> &Local {
         &self.local
     }
 
-    /// Waits until every held value that was dropped is closed, `limit` at most. For the end of the process: a thread that
-    /// closes something of a lost server then ends with the others, at once, while the kernel would wait for that server if
-    /// the end of the process were what closes it.
+    /// Waits until every held value that was dropped is closed, `limit` at most. The end of the process needs it: a
+    /// thread that still closes something on a lost server ends with the process at once, while the kernel would wait
+    /// for that server if the end of the process itself had to close it.
     pub async fn closed(&self, limit: Duration) {
         self.closing.close();
         if timeout(limit, self.closing.wait()).await.is_err() {
@@ -228,19 +219,13 @@ impl Gates {
 
     /// The gate of a server's address. It exists as long as somebody holds it or one of its threads is in the kernel.
     pub fn get(&self, address: IpAddr, port: u16) -> Gate {
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = gates.get(&(address, port)).and_then(Weak::upgrade) {
-            return Gate(gate);
-        }
-        gates.retain(|_, gate| gate.strong_count() > 0);
-        let gate = Arc::new(Inner {
+        let gate = self.gates.get_or_insert_with((address, port), || Inner {
             server: address.into(),
             port,
             reachability: Some(Arc::clone(&self.reachability)),
             threads: Threads::new(THREADS),
             closing: self.closing.clone(),
         });
-        gates.insert((address, port), Arc::downgrade(&gate));
         Gate(gate)
     }
 }

@@ -1,10 +1,10 @@
 //! Is an NFS server there? Asked before, and during, a call that could block in the kernel.
 //!
 //! The question is an RPC NULL call to the NFS program over TCP: it needs no privilege and no export, every server
-//! answers it without looking at a disk, and one that demands TLS or Kerberos answers it too. A server used over RDMA is
-//! asked over TCP all the same.
+//! answers it without looking at a disk, and one that demands TLS or Kerberos answers it too. A server used over RDMA
+//! is asked over TCP all the same.
 //!
-//! It is an address that answers or does not. A server that is named by a host name is looked up again with each question, and
+//! An address answers or does not. The host name of a server is resolved again for each question, and the server
 //! answers where one of its addresses does.
 
 use std::collections::HashMap;
@@ -29,8 +29,8 @@ const IDLE: Duration = Duration::from_secs(600);
 /// A server is dead after so many questions in a row without an answer, over at least so long.
 const DEAD: (u32, Duration) = (4, Duration::from_secs(30));
 
-/// What is known of the NFS servers in use, by name and by address. Answers are shared: however many callers ask about a
-/// server, by whatever names, each of its addresses gets one question at a time, and at most one a second.
+/// What is known of the NFS servers in use, by name and by address. Answers are shared: however many callers ask about
+/// a server, by whatever names, each of its addresses gets one question at a time, and at most one a second.
 #[derive(Debug, Default)]
 pub struct Reachability {
     servers: Mutex<HashMap<(Server, u16), Known>>,
@@ -95,8 +95,8 @@ impl Reachability {
         answered.map_err(|reason| Error::Unreachable { server: server.to_string(), port, reason })
     }
 
-    /// All addresses that a server has now, whether they answer or not; empty where its name cannot be resolved. Takes two
-    /// seconds at most.
+    /// All addresses that a server has now, whether they answer or not; empty where its name cannot be resolved. Takes
+    /// two seconds at most.
     pub async fn addresses(self: &Arc<Self>, server: &Server, port: u16) -> Vec<IpAddr> {
         self.answer(server, port).await.map(|answer| answer.addresses).unwrap_or_default()
     }
@@ -110,26 +110,12 @@ impl Reachability {
         }
     }
 
-    /// Whether a server is dead: several questions in a row, over tens of seconds, got no answer. One miss says only that it does
-    /// not answer now, which fails a call; what cannot be undone is done to the mounts of a dead server alone.
+    /// Whether a server is dead: several questions in a row, over tens of seconds, got no answer. One question without
+    /// an answer only fails a call. Steps that cannot be undone are taken on the mounts of dead servers alone.
     pub fn is_dead(&self, server: &Server, port: u16) -> bool {
         let servers = self.servers();
         let misses = servers.get(&(key(server), port)).and_then(|known| known.latest()?.misses);
         misses.is_some_and(|misses| misses.count >= DEAD.0 && misses.first.elapsed() >= DEAD.1)
-    }
-
-    /// The servers that callers asked about in the last ten minutes, each asked now, sorted. Takes two seconds at most.
-    pub async fn check_known(self: &Arc<Self>) -> Vec<ServerState> {
-        let answers: Vec<_> = {
-            let mut servers = self.servers();
-            servers.retain(|_, known| known.wanted.elapsed() < IDLE);
-            servers.iter_mut().map(|((server, port), known)| known.answer(self, server, *port)).collect()
-        };
-        for mut answer in answers {
-            // An error means that the runtime ends; what was known then stands.
-            let _: Result<_, watch::error::RecvError> = answer.wait_for(Option::is_some).await;
-        }
-        self.known()
     }
 
     /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found.

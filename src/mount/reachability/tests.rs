@@ -139,12 +139,14 @@ async fn what_is_known_tells_since_when() {
     assert_eq!(first.result, Ok(fake.address.ip()));
 
     tokio::time::sleep(FRESH).await;
-    let [second] = &reachability.check_known().await[..] else { panic!("one server") };
+    check(&reachability, &fake).await.unwrap();
+    let [second] = &reachability.known()[..] else { panic!("one server") };
     assert_eq!(fake.calls(), 2, "it was asked anew");
     assert_eq!(second.since, first.since);
 
     fake.become_(Behaviour::Closing);
     tokio::time::sleep(FRESH).await;
-    let [third] = &reachability.check_known().await[..] else { panic!("one server") };
+    check(&reachability, &fake).await.unwrap_err();
+    let [third] = &reachability.known()[..] else { panic!("one server") };
     assert!(third.result.is_err() && third.since > first.since, "{third:?}");
 }

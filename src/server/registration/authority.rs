@@ -1,11 +1,11 @@
 //! A connection from kubelet whose requests name a host.
 //!
 //! kubelet's client of plugin registration takes the socket's path for the server's name: `:authority` is then
-//! `%2Fvar%2Flib%2Fkubelet%2F…`, which is no host (RFC 3986, section 3.2.2), and every HTTP/2 server but Go's own resets the
-//! request with PROTOCOL_ERROR. The name means nothing on a unix socket, so it is written over, in place, before the server
-//! reads it: frames (RFC 9113, section 4) are taken as they come, and in the header block of HEADERS the value of
-//! `:authority` becomes as many letters as it had bytes (RFC 7541, section 6). Whatever does not look like that is passed on
-//! as it is, for the server to judge.
+//! `%2Fvar%2Flib%2Fkubelet%2F…`, which is no host (RFC 3986, section 3.2.2), and every HTTP/2 server but Go's own
+//! resets the request with PROTOCOL_ERROR. The name means nothing on a unix socket, so it is written over, in place,
+//! before the server reads it: frames (RFC 9113, section 4) are taken as they come, and in the header block of HEADERS
+//! the value of `:authority` becomes as many letters as it had bytes (RFC 7541, section 6). Whatever does not look like
+//! that is passed on as it is, for the server to judge.
 
 use std::io;
 use std::pin::Pin;

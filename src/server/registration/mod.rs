@@ -1,6 +1,6 @@
 //! Registration with kubelet, in place of the node-driver-registrar sidecar: kubelet watches its plugins_registry
-//! directory for sockets, asks the one it finds for the driver's name and CSI socket (GetInfo), calls NodeGetInfo there,
-//! and says what became of it (NotifyRegistrationStatus).
+//! directory for sockets, asks the one it finds for the driver's name and CSI socket (GetInfo), calls NodeGetInfo
+//! there, and says what became of it (NotifyRegistrationStatus).
 //! <https://kubernetes.io/docs/reference/node/kubelet-files/#plugin-registration>
 
 mod authority;
@@ -44,8 +44,8 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Makes the registration socket at `path`, by which kubelet finds the driver; its CSI socket has to listen by then.
-    /// `endpoint` is the path of that CSI socket as kubelet, on the host, sees it.
+    /// Makes the registration socket at `path`, by which kubelet finds the driver; its CSI socket has to listen by
+    /// then. `endpoint` is the path of that CSI socket as kubelet, on the host, sees it.
     pub fn bind(path: SocketPath, driver: &DriverName, endpoint: &SocketPath) -> Result<Self> {
         let info = PluginInfo {
             r#type: "CSIPlugin".to_owned(),
@@ -58,8 +58,8 @@ impl Registration {
     }
 
     /// Serves kubelet until `stop`, then removes the socket, at which kubelet forgets the driver. Refused, it makes the
-    /// socket anew after a pause, which kubelet takes for a new plugin. Another instance of the driver that has taken the
-    /// path over keeps it.
+    /// socket anew after a pause, which kubelet takes for a new plugin. Another instance of the driver that has taken
+    /// the path over keeps it.
     pub async fn run(self, stop: CancellationToken) {
         let Self { path, info, socket } = self;
         let (verdicts, mut verdict) = mpsc::channel(VERDICTS);
@@ -84,7 +84,10 @@ impl Registration {
                     pause = LONGEST_PAUSE.min(pause * 2);
                     again = None;
                     if served.claim.holder() == Holder::Other {
-                        tracing::info!(socket = %path, "another instance of the driver has taken the registration over");
+                        tracing::info!(
+                    socket = %path,
+                    "another instance of the driver has taken the registration over"
+                );
                         continue;
                     }
                     match Socket::bind(&path) {

@@ -1,8 +1,8 @@
 //! Logs: how they are written, and the layer that logs and counts each call.
 //!
 //! One line a call, at its end: method, volume, server, gRPC code, milliseconds, and the message of an error. Never a
-//! request or a secret. A layer cannot see inside a message, so the service names the volume and the server of its
-//! call with [`volume`](crate::service::call_span::volume) and [`server`](crate::service::call_span::server); the lines that are logged while the call runs carry them too.
+//! request or a secret. A layer cannot see inside a message, so the service names the volume and the server of its call
+//! with `volume` and `server` of `service::call_span`; the lines that are logged while the call runs carry them too.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -30,8 +30,8 @@ use crate::server::metrics::Metrics;
 /// Bytes of an error's message in the log, at most.
 const MESSAGE_MAX: usize = 2048;
 
-/// What logs: give it to [`tracing::subscriber::set_global_default`]. `verbosity` is klog's `-v`: below 3 is info, 3 and
-/// 4 are debug, 5 and more are trace; for this driver's own events, while those of libraries start at warnings.
+/// What logs: give it to [`tracing::subscriber::set_global_default`]. `verbosity` is klog's `-v`: below 3 is info, 3
+/// and 4 are debug, 5 and more are trace; for this driver's own events, while those of libraries start at warnings.
 pub fn subscriber<W>(format: Format, verbosity: u32, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,

@@ -19,8 +19,9 @@ impl Files {
 
     /// All that is in a tree.
     pub fn of(tree: &Tree) -> Self {
-        let file =
-            |node: &crate::testing::memory::Node| (node.kind != crate::export::fs::Kind::Directory).then(|| node.text());
+        let file = |node: &crate::testing::memory::Node| {
+            (node.kind != crate::export::fs::Kind::Directory).then(|| node.text())
+        };
         Self(tree.0.iter().map(|(path, node)| (String::from_utf8_lossy(path).into_owned(), file(node))).collect())
     }
 

@@ -4,13 +4,13 @@ use tonic::{Code, Request, Status};
 
 use super::history::{Call, Origin};
 use crate::export::pool::Connect;
+use crate::service::controller::Controller;
 use crate::service::proto::csi;
 use crate::service::proto::csi::controller_server::Controller as _;
 use crate::service::proto::csi::group_controller_server::GroupController as _;
 use crate::service::proto::csi::volume_capability::access_mode::Mode;
 use crate::service::proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use crate::service::proto::csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
-use crate::service::controller::Controller;
 
 /// What a caller hears.
 #[derive(Clone, PartialEq, Eq, Debug)]

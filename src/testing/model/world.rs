@@ -9,22 +9,23 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
-use crate::testing::model::files::Files;
-use crate::testing::model::history::{Call, Fault, Step};
-use crate::testing::model::rpc::{self, Answer};
-use crate::check::{Finding, check, repair, trials};
+use crate::check::{Finding, check, repair};
 use crate::error::Result;
 use crate::export::copy::Options;
 use crate::export::fs::Status;
-use crate::testing::memory::{MemoryFs, MemoryServer, Node};
 use crate::export::pool::{Connect, Pool};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::service::controller::{Controller, Settings};
 use crate::snapshot::jobs::Jobs;
+use crate::testing::crash_harness;
+use crate::testing::memory::{MemoryFs, MemoryServer, Node};
+use crate::testing::model::files::Files;
+use crate::testing::model::history::{Call, Fault, Step};
+use crate::testing::model::rpc::{self, Answer};
 use crate::volume::delete::DeletePolicy;
 use crate::volume::on_delete::OnDelete;
-use crate::volume::parameters::{Attributes};
+use crate::volume::parameters::Attributes;
 
 /// Longer than anything in the background takes, on a clock that is paused.
 const SETTLED: Duration = Duration::from_secs(5);
@@ -67,7 +68,7 @@ impl Process {
             delete: DeletePolicy { default, replace_archive: false },
         };
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
-        let share = trials::reach(server).source().clone();
+        let share = crash_harness::reach(server).source().clone();
         let pool = Pool::new(reach.clone(), [(share, MountOptions::default())]);
         let controller = Controller::new(Arc::new(pool), settings, jobs);
         // It is connected from now on, so that faults can be planned.
@@ -162,11 +163,11 @@ impl World {
     }
 
     pub async fn check(&self) -> Vec<Finding> {
-        check(&trials::reach(&self.server)).await.unwrap()
+        check(&crash_harness::reach(&self.server)).await.unwrap()
     }
 
     pub async fn repair(&self, findings: &[Finding]) {
-        repair(&trials::reach(&self.server), findings).await.unwrap();
+        repair(&crash_harness::reach(&self.server), findings).await.unwrap();
     }
 
     async fn call(&self, at: usize, call: &Call, fault: Option<Fault>) -> (Answer, String) {

@@ -1,4 +1,4 @@
-//! What is wrong with a volume, from domain types onto the wire.
+//! The health of a volume, from domain types to the wire.
 
 use crate::nfs::condition::{Condition, Severity};
 use crate::service::proto::csi;

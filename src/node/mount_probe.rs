@@ -1,4 +1,4 @@
-//! Calls on a mounted volume that may block in the kernel, none of which is waited for longer than its limit.
+//! Asks mounted volumes, by calls that may block in the kernel. No caller waits for longer than its deadline.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -18,18 +18,18 @@ use crate::nfs::source::Server;
 use crate::node::root::Root;
 use crate::node::target::Place;
 
-/// An attribute that no file has: to replace it fails, and how it fails tells whether the server would take a change.
+/// An attribute that no file has: replacing it fails, and the error says whether the server accepts changes.
 const NO_ATTRIBUTE: &str = "user.csi-nfs.never-set";
 /// Write permission for everybody.
 const WRITABLE_BY_ALL: u32 = 0o002;
 
-/// For calls that have to answer within two seconds.
+/// The limit of calls that have to answer within two seconds.
 pub const LIMIT: Duration = Duration::from_millis(1800);
 
 /// Why a mounted volume did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// Its server does not answer: why.
+    /// Its server does not answer; the reason.
     #[error("its server does not answer: {0}")]
     Unreachable(String),
     /// Its server answers, but not for the volume.
@@ -38,25 +38,25 @@ pub enum Failure {
     /// It is no longer mounted there.
     #[error("it is no longer mounted")]
     Gone,
-    /// The server or the kernel's client said no.
+    /// The server or the kernel's client refused.
     #[error("{0}")]
     Failed(Status),
 }
 
 /// Asks mounted volumes.
 #[derive(Debug, Clone)]
-pub struct Probe {
+pub struct MountProbe {
     reachability: Arc<Reachability>,
     gates: Arc<Gates>,
 }
 
-impl Probe {
+impl MountProbe {
     /// A probe that asks `reachability` first and goes through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
         Self { reachability, gates }
     }
 
-    /// The way to what asks no server.
+    /// Work that asks no server.
     pub fn local(&self) -> &Local {
         self.gates.local()
     }
@@ -71,7 +71,8 @@ impl Probe {
         }
     }
 
-    /// All addresses that a server has now; empty where they are not known in time. See [`Reachability::addresses`].
+    /// All addresses that a server has now; empty where they are not known before `deadline`. See
+    /// [`Reachability::addresses`].
     pub async fn addresses(&self, server: &Server, port: u16, deadline: Instant) -> Vec<IpAddr> {
         timeout_at(deadline, self.reachability.addresses(server, port)).await.unwrap_or_default()
     }
@@ -95,9 +96,9 @@ impl Probe {
 
     /// Whether the server refuses every change in a volume that is mounted for writing.
     ///
-    /// It is asked for a change that cannot be made. A server without extended attributes (version 4.2 has them) is asked
-    /// for the right to write instead; that tells only where the mode gives it to everybody, and not of an export that
-    /// became read-only after the kernel had asked for the same right.
+    /// The server is asked for a change that cannot succeed. A server without extended attributes (they need version
+    /// 4.2) is asked for write permission instead. That says something only where the mode gives it to everybody, and
+    /// nothing of an export that became read-only after the kernel had cached the permission.
     pub async fn is_read_only(
         &self,
         place: &Arc<Place>,
@@ -119,7 +120,7 @@ impl Probe {
         self.call(place, mount, deadline, change).await
     }
 
-    /// Makes a call on the path of a mount, behind the gate of its server and only if that answers.
+    /// Makes a call on the path of a mount, through the gate of its server and only if the server answers.
     async fn call<T: Send + 'static>(
         &self,
         place: &Arc<Place>,
@@ -140,7 +141,7 @@ impl Probe {
     }
 }
 
-/// What statfs(2) says, in bytes.
+/// What statfs(2) returns, in bytes.
 pub(super) fn figures(stat: &StatFs) -> FsStat {
     let block = if stat.f_frsize > 0 { stat.f_frsize } else { stat.f_bsize };
     let bytes = |blocks: u64| blocks.saturating_mul(u64::try_from(block).unwrap_or(0));

@@ -1,4 +1,4 @@
-//! What is wrong with the volumes that are published on this node, and with the servers they are on, seen from here (CSI
+//! The health of the volumes that are published on this node, and of their servers, as this node sees it (CSI
 //! NodeGetVolumeHealth, NodeGetStorageHealth).
 
 use std::collections::BTreeSet;
@@ -14,12 +14,12 @@ use crate::mount::version::is_fallback;
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
 use crate::nfs::status::Status;
+use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
 use crate::node::moved;
-use crate::node::probe::{Failure, LIMIT, Probe};
-use crate::node::publish_intents::{Requested, Wanted};
+use crate::node::publish_intents::{PublishIntent, PublishIntents};
 use crate::node::target::{Place, Target};
 
-/// The port that a server is asked at where no mount tells another.
+/// The port at which a server is asked where no mount names another.
 const NFS_PORT: u16 = 2049;
 
 const SERVER_UNREACHABLE: &str = "ServerUnreachable";
@@ -27,45 +27,45 @@ const ASK_SERVER: &str = "check that the NFS server runs and that its port is op
 
 const MOUNT_ANEW: &str = "delete the pod, so that its volumes are mounted anew";
 
-/// Looks after the volumes of this node.
+/// Checks the volumes of this node.
 #[derive(Debug)]
-pub struct Health {
-    probe: Probe,
-    requested: Arc<Requested>,
+pub struct MountHealth {
+    probe: MountProbe,
+    intents: Arc<PublishIntents>,
 }
 
-/// What is to be looked at.
+/// A target to be checked.
 struct Subject {
     place: Arc<Place>,
     /// The visible mount.
     mount: Option<Mount>,
-    /// What this process was asked to mount there.
-    wanted: Option<Wanted>,
+    /// What this process was asked to publish there.
+    intent: Option<PublishIntent>,
 }
 
-impl Health {
-    /// Asks servers by `probe`; `requested` tells what should be mounted where.
-    pub fn new(probe: Probe, requested: Arc<Requested>) -> Self {
-        Self { probe, requested }
+impl MountHealth {
+    /// Asks mounts through `probe`; `intents` says what should be mounted where.
+    pub fn new(probe: MountProbe, intents: Arc<PublishIntents>) -> Self {
+        Self { probe, intents }
     }
 
-    /// What is wrong with a volume at `target`, or at all of its targets on this node; empty where nothing is. Within 2 s.
-    /// `source` is what the volume's identifier says of it, if anything.
+    /// What is wrong with a volume at `target`, or at all of its targets on this node; empty where nothing is wrong.
+    /// Takes 2 s at most. `source` is the source that the volume's identifier names, if any.
     ///
     /// | reason | severity | what it means |
     /// |---|---|---|
     /// | `ServerUnreachable` | inaccessible | the server does not answer an RPC call |
-    /// | `ServerSilent` | inaccessible | it does, but not for this volume |
+    /// | `ServerSilent` | inaccessible | the server answers, but not for this volume |
     /// | `StaleFileHandle` | inaccessible | the volume's directory was removed or replaced, or is no longer exported |
     /// | `VolumeUnreadable` | inaccessible | the server refuses to say anything of it |
     /// | `MountMissing` | inaccessible | nothing is mounted where the volume was, or should be, published |
-    /// | `WrongVolumeMounted` | inaccessible | something else is |
-    /// | `ServerMoved` | degraded, or inaccessible | the name of its server leads elsewhere by now, and the mount does not |
+    /// | `WrongVolumeMounted` | inaccessible | something else is mounted there |
+    /// | `ServerMoved` | degraded, or inaccessible | the name of its server has another address now |
     /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
-    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was wanted |
+    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was intent |
     ///
     /// # Errors
-    /// [`Error::NotFound`] where this node has nothing to do with the volume.
+    /// [`Error::NotFound`] where the volume is not published on this node and nobody tried to.
     pub async fn of_volume(
         &self,
         volume_id: &str,
@@ -80,19 +80,21 @@ impl Health {
         while let Some(look) = looks.join_next().await {
             let found =
                 look.map_err(|error| Error::Internal(format!("looking at volume {volume_id} broke off: {error}")))?;
-            // CSI allows a reason once a volume.
+            // CSI allows each reason once for a volume.
             conditions.extend(found.filter(|found| conditions.iter().all(|known| known.reason != found.reason)));
         }
         Ok(conditions)
     }
 
-    /// The servers of volumes on this node that do not answer, in one condition; `None` where all do. Within 2 s.
+    /// The servers of volumes on this node that do not answer, in one condition; `None` where all answer. Takes 2 s at
+    /// most.
     ///
-    /// A server counts where a volume of it is mounted at a path of kubelet's, or at one that this process was asked for.
+    /// A server counts where a volume of it is mounted at a path of kubelet's, or at a target that this process was
+    /// asked for.
     pub async fn of_servers(&self) -> Result<Option<Condition>> {
         let deadline = Instant::now() + LIMIT;
         let table = self.probe.local().run(Table::read).await?;
-        let is_target = |path: &Path| is_kubelet_target(path) || self.requested.at(path).is_some();
+        let is_target = |path: &Path| is_kubelet_target(path) || self.intents.at(path).is_some();
         let servers: BTreeSet<(Server, u16)> = table
             .mounts()
             .filter(|mount| is_target(&mount.target))
@@ -115,7 +117,7 @@ impl Health {
         }))
     }
 
-    /// Where a volume is to be looked at.
+    /// The targets at which a volume is checked.
     async fn subjects(
         &self,
         volume_id: &str,
@@ -124,9 +126,9 @@ impl Health {
     ) -> Result<Vec<Subject>> {
         let mut paths: Vec<PathBuf> = match target {
             Some(_) => Vec::new(),
-            None => self.requested.targets_of(volume_id),
+            None => self.intents.targets_of(volume_id),
         };
-        let (target, source, requested) = (target.cloned(), source.cloned(), Arc::clone(&self.requested));
+        let (target, source, intents) = (target.cloned(), source.cloned(), Arc::clone(&self.intents));
         let volume = format!("volume `{}`", volume_id.escape_debug());
         self.probe
             .local()
@@ -144,10 +146,10 @@ impl Health {
                     .map(|place| {
                         let place = Arc::new(place?);
                         let mount = table.top(place.path()).cloned();
-                        let wanted = requested.at(place.path());
+                        let intent = intents.at(place.path());
                         let awaited = is_kubelet_target(place.path()) && place.is_directory().unwrap_or(true);
-                        let known = mount.is_some() || wanted.is_some() || awaited;
-                        Ok(known.then_some(Subject { place, mount, wanted }))
+                        let known = mount.is_some() || intent.is_some() || awaited;
+                        Ok(known.then_some(Subject { place, mount, intent }))
                     })
                     .filter_map(Result::transpose)
                     .collect::<Result<_>>()?;
@@ -160,17 +162,18 @@ impl Health {
     }
 }
 
-/// The one thing that is wrong at a target.
-async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
+/// The most important thing that is wrong at a target.
+async fn look(probe: MountProbe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
     let Some(mount) = &subject.mount else {
         return Some(look_for_missing(&probe, &subject, source.as_ref(), deadline).await);
     };
     let found = look_at_mount(&probe, &subject, mount, deadline);
-    // As it was asked for, else as its identifier or the mount itself has it.
-    let wanted = subject.wanted.as_ref().map(|wanted| &wanted.source).or(source.as_ref());
-    let moved = moved::moved(&probe, mount, wanted.map(|source| &source.server), deadline);
+    // The source that was asked for; otherwise the one in the identifier of the volume, or in the mount itself.
+    let source = subject.intent.as_ref().map(|intent| &intent.source).or(source.as_ref());
+    let asked = subject.intent.as_ref().and_then(|intent| intent.mounted).map(|mounted| mounted.asked);
+    let moved = moved::moved(&probe, mount, source.map(|source| &source.server), asked, deadline);
     match tokio::join!(found, moved) {
-        // Whatever is wrong besides, it is wrong with a server that the volume is no longer on.
+        // What else is wrong is the fault of a server that the volume is no longer on.
         (found, Some(to)) => {
             let severity = found.map_or(Severity::Degraded, |found| found.severity);
             let message = format!("{} at {} is mounted from {to}; {MOUNT_ANEW}", mount.source(), subject.place);
@@ -180,30 +183,40 @@ async fn look(probe: Probe, subject: Subject, source: Option<Source>, deadline: 
     }
 }
 
-async fn look_at_mount(probe: &Probe, subject: &Subject, mount: &Mount, deadline: Instant) -> Option<Condition> {
+async fn look_at_mount(probe: &MountProbe, subject: &Subject, mount: &Mount, deadline: Instant) -> Option<Condition> {
     let place = &subject.place;
     let found = async {
         if !mount.is_nfs() {
             return Ok(Some(wrong_volume(place, mount)));
         }
         let root = probe.root(place, mount, deadline).await?;
-        if subject.wanted.as_ref().and_then(|wanted| wanted.root).is_some_and(|wanted| wanted != root.identity) {
+        if subject
+            .intent
+            .as_ref()
+            .and_then(|intent| intent.mounted)
+            .is_some_and(|mounted| mounted.root != root.identity)
+        {
             return Ok(Some(wrong_volume(place, mount)));
         }
         if !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await? {
             return Ok(Some(read_only(place, mount)));
         }
-        let fell_back = is_fallback(mount, subject.wanted.as_ref().map(|wanted| &wanted.options)) == Some(true);
+        let fell_back = is_fallback(mount, subject.intent.as_ref().map(|intent| &intent.options)) == Some(true);
         Ok(fell_back.then(|| lower_version(place, mount)))
     };
     found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
 }
 
-/// Why nothing is mounted: a server that does not answer is the likely cause.
-async fn look_for_missing(probe: &Probe, subject: &Subject, source: Option<&Source>, deadline: Instant) -> Condition {
-    let wanted = subject.wanted.as_ref();
-    if let Some(source) = wanted.map(|wanted| &wanted.source).or(source) {
-        let port = wanted.map_or(NFS_PORT, |wanted| wanted.options.port());
+/// Why nothing is mounted. A server that does not answer is the likely cause.
+async fn look_for_missing(
+    probe: &MountProbe,
+    subject: &Subject,
+    source: Option<&Source>,
+    deadline: Instant,
+) -> Condition {
+    let intent = subject.intent.as_ref();
+    if let Some(source) = intent.map(|intent| &intent.source).or(source) {
+        let port = intent.map_or(NFS_PORT, |intent| intent.options.port());
         if let Err(failure) = probe.server(&source.server, port, deadline).await {
             return explain(&failure, &subject.place, &source.to_string());
         }
@@ -224,8 +237,8 @@ fn read_only(place: &Place, mount: &Mount) -> Condition {
         severity: Severity::Degraded,
         reason: "ReadOnlyOnServer",
         message: format!(
-            "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in /etc/exports, \
-             and check the server's file system for errors",
+            "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in \
+             /etc/exports, and check the server's file system for errors",
             mount.source()
         ),
     }
@@ -238,7 +251,8 @@ fn lower_version(place: &Place, mount: &Mount) -> Condition {
         severity: Severity::Degraded,
         reason: "NFSVersionFallback",
         message: format!(
-            "{} is mounted at {place} with NFS version {version}, since the server did not offer a better one{locks}; check which              versions the server has, then {MOUNT_ANEW}; or ask for `vers={version}` in the mount options",
+            "{} is mounted at {place} with NFS version {version}, since the server did not offer a better one{locks}; \
+             check which versions the server has, then {MOUNT_ANEW}; or ask for `vers={version}` in the mount options",
             mount.source()
         ),
     }
@@ -251,7 +265,8 @@ fn explain(failure: &Failure, place: &Place, source: &str) -> Condition {
         Failure::Gone => ("MountMissing", MOUNT_ANEW),
         Failure::Failed(Status::Stale) => (
             "StaleFileHandle",
-            "its directory was removed, replaced or is no longer exported: restore it on the server, then delete the pod",
+            "its directory was removed, replaced or is no longer exported: restore it on the server, then delete the \
+             pod",
         ),
         Failure::Failed(_) => ("VolumeUnreadable", "check /etc/exports and the log of the server"),
     };
@@ -270,29 +285,45 @@ mod tests {
     use crate::mount::reachability::Reachability;
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::Share;
-    use crate::node::root::Root;
+    use crate::node::publish_intents::MountedVolume;
+    use crate::node::root::{Root, RootAttributes};
     use crate::testing::fake_server::{self, Behaviour};
 
-    fn health() -> Health {
+    const LOCALHOST: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn health() -> MountHealth {
         let reachability = Reachability::new();
-        Health::new(Probe::new(Arc::clone(&reachability), Gates::new(reachability)), Arc::default())
+        MountHealth::new(MountProbe::new(Arc::clone(&reachability), Gates::new(reachability)), Arc::default())
     }
 
-    fn wanted(port: u16) -> Wanted {
-        Wanted {
+    fn intent(port: u16) -> PublishIntent {
+        PublishIntent {
             volume_id: "volume".to_owned(),
             source: Source::share(
                 Server::parse("server", "127.0.0.1").unwrap(),
                 Share::parse("share", "/volume").unwrap(),
             ),
+            target: Target::parse("target_path", "/target").unwrap(),
             options: MountOptions::parse("mount_flags", [format!("port={port}")]).unwrap(),
-            root: None,
+            single_target: false,
+            root_attributes: RootAttributes::default(),
+            mounted: None,
         }
     }
 
+    /// A directory, and the mount of that type that the mount table shows there, from that address and port.
+    fn shown(directory: &tempfile::TempDir, address: &str, fs_type: &str, port: u16) -> (Arc<Place>, Mount) {
+        let place = Arc::new(Target::try_from(directory.path()).unwrap().find().unwrap().unwrap());
+        let device = directory.path().metadata().unwrap().st_dev();
+        let (major, minor, path) = (rustix::fs::major(device), rustix::fs::minor(device), place.path().display());
+        let line = format!("26 25 {major}:{minor} / {path} ro - {fs_type} {address}:/v ro,port={port},addr={address}");
+        let mount = Table::parse(line.as_bytes()).top(place.path()).unwrap().clone();
+        (place, mount)
+    }
+
     /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
-    async fn look_at(fs_type: Option<&str>, port: u16, wanted: Option<Wanted>) -> Option<Condition> {
-        look_at_from("127.0.0.1", fs_type, port, wanted).await
+    async fn look_at(fs_type: Option<&str>, port: u16, intent: Option<PublishIntent>) -> Option<Condition> {
+        look_at_from("127.0.0.1", fs_type, port, intent).await
     }
 
     /// The same, where it is mounted from that address.
@@ -300,19 +331,12 @@ mod tests {
         address: &str,
         fs_type: Option<&str>,
         port: u16,
-        wanted: Option<Wanted>,
+        intent: Option<PublishIntent>,
     ) -> Option<Condition> {
         let dir = tempfile::tempdir().unwrap();
-        let place = Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
-        let device = dir.path().metadata().unwrap().st_dev();
-        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-        let mount = fs_type.map(|fs_type| {
-            let shown = place.path().display();
-            let line =
-                format!("26 25 {major}:{minor} / {shown} ro - {fs_type} {address}:/v ro,port={port},addr={address}");
-            Table::parse(line.as_bytes()).top(place.path()).unwrap().clone()
-        });
-        look(health().probe, Subject { place, mount, wanted }, None, Instant::now() + LIMIT).await
+        let (place, mount) = shown(&dir, address, fs_type.unwrap_or("nfs4"), port);
+        let mount = fs_type.map(|_| mount);
+        look(health().probe, Subject { place, mount, intent }, None, Instant::now() + LIMIT).await
     }
 
     fn reason(condition: Option<Condition>) -> Option<&'static str> {
@@ -333,7 +357,7 @@ mod tests {
     ) {
         let server = fake_server::Server::start(server).await;
         let port = server.address.port();
-        assert_eq!(reason(look_at(fs_type, port, Some(wanted(port))).await), expected);
+        assert_eq!(reason(look_at(fs_type, port, Some(intent(port))).await), expected);
     }
 
     #[rstest]
@@ -350,10 +374,30 @@ mod tests {
     ) {
         let server = fake_server::Server::on(&format!("{address}:0"), server).await;
         let port = server.address.port();
-        let mut wanted = wanted(port);
-        wanted.source.server = Server::parse("server", name).unwrap();
-        let condition = look_at_from(address, Some("nfs4"), port, Some(wanted)).await;
+        let mut intent = intent(port);
+        intent.source.server = Server::parse("server", name).unwrap();
+        let condition = look_at_from(address, Some("nfs4"), port, Some(intent)).await;
         assert_eq!(condition.map(|condition| (condition.severity, condition.reason)), expected);
+    }
+
+    #[rstest]
+    #[case::the_name_still_has_the_address_that_was_asked("127.0.0.1", None)]
+    #[case::the_name_has_neither("127.0.0.8", Some("ServerMoved"))]
+    #[tokio::test]
+    async fn a_mount_for_which_the_kernel_uses_another_address_of_its_server_has_not_moved(
+        #[case] asked: &str,
+        #[case] expected: Option<&str>,
+    ) {
+        let (used, directory) = ("127.0.0.9", tempfile::tempdir().unwrap());
+        let server = fake_server::Server::on(&format!("{used}:0"), Behaviour::alive()).await;
+        let port = server.address.port();
+        let (place, mount) = shown(&directory, used, "nfs4", port);
+        let root = Root::ask_at(directory.path()).unwrap().identity;
+        let mounted = Some(MountedVolume { root, asked: asked.parse().unwrap() });
+        let mut intent = PublishIntent { mounted, ..intent(port) };
+        intent.source.server = Server::parse("server", "localhost").unwrap();
+        let subject = Subject { place, mount: Some(mount), intent: Some(intent) };
+        assert_eq!(reason(look(health().probe, subject, None, Instant::now() + LIMIT).await), expected);
     }
 
     #[tokio::test]
@@ -362,8 +406,9 @@ mod tests {
         let port = server.address.port();
         let other = std::fs::File::open("/").unwrap();
         let identity = Root::known(std::os::fd::AsFd::as_fd(&other)).unwrap().identity;
-        let wanted = Wanted { root: Some(identity), ..wanted(port) };
-        assert_eq!(reason(look_at(Some("nfs4"), port, Some(wanted)).await), Some("WrongVolumeMounted"));
+        let intent =
+            PublishIntent { mounted: Some(MountedVolume { root: identity, asked: LOCALHOST }), ..intent(port) };
+        assert_eq!(reason(look_at(Some("nfs4"), port, Some(intent)).await), Some("WrongVolumeMounted"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -391,7 +436,7 @@ mod tests {
         let server = fake_server::Server::start(Behaviour::Closing).await;
         let (health, dir) = (health(), tempfile::tempdir().unwrap());
         let target = dir.path().canonicalize().unwrap().join("target");
-        health.requested.attempt(&target, &wanted(server.address.port()));
+        health.intents.attempt(&target, &intent(server.address.port()));
         let by_path = Target::try_from(target.as_path()).unwrap();
         for path in [None, Some(&by_path)] {
             let conditions = health.of_volume("volume", path, None).await.unwrap();

@@ -1,0 +1,82 @@
+//! The controller's part: the exports, the copies, and the Controller and Group Controller services.
+
+use std::sync::Arc;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::ControllerConfig;
+use crate::driver::{CLOSING, Shared};
+use crate::export::Export;
+use crate::export::copy::Options;
+use crate::export::kernel::KernelFs;
+use crate::export::pool::Pool;
+use crate::mount::mounter::Mounter;
+use crate::server::Services;
+use crate::server::metrics::{Metrics, Reading};
+use crate::service::controller::Controller;
+use crate::service::proto::csi::controller_server::ControllerServer;
+use crate::service::proto::csi::group_controller_server::GroupControllerServer;
+use crate::snapshot::jobs::Jobs;
+use crate::snapshot::usage::Usage;
+
+/// What runs of the controller beside its services.
+pub struct Running {
+    pool: Arc<Pool<Arc<Mounter>>>,
+    jobs: Arc<Jobs>,
+    background: AbortOnDropHandle<()>,
+}
+
+/// Starts the controller's part and adds its services.
+pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services) -> Running {
+    let options = config.settings.mount_options.clone();
+    let exports = config.exports.into_iter().map(|export| (export, options.clone()));
+    let pool = Arc::new(Pool::new(shared.mounter.clone(), exports));
+    let jobs = Arc::new(Jobs::new(Options { in_flight: config.copy_workers }, shared.stop.clone()));
+    let usage = Arc::new(Usage::default());
+    register_metrics(&shared.metrics, &pool, &jobs, &usage);
+    let controller = Arc::new(Controller::new(pool.clone(), config.settings, jobs.clone()));
+    services.add(ControllerServer::from_arc(controller.clone()));
+    services.add(GroupControllerServer::from_arc(controller));
+    let (exports, metrics_are_read) = (pool.clone(), shared.metrics_are_read);
+    let keep_usage = async move {
+        if metrics_are_read {
+            usage.keep(&exports).await;
+        }
+    };
+    let kept = pool.clone();
+    let background = tokio::spawn(async move { tokio::join!(kept.open_known(), kept.close_idle(), keep_usage).1 });
+    Running { pool, jobs, background: AbortOnDropHandle::new(background) }
+}
+
+impl Running {
+    /// Ends the copies and closes the exports.
+    pub async fn close(self) {
+        self.background.abort();
+        // It ends because it was cancelled, and has dropped its hold on the pool then.
+        let _ = self.background.await;
+        self.jobs.ended(CLOSING).await;
+        self.pool.close().await;
+    }
+}
+
+fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Arc<Jobs>, usage: &Arc<Usage>) {
+    let (running, waiting) = (jobs.clone(), jobs.clone());
+    let one = |value: usize| vec![Reading { labels: vec![], value: value as f64 }];
+    metrics.gauge("copies_in_progress", "Snapshots, restores and clones that are being copied.", move || {
+        one(running.running())
+    });
+    metrics.gauge("copies_waiting", "Snapshots, restores and clones that wait for their turn.", move || {
+        one(waiting.waiting())
+    });
+    let trashed = pool.clone();
+    metrics.gauge("trash_entries", "Deleted volumes that are not cleared from the trash yet.", move || {
+        let reading = |export: Arc<Export<KernelFs>>| {
+            Reading::labelled("export", export.source().to_string(), export.trash.waiting() as f64)
+        };
+        trashed.connected().into_iter().map(reading).collect()
+    });
+    let usage = usage.clone();
+    metrics.gauge("snapshots_bytes", "What snapshots take, as the agent on the server counts it.", move || {
+        usage.known().into_iter().map(|(export, bytes)| Reading::labelled("export", export, bytes as f64)).collect()
+    });
+}

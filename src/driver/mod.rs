@@ -1,0 +1,185 @@
+//! The composition: what a configuration becomes, and the order in which it starts and ends.
+//!
+//! Each part builds itself from its own configuration, adds its services and registers its metrics.
+
+mod controller;
+mod node;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::{Config, NodeConfig};
+use crate::error::Result;
+use crate::mount::gate::Gates;
+use crate::mount::mounter::Mounter;
+use crate::mount::reachability::{Reachability, ServerState};
+use crate::server::http;
+use crate::server::metrics::{Metrics, Reading};
+use crate::server::registration::Registration;
+use crate::server::socket::Socket;
+use crate::server::telemetry::Calls;
+use crate::server::{self, Services};
+use crate::service::identity::{DriverName, Identity, Readiness};
+use crate::service::proto::csi::identity_server::IdentityServer;
+
+/// How long servers are waited for at the end, to close what is open there.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// What the parts share.
+struct Shared {
+    reachability: Arc<Reachability>,
+    gates: Arc<Gates>,
+    mounter: Arc<Mounter>,
+    metrics: Arc<Metrics>,
+    /// Whether somebody reads the metrics. What only they need is not asked for otherwise.
+    metrics_are_read: bool,
+    /// Cancelled when the driver has to end.
+    stop: CancellationToken,
+}
+
+impl Shared {
+    fn new(metrics_are_read: bool) -> Self {
+        let reachability = Reachability::new();
+        let gates = Gates::new(reachability.clone());
+        let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
+        let metrics = Arc::new(Metrics::default());
+        let known = reachability.clone();
+        metrics.gauge("server_reachable", "Whether the NFS server answered when it was asked last.", move || {
+            let reading = |state: ServerState| {
+                Reading::labelled("server", state.server.as_str(), if state.result.is_ok() { 1.0 } else { 0.0 })
+            };
+            known.known().into_iter().map(reading).collect()
+        });
+        Self { reachability, gates, mounter, metrics, metrics_are_read, stop: CancellationToken::new() }
+    }
+}
+
+/// Runs the driver until `shutdown` is over and the calls in flight have ended, or were cut.
+///
+/// # Errors
+/// What could not be bound. Nothing stays behind then.
+pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    let shared = Shared::new(config.http_endpoint.is_some());
+    let readiness = Readiness::default();
+    let serves_controller = config.controller.is_some();
+    let mut services = Services::default();
+    services.add(IdentityServer::new(Identity::new(config.driver_name.clone(), serves_controller, readiness.clone())));
+    let controller = config.controller.map(|config| controller::start(config, &shared, &mut services));
+    if let Some(config) = &config.node {
+        node::start(config, &shared, &mut services);
+    }
+
+    let socket = Socket::bind(&config.endpoint)?;
+    let registration = bind_registration(config.node.as_ref(), &config.driver_name)?;
+    // Answers until the last call has ended.
+    let _http = match config.http_endpoint {
+        Some(address) => {
+            let listener = http::bind(address).await?;
+            let serving = http::serve(listener, readiness.clone(), shared.metrics.clone());
+            Some(AbortOnDropHandle::new(tokio::spawn(serving)))
+        }
+        None => None,
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        driver = %config.driver_name,
+        endpoint = %config.endpoint,
+        controller = serves_controller,
+        node = config.node.as_ref().map(|node| node.id.to_string()),
+        "serving"
+    );
+    readiness.serving();
+
+    let ending = async {
+        shutdown.await;
+        readiness.draining();
+        shared.stop.cancel();
+    };
+    let registered = async {
+        if let Some(registration) = registration {
+            registration.run(shared.stop.clone()).await;
+        }
+    };
+    let calls = Calls::new(shared.metrics.clone());
+    let served = server::run(socket, services, calls, ending, config.shutdown_grace);
+    let (cut, ()) = tokio::join!(served, registered);
+    if let Some(controller) = controller {
+        controller.close().await;
+    }
+    shared.gates.closed(CLOSING).await;
+    tracing::info!(cut = cut?, "ended");
+    Ok(())
+}
+
+/// The socket at which kubelet finds the driver, where the node registers itself.
+fn bind_registration(node: Option<&NodeConfig>, driver: &DriverName) -> Result<Option<Registration>> {
+    let kubelet = node.and_then(|node| node.registration.as_ref());
+    kubelet.map(|kubelet| Registration::bind(kubelet.socket.clone(), driver, &kubelet.endpoint)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tempfile::TempDir;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::{Task, parse};
+    use crate::server::probe::probe;
+
+    /// A node and controller whose sockets are in the directory.
+    fn config(directory: &TempDir, http: &str) -> Config {
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let words = [
+            "csi-nfs".to_owned(),
+            "--nodeid=n".to_owned(),
+            format!("--endpoint=unix://{}", path("csi.sock")),
+            format!("--registration-socket={}", path("reg.sock")),
+            "--kubelet-socket-path=/var/lib/kubelet/plugins/csi-nfs.rs/csi.sock".to_owned(),
+            format!("--http-endpoint={http}"),
+        ];
+        match parse(words.map(Into::into), |_| None) {
+            Ok(Task::Serve(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn count(directory: &Path) -> usize {
+        std::fs::read_dir(directory).unwrap().count()
+    }
+
+    #[tokio::test]
+    async fn a_driver_comes_up_ready_and_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(&directory, "127.0.0.1:0");
+        let socket = config.endpoint.clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(run(config, async {
+            let _ = stopped.await;
+        }));
+        while count(directory.path()) < 2 {
+            tokio::task::yield_now().await;
+        }
+        probe(&socket, Duration::from_secs(3)).await.unwrap();
+        stop.send(()).unwrap();
+        running.await.unwrap().unwrap();
+        assert_eq!(count(directory.path()), 0);
+        let error = probe(&socket, Duration::from_secs(3)).await.unwrap_err().to_string();
+        assert!(error.contains("No such file"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_start_that_fails_half_way_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let error = run(config(&directory, &address), std::future::pending()).await.unwrap_err().to_string();
+        assert!(error.contains(&address) && error.contains("in use"), "{error}");
+        assert_eq!(count(directory.path()), 0);
+    }
+}

@@ -1,0 +1,302 @@
+//! What is on a target already, and what publishing a volume there means then.
+//!
+//! | the visible mount there | what happens |
+//! |---|---|
+//! | none | the volume is mounted |
+//! | the same source with the same options, and the server answers for it | nothing: it is published |
+//! | alive, but another source or other options | ALREADY_EXISTS, it stays |
+//! | not NFS | ALREADY_EXISTS, it stays |
+//! | stale or failing, or its server is dead at the address that the mount uses | replaced, once the new one is made |
+//! | its server does not answer now, or not for it within its limit | UNAVAILABLE, it stays |
+//!
+//! A mount from an address that the server's name no longer has stays as long as that address answers, because a pod
+//! may be using it; [`mount_health`](crate::node::mount_health) reports it.
+//!
+//! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and
+//! with what [`compare`](crate::mount::compare) can tell where another process mounted.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::mount::compare::difference;
+use crate::mount::table::{Mount, Table, is_kubelet_target};
+use crate::nfs::status::Status;
+use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
+use crate::node::publish_intents::{PublishIntent, PublishIntents};
+use crate::node::root::Root;
+use crate::node::target::Place;
+
+/// What publishing has to do at a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Mount the volume: nothing is there.
+    Mount,
+    /// Mount the volume in place of dead mounts.
+    Replace,
+    /// Nothing: the volume is published.
+    Published,
+}
+
+/// Looks at one target.
+#[derive(Debug)]
+pub struct Judge<'a> {
+    /// Asks the mount that is there.
+    pub probe: &'a MountProbe,
+    /// What this process was asked to publish.
+    pub intents: &'a PublishIntents,
+    /// The target.
+    pub place: &'a Arc<Place>,
+    /// What is mounted.
+    pub table: &'a Table,
+    /// Where the volume's server is now.
+    pub server_address: IpAddr,
+}
+
+impl Judge<'_> {
+    /// What has to be done to publish `intent`: the table in this file's doc. `before` is what this process was asked
+    /// to publish at the target earlier.
+    pub async fn verdict(&self, intent: &PublishIntent, before: Option<&PublishIntent>) -> Result<Verdict> {
+        let stack = self.table.at(self.place.path());
+        let Some(top) = stack.first() else { return Ok(Verdict::Mount) };
+        if let Some(other) = stack.iter().find(|mount| !mount.is_nfs()) {
+            let (source, fs_type) = (other.source(), &other.fs_type);
+            return self.conflict(format!("it is `{source}` of type {fs_type}; unmount what does not belong there"));
+        }
+        match self.probe.root(self.place, top, Instant::now() + LIMIT).await {
+            Ok(root) => self.compare(intent, before, top, root),
+            Err(failure) => self.dead_or_error(top, failure),
+        }
+    }
+
+    /// Whether a live mount is what is asked for.
+    fn compare(
+        &self,
+        intent: &PublishIntent,
+        before: Option<&PublishIntent>,
+        top: &Mount,
+        root: Root,
+    ) -> Result<Verdict> {
+        // This process knows what it mounted itself; for another mount, the names in the table have to say it.
+        let own = before.filter(|before| before.mounted.is_some_and(|mounted| mounted.root == root.identity));
+        let same =
+            own.is_some_and(|own| own.source == intent.source) || top.is_of(&intent.source, Some(self.server_address));
+        if !same {
+            return self.conflict(format!("it is of {}, not of {}; unpublish it first", top.source(), intent.source));
+        }
+        match differs(intent, own, top) {
+            Some(difference) => self.conflict(format!("{difference}; unpublish it first")),
+            None => Ok(Verdict::Published),
+        }
+    }
+
+    /// What follows from the failure of a mount to answer.
+    fn dead_or_error(&self, top: &Mount, failure: Failure) -> Result<Verdict> {
+        let place = self.place;
+        match failure {
+            Failure::Unreachable(reason) if !self.probe.is_dead(top) => {
+                let server = top.server().map_or_else(|| top.source(), |server| server.to_string());
+                Err(Error::Unreachable { server, port: top.tcp_port(), reason })
+            }
+            Failure::Silent | Failure::Failed(Status::TimedOut) => Err(Error::Export {
+                export: top.source(),
+                action: format!("asking for the volume that is mounted at {place}"),
+                status: Status::TimedOut,
+            }),
+            Failure::Gone => Err(Error::Precondition(format!(
+                "{place} is being mounted or unmounted by something else; the call has to be tried again"
+            ))),
+            failure @ (Failure::Unreachable(_) | Failure::Failed(_)) => {
+                tracing::warn!(target = %place, source = top.source(), %failure, "replacing a dead mount");
+                Ok(Verdict::Replace)
+            }
+        }
+    }
+
+    fn conflict(&self, reason: String) -> Result<Verdict> {
+        Err(Error::conflict(format!("a mount at {}", self.place), reason))
+    }
+
+    /// Refuses a volume that may have one target and has another: a mount of the same source at a path of kubelet's, or
+    /// at one that this process was asked for. Others, such as bind mounts for a pod's `subPath`, are no targets.
+    pub fn refuse_second_target(&self, intent: &PublishIntent) -> Result<()> {
+        let is_target = |path: &Path| is_kubelet_target(path) || self.intents.at(path).is_some();
+        let other = self.table.mounts().find(|mount| {
+            mount.target != self.place.path()
+                && mount.is_of(&intent.source, Some(self.server_address))
+                && is_target(&mount.target)
+        });
+        match other {
+            Some(other) => Err(Error::Precondition(format!(
+                "volume {} is for one writer on one node and is published at {} already",
+                intent.volume_id,
+                other.target.display()
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a mount differs from what is asked for, apart from its source. `own` is what this process mounted it for.
+fn differs(intent: &PublishIntent, own: Option<&PublishIntent>, mount: &Mount) -> Option<String> {
+    difference(mount, &intent.options).map(|difference| difference.to_string()).or_else(|| {
+        let own = own.filter(|own| own.options != intent.options)?;
+        Some(format!("`{}` is asked for, it was mounted with `{}`", intent.options, own.options))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::linux::fs::MetadataExt;
+    use std::time::Duration;
+
+    use rstest::rstest;
+
+    use super::*;
+    use crate::mount::gate::Gates;
+    use crate::mount::reachability::Reachability;
+    use crate::nfs::options::MountOptions;
+    use crate::nfs::source::{self, Share, Source};
+    use crate::node::publish_intents::MountedVolume;
+    use crate::node::root::RootAttributes;
+    use crate::node::target::Target;
+    use crate::testing::fake_server::{Behaviour, Server};
+
+    fn probe() -> MountProbe {
+        let reachability = Reachability::new();
+        MountProbe::new(Arc::clone(&reachability), Gates::new(reachability))
+    }
+
+    fn intent(share: &str, options: &str) -> PublishIntent {
+        PublishIntent {
+            volume_id: "volume".to_owned(),
+            source: Source::share(
+                source::Server::parse("server", "nfs").unwrap(),
+                Share::parse("share", share).unwrap(),
+            ),
+            target: Target::parse("target_path", "/target").unwrap(),
+            options: MountOptions::parse("mount_flags", [options]).unwrap(),
+            single_target: false,
+            root_attributes: RootAttributes::default(),
+            mounted: None,
+        }
+    }
+
+    /// A directory that the table shows as a mount of `nfs:/volume`, from the server at `port`.
+    struct Shown {
+        _dir: tempfile::TempDir,
+        place: Arc<Place>,
+        table: Table,
+    }
+
+    impl Shown {
+        fn as_mount(fs_type: &str, port: u16) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let target = Target::try_from(dir.path()).unwrap();
+            let place = Arc::new(target.find().unwrap().unwrap());
+            let device = dir.path().metadata().unwrap().st_dev();
+            let line = format!(
+                "26 25 {}:{} / {} rw,relatime - {fs_type} nfs:/volume rw,vers=4.2,hard,port={port},addr=127.0.0.1",
+                rustix::fs::major(device),
+                rustix::fs::minor(device),
+                place.path().display()
+            );
+            Self { _dir: dir, place, table: Table::parse(line.as_bytes()) }
+        }
+
+        async fn judged(&self, intent: &PublishIntent, before: Option<&PublishIntent>) -> Result<Verdict> {
+            self.judged_by(&probe(), intent, before).await
+        }
+
+        async fn judged_by(
+            &self,
+            probe: &MountProbe,
+            intent: &PublishIntent,
+            before: Option<&PublishIntent>,
+        ) -> Result<Verdict> {
+            let (intents, server_address) = (&PublishIntents::default(), "10.0.0.1".parse().unwrap());
+            let judge = Judge { probe, intents, place: &self.place, table: &self.table, server_address };
+            judge.verdict(intent, before).await
+        }
+
+        /// What a process remembers that made this mount for `intent`.
+        fn made_for(&self, intent: PublishIntent) -> PublishIntent {
+            let root = std::fs::File::open(self.place.path()).unwrap();
+            let root = Root::known(root.as_fd()).unwrap().identity;
+            PublishIntent { mounted: Some(MountedVolume { root, asked: "10.0.0.1".parse().unwrap() }), ..intent }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_with_the_volume_as_asked_for_is_published() {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        let verdict = shown.judged(&intent("/volume", "hard,rsize=4096"), None).await;
+        assert!(matches!(verdict, Ok(Verdict::Published)));
+    }
+
+    #[rstest]
+    #[case::read_only("/volume", "ro")]
+    #[case::another_option("/volume", "soft")]
+    #[case::another_volume("/other", "")]
+    #[tokio::test]
+    async fn a_target_with_another_volume_or_other_options_is_taken(#[case] share: &str, #[case] options: &str) {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        assert!(matches!(shown.judged(&intent(share, options), None).await, Err(Error::Conflict { .. })));
+    }
+
+    #[tokio::test]
+    async fn what_this_process_mounted_is_compared_in_full() {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        let before = shown.made_for(intent("/link-to-volume", "rsize=4096"));
+        let same = shown.judged(&intent("/link-to-volume", "rsize=4096"), Some(&before)).await;
+        assert!(matches!(same, Ok(Verdict::Published)), "the kernel may show another path than was asked for");
+        let other = shown.judged(&intent("/link-to-volume", "rsize=8192"), Some(&before)).await;
+        assert!(matches!(other, Err(Error::Conflict { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mount_whose_server_is_gone_stays_for_tens_of_seconds_and_is_then_replaced() {
+        let server = Server::start(Behaviour::Closing).await;
+        let shown = Shown::as_mount("nfs", server.address.port());
+        let (probe, started) = (probe(), Instant::now());
+        loop {
+            match shown.judged_by(&probe, &intent("/volume", ""), None).await {
+                Ok(Verdict::Replace) => break,
+                Err(Error::Unreachable { .. }) => tokio::time::sleep(Duration::from_secs(2)).await,
+                Ok(_) => panic!("it is taken for published"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+        let waited = started.elapsed();
+        assert!(waited >= Duration::from_secs(30) && waited < Duration::from_secs(40), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_mount_that_is_not_nfs_is_left_alone() {
+        let shown = Shown::as_mount("tmpfs", 1);
+        assert!(matches!(shown.judged(&intent("/volume", ""), None).await, Err(Error::Conflict { .. })));
+    }
+
+    #[rstest]
+    #[case::kubelet_s("/k/pods/u/volumes/kubernetes.io~csi/pv/mount", "nfs:/volume", false)]
+    #[case::sub_path("/k/pods/u/volume-subpaths/pv/c/0", "nfs:/volume", true)]
+    #[case::asked_for("/asked", "nfs:/volume", false)]
+    #[case::another_volume("/asked", "nfs:/volume/sub", true)]
+    fn a_volume_for_one_target_has_no_second(#[case] path: &str, #[case] source: &str, #[case] allowed: bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let place = &Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
+        let table = &Table::parse(format!("26 25 0:26 / {path} rw - nfs4 {source} rw,addr=10.0.0.9").as_bytes());
+        let (probe, intents) = (&probe(), &PublishIntents::default());
+        intents.set(Path::new("/asked"), intent("/volume", ""));
+        let judge = Judge { probe, intents, place, table, server_address: "10.0.0.1".parse().unwrap() };
+        let checked = judge.refuse_second_target(&intent("/volume", ""));
+        assert_eq!(checked.is_ok(), allowed, "{checked:?}");
+    }
+}
