@@ -83,7 +83,8 @@ pub async fn clear<F: Fs>(export: &Export<F>) -> Result<u64> {
             match &removed {
                 Ok(()) => drop(export.trash.waiting.fetch_sub(1, Ordering::Relaxed)),
                 Err(error) => {
-                    tracing::warn!(export = %export.source(), entry = %name, %error, "the trash is not cleared; will be tried again");
+                    let export = export.source();
+                    tracing::warn!(%export, entry = %name, %error, "the trash is not cleared; will be tried again");
                 }
             }
             removed.is_ok()
