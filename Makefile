@@ -4,16 +4,16 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test test-unit e2e sanity bench lint lint-scripts audit setup hooks release csi-sanity
 
-# What is downloaded and built beside the project.
+# Where downloads and tools outside the repository are kept.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
 # The driver that the end-to-end programs start.
 export CSI_NFS_DRIVER = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/x86_64-unknown-linux-gnu/release/csi-nfs
 
-# cargo hands each program that it built to this, which runs it where there is NFS.
+# cargo passes each program that it built to this runner, which runs it where there is NFS.
 IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 # Only the end-to-end tests whose names contain this, such as `make e2e TESTS=unreachable::`.
 TESTS ?=
-# So many entries, about, in the trees of `round_trip::`; there are fewer unless this says so.
+# The approximate number of entries in the trees of `round_trip::`; the default is smaller.
 ENTRIES ?=
 # Only a part of the benchmark: `calls`, `quotas`, `copies`, `volumes` or `many`.
 BENCH ?=
@@ -26,8 +26,7 @@ demo: setup release  ## the main job, step by step, on a real NFS server
 
 test: test-unit test-chart e2e  ## every test but those on a Kubernetes cluster
 
-# So many races, in orders that seeds decide, of each kind: of two controllers about volumes, snapshots and archives, and with an
-# agent.
+# The number of races of each kind: two controllers with volumes, with snapshots, with archives, and with an agent.
 test-unit: export CSI_NFS_RACES ?= 50000
 # So many random histories of calls, which a reference model judges (src/testing/model).
 test-unit: export CSI_NFS_HISTORIES ?= 20000
@@ -35,7 +34,8 @@ test-unit:  ## the tests that need no NFS
 	cargo test --locked
 
 e2e: setup release csi-sanity  ## the tests on real NFS servers, csi-sanity included
-	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) cargo test --locked --features e2e --test e2e -- $(TESTS)
+	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
+		cargo test --locked --features e2e --test e2e -- $(TESTS)
 
 sanity: TESTS = sanity::
 sanity: e2e  ## csi-sanity alone
@@ -50,7 +50,7 @@ lint: lint-scripts $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## format, clippy, doc
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	$(CSI_NFS_CACHE)/tools/bin/cargo-deny --locked check bans licenses sources
 
-# Every script of the repository: what begins with a line that names a shell.
+# Every script of the repository: each file whose first line names a shell.
 lint-scripts:
 	@.ci/packages shellcheck
 	git grep --files-with-matches -E '^#!.*sh$$' | xargs shellcheck

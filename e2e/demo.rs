@@ -1,4 +1,4 @@
-//! `make demo`: the driver's main job on a real NFS server, a step at a time, for somebody who sees it for the first time.
+//! `make demo`: the driver's main job on a real NFS server, step by step, for somebody who sees it for the first time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a demonstration has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -136,7 +136,7 @@ async fn main() {
     share.trash_is_empty().await;
     list(&share.path);
 
-    // What is a failure above panicked; a slow start or end would be one, too.
+    // A failure above has panicked. A slow end would be a failure, too.
     let mut driver = driver;
     let ended = tokio::time::timeout(Duration::from_secs(10), driver.terminate()).await.unwrap();
     assert!(ended.success());

@@ -1,4 +1,4 @@
-//! Copying a tree of directories and files by the system calls that it cannot do without, on a mount like the driver's.
+//! Copies a tree by the bare system calls that any copy needs, on a mount like the driver's.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::ms;
 use crate::support::Share;
 
-/// As many as the driver lets into the kernel for one server.
+/// As many threads as the driver uses for one server.
 pub const THREADS: usize = csi_nfs::e2e::THREADS;
 
 /// A share, mounted as the driver mounts it, but at a path.
@@ -31,7 +31,7 @@ impl Mounted {
         Self(at)
     }
 
-    /// Copies a directory of files and of directories of files; answers how long it took, in ms.
+    /// Copies a directory of files and of directories of files. Returns the time in ms.
     pub fn copy(&self, from: &str, to: &str) -> f64 {
         let start = Instant::now();
         let (from, to) = (self.0.join(from), self.0.join(to));
@@ -58,7 +58,7 @@ impl Mounted {
         ms(start.elapsed())
     }
 
-    /// How many requests of each kind this mount and the driver's have made, which are one to the kernel.
+    /// How many requests of each kind this mount and the driver's mount have made. To the kernel, they are one.
     pub fn requests(&self) -> BTreeMap<String, u64> {
         let statistics = fs::read_to_string("/proc/self/mountstats").unwrap();
         let mounted = format!(" mounted on {} ", self.0.display());
@@ -77,7 +77,7 @@ impl Drop for Mounted {
 }
 
 fn copy_file(from: &Path, to: &Path) {
-    // Without delegations, as the driver does.
+    // Without delegations, like the driver.
     let flags = OFlags::DIRECT.bits().cast_signed();
     let source = File::options().read(true).custom_flags(flags).open(from).unwrap();
     let metadata = source.metadata().unwrap();
@@ -85,7 +85,7 @@ fn copy_file(from: &Path, to: &Path) {
     if ioctl_ficlone(&target, &source).is_err() {
         let mut buffer = vec![0; 1 << 20];
         if metadata.len() > buffer.len() as u64 {
-            // Read ahead and written behind.
+            // With read-ahead and write-back.
             for file in [&source, &target] {
                 rustix::fs::fcntl_setfl(file, OFlags::empty()).unwrap();
             }

@@ -1,5 +1,5 @@
-//! How long calls take through the socket, on the kernel's NFS server with XFS, and how long the bare system calls take that
-//! such a call cannot do without. Medians of several rounds, and the rounds' spread.
+//! How long calls take through the socket, on the kernel's NFS server with XFS, compared with the bare system calls
+//! that they need. Results are medians of several rounds, with the spread.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,14 +12,14 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::support::{Driver, Lab, Place, Share, csi, requests};
 use crate::{Series, each, ms, percentile};
 
-/// Rounds; each measures everything.
+/// Rounds. Each measures everything.
 const ROUNDS: usize = 5;
-/// Calls one after another, a round.
+/// Calls in each round, one after another.
 const CALLS: usize = 100;
-/// Calls at a time, where many are in flight, and how many in all, a round.
+/// Calls at the same time where many are in flight, and their number in each round.
 const IN_FLIGHT: usize = 64;
 const BURST: usize = 640;
-/// Files of the volume that is large.
+/// The number of files in the large volume.
 const FILES: usize = 10_000;
 
 #[derive(Default)]
@@ -63,7 +63,7 @@ async fn measure_driver(driver: &Driver, share: &Share, results: &mut Results) {
     results.create.0.push(percentile(created.clone(), 50));
     results.create_90.0.push(percentile(created, 90));
 
-    // Another volume of the export is mounted, as on any node in use.
+    // Another volume of the export is mounted, as on any node that is in use.
     let volumes: Vec<csi::Volume> =
         join_all((0..CALLS).map(|n| async move { driver.create(requests::create(share, &name(n))).await.unwrap() }))
             .await;
@@ -100,14 +100,14 @@ async fn measure_driver(driver: &Driver, share: &Share, results: &mut Results) {
     for n in 0..FILES {
         File::create(share.path.join("large").join(n.to_string())).unwrap();
     }
-    // They have been there for long: their making is not to be paid for by the next change of the file system.
+    // Without this, the next change of the file system would pay for creating them.
     rustix::fs::syncfs(File::open(&share.path).unwrap()).unwrap();
     let deleted = each([driver.delete(&large.volume_id)]).await;
     results.delete_large.0.push(deleted[0]);
     share.trash_is_empty().await;
 }
 
-/// The same without a driver: what the kernel takes for it, on a mount of the same export.
+/// The same without a driver: the time that the kernel needs, on a mount of the same export.
 fn measure_kernel(share: &Share, results: &mut Results) {
     let base = Path::new("/run/tmp/bench");
     let (export, target) = (base.join("export"), base.join("target"));

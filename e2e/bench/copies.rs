@@ -1,5 +1,5 @@
-//! How long the copy engine takes, within an export, on the kernel's NFS server; and how long the bare system calls take that
-//! a copy cannot do without, from as many threads.
+//! How long the copy engine takes within an export on the kernel's NFS server, compared with the bare system calls that
+//! a copy needs, from as many threads.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,11 +14,11 @@ use crate::support::client::client;
 use crate::support::{Driver, Lab, Place, Share, requests, wait};
 use crate::{Series, each, ms, nothing_is_mounted, percentile};
 
-/// Rounds; each measures everything.
+/// Rounds. Each measures everything.
 const ROUNDS: usize = 5;
 /// Calls one after another.
 const CALLS: usize = 100;
-/// Files of 4 KiB in a directory.
+/// The number of 4 KiB files in a directory.
 const A_DIRECTORY: usize = 50;
 
 /// Measures and prints.
@@ -48,7 +48,7 @@ pub async fn run(lab: &Lab) {
     row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large").await, "under 50 ms");
 }
 
-/// Whether the rate holds, the memory, and what others get meanwhile.
+/// Whether the rate stays the same, how much memory is used, and how other calls fare meanwhile.
 pub async fn many(lab: &Lab) {
     let bench = Bench::new(lab, Place::Xfs);
     for (name, files) in [("few", 1_000), ("many", 100_000)] {
@@ -106,7 +106,7 @@ impl Bench {
         copies
     }
 
-    /// What the server is asked for each of the files, all that is asked for the whole included.
+    /// The requests to the server for each file; requests for the directory as a whole are included.
     async fn requests(&self, directory: &str, files: u32) -> String {
         nothing_is_mounted().await;
         let mounted = Mounted::new(&self.share);
@@ -121,7 +121,7 @@ impl Bench {
         shown.collect::<Vec<_>>().join(", ")
     }
 
-    /// Copies the directory by a client that has not seen it; answers how long it took, in ms.
+    /// Copies the directory by a client that has not seen it. Returns the time in ms.
     async fn copy(&self, directory: &str) -> f64 {
         nothing_is_mounted().await;
         self.copy_by(client(&self.share, "vers=4.2").await, directory).await
@@ -140,7 +140,7 @@ impl Bench {
     }
 }
 
-/// How long a copy took, in ms.
+/// The times of a copy in ms.
 #[derive(Default)]
 struct Copies {
     engine: Series,
@@ -173,7 +173,7 @@ pub fn plant_large(path: &Path, bytes: usize) {
     file.sync_all().unwrap();
 }
 
-/// Data and holes in turn.
+/// Alternates data and holes.
 pub fn plant_sparse(path: &Path, bytes: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = File::create(path).unwrap();

@@ -1,5 +1,5 @@
-//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `quotas`, `copies`,
-//! `volumes` or `many`.
+//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `quotas`,
+//! `copies`, `volumes` or `many`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
 
@@ -38,13 +38,13 @@ async fn main() {
     }
 }
 
-/// Waits for the end of every mount: the next one then knows nothing of a share.
+/// Waits until nothing is mounted, so that the next mount has nothing cached.
 pub async fn nothing_is_mounted() {
     let gone = || std::fs::read_to_string("/proc/fs/nfsfs/volumes").unwrap().lines().nth(1).is_none().then_some(());
     wait::until("the end of all mounts", Duration::from_secs(20), gone).await;
 }
 
-/// Measured values of one kind, a round each.
+/// Measured values of one kind, one for each round.
 #[derive(Default)]
 struct Series(Vec<f64>);
 
@@ -68,7 +68,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// How long each of some works took, in ms.
+/// The time of each piece of work in ms.
 async fn each<F: Future>(works: impl IntoIterator<Item = F>) -> Vec<f64> {
     let mut took = Vec::new();
     for work in works {

@@ -1,4 +1,4 @@
-//! Limits: how long a volume takes whose limit is required, or whose class bounds what is promised, and what the agent costs
+//! The cost of limits: how long CreateVolume takes with a required limit or with `overcommit`, and what the agent costs
 //! with ten thousand volumes.
 
 use std::fs;
@@ -11,12 +11,12 @@ use crate::support::{Driver, Lab, Place, Share, csi, requests};
 use crate::{Series, each, ms, percentile};
 
 const ROUNDS: usize = 5;
-/// Calls one after another, a round.
+/// Calls in each round, one after another.
 const CALLS: usize = 100;
-/// Volumes that an agent has to do with.
+/// The number of volumes that an agent works for.
 const VOLUMES: usize = 10_000;
 const IN_FLIGHT: usize = 64;
-/// How long a process is watched that has nothing to do.
+/// How long an idle process is watched.
 const AT_REST: Duration = Duration::from_secs(20);
 
 /// Measures and prints.
@@ -52,7 +52,7 @@ pub async fn run(lab: &Lab) {
         mib(&agent, "VmRSS"),
         mib(&agent, "VmHWM")
     );
-    // Threads that waited for more work are gone by then.
+    // By then, threads that waited for more work have ended.
     tokio::time::sleep(AT_REST).await;
     let before = agent.sleeps();
     tokio::time::sleep(AT_REST).await;
@@ -62,7 +62,7 @@ pub async fn run(lab: &Lab) {
         &creations(&driver, &share, "quota", "required").await,
         "under 15 ms",
     );
-    // The first one counts them all.
+    // The first call counts all volumes.
     let counting = each([driver.create(requests::create_with(&share, "first", "overcommit", "1000"))]).await[0];
     row(
         &format!("CreateVolume, overcommit, {VOLUMES} there, p50"),
@@ -88,7 +88,7 @@ async fn creations(driver: &Driver, share: &Share, key: &str, value: &str) -> Se
     series
 }
 
-/// Starts an agent; how long it takes, in seconds, until it has looked at every volume.
+/// Starts an agent. Returns the seconds until it has checked every volume.
 async fn look(share: &Share) -> (f64, Agent) {
     let told = share.path.join(".csi-nfs/quota/agent.json");
     let _ = fs::remove_file(&told);

@@ -1,4 +1,4 @@
-//! How long clones, snapshots and restores take through the socket, until what was asked for is whole.
+//! How long clones, snapshots and restores take through the socket until they are complete.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::support::requests::{self, from, of_snapshot, of_volume, snapshot};
 use crate::support::{Driver, Lab, Place, Share, wait};
 use crate::{Series, ms, nothing_is_mounted};
 
-/// Rounds; each measures everything, by a driver that has not seen the volume.
+/// Rounds. Each measures everything, by a driver that has not seen the volume.
 const ROUNDS: usize = 5;
 
 /// Measures and prints.
@@ -40,7 +40,7 @@ async fn measure(share: &Share, what: &str, goal: &str) {
         fs::remove_dir_all(share.path.join("bare")).unwrap();
         nothing_is_mounted().await;
         let driver = Driver::with(&["-v=0"]).await;
-        // It takes over what was made by hand, and has the export mounted.
+        // This takes over a directory that was created by hand, and mounts the export.
         let v = driver.create(requests::create_with(share, "v-by-name", "subDir", "v")).await.unwrap();
         let start = Instant::now();
         let s = driver.take_whole(snapshot(&v.volume_id, "s")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Who may use a volume, as what, and what a server that forbids something makes of it.
+//! Access to a volume by its owner and mode, and servers that refuse an operation.
 
 use std::fs;
 
@@ -95,7 +95,7 @@ async fn a_single_writer_has_one_target() {
 async fn a_server_that_forbids_it_is_told_of_with_what_to_do() {
     let lab = Lab::enter().await;
     let driver = Driver::start().await;
-    // A read-only export, and one that squashes root and belongs to somebody else.
+    // A read-only export, and one that squashes root and belongs to another user.
     let readonly = lab.share(Place::ReadOnly);
     let squashed = lab.share(Place::Squashed);
     fs::set_permissions(&squashed.path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

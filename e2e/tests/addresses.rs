@@ -1,4 +1,4 @@
-//! Servers that are named, and whose names lead elsewhere: to another server, or to another address of the same one.
+//! Servers given by name when the name leads elsewhere: to another server, or to another address of the same server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,12 @@ use crate::support::wait::within;
 use crate::support::{Driver, Lab, Place, Share, csi, mounts};
 
 const NAME: &str = "nas.test";
-/// Within this a call is answered, whatever the server's addresses do.
+/// A call returns within this time, whatever the addresses of the server do.
 const TOLD: Duration = Duration::from_secs(5);
-/// Within this a name is known to lead elsewhere.
+/// The driver notices within this time that a name leads elsewhere.
 const NOTICED: Duration = Duration::from_secs(5);
 
-/// Makes volumes until one of them is in `place`; answers it.
+/// Creates volumes until one is in `place`, and returns it.
 async fn create_at(driver: &Driver, share: &Share, place: &Path, limit: Duration) -> csi::Volume {
     let start = std::time::Instant::now();
     let mut told = String::new();
@@ -49,7 +49,7 @@ fn address(target: &Path) -> Option<String> {
     mount.options.iter().find_map(|option| Some(option.strip_prefix("addr=")?.to_owned()))
 }
 
-/// The directory that NFS-Ganesha has by the name of a share of the kernel's server.
+/// The directory of NFS-Ganesha that has the same name as a share of the kernel's server.
 fn other_side(share: &Share) -> PathBuf {
     let path = Path::new("/srv/ganesha/moved").join(share.path.file_name().unwrap());
     fs::create_dir(&path).unwrap();
@@ -99,7 +99,7 @@ async fn a_server_that_loses_an_address_is_used_at_the_other_one_that_its_name_h
     driver.create(requests::create(&share, "old")).await.unwrap();
     drop(gone);
     names.set(NAME, &["10.91.0.2"]);
-    // The kernel holds on to its connection to the address that is gone, as long as anything uses it: attempts to mount, too.
+    // The kernel keeps its connection to the former address while anything uses it, including attempts to mount.
     let new = create_at(&driver, &share, &share.path, Duration::from_secs(150)).await;
     driver.delete(&new.volume_id).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! Snapshots that csi-driver-nfs has left: archives that tar made.
+//! Snapshots that csi-driver-nfs created: archives made by tar.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -25,11 +25,11 @@ fn pack(share: &Share, name: &str, end: &str, source: &Path) {
     run("tar", ["-C", source.to_str().unwrap(), how, archive.to_str().unwrap(), "."]);
 }
 
-/// A volume of the incumbent's, with something in it: a directory of which nothing is known.
+/// A volume of csi-driver-nfs with content: a directory without a record.
 fn their_volume(share: &Share) -> std::path::PathBuf {
     let volume = share.path.join("v");
     fill(&volume);
-    // As much of a time as tar keeps.
+    // Whole seconds, which is all that tar keeps.
     run("find", [volume.to_str().unwrap(), "-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"]);
     volume
 }
@@ -67,7 +67,7 @@ async fn an_archive_is_listed_restored_and_deleted_as_any_snapshot() {
         let restored = driver.create(request.clone()).await.unwrap();
         assert_eq!(driver.create(request).await.unwrap(), restored);
         assert_eq!(restored.content_source.unwrap().r#type, Some(of_snapshot(&s1)));
-        // There is no tree that it could show.
+        // Without a tree, the snapshot cannot be mounted itself.
         let mut reading = from(&share, "r2", of_snapshot(&s2));
         reading.volume_capabilities = vec![requests::mounted(Mode::MultiNodeReaderOnly, &[])];
         driver.create(reading).await.unwrap();
@@ -77,17 +77,16 @@ async fn an_archive_is_listed_restored_and_deleted_as_any_snapshot() {
         for name in ["r1", "r2", "r3"] {
             assert_eq!(content(&share.path.join(name)), whole, "{place:?} {name}");
         }
-        share.trash_is_empty().await;
-        checked::agrees(&share);
+        checked::at_rest(&share).await;
 
         for id in [&s1, &s2, &s1, &s2] {
             driver.drop_snapshot(id).await.unwrap();
         }
         assert_eq!(get(&driver, &s1).await.unwrap_err().code(), Code::NotFound);
         assert_eq!(listed(&driver, by_id).await, Vec::<String>::new());
-        share.trash_is_empty().await;
+        checked::at_rest(&share).await;
         assert_eq!(share.names(), ["r1", "r2", "r3"]);
-        assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
+        assert!(share.left_in("snapshots").is_empty());
     }
 }
 
@@ -217,6 +216,5 @@ async fn an_archive_is_restored_across_servers_and_by_the_retry_of_a_call_that_w
     for share in [&share, &other] {
         assert_eq!(content(&share.path.join("r")), whole);
     }
-    other.trash_is_empty().await;
-    checked::agrees(&other);
+    checked::at_rest(&other).await;
 }

@@ -1,5 +1,5 @@
-//! Whatever comes in: each bad value in every field that it fits gets an error of the right code, or the OK that CSI asks
-//! for, and nothing on any export changes. No secret reaches the log.
+//! Hostile input: each bad value in every field where it fits gets an error with the right code, or the OK that CSI
+//! requires, and nothing on any export changes. No secret is logged.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::requests::{self, map};
 use crate::support::{Code, Driver, Lab, Place, Share, Tree, csi, mounts};
 
-/// What nothing may take for a path component, a server, an identifier, a policy or a number.
+/// Values that must not be taken for a path component, a server, an identifier, a policy or a number.
 fn hostile() -> Vec<String> {
     let mut values: Vec<String> = [
         "",
@@ -48,10 +48,10 @@ fn hostile() -> Vec<String> {
     values
 }
 
-/// Values that are strange but are plain names: they are taken as such, or refused, and never as anything else.
+/// Values that look strange and are plain names. They are taken as such or refused, and never as anything else.
 const STRANGE: [&str; 4] = ["%2e%2e", "données", "[::1]", "a b"];
 
-/// Exports with volumes on them, to see that nothing changes.
+/// Exports with volumes, to check that nothing changes.
 struct Scene {
     lab: Lab,
     driver: Driver,
@@ -62,7 +62,7 @@ struct Scene {
 
 impl Scene {
     async fn set() -> Self {
-        // Alone: a bad path could lead into another test's share.
+        // Without other tests, since a bad path could lead into their shares.
         let lab = Lab::alone().await;
         let driver = Driver::start().await;
         let share = lab.share(Place::Xfs);
@@ -90,10 +90,10 @@ async fn parameters_of_a_new_volume() {
     for value in hostile() {
         for key in ["server", "share", "subDir", "onDelete", "mountPermissions", "uid", "gid"] {
             let fits = match key {
-                // A missing directory is named after the volume; csi-driver-nfs takes it so, too.
+                // Without this parameter, the directory is named after the volume; the same is true of csi-driver-nfs.
                 "subDir" => ["", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete "].contains(&&*value),
                 "uid" | "gid" => value == "8" || value == "77777777777" && value.parse::<u32>().is_ok(),
-                // The root of the server, which is not writable here; or not there.
+                // The root of the server is not writable here, or does not exist.
                 "share" => {
                     ["/", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete ", "archived-x"].contains(&&*value)
                 }
@@ -212,7 +212,7 @@ async fn identifiers() {
     ids.push(scene.id(&format!("{}##", "n".repeat(256))));
     ids.push(scene.id(&format!("{}##", "n/".repeat(2500))));
     for id in ids {
-        // The OK that CSI asks for: what cannot exist is deleted. Without an identifier, nothing is asked.
+        // CSI requires OK here: deleting what cannot exist succeeds. Without an identifier, nothing is requested.
         let deleted = scene.driver.delete(&id).await.map_err(|status| status.code());
         assert_eq!(deleted, if id.is_empty() { Err(Code::InvalidArgument) } else { Ok(()) }, "{id:?}");
 
@@ -310,7 +310,7 @@ async fn paths_on_the_node() {
     for path in paths {
         let publish = requests::publish(&scene.volume, Path::new(&path));
         assert!(driver.node().node_publish_volume(publish).await.is_err(), "{path:?}");
-        // What was never published is unpublished; what is no path is an error.
+        // Unpublishing what was never published succeeds; a value that is not a path is an error.
         let _ =
             driver.node().node_unpublish_volume(requests::unpublish(&scene.volume.volume_id, Path::new(&path))).await;
         let stats = driver.stats(&scene.volume.volume_id, Path::new(&path)).await.unwrap_err();
@@ -339,7 +339,7 @@ async fn no_secret_reaches_the_log_or_an_error() {
     let id = volume.volume_id.clone();
     create.capacity_range = requests::bytes(1 << 40);
     told(driver.create(create.clone()).await.map(drop));
-    // Secrets that are wrong, and one where it has no business.
+    // Bad secrets, and a secret where none is allowed.
     create.secrets.insert("mountOptions".into(), format!("bind,{SECRET}"));
     told(driver.create(create.clone()).await.map(drop));
     create.name = "#".into();
@@ -382,7 +382,7 @@ async fn no_secret_reaches_the_log_or_an_error() {
     assert!(log.contains("DeleteVolume") && log.contains("secret##"), "the log tells nothing:\n{log}");
     assert!(!log.contains(SECRET), "a secret is in the log");
     assert!(!messages.is_empty() && !messages.contains(SECRET), "a secret is in an error: {messages}");
-    // Nor is it on the export.
+    // It is not on the export either.
     share_without(&scene.share, SECRET);
     drop(scene.lab);
 }

@@ -1,4 +1,4 @@
-//! `csi-nfs check`: what it finds on a real export, and what it mends.
+//! `csi-nfs check`: what it finds and repairs on a real export.
 
 use std::fs;
 use std::process::Command;
@@ -18,7 +18,7 @@ fn check(share: &Share, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn an_export_is_checked_and_mended_while_the_driver_serves_it() {
+async fn an_export_is_checked_and_repaired_while_the_driver_serves_it() {
     let lab = Lab::enter().await;
     let share = lab.share(Place::Xfs);
     let export = format!("{}:{}", share.server, share.share);
@@ -37,7 +37,7 @@ async fn an_export_is_checked_and_mended_while_the_driver_serves_it() {
     fs::write(private.join("staging/left"), "half").unwrap();
     let found = "directory by hand belongs to no recorded volume\n\
                  left is left in staging\n\
-                 volume one has no claim on its directory team/one\n\
+                 volume one is not recorded as an owner of its directory team/one\n\
                  volume two has a record, but its directory team/two is gone\n";
     let sorted = |text: &str| {
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
@@ -55,7 +55,7 @@ async fn an_export_is_checked_and_mended_while_the_driver_serves_it() {
         report[part].as_array().unwrap().iter().map(|finding| finding["finding"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(kinds("findings"), ["directoryMissing", "directoryUnrecorded"]);
-    assert_eq!(kinds("mended"), ["claimMissing", "stagingLeftover"]);
+    assert_eq!(kinds("repaired"), ["ownerMissing", "stagingLeftover"]);
     assert!(private.join("paths/team/one/#/one").exists());
     assert!(share.path.join("by hand").exists());
 }
@@ -73,7 +73,7 @@ async fn limits_that_do_not_fit_are_found_and_the_agent_is_asked_to_mend_them() 
     let answers = share.path.join(".csi-nfs/quota/volumes");
     let read = |name: &str| fs::read_to_string(answers.join(name)).unwrap();
     let project = |name: &str| serde_json::from_str::<serde_json::Value>(&read(name)).unwrap()["project"].to_string();
-    // By hand on the server: another limit, a project of another volume, and what is left of a volume that never was.
+    // Changed by hand on the server: a limit, a project, and the answer for a volume that never existed.
     let limit = format!("limit -p bhard=64m {}", project("a.json"));
     run("xfs_quota", ["-x", "-c", &limit, "/srv/xfs"]);
     let b = read("b.json").replace(&project("b.json"), &project("a.json"));
@@ -81,21 +81,23 @@ async fn limits_that_do_not_fit_are_found_and_the_agent_is_asked_to_mend_them() 
     fs::write(answers.join("gone.json"), read("c.json")).unwrap();
     let (status, printed) = check(&share, &[]);
     assert_eq!(status, Some(1));
-    for line in
-        ["the size of volume a is no limit: ", "volumes a and b are counted together", "the agent limits volume gone"]
-    {
+    for line in [
+        "the size of volume a is not enforced: ",
+        "volumes a and b are counted together",
+        "the agent still limits volume gone",
+    ] {
         assert!(printed.contains(line), "{line} is not in:\n{printed}");
     }
     let (status, printed) = check(&share, &["--repair"]);
     assert_eq!(status, Some(0), "{printed}");
-    assert_eq!(printed.matches("mended: ").count(), 3, "{printed}");
+    assert_eq!(printed.matches("repaired: ").count(), 3, "{printed}");
     assert_ne!(project("a.json"), project("b.json"));
-    // Where nothing answers any more, it says so.
+    // Without an agent that answers, the report says so.
     drop(_agent);
     fs::remove_file(answers.join("c.json")).unwrap();
     let (status, printed) = check(&share, &["--repair"]);
     assert_eq!(status, Some(1));
-    assert!(printed.starts_with("the size of volume c is no limit: "), "{printed}");
+    assert!(printed.starts_with("the size of volume c is not enforced: "), "{printed}");
 }
 
 #[tokio::test]

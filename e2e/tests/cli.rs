@@ -1,4 +1,4 @@
-//! The binary as its users meet it: exit codes, what goes to which output, signals.
+//! The binary as users see it: exit codes, outputs, signals.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};

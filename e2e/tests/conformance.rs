@@ -1,4 +1,4 @@
-//! The contract of the interface to an export (`csi_nfs::testing::conformance`), kept by the kernel's client on real servers.
+//! The kernel's client on real servers against the contract of the interface (`csi_nfs::testing::conformance`).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -40,7 +40,7 @@ async fn the_kernels_client_keeps_the_contract(#[case] place: Place, #[case] ver
     conformance::foreign(&fs, &dir).await;
 }
 
-/// What `conformance::foreign` asks for.
+/// The objects that `conformance::foreign` expects.
 fn plant_foreign_objects(dir: &Path) {
     fs::create_dir(dir).unwrap();
     fs::write(dir.join("target"), "target").unwrap();

@@ -1,4 +1,4 @@
-//! The copy engine on real servers: trees with everything in them, compared entry by entry.
+//! The copy engine on real servers, with difficult trees that are compared entry by entry.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::support::client::client;
 use crate::support::tree::plant_sparse;
 use crate::support::{Lab, Place};
 
-/// Entries of the tree, about.
+/// The approximate number of entries of the tree.
 const ENTRIES: usize = 1_000;
 
 /// A directory of that name below the root.
@@ -26,7 +26,7 @@ async fn copy(source: &KernelFs, from: &KernelHandle, target: &KernelFs, to: &Ke
     copy_tree(source, from, target, to, &Options::default(), &progress, &cancel).await.unwrap()
 }
 
-/// Copying reads, and a server may note that.
+/// Copying reads the source, and the server may update its access times.
 const COMPARED: Compared = Compared { atimes: false, holes: true, link_times: true };
 
 #[rstest]
@@ -41,7 +41,7 @@ async fn a_copy_is_the_same(#[case] place: Place, #[case] version: &str, #[case]
     let fs = client(&share, version).await;
     let (from, to) = (directory(&fs, "from").await, directory(&fs, "to").await);
     nasty_tree(&fs, &from, entries).await;
-    // Where holes cannot be asked for, all of it would have to be read.
+    // Without SEEK, all of the file would have to be read.
     if version == "vers=4.2" {
         plant_sparse(&share.path.join("from/sparse"));
     }
@@ -80,7 +80,7 @@ fn acl(path: &Path, name: &str) -> Option<Vec<u8>> {
     Some(value)
 }
 
-/// On versions 4 the mount carries them as NFSv4's, which the server makes of its own and makes its own of again.
+/// Over version 4, the mount presents NFSv4 ACLs, which the server translates in both directions.
 #[rstest]
 #[case("vers=4.2")]
 #[case("vers=4.1")]

@@ -1,5 +1,5 @@
-//! The controller is killed at random times, again and again: after its restart and the caller's retries the export holds
-//! exactly what it should.
+//! The controller is killed at random times. After its restart and the retries of its callers, the export holds exactly
+//! what it should.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,14 +13,14 @@ use tonic::Status;
 use crate::support::requests::{self, MIB};
 use crate::support::{Driver, Lab, Place, Share, checked, csi, random};
 
-/// How often the controller is killed.
+/// How many times the controller is killed.
 const ROUNDS: usize = 500;
-/// Calls under way when it is.
+/// The number of calls that are running when it is killed.
 const CALLS: usize = 6;
-/// It is killed at the latest so long after they began: about as long as they take together.
+/// The latest time of the kill after the calls began: about as long as they take together.
 const LATEST: Duration = Duration::from_millis(25);
 
-/// What a caller wants, and asks for until it has it.
+/// What a caller wants, and repeats until it gets it.
 #[derive(Debug, Clone)]
 enum Wish {
     Create { name: String, archived: bool, team: bool },
@@ -35,7 +35,7 @@ enum Wish {
     DeleteGroup { group: Group },
 }
 
-/// A volume, or a snapshot of one, as it should be.
+/// The expected state of a volume, or of a snapshot of one.
 #[derive(Debug, Clone, PartialEq)]
 struct Volume {
     id: String,
@@ -43,18 +43,18 @@ struct Volume {
     archived: bool,
     mode: u32,
     mib: i64,
-    /// What is written in it.
+    /// The content of the file in it.
     text: String,
 }
 
-/// A group of snapshots, as it should be.
+/// The expected state of a group of snapshots.
 #[derive(Debug, Clone)]
 struct Group {
     id: String,
     members: Vec<Volume>,
 }
 
-/// All that should be on the export.
+/// Everything that should be on the export.
 #[derive(Debug, Default)]
 struct World {
     volumes: BTreeMap<String, Volume>,
@@ -111,7 +111,7 @@ impl Wish {
         }
     }
 
-    /// Asks for it; answers the identifier of what was made.
+    /// Makes the call. Returns the identifier of what it created.
     async fn ask(&self, driver: &Driver, share: &Share) -> Result<String, Status> {
         let copied = |name: &str, of: &Volume, source| csi::CreateVolumeRequest {
             capacity_range: requests::bytes(of.mib * MIB),
@@ -172,7 +172,7 @@ impl Wish {
 }
 
 impl World {
-    /// A wish is fulfilled: what was made has this identifier.
+    /// Records that a call has succeeded and created an object with this identifier.
     fn fulfilled(&mut self, wish: Wish, id: String, share: &Share) {
         let mut changed = |change: &dyn Fn(&mut Volume)| {
             change(self.volumes.values_mut().find(|volume| volume.id == id).unwrap());
@@ -221,7 +221,7 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
     let mut driver = Driver::with(&["--mode=controller", "-v=0", &export]).await;
     let mut world = World::default();
     for round in 0..ROUNDS {
-        // Each is wished about once at a time: two callers that contradict each other are another test's.
+        // Only one call at a time is about each object. Another test covers callers that contradict each other.
         let mut volumes: Vec<Volume> = world.volumes.values().cloned().collect();
         let mut snapshots: Vec<Volume> = world.snapshots.values().cloned().collect();
         random.shuffle(&mut volumes);
@@ -237,7 +237,7 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
         }
         driver.kill();
         driver.start_again().await;
-        // The caller's retries, all at once again.
+        // All callers retry at the same time.
         let answers = join_all(wishes.iter().map(|wish| wish.ask(&driver, &share))).await;
         for (wish, answer) in wishes.into_iter().zip(answers) {
             let id = answer.unwrap_or_else(|status| panic!("round {round}: {wish:?}: {status}"));
@@ -250,10 +250,9 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
     }
 }
 
-/// The export holds all of this, and nothing else.
+/// Asserts that the export holds everything in `world` and nothing else.
 async fn assert_agrees(driver: &Driver, share: &Share, world: &World) {
-    share.trash_is_empty().await;
-    checked::agrees(share);
+    checked::at_rest(&share).await;
     let mut expected: Vec<String> = world.volumes.values().map(|volume| volume.directory.clone()).collect();
     expected.extend(world.archives.iter().cloned());
     expected.sort();
@@ -285,7 +284,7 @@ fn assert_holds(directory: &Path, volume: &Volume) {
     assert_eq!(fs::read_to_string(directory.join("text")).unwrap(), volume.text, "{volume:?}");
 }
 
-/// The directories that volumes may be, also below `team`.
+/// The directories that may belong to volumes, including those below `team`.
 fn directories(share: &Share) -> Vec<String> {
     let mut all = Vec::new();
     for name in share.names() {

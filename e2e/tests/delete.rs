@@ -1,4 +1,4 @@
-//! Deleting: into the trash, kept, or archived; what is hostile, shared, nested, or not there.
+//! Deleting volumes: into the trash, kept or archived; with hostile, shared, nested and missing directories.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,7 +34,7 @@ async fn a_retained_volume_stays_where_it_is() {
     driver.delete(&volume.volume_id).await.unwrap();
     driver.delete(&volume.volume_id).await.unwrap();
     before.assert_unchanged("deleting a retained volume");
-    // The name is free, and the directory is taken as it is.
+    // The name is free, and the directory is used as it is.
     make(&driver, &share, "v", "onDelete", "delete").await;
     assert_eq!(fs::read_to_string(share.path.join("v/file")).unwrap(), "v");
 }
@@ -78,7 +78,7 @@ async fn the_last_decision_to_keep_a_directory_counts_for_repeated_deletions_als
         for line in ["volume v was deleted, and its directory v was kept", "and its directory team/w was kept"] {
             assert!(printed.contains(line), "{printed}");
         }
-        // A new volume has it, and says that it goes.
+        // The new volume uses the directory and says that it is to be deleted.
         let again = driver.create(requests::create_with(&share, "v", "onDelete", "delete")).await.unwrap();
         driver.delete(&again.volume_id).await.unwrap();
         assert!(!share.path.join("v").exists());
@@ -107,8 +107,7 @@ async fn a_directory_that_an_administrator_had_filled_before_goes_only_where_tha
     decide(&driver, &three, "delete").await.unwrap();
     driver.delete(&three.volume_id).await.unwrap();
     assert!(share.names().is_empty());
-    share.trash_is_empty().await;
-    checked::agrees(&share);
+    checked::at_rest(&share).await;
 }
 
 #[tokio::test]
@@ -119,7 +118,7 @@ async fn an_archived_volume_is_renamed_and_never_over_another_archive() {
     for _ in 0..3 {
         let volume = make(&driver, &share, "v", "onDelete", "archive").await;
         driver.delete(&volume.volume_id).await.unwrap();
-        // Gone, with an archive there: an earlier call did it.
+        // The directory is gone and an archive exists, so an earlier call did the work.
         driver.delete(&volume.volume_id).await.unwrap();
     }
     let names = share.names();
@@ -189,7 +188,7 @@ async fn a_volume_inside_another_ones_directory_is_refused() {
         assert_eq!(status.code(), Code::FailedPrecondition, "{inside}: {status}");
     }
     assert!(!share.path.join("team/outer/inner").exists());
-    // Nor does an identifier that somebody made up delete a part of a volume, or what is around it.
+    // A made-up identifier deletes neither a part of a volume nor what contains it.
     let before = Tree::of(&share.path.join("team"));
     for made_up in ["team/outer/file", "team"] {
         let _ = driver.delete(&format!("127.0.0.1#{}#{made_up}##", &share.share[1..])).await;
@@ -215,7 +214,7 @@ async fn a_hostile_tree_goes_and_nothing_that_it_points_to() {
     before.assert_unchanged("deleting what points there");
 }
 
-/// What a tenant can do to whoever walks its files.
+/// Everything that a tenant can do to harm a process that walks its files.
 fn plant_hostile_tree(root: &Path, outside: &Path) {
     symlink(outside, root.join("link")).unwrap();
     symlink("../outside", root.join("relative")).unwrap();
@@ -231,7 +230,7 @@ fn plant_hostile_tree(root: &Path, outside: &Path) {
     fs::create_dir(root.join("locked")).unwrap();
     fs::write(root.join("locked/file"), "x").unwrap();
     fs::set_permissions(root.join("locked"), fs::Permissions::from_mode(0o000)).unwrap();
-    // Deeper than any path can name: level by level, from the inside out.
+    // Deeper than any path can name, so it is built level by level, from the inside out.
     let mut deep = root.join("deep");
     fs::create_dir(&deep).unwrap();
     for _ in 0..6 {
@@ -264,7 +263,7 @@ async fn the_trash_of_a_killed_driver_is_cleared_by_the_next() {
     assert!(share.names().is_empty());
     assert!(left > 0, "3,000 files were gone before the driver could be killed: nothing was tested");
     driver.start_again().await;
-    share.trash_is_empty().await;
+    checked::at_rest(&share).await;
 }
 
 #[tokio::test]

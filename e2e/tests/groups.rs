@@ -1,4 +1,4 @@
-//! Groups of snapshots: all of a group or none.
+//! Groups of snapshots, which are created and deleted as a whole.
 
 use std::fs;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn take(
     Ok(driver.groups().create_volume_group_snapshot(request).await?.into_inner().group_snapshot.unwrap())
 }
 
-/// Repeats the call until all of the group is ready, as Kubernetes does.
+/// Repeats the call until the whole group is ready, as Kubernetes does.
 async fn taken(driver: &Driver, request: &csi::CreateVolumeGroupSnapshotRequest) -> csi::VolumeGroupSnapshot {
     loop {
         let group = take(driver, request.clone()).await.unwrap();
@@ -84,9 +84,8 @@ async fn a_group_equals_its_volumes_is_restored_and_goes_as_one() {
         driver.groups().delete_volume_group_snapshot(deletion(&taken)).await.unwrap();
         driver.groups().delete_volume_group_snapshot(deletion(&taken)).await.unwrap();
         assert_eq!(of_share(listed(&driver, csi::ListSnapshotsRequest::default()).await), Vec::<String>::new());
-        share.trash_is_empty().await;
-        assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
-        checked::agrees(&share);
+        checked::at_rest(&share).await;
+        assert!(share.left_in("snapshots").is_empty());
     }
 }
 
@@ -128,9 +127,8 @@ async fn a_group_that_a_kill_cuts_short_is_made_or_deleted_by_the_retry_and_neve
         driver.groups().delete_volume_group_snapshot(deletion(&taken)).await.unwrap();
         assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
     }
-    share.trash_is_empty().await;
-    assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
-    checked::agrees(&share);
+    checked::at_rest(&share).await;
+    assert!(share.left_in("snapshots").is_empty());
 }
 
 #[tokio::test]
@@ -144,9 +142,8 @@ async fn a_full_export_keeps_nothing_of_a_group_and_lets_one_go() {
     let status = take(&driver, group("g", &made)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     assert!(made.iter().any(|volume| status.message().contains(&volume.volume_id)), "{status}");
-    share.trash_is_empty().await;
-    assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
-    checked::agrees(&share);
+    checked::at_rest(&share).await;
+    assert!(share.left_in("snapshots").is_empty());
 
     let taken = taken(&driver, &group("g", &made[..1])).await;
     let filled = share.path.join("v/rest");

@@ -11,7 +11,7 @@ use crate::support::requests::{self, MIB};
 use crate::support::wait::within;
 use crate::support::{Code, Driver, Lab, Outage, Place, Share, csi, mounts};
 
-/// What a node may take, whatever the server does.
+/// The longest time that a call to a node may take, whatever the server does.
 const NODE_LIMIT: Duration = Duration::from_secs(2);
 
 type Health = Vec<(Kind, String)>;

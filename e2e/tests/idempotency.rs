@@ -1,4 +1,4 @@
-//! Calls that are repeated, collide, come all at once, or meet a driver that was killed in between.
+//! Calls that are repeated, that collide, that come all at once, or whose driver was killed.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use rstest::rstest;
 
 use crate::support::requests::{self, MIB};
-use crate::support::{Code, Driver, Lab, Place, csi, mounts};
+use crate::support::{Code, Driver, Lab, Place, checked, csi, mounts};
 
 #[rstest]
 #[case(Place::Xfs)]
@@ -78,7 +78,7 @@ async fn a_name_that_belongs_to_another_volume_is_taken() {
             assert_eq!(status.code(), Code::AlreadyExists, "{shown}: {status}");
             assert!(status.message().contains('v'), "{status}");
         }
-        // A smaller size is compatible: there is as much as was asked for.
+        // A smaller size is compatible, since the volume is at least that large.
         let smaller = csi::CreateVolumeRequest { capacity_range: requests::bytes(MIB / 2), ..request.clone() };
         assert_eq!(driver.create(smaller).await.unwrap(), volume);
     }
@@ -156,10 +156,10 @@ async fn two_controllers_share_an_export() {
         }
     }
     assert!(share.names().is_empty());
-    share.trash_is_empty().await;
+    checked::at_rest(&share).await;
 }
 
-/// Killed at whatever it was doing; everything that is asked for again is then done, and nothing half-made is left.
+/// After a kill at any point, all retries succeed and nothing half-made is left.
 #[tokio::test]
 async fn a_driver_that_is_killed_in_the_middle_of_it_finishes_when_asked_again() {
     let lab = Lab::enter().await;
@@ -177,7 +177,7 @@ async fn a_driver_that_is_killed_in_the_middle_of_it_finishes_when_asked_again()
                 tokio::spawn(async move { controller.create_volume(request).await.is_ok() })
             })
             .collect();
-        // Once the first of them has become visible, at different distances from there.
+        // The driver is killed at different times after the first volume has become visible.
         crate::support::wait::until("a first volume", std::time::Duration::from_secs(10), || {
             (share.names().len() > round).then_some(())
         })
@@ -216,7 +216,6 @@ async fn a_driver_that_is_killed_in_the_middle_of_it_finishes_when_asked_again()
             deleted.unwrap();
         }
         assert!(share.names().is_empty(), "{:?}", share.names());
-        share.trash_is_empty().await;
-        assert_eq!(fs::read_dir(share.path.join(".csi-nfs/staging")).unwrap().count(), 0);
+        checked::at_rest(&share).await;
     }
 }

@@ -1,4 +1,5 @@
-//! The end-to-end tests: the driver's binary on real NFS servers. They run where `e2e/vm/run` puts them: see `e2e/README.md`.
+//! The end-to-end tests: the driver's binary on real NFS servers. They run where `e2e/vm/run` puts them: see
+//! `e2e/README.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
 
 mod access;
@@ -6,6 +7,7 @@ mod addresses;
 mod archives;
 mod bad_input;
 mod check;
+mod concurrent_controllers;
 mod conformance;
 mod copy;
 mod crashes;
@@ -24,7 +26,6 @@ mod quota;
 mod quota_copies;
 mod refused_copies;
 mod registration;
-mod rivals;
 mod round_trip;
 mod sanity;
 mod snapshots;

@@ -1,5 +1,5 @@
-//! Every option of the allow-list, on every version: what is mounted once is published when the call is repeated, by the same
-//! process and by the next one.
+//! Every option of the allow-list with every version: a volume that is mounted with it can be published again, by the
+//! same process and by the next one.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::support::{Driver, Lab, Place, csi, mounts, requests};
 
-/// The options of the allow-list for which `take` says so, each with every word and with the numbers at the ends of its range.
+/// The options of the allow-list that `take` selects, each with every word or with both ends of its range.
 fn options(take: impl Fn(Effect) -> bool) -> Vec<String> {
     KNOWN.iter().filter(|(_, _, effect)| take(*effect)).flat_map(examples).collect()
 }
@@ -23,8 +23,8 @@ async fn publish(driver: &Driver, volume: &csi::Volume, target: &Path, flags: &s
     driver.node().node_publish_volume(request).await.map(drop)
 }
 
-/// Publishes a volume with each of the flags, at a target for each, again, and again after a restart. Gives the flags that are not
-/// mounted.
+/// Publishes a volume with each flag at a target of its own, again, and again after a restart. Returns the flags that
+/// cannot be mounted.
 async fn walk(flags: Vec<String>) -> Vec<String> {
     let lab = Lab::alone().await;
     let mut driver = Driver::start().await;
@@ -57,8 +57,8 @@ async fn walk(flags: Vec<String>) -> Vec<String> {
     refused
 }
 
-/// Options that this kernel or these servers refuse with every version: there is no RDMA, no Kerberos, no server at those ports, none by IPv6 at
-/// an IPv4 address, and the kernel does not know `nosoftreval`.
+/// Options that this kernel or these servers refuse with every version: there is no RDMA, no Kerberos, no server at
+/// those ports and no IPv6 address for an IPv4 host, and the kernel does not know `nosoftreval`.
 const NEVER: [&str; 11] = [
     "proto=tcp6",
     "proto=rdma",

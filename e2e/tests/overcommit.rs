@@ -1,4 +1,4 @@
-//! What an export may be promised in all, where the class sets a bound.
+//! The capacity of all volumes of an export together, for a class that limits it.
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 use crate::support::requests::{self, MIB};
 use crate::support::{Code, Driver, Lab, Place, Share, csi};
 
-/// A thousandth of the export, which has 4 GiB less what the file system takes for itself: not quite four volumes of 1 MiB.
+/// A thousandth of the export, which has 4 GiB minus the file system's own use: a little less than four volumes of 1
+/// MiB.
 const RATIO: &str = "0.001";
 
 fn bounded(share: &Share, name: &str) -> csi::CreateVolumeRequest {
@@ -18,7 +19,7 @@ fn id(share: &Share, name: &str) -> String {
     format!("{}#{}#{name}##", share.server, &share.share[1..])
 }
 
-/// What GetCapacity says is left.
+/// The capacity that GetCapacity returns.
 async fn left(driver: &Driver, share: &Share) -> i64 {
     let request = csi::GetCapacityRequest { parameters: bounded(share, "").parameters, ..Default::default() };
     driver.controller().get_capacity(request).await.unwrap().into_inner().available_capacity
@@ -42,10 +43,10 @@ async fn two_drivers_together_never_promise_more_than_the_class_allows() {
             assert!(refused.message().contains("promised") && refused.message().contains(RATIO), "{refused}");
         }
         assert_eq!(left(&drivers[1], &share).await, whole - fits * MIB);
-        // A class without a bound is none of this one's business, but what it promises counts.
+        // Volumes of a class without a limit are never refused, but they count.
         let other = drivers[0].create(requests::create(&share, "other")).await.unwrap();
         assert_eq!(left(&drivers[1], &share).await, 0);
-        // Growing is promising, too.
+        // Expanding a volume counts, too.
         let first = made[0].as_ref().unwrap();
         let grown = drivers[1].expand(&first.volume_id, first.capacity_bytes + MIB).await.unwrap_err();
         assert_eq!(grown.code(), Code::ResourceExhausted);
@@ -56,7 +57,7 @@ async fn two_drivers_together_never_promise_more_than_the_class_allows() {
     }
 }
 
-/// XFS gives the number of a file that is gone to the next: a record that is replaced twice has the first one's again.
+/// XFS reuses the number of a removed file: a record that is replaced twice has the number of the first one again.
 #[tokio::test]
 async fn what_became_larger_behind_a_driver_s_back_counts_in_full() {
     let lab = Lab::enter().await;

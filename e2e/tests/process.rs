@@ -1,4 +1,4 @@
-//! The released program as a process: one static file that runs in an empty root, drains, and tells what it does.
+//! The released program as a process: a static file that runs in an empty root, drains, and reports what it does.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -77,7 +77,7 @@ async fn calls_in_flight_end_before_the_driver_does() {
             Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
         }
     }
-    // Each call was either carried out and answered, or not begun.
+    // Each call was either carried out and answered, or never begun.
     assert_eq!(share.names().len(), done);
 }
 

@@ -1,4 +1,4 @@
-//! The main job: a volume is made, published, written, read, measured, expanded, taken down and deleted.
+//! The main job: a volume is created, published, written, read, measured, expanded, unpublished and deleted.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,9 +8,9 @@ use csi_nfs::service::proto::csi::volume_usage::Unit;
 use rstest::rstest;
 
 use crate::support::requests::{self, MIB};
-use crate::support::{Code, Driver, Lab, Place, csi, mounts};
+use crate::support::{Code, Driver, Lab, Place, checked, csi, mounts};
 
-/// One volume's life on a server, by an address of it and with mount options, and what the kernel then shows.
+/// The life of one volume on a server, with mount options, and the mounts that the kernel then shows.
 #[rstest]
 #[case::xfs_v42(Place::Xfs, "127.0.0.1", "vers=4.2", "vers=4.2")]
 #[case::tmpfs_v42(Place::Tmpfs, "127.0.0.1", "vers=4.2", "vers=4.2")]
@@ -67,12 +67,12 @@ async fn a_volume_lives_from_its_creation_to_its_deletion(
 
     for target in [&one, &two, &reader] {
         let [mount] = &mounts::at(target)[..] else { panic!("{:?}", mounts::at(target)) };
-        // The kernel shows the host by the name that it first mounted of it, and the address as an option.
+        // The kernel shows the host name of its first mount of that server, and the address as an option.
         assert!(mount.source.ends_with(&format!(":{}/life", share.share)), "{mount:?}");
         for option in [version, "nosuid", "nodev"] {
             assert!(mount.has(option), "{option}: {mount:?}");
         }
-        // The kernel may find that it has a connection to the same NFSv4 server by another address, and use that.
+        // The kernel may reuse its connection to the same NFSv4 server by another address.
         let addresses: &[&str] = match server {
             "::1" | "[::1]" if version == "vers=3" => &["addr=::1"],
             "::1" | "[::1]" => &["addr=::1", "addr=127.0.0.1"],
@@ -107,7 +107,7 @@ async fn a_volume_lives_from_its_creation_to_its_deletion(
     assert_eq!(fs::read_to_string(directory.join("greeting")).unwrap(), "hello");
     driver.delete(&volume.volume_id).await.unwrap();
     assert!(share.names().is_empty(), "{:?}", share.names());
-    share.trash_is_empty().await;
+    checked::at_rest(&share).await;
 }
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn identity_says_who_the_driver_is_and_what_it_can() {
     assert_eq!(info.vendor_version, env!("CARGO_PKG_VERSION"));
     let node = driver.node().node_get_info(csi::NodeGetInfoRequest {}).await.unwrap().into_inner();
     assert_eq!(node.node_id, crate::support::driver::NODE);
-    // One for all nodes: every node reaches every export.
+    // All nodes have the same topology, since every node reaches every export.
     assert_eq!(node.accessible_topology.unwrap().segments.len(), 1);
 
     let request = csi::GetPluginCapabilitiesRequest {};
@@ -174,7 +174,7 @@ async fn a_directory_has_the_mode_and_owner_that_were_asked_for() {
     assert_eq!(meta("default").mode() & 0o7777, 0o700);
     let asked = meta("asked");
     assert_eq!((asked.mode() & 0o7777, asked.uid(), asked.gid()), (0o2775, 1000, 2000));
-    // The driver's own directory is nobody else's business.
+    // Nobody else may use the driver's own directory.
     assert_eq!(meta(".csi-nfs").mode() & 0o7777, 0o700);
 }
 
@@ -199,7 +199,7 @@ async fn a_capacity_is_what_was_asked_for_within_its_limits() {
     assert_eq!(share.names(), ["both", "limit"]);
 
     let volume = driver.create(with("both", MIB, 2 * MIB)).await.unwrap();
-    // Never smaller.
+    // A volume never becomes smaller.
     assert_eq!(driver.expand(&volume.volume_id, MIB / 2).await.unwrap(), MIB);
     assert_eq!(driver.expand(&volume.volume_id, 1 << 50).await.unwrap_err().code(), Code::ResourceExhausted);
     let request = csi::ControllerExpandVolumeRequest {

@@ -1,4 +1,4 @@
-//! Sizes that are limits: the agent on the server, and the driver with it.
+//! Enforced sizes: the driver together with the agent on the server.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -19,7 +19,8 @@ pub fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest
     csi::CreateVolumeRequest { capacity_range: requests::bytes(mib * MIB), ..request }
 }
 
-/// Writes a file until that is refused: its length on the server (the client's own counts what was not taken), and the error.
+/// Writes to a file until the server refuses. Returns the length of the file on the server (the client also counts what
+/// was refused) and the error.
 pub fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
     let mut out = File::create(target.join(file)).unwrap();
     let block = vec![7; 256 << 10];
@@ -32,7 +33,7 @@ pub fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
     (fs::metadata(volume.join(file)).unwrap().len(), refused)
 }
 
-/// Mounts a volume for a pod; answers where.
+/// Mounts a volume for a pod. Returns the target.
 pub async fn published(driver: &Driver, volume: &csi::Volume) -> PathBuf {
     let target = driver.target(&volume.volume_id.replace(['#', '/'], "-"));
     driver.publish(volume, &target).await.unwrap();
@@ -71,7 +72,7 @@ async fn a_volume_is_full_at_its_size_and_not_before_and_its_neighbour_is_not() 
     assert_eq!(reasons(&driver, &volume).await, ["VolumeFull"]);
     assert_eq!(reasons(&driver, &neighbour).await, Vec::<String>::new());
 
-    // Expanded while it is full: what was refused a moment ago goes on.
+    // It is expanded while it is full: writes that were just refused now succeed.
     driver.expand(&volume.volume_id, 20 * MIB).await.unwrap();
     let (written, _) = fill(&target, &share.path.join("v"), "more");
     assert!((3 * MIB as u64..=4 * MIB as u64).contains(&written), "{written}");
@@ -87,7 +88,7 @@ async fn without_an_agent_a_required_limit_is_unavailable_and_nothing_stays() {
     let none = driver.create(required(&share, "v", 4)).await.unwrap_err();
     assert_eq!(none.code(), Code::Unavailable);
     assert!(none.message().contains("csi-nfs agent"), "{none}");
-    // One that worked once, and does so no more.
+    // An agent that has worked and then stopped.
     let mut agent = Agent::start(&share);
     driver.create(required(&share, "there", 4)).await.unwrap();
     agent.kill();
@@ -99,18 +100,19 @@ async fn without_an_agent_a_required_limit_is_unavailable_and_nothing_stays() {
     for (place, count) in [("volumes", 1), ("paths", 0), ("staging", 0)] {
         assert_eq!(fs::read_dir(private.join(place)).unwrap().count(), count, "{place}");
     }
-    // Preferred is made all the same, and said to be without; so is a size that no agent saw.
+    // With `preferred`, the volume is created without a limit and reported. So is a size that no agent has seen.
     let preferred = driver.create(requests::create_with(&share, "p", "quota", "preferred")).await.unwrap();
     assert_eq!(reasons(&driver, &preferred).await, ["QuotaNotEnforced"]);
     let grown = driver.expand(&format!("{}#{}#there##", share.server, &share.share[1..]), 8 * MIB).await;
     assert_eq!(grown.unwrap_err().code(), Code::Unavailable);
-    // The next agent finds all of it.
+    // The next agent finds all of them.
     let _agent = Agent::start(&share);
     until_async("the limit of p", Duration::from_secs(10), async || reasons(&driver, &preferred).await.is_empty())
         .await;
 }
 
-/// A caller's own patience is what a call is given: it answers before that is over, and longer than usual where there is time.
+/// The caller's deadline decides how long a call waits: it answers before the deadline, and waits longer than usual if
+/// there is time.
 #[tokio::test]
 async fn an_agent_is_waited_for_as_long_as_the_caller_waits() {
     let lab = Lab::enter().await;
@@ -180,7 +182,7 @@ async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
     std::os::unix::fs::symlink("../outside/theirs", share.path.join("old/deep/link")).unwrap();
     run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
     let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
-    // In use meanwhile: a client has open files there, and perhaps delegations of them.
+    // The directory is in use meanwhile: a client has files open in it, and perhaps delegations.
     let by_hand = csi::Volume {
         volume_id: format!("{}#{}#old##", share.server, &share.share[1..]),
         volume_context: requests::map([("server", &share.server), ("share", &share.share), ("subDir", "old")]),
@@ -213,7 +215,7 @@ async fn inodes_are_limited_where_the_class_says_so_and_can_change() {
     let volume = driver.create(request).await.unwrap();
     let target = published(&driver, &volume).await;
     let touch = |n: i32| File::create(target.join(n.to_string()));
-    // The directory is one.
+    // The directory itself counts as one inode.
     let refused = (0..20).find(|&n| touch(n).is_err());
     assert_eq!(refused, Some(9));
     let more = csi::ControllerModifyVolumeRequest {
@@ -245,7 +247,7 @@ async fn ext4_is_refused_where_clients_write_as_root_unless_the_class_accepts_it
     let written =
         Command::new("setpriv").args(["--reuid=1000", "--regid=1000", "--clear-groups", "sh", "-c", &command]).status();
     assert!(!written.unwrap().success());
-    // Of what was written at once, a later part may have been taken where an earlier one was not: a hole.
+    // Of concurrent writes, a later part may have been accepted and an earlier one refused, which leaves a hole.
     let size = fs::metadata(share.path.join("v/data")).unwrap().blocks() * 512;
     assert!((7 * MIB as u64..=8 * MIB as u64).contains(&size), "{size}");
     mounts::clear(&driver.path("."));
@@ -265,7 +267,7 @@ async fn one_of_two_agents_works_and_the_other_takes_over() {
     driver.create(required(&share, "c", 4)).await.unwrap();
 }
 
-/// The capabilities that the unit leaves it: it works with these, and with none of them missing.
+/// The agent works with the capabilities in its unit, and needs each of them.
 #[tokio::test]
 async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other() {
     let lab = Lab::enter().await;
@@ -278,7 +280,7 @@ async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other()
     for missing in [None].into_iter().chain(needed.iter().map(Some)) {
         let share = lab.share(Place::Xfs);
         driver.create(required(&share, "first", 4)).await.unwrap_err();
-        // As where root is squashed, and with what a tenant has in a volume that is taken over.
+        // Root is squashed, and the volume that is taken over has files of a tenant.
         let (nobody, tenant) = (Some(65534), Some(1000));
         fs::create_dir_all(share.path.join("old/private")).unwrap();
         fs::write(share.path.join("old/private/data"), "x").unwrap();
@@ -306,7 +308,7 @@ async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other()
     }
 }
 
-/// What docs/quota.md says to do with a file system, done to one of each kind; and one agent for both, as its unit starts it.
+/// The commands of docs/quota.md on a file system of each kind, with one agent for both, as its unit starts it.
 #[tokio::test]
 async fn what_the_document_says_turns_quotas_on_and_until_then_the_agent_says_it_too() {
     let _lab = Lab::enter().await;

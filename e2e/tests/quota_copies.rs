@@ -1,4 +1,5 @@
-//! Copies under limits: clones and restores count to their own volume, snapshots to none; and whose figures are told.
+//! Copies with limits: clones and restores count towards their own volume, snapshots towards none; and whose figures
+//! are reported.
 
 use std::fs;
 use std::time::Duration;
@@ -32,7 +33,7 @@ async fn clones_and_restores_fill_their_own_volumes_and_snapshots_none() {
 
     for (name, from) in [("clone", of_volume(&volume.volume_id)), ("restored", of_snapshot(&snapshot.snapshot_id))] {
         let made = driver.create(filled(&share, name, 16, from)).await.unwrap();
-        // From its very first moment it has its limit, and what was copied is in it.
+        // The limit is in force from the first moment, and the copied content counts.
         let target = published(&driver, &made).await;
         let usage = figures(&driver, &made, &target).await;
         assert!(usage.total == 16 * MIB && (12 * MIB..13 * MIB).contains(&usage.used), "{usage:?}");
@@ -50,7 +51,7 @@ async fn clones_and_restores_fill_their_own_volumes_and_snapshots_none() {
     let usage = figures(&driver, &volume, &target).await;
     assert!((12 * MIB..13 * MIB).contains(&usage.used), "neither copies nor the snapshot are in it: {usage:?}");
 
-    // The snapshot's own, which nobody pays for.
+    // The project of snapshots, which no volume pays for.
     let counted = || {
         let metrics = http::get(address, "/metrics");
         let export = format!("csi_nfs_snapshots_bytes{{export=\"{}:{}\"}} ", share.server, share.share);

@@ -1,4 +1,4 @@
-//! Copies that a server does not let through: a full export, root squashed.
+//! Copies that a server refuses: on a full export, or with root squashed.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -8,15 +8,15 @@ use rstest::rstest;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::support::requests::{self, from, of_snapshot, of_volume, snapshot};
-use crate::support::{Code, Driver, Lab, Place, Share, Tree, csi, wait};
+use crate::support::{Code, Driver, Lab, Place, Share, Tree, checked, csi, wait};
 
-/// So much is left free on an export that is nearly full.
+/// The space that is left free on a nearly full export.
 const LEFT: u64 = 2 << 20;
 
-/// Takes nearly all that is free.
+/// Uses nearly all free space.
 fn fill(share: &Share) {
     let ballast = File::create(share.path.join("ballast")).unwrap();
-    // What is not written yet has room that it will not need.
+    // Data that is not written yet reserves space that it will not need.
     rustix::fs::syncfs(&ballast).unwrap();
     let free = || statvfs(&share.path).map(|stat| stat.f_bavail * stat.f_frsize).unwrap();
     let mut size = 0;
@@ -29,13 +29,13 @@ fn fill(share: &Share) {
     ballast.sync_all().unwrap();
 }
 
-/// XFS clones what is in files, and is full when it has no room for their inodes; tmpfs has nothing to clone.
+/// XFS clones the content and is full when inodes find no space. tmpfs cannot clone.
 #[rstest]
 #[case(Place::SmallXfs)]
 #[case(Place::Small)]
 #[tokio::test]
 async fn an_export_that_is_full_in_the_middle_of_a_copy_keeps_nothing_of_it(#[case] place: Place) {
-    // Whoever else works on that export would find it full.
+    // Without other tests, which would find the export full.
     let lab = Lab::alone().await;
     let share = lab.share(place);
     let driver = Driver::start().await;
@@ -58,8 +58,7 @@ async fn an_export_that_is_full_in_the_middle_of_a_copy_keeps_nothing_of_it(#[ca
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     let taken = driver.take_whole(snapshot(&v.volume_id, "s")).await.unwrap_err();
     assert_eq!(taken.code(), Code::ResourceExhausted, "{taken}");
-    share.trash_is_empty().await;
-    assert_eq!(share.left_in("staging"), Vec::<String>::new());
+    checked::at_rest(&share).await;
     assert_eq!(share.left_in("snapshots"), Vec::<String>::new());
     assert_eq!(share.names(), ["ballast", "other", "v"]);
     for tree in before {
@@ -68,7 +67,7 @@ async fn an_export_that_is_full_in_the_middle_of_a_copy_keeps_nothing_of_it(#[ca
     driver.publish(&other, &driver.target("pod")).await.unwrap();
     assert_eq!(fs::read(driver.target("pod").join("file")).unwrap(), b"theirs");
 
-    // With room it goes through.
+    // With enough space, it succeeds.
     fs::remove_file(share.path.join("ballast")).unwrap();
     for n in 100..files {
         fs::remove_file(share.path.join(format!("v/{n}"))).unwrap();
@@ -93,7 +92,7 @@ async fn where_root_is_squashed_what_nobody_may_do_works_and_the_rest_says_what_
     let v = driver.create(requests::create_with(&share, "v", "mountPermissions", "0770")).await.unwrap();
     let target = driver.target("pod");
     driver.publish(&v, &target).await.unwrap();
-    // A pod's root is squashed alike.
+    // The root of a pod is squashed, too.
     fs::create_dir(target.join("sub")).unwrap();
     fs::write(target.join("sub/file"), "content").unwrap();
     fs::hard_link(target.join("sub/file"), target.join("linked")).unwrap();
@@ -110,7 +109,8 @@ async fn where_root_is_squashed_what_nobody_may_do_works_and_the_rest_says_what_
     driver.delete(&c.volume_id).await.unwrap();
     driver.drop_snapshot(&s.snapshot_id).await.unwrap();
 
-    // An owner cannot be given, neither to a volume nor to a file of its copy; what only another may read cannot be copied.
+    // The owner of a volume or of a file in its copy cannot be changed, and what only another user may read cannot be
+    // copied.
     let owned = driver.create(requests::create_with(&share, "o", "uid", "1000")).await.unwrap_err();
     assert_denied(&owned, &share);
     for mode in [0o644, 0o600] {
@@ -124,8 +124,7 @@ async fn where_root_is_squashed_what_nobody_may_do_works_and_the_rest_says_what_
         let taken = driver.take_whole(snapshot(&v.volume_id, "t")).await.unwrap_err();
         assert_denied(&taken, &share);
     }
-    share.trash_is_empty().await;
-    assert_eq!(share.left_in("staging"), Vec::<String>::new());
+    checked::at_rest(&share).await;
     assert_eq!(share.left_in("snapshots"), Vec::<String>::new());
     assert_eq!(share.names(), ["r", "v"]);
     let listed = driver.controller().list_snapshots(csi::ListSnapshotsRequest::default()).await.unwrap();

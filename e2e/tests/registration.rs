@@ -1,4 +1,4 @@
-//! Registration with kubelet: these tests play kubelet.
+//! Registration with kubelet, whose part these tests play.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ async fn a_refusal_is_logged_and_tried_again() {
     let driver = kubelet.driver("/csi.sock").await;
     let first = kubelet.inode();
     kubelet.notify("the driver's name is taken").await;
-    // A new socket is what kubelet takes for a new plugin.
+    // kubelet takes a new socket for a new plugin.
     until("a new socket", Duration::from_secs(10), || (kubelet.inode() != first).then_some(())).await;
     assert_eq!(kubelet.info().await.endpoint, "/csi.sock");
     assert!(driver.log().contains("the driver's name is taken"), "{}", driver.log());

@@ -1,5 +1,5 @@
-//! Trees with everything in them, and many entries, through CreateSnapshot, CreateVolume from it, and CreateVolume from the
-//! volume: compared entry by entry, on the server's own file system.
+//! Difficult trees with many entries through CreateSnapshot, CreateVolume from the snapshot, and CreateVolume from the
+//! volume. They are compared entry by entry on the server's own file system.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -17,14 +17,14 @@ use rustix::fs::{
 use crate::support::client::client;
 use crate::support::requests::{self, from, of_snapshot, of_volume, snapshot};
 use crate::support::tree::plant_sparse;
-use crate::support::{Code, Driver, Lab, Place, csi};
+use crate::support::{Code, Driver, Lab, Place, checked, csi};
 
-/// Entries of the tree, about, besides the hard ones: more by `make e2e ENTRIES=20000`.
+/// The approximate number of ordinary entries of the tree; `make e2e ENTRIES=20000` increases it.
 fn entries(few: usize) -> usize {
     std::env::var("CSI_NFS_E2E_ENTRIES").map_or(few, |entries| entries.parse().unwrap())
 }
 
-/// CreateVolume, also where the copy takes longer than a call.
+/// CreateVolume, repeated while the copy takes longer than a call.
 async fn create(driver: &Driver, request: csi::CreateVolumeRequest) {
     while let Err(status) = driver.create(request.clone()).await {
         assert!(matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded), "{status}");
@@ -39,13 +39,13 @@ async fn directory(fs: &KernelFs, path: &str) -> KernelHandle {
     dir
 }
 
-/// A mode that NFS-Ganesha takes for the mark of a referral, where a directory has it: sticky, and for nobody to search. It
-/// answers for such a directory with an error.
+/// Whether NFS-Ganesha takes a directory with this mode (sticky, and nobody may search it) for a referral. It returns
+/// an error for such a directory.
 fn marks_a_referral(mode: u32) -> bool {
     mode & 0o1111 == 0o1000
 }
 
-/// Removes those directories; how many there were.
+/// Removes those directories. Returns their number.
 fn remove_referrals(dir: &Path) -> usize {
     let dirs = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let marked: Vec<_> =
@@ -54,7 +54,7 @@ fn remove_referrals(dir: &Path) -> usize {
     marked.len()
 }
 
-/// Removes the extended attributes of a directory and of the file in it; how many there were.
+/// Removes the extended attributes of a directory and of the file in it. Returns their number.
 fn remove_xattrs(dir: &Path) -> usize {
     let mut removed = 0;
     for path in [dir.to_owned(), dir.join("file")] {
@@ -68,12 +68,12 @@ fn remove_xattrs(dir: &Path) -> usize {
     removed
 }
 
-/// Gives everything a time of access that reading does not change (`relatime` in mount(8)), so that it can be compared.
+/// Sets access times that reading does not change (`relatime` in mount(8)), so that they can be compared.
 fn access_in_time_to_come(root: &Path) {
     let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let mut dirs = vec![rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()];
     let mut number = 0;
-    // By descriptors: paths are longer than PATH_MAX.
+    // By descriptors, since paths are longer than PATH_MAX.
     while let Some(dir) = dirs.pop() {
         for entry in Dir::read_from(&dir).unwrap().map(Result::unwrap) {
             let name = entry.file_name();
@@ -101,17 +101,17 @@ async fn a_snapshot_a_restore_and_a_clone_of_a_hard_tree_equal_it(#[case] place:
     let entries = entries(few);
     let lab = Lab::enter_for(Duration::from_secs(240 + entries as u64 / 20)).await;
     let share = lab.share(place);
-    // It is there before a server that remembers what it has seen, as Ganesha does, is asked for it.
+    // It is created before a server that caches, as Ganesha does, is asked for it.
     fs::create_dir(share.path.join("v")).unwrap();
     rustix::process::umask(Mode::empty());
     let server = KernelFs::on_this_machine(share.path.clone()).await.unwrap();
-    // In one go, for a change of threads takes longer than a call on a local file system.
+    // In one go: switching threads takes longer than a call on a local file system.
     let plant = move |fs: KernelFs| async move { nasty_tree(&fs, &directory(&fs, "v").await, entries).await };
     server.in_one_go(plant).await.unwrap();
     plant_sparse(&share.path.join("v/sparse"));
     if place == Place::Ganesha {
         assert!(remove_referrals(&share.path.join("v/modes")) > 0);
-        // It gives clients no extended attributes.
+        // Ganesha does not give extended attributes to clients.
         assert!(remove_xattrs(&share.path.join("v/xattrs")) > 0);
     }
     access_in_time_to_come(&share.path.join("v"));
@@ -131,7 +131,7 @@ async fn a_snapshot_a_restore_and_a_clone_of_a_hard_tree_equal_it(#[case] place:
     }
 }
 
-/// What a server answers an error for is not left out.
+/// A copy does not leave out what the server returns an error for.
 #[tokio::test]
 async fn what_ganesha_hides_is_not_copied_and_what_it_takes_for_a_referral_ends_the_copy() {
     let lab = Lab::enter().await;
@@ -153,5 +153,5 @@ async fn what_ganesha_hides_is_not_copied_and_what_it_takes_for_a_referral_ends_
     let status = driver.create(from(&share, "d", of_volume(&w))).await.unwrap_err();
     assert!(status.code() == Code::Internal && status.message().contains("`closed`"), "{status}");
     assert_eq!(share.names(), ["c", "v", "w"]);
-    assert!(share.left_in("staging").is_empty());
+    checked::at_rest(&share).await;
 }

@@ -1,5 +1,5 @@
-//! csi-sanity, the conformance tests of CSI, on the driver and a real server: nothing fails, and nothing is skipped but what
-//! `e2e/sanity/skipped.txt` lists, with the reason in `e2e/README.md`.
+//! csi-sanity, the conformance tests of CSI, against the driver and a real server: nothing fails, and exactly the specs
+//! in `e2e/sanity/skipped.txt` are skipped, for the reasons in `e2e/README.md`.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ fn program() -> PathBuf {
     cache.unwrap().join("csi-sanity")
 }
 
-/// The specs of a report of Ginkgo's, as outcome and full name.
+/// The specs in a report of Ginkgo, as outcome and full name.
 fn specs(report: &Value) -> Vec<(String, String)> {
     let specs = report.as_array().unwrap().iter().flat_map(|suite| suite["SpecReports"].as_array().unwrap());
     specs
@@ -55,7 +55,7 @@ async fn csi_sanity_finds_nothing_and_skips_what_the_driver_rightly_lacks() {
     let output = fs::read_to_string(output).unwrap();
     let report = fs::read_to_string(report).unwrap_or_else(|_| panic!("csi-sanity did not run:\n{output}"));
     let specs = specs(&serde_json::from_str(&report).unwrap());
-    // Pending is what csi-sanity itself leaves out.
+    // csi-sanity marks specs that it leaves out as pending.
     let with = |states: &[&str]| {
         specs.iter().filter(|(state, _)| states.contains(&state.as_str())).map(|(_, name)| name.clone()).collect()
     };

@@ -1,4 +1,4 @@
-//! Snapshots, and volumes made of snapshots and of volumes.
+//! Snapshots, and volumes that are created from snapshots and volumes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -14,11 +14,11 @@ use crate::support::requests::{self, MIB, from, of_snapshot, of_volume, snapshot
 use crate::support::tree::walk;
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, wait};
 
-/// Everything below a directory that a copy has to have: type and mode, owner, size, links, times, content.
+/// Everything below a directory that a copy must preserve: kind, mode, owner, size, links, times, content.
 pub fn content(root: &Path) -> BTreeMap<String, String> {
     let shown = |(path, meta, content): (PathBuf, Metadata, String)| {
         let links = if meta.is_dir() { 0 } else { meta.nlink() };
-        // NFS-Ganesha does not set a symbolic link's times.
+        // NFS-Ganesha does not set the times of symbolic links.
         let times =
             if meta.is_symlink() { String::new() } else { format!("{}.{:09}", meta.mtime(), meta.mtime_nsec()) };
         let entry = format!("{:o} {}:{} links {links} modified {times} {content}", meta.mode(), meta.uid(), meta.gid());
@@ -74,9 +74,9 @@ async fn a_clone_a_snapshot_and_a_restore_equal_the_volume_and_outlive_it() {
         driver.drop_snapshot(&taken.snapshot_id).await.unwrap();
         assert_eq!(listed(&driver, by_id).await, Vec::<String>::new());
         assert_eq!(content(&share.path.join("r")), whole, "{place:?}");
-        share.trash_is_empty().await;
+        checked::at_rest(&share).await;
         assert_eq!(share.names(), ["c", "r"]);
-        assert!(share.left_in("staging").is_empty() && share.left_in("snapshots").is_empty());
+        assert!(share.left_in("snapshots").is_empty());
     }
 }
 
@@ -178,11 +178,10 @@ async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
     })
     .await;
     assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
-    share.trash_is_empty().await;
-    assert!(share.left_in("staging").is_empty());
+    checked::at_rest(&share).await;
 }
 
-/// A driver that takes seconds to copy a volume, and that volume.
+/// A driver that needs seconds to copy a volume, and that volume.
 async fn slow(share: &Share) -> (Driver, csi::Volume) {
     let driver = Driver::with(&["--copy-workers=1"]).await;
     let v = driver.create(requests::create(share, "v")).await.unwrap();
@@ -241,9 +240,7 @@ async fn a_driver_that_is_told_to_end_breaks_a_copy_off_and_the_next_one_makes_i
     for copy in ["c", ".csi-nfs/snapshots/s.tree"] {
         assert_eq!(content(&share.path.join(copy)), content(&share.path.join("v")), "{copy}");
     }
-    share.trash_is_empty().await;
-    assert!(share.left_in("staging").is_empty());
-    checked::agrees(&share);
+    checked::at_rest(&share).await;
 }
 
 #[tokio::test]
@@ -279,7 +276,7 @@ async fn a_claim_for_reading_shows_the_snapshot_itself_and_keeps_it() {
     assert_eq!(driver.create(reading("late")).await.unwrap_err().code(), Code::NotFound);
 
     driver.delete(&shown.volume_id).await.unwrap();
-    share.trash_is_empty().await;
+    checked::at_rest(&share).await;
     assert!(share.left_in("snapshots").is_empty(), "the last one takes the snapshot with it");
 }
 
@@ -310,7 +307,7 @@ async fn a_list_of_snapshots_comes_in_pages_and_by_volume() {
     let mut all: Vec<String> = made.iter().map(|(_, id)| id.clone()).collect();
     all.sort();
     assert_eq!(seen, all);
-    // Also by a process that was told of no export.
+    // A process that knows no export can do it, too.
     let other = Driver::start().await;
     let source_volume_id = made[0].0.clone();
     let of_one = listed(&other, csi::ListSnapshotsRequest { source_volume_id, ..Default::default() }).await;
@@ -333,7 +330,7 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
     };
     let plain = requests::create_with(&share, "b", "subDir", "media");
     driver.create(restore("a")).await.unwrap();
-    // What a controller leaves that died while it filled the volume.
+    // The leftovers of a controller that died while it filled the volume.
     driver.kill();
     let record = share.path.join(".csi-nfs/volumes/a.json");
     let text = fs::read_to_string(&record).unwrap();
@@ -347,7 +344,7 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
         assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
         assert!(refused.message().contains("volume a is being filled there"), "{refused}");
     }
-    // A directory that somebody makes there by hand is not taken for the restored volume, nor replaced.
+    // A directory that somebody creates there by hand is neither taken for the restored volume nor replaced.
     fs::create_dir(&media).unwrap();
     fs::write(media.join("theirs"), "precious").unwrap();
     assert_eq!(driver.create(restore("a")).await.unwrap_err().code(), Code::AlreadyExists);
@@ -358,8 +355,7 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
     assert_eq!(content(&media), whole);
     driver.create(plain).await.unwrap();
     assert_eq!(content(&media), whole);
-    // Where volumes are, nothing is restored.
+    // Nothing is restored into a directory that has volumes.
     assert_eq!(driver.create(restore("c")).await.unwrap_err().code(), Code::AlreadyExists);
-    share.trash_is_empty().await;
-    checked::agrees(&share);
+    checked::at_rest(&share).await;
 }

@@ -1,4 +1,4 @@
-//! `proto/csi.proto` says what the published specification says: everything but comments and order.
+//! `proto/csi.proto` is the published specification, apart from comments and order.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // helpers of tests
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ fn compile(directory: &Path) -> FileDescriptor {
     pool.get_file_by_name("csi.proto").unwrap()
 }
 
-/// Where the module of the specification is that `e2e/spec/go.mod` pins, downloaded if need be.
+/// The directory of the specification's module that `e2e/spec/go.mod` pins; it is downloaded if necessary.
 fn published() -> PathBuf {
     const MODULE: &str = "github.com/container-storage-interface/spec";
     let output = Command::new("go")

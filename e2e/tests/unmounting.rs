@@ -1,4 +1,4 @@
-//! Volumes that are taken down while their server is away: nothing that was written is lost, and nobody else's calls fail.
+//! Volumes that are unpublished while their server is away: no written data is lost, and nobody else's calls fail.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,11 +14,11 @@ use crate::support::wait::{self, within};
 use crate::support::{Driver, Lab, Outage, Place, Share, mounts};
 
 const TAKEN_DOWN: Duration = Duration::from_secs(10);
-/// From the return of the server to the end of what waits for it.
+/// The longest time from the return of the server to the end of what waits for it.
 const BACK: Duration = Duration::from_secs(90);
 const SIZE: usize = 8 << 20;
 
-/// A process that takes its orders from its standard input.
+/// A process that reads commands from its standard input.
 struct Process(Child);
 
 impl Process {
@@ -34,7 +34,7 @@ impl Process {
         fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap_or_default()
     }
 
-    /// Waits until it waits in the kernel for a server.
+    /// Waits until the process waits in the kernel for a server.
     async fn waits_for_the_server(&self) {
         let stands = || self.proc("status").contains("State:\tD").then_some(());
         wait::until("a call that waits for the server", Duration::from_secs(10), stands).await;
@@ -46,7 +46,7 @@ impl Process {
     }
 }
 
-/// A pod's process that has written a file through its memory, and nothing of it is on the server.
+/// A process of a pod that has written a file through mmap, with nothing of it on the server yet.
 async fn with_dirty_memory(file: &Path) -> Process {
     let mut pod = Process::start(Command::new("xfs_io").arg("-f").arg(file));
     pod.order(&format!("truncate {SIZE}\nmmap -rw 0 {SIZE}\nmwrite -S 0x5a 0 {SIZE}\n"));
@@ -62,8 +62,8 @@ async fn with_dirty_memory(file: &Path) -> Process {
     pod
 }
 
-/// A mount of the same export that the driver did not make, such as one in a host's fstab, and a process that writes there
-/// when it is told to. Answers the mount's device too.
+/// A mount of the same export that the driver did not make, such as one in a host's fstab, and a process that writes
+/// there when told to. Also returns the device of the mount.
 fn neighbour(share: &Share, at: &Path, hidden: bool) -> (Process, u64) {
     fs::create_dir(at).unwrap();
     let script = r#"mount -i -t nfs -o "vers=4.2,addr=$1" "$1:$2" "$0" && stat -c %d "$0" && read -r _ &&

@@ -1,4 +1,4 @@
-//! A server that is gone: refused, silent, or cut off. Calls for it end in time, and no other call notices.
+//! A server that refuses, is silent, or is cut off. Calls to it end in time, and no other call notices.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -12,13 +12,13 @@ use crate::support::requests;
 use crate::support::wait::{self, within};
 use crate::support::{Code, Driver, Lab, Outage, Place, Share, csi, mounts};
 
-/// CreateVolume and NodePublishVolume say that the server is gone.
+/// The longest time until CreateVolume and NodePublishVolume say that the server is gone.
 const TOLD: Duration = Duration::from_secs(5);
-/// NodeUnpublishVolume.
+/// The longest time for NodeUnpublishVolume.
 const TAKEN_DOWN: Duration = Duration::from_secs(10);
-/// NodeGetVolumeStats.
+/// The longest time for NodeGetVolumeStats.
 const MEASURED: Duration = Duration::from_secs(2);
-/// Threads that calls to a server that is gone may leave.
+/// The most threads that calls to a server that is gone may leave behind.
 const THREADS: u64 = 16;
 
 fn assert_unreachable(status: &tonic::Status, share: &Share) {
@@ -123,7 +123,7 @@ async fn calls_for_other_servers_take_no_longer_and_threads_do_not_pile_up(
     .await;
 }
 
-/// Makes, publishes, unpublishes and deletes a volume.
+/// Creates, publishes, unpublishes and deletes a volume.
 async fn main_job(driver: &Driver, share: &Share, name: &str) {
     let volume = driver.create(requests::create(share, name)).await.unwrap();
     let target = driver.target(name);
@@ -153,7 +153,7 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         driver.publish(&volume, target).await.unwrap();
     }
     let figures = driver.stats(&volume.volume_id, &idle).await.unwrap();
-    // A pod's process with an open file and data that does not reach the server: it waits in the kernel.
+    // A process of a pod with an open file and data that does not reach the server. It waits in the kernel.
     let mut pod = Command::new("bash")
         .args(["-c", r#"exec 3>"$0"; echo first >&3; sync "$0"; echo; read; printf %0100000d 1 >&3; sync "$0""#])
         .arg(busy.join("file"))
@@ -170,9 +170,9 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
     }
     for _ in 0..3 {
         let measured = within("NodeGetVolumeStats", MEASURED, driver.stats(&volume.volume_id, &idle)).await;
-        // The last figures, where this process has ever had any.
+        // The last figures, if this process has ever had any.
         match restarted {
-            // (Other tests make and remove files beside it, so not to the inode.)
+            // (Other tests create and remove files meanwhile, so the inode counts differ.)
             false => assert_eq!(sizes(&measured.unwrap()), sizes(&figures)),
             true => assert_unreachable(&measured.unwrap_err(), &share),
         }
@@ -183,7 +183,7 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         assert!(mounts::at(target).is_empty() && !target.exists());
     }
     drop(away);
-    // It wrote after all, or was told that it could not.
+    // The write succeeded after all, or the process was told that it failed.
     wait::until("the end of the pod's process", Duration::from_secs(60), || pod.try_wait().unwrap()).await;
 }
 
@@ -198,7 +198,7 @@ async fn a_driver_ends_when_it_is_told_to_although_a_server_that_it_uses_is_gone
     let mut driver = Driver::with(&[mode]).await;
     if mode == "--mode=controller" {
         driver.create(requests::create(&share, "v")).await.unwrap();
-        // A thread that is about to give a lock back when the server goes waits for it, as long as `softerr` has it.
+        // A thread that unlocks when the server goes away waits for as long as `softerr` does.
         wait::until("giving the locks back", Duration::from_secs(5), || {
             let locks = fs::read_to_string("/proc/locks").unwrap();
             (!locks.contains("OFDLCK")).then_some(())
@@ -211,7 +211,8 @@ async fn a_driver_ends_when_it_is_told_to_although_a_server_that_it_uses_is_gone
     }
     let away = lab.without_ganesha(outage);
     kill_process(driver.pid(), Signal::TERM).unwrap();
-    // Grace is for calls in flight, and there is none. A process that waits in the kernel is not to hold up this test.
+    // The grace period is for running calls, and there are none. A process that waits in the kernel must not delay this
+    // test.
     let limit = Duration::from_secs(5);
     let start = Instant::now();
     let mut ended = driver.has_ended();
@@ -255,7 +256,7 @@ async fn a_server_that_never_was_there_is_told_of_in_time(#[case] server: &str) 
     let lab = Lab::enter().await;
     let share = lab.share(Place::Xfs).by(server);
     let driver = Driver::start().await;
-    // 10.90.0.1 is this host, where the kernel's server listens, too: another port is closed.
+    // 10.90.0.1 is this host, where the kernel's server also listens. Another port is closed.
     let mut request = requests::create(&share, "v");
     if server == "10.90.0.1" {
         request.volume_capabilities =

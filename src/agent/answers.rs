@@ -1,4 +1,4 @@
-//! The answers there are, by volume and by project ID.
+//! The agent's answers, by volume and by project ID.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
@@ -6,14 +6,14 @@ use std::ops::RangeInclusive;
 use crate::volume::id::VolumeName;
 use crate::volume::quota::Answer;
 
-/// The ID of what belongs to no project.
+/// The ID of objects that belong to no project.
 pub(super) const NONE: u32 = 0;
 
-/// What was answered of each volume.
+/// The answer for each volume.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     of: BTreeMap<VolumeName, Answer>,
-    /// Whose answers name an ID.
+    /// The volumes whose answers name an ID.
     named: BTreeMap<u32, BTreeSet<VolumeName>>,
 }
 
@@ -52,7 +52,7 @@ impl Answers {
         self.naming(id).find(|name| *name != than).filter(|_| id != NONE)
     }
 
-    /// The IDs of the range that no answer names: those behind the largest one that is named first.
+    /// The IDs of the range that no answer names, first those after the largest named one.
     pub(super) fn unnamed(&self, range: &RangeInclusive<u32>) -> impl Iterator<Item = u32> {
         let last = self.named.range(range.clone()).next_back().and_then(|(last, _)| last.checked_add(1));
         let start = last.filter(|id| range.contains(id)).unwrap_or(*range.start());

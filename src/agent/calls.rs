@@ -1,5 +1,6 @@
-//! The system calls of project quotas, for which no library has a safe form: quotactl_fd(2), and ioctl_xfs_fsgetxattr(2)
-//! with its counterpart; and waiting for a descriptor, which tokio marks unsafe. The one place of the crate where `unsafe` is allowed.
+//! The system calls of project quotas that no library wraps safely: quotactl_fd(2), and ioctl_xfs_fsgetxattr(2) with
+//! its counterpart. Also waiting for a descriptor, which tokio marks unsafe. This is the only place in the crate where
+//! `unsafe` is allowed.
 #![allow(
     unsafe_code,
     reason = "quotactl_fd(2) and FS_IOC_FS[GS]ETXATTR have no safe form in rustix or nix, AsyncFd none in tokio"
@@ -26,7 +27,7 @@ pub(super) struct Xattr {
     padding: [u8; 8],
 }
 
-/// FS_XFLAG_PROJINHERIT: what is made in a directory belongs to its project.
+/// FS_XFLAG_PROJINHERIT: new objects in a directory belong to its project.
 pub(super) const INHERIT: u32 = 0x200;
 
 const GET: Opcode = opcode::read::<Xattr>(b'X', 31);
@@ -44,26 +45,28 @@ const BOTH_LIMITS: u32 = 1 | 4;
 
 /// FS_IOC_FSGETXATTR of an open file or directory.
 pub(super) fn xattr(object: BorrowedFd<'_>) -> Result<Xattr, Errno> {
-    // SAFETY: the kernel writes one `struct fsxattr` for this opcode; `Xattr` has that layout (the opcode holds its size,
-    // and the test below compares it), and every bit pattern is a valid one.
+    // SAFETY: the kernel writes one `struct fsxattr` for this opcode. `Xattr` has that layout (the opcode contains its
+    // size, and the test below checks it), and every bit pattern is valid.
     unsafe { ioctl(object, Getter::<GET, Xattr>::new()) }
 }
 
 /// FS_IOC_FSSETXATTR of an open file or directory.
 pub(super) fn set_xattr(object: BorrowedFd<'_>, xattr: Xattr) -> Result<(), Errno> {
-    // SAFETY: the kernel reads one `struct fsxattr` for this opcode, which `Xattr` is, from memory that lives for the call.
+    // SAFETY: the kernel reads one `struct fsxattr` for this opcode. `Xattr` has that layout, and its memory lives for
+    // the whole call.
     unsafe { ioctl(object, Setter::<SET, Xattr>::new(xattr)) }
 }
 
-/// Q_GETQUOTA: a project's limits and usage. The fields are those of `struct if_dqblk`: limits in KiB, usage in bytes.
+/// Q_GETQUOTA: the limits and the usage of a project. The fields are those of `struct if_dqblk`: limits in KiB, usage
+/// in bytes.
 pub(super) fn quota(on: BorrowedFd<'_>, project: u32) -> Result<libc::dqblk, Errno> {
-    // SAFETY: all of `dqblk` are integers, for which zero is a value.
+    // SAFETY: all fields of `dqblk` are integers, and zero is valid for each.
     let mut quota: libc::dqblk = unsafe { std::mem::zeroed() };
     quotactl(on, Q_GETQUOTA, project, &mut quota)?;
     Ok(quota)
 }
 
-/// Q_SETQUOTA: a project's hard limits in KiB and in inodes; 0 is none.
+/// Q_SETQUOTA: sets the hard limits of a project in KiB and in inodes; 0 means no limit.
 pub(super) fn set_quota(on: BorrowedFd<'_>, project: u32, kib: u64, inodes: u64) -> Result<(), Errno> {
     // SAFETY: as above.
     let mut quota: libc::dqblk = unsafe { std::mem::zeroed() };
@@ -71,9 +74,10 @@ pub(super) fn set_quota(on: BorrowedFd<'_>, project: u32, kib: u64, inodes: u64)
     quotactl(on, Q_SETQUOTA, project, &mut quota)
 }
 
-/// Q_XGETQSTATV: the flags FS_QUOTA_… of what is counted and enforced.
+/// Q_XGETQSTATV: the flags FS_QUOTA_…, which tell what is accounted and enforced.
 pub(super) fn state(on: BorrowedFd<'_>) -> Result<u16, Errno> {
-    // More than `struct fs_quota_statv`, which has 160 bytes: its version in byte 0, its flags in bytes 2 and 3.
+    // Larger than `struct fs_quota_statv`, which has 160 bytes. The version is in byte 0 and the flags are in bytes 2
+    // and 3.
     let mut state = [0_u64; 64];
     state[0] = STATE_VERSION.to_le();
     quotactl(on, Q_XGETQSTATV, 0, &mut state)?;
@@ -81,17 +85,17 @@ pub(super) fn state(on: BorrowedFd<'_>) -> Result<u16, Errno> {
     Ok(u16::from_ne_bytes([bytes[2], bytes[3]]))
 }
 
-/// A descriptor that tells when it is readable.
+/// A descriptor that can be waited for until it is readable.
 pub(super) fn readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is one open descriptor, the same one for as long as it lives.
+    // SAFETY: an `OwnedFd` stays the same open descriptor for as long as it lives.
     Ok(unsafe { AsyncFd::register(descriptor) }?)
 }
 
-/// `T` is what the command reads or writes, or larger.
+/// `T` must be the structure that the command reads or writes, or larger.
 fn quotactl<T>(on: BorrowedFd<'_>, command: u32, project: u32, argument: &mut T) -> Result<(), Errno> {
     let command = (command << 8) | PROJECT;
-    // SAFETY: the three callers, all in this file, pass for their command what quotactl(2) documents for it, in memory that
-    // is theirs alone for the call.
+    // SAFETY: the three callers are all in this file. Each passes what quotactl(2) documents for its command, in memory
+    // that nothing else uses during the call.
     let result =
         unsafe { libc::syscall(libc::SYS_quotactl_fd, on.as_raw_fd(), command, project, std::ptr::from_mut(argument)) };
     if result == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(nix::errno::Errno::last_raw())) }

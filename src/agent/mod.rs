@@ -1,7 +1,8 @@
-//! The part that runs on the NFS server: `csi-nfs agent`. It makes the sizes in the records limits of the file system.
+//! The quota agent, which runs on the NFS server as `csi-nfs agent`. It turns the sizes in the records into limits of
+//! the file system.
 //!
-//! It talks to nobody: records come to it, and its answers go, through the export's own file system. It sleeps until a
-//! record changes; every few minutes it looks at all of them all the same.
+//! It has no connection to the driver: it reads records and writes answers on the export's own file system. It sleeps
+//! until a record changes, and also checks all volumes every few minutes.
 
 mod answers;
 mod calls;
@@ -29,28 +30,29 @@ use projects::KernelProjects;
 use reconciler::{Ids, Reconciler};
 use watch::{Change, Watch};
 
-/// How often every volume is looked at, whatever inotify says.
+/// How often all volumes are checked, even if inotify reports nothing.
 pub(crate) const PERIOD: Duration = Duration::from_secs(300);
-/// How soon what did not succeed is tried again, at first and at most.
+/// The shortest and the longest pause before a retry.
 pub(crate) const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// How soon a directory that the driver is making is looked at again, at first.
+/// The first pause before the agent looks again at a directory that the driver is creating.
 const STEP: Duration = Duration::from_millis(5);
-/// How often a second agent asks whether the first is gone.
+/// How often a standby agent tries to take the lock.
 const STAND_BY: Duration = Duration::from_secs(2);
 
-/// What the command line says.
+/// The arguments of the command line.
 #[derive(Debug)]
 pub struct Settings {
     /// `--path`: exported directories on this machine.
     pub paths: Vec<PathBuf>,
-    /// `--project-ids`: the IDs that volumes may get.
+    /// `--project-ids`: the project IDs that volumes may get.
     pub project_ids: RangeInclusive<u32>,
 }
 
-/// Works on all paths until `shutdown` is over.
+/// Works on all paths until `shutdown` completes.
 ///
 /// # Errors
-/// [`Error::Precondition`] where a file system has no project quotas that are on; [`Error::Internal`] where one fails.
+///  [`Error::Precondition`] if project quotas are not on for a file system; [`Error::Internal`] if one of the
+/// calls fails.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<()> {
     let mut exports = Vec::new();
     for path in &settings.paths {
@@ -87,26 +89,26 @@ async fn keep(
     ids: Ids,
 ) -> Result<()> {
     let path = share.share.to_string();
-    let mut keeper = open(&share, &fs, projects, range, ids).await?;
-    let lock = keeper.lock_file().await?;
+    let mut reconciler = open(&share, &fs, projects, range, ids).await?;
+    let lock = reconciler.lock_file().await?;
     let mut waits = false;
-    while !fs.try_lock(&lock, 0).await.map_err(|e| keeper.export().failed("locking `.csi-nfs/quota/lock`", e))? {
+    while !fs.try_lock(&lock, 0).await.map_err(|e| reconciler.export().failed("locking `.csi-nfs/quota/lock`", e))? {
         if !waits {
-            tracing::info!(path, "another agent works here; this one stands by");
+            tracing::info!(path, "another agent works here; this one is on standby");
             waits = true;
         }
         tokio::time::sleep(STAND_BY).await;
     }
-    let layout = keeper.export().make_layout().await?;
-    // Before the first look, so that nothing is missed between.
+    let layout = reconciler.export().make_layout().await?;
+    // Before the first pass, so that no change in between is missed.
     let watch = Watch::new(&fs, &layout.volumes).await?;
     let snapshots = Watch::new(&fs, &layout.snapshots).await?;
     tracing::info!(path, "working");
     let look = quota::look().map_err(|status| Error::Internal(status.to_string()))?;
     let mut pause = AGAIN.0;
     loop {
-        let all = keeper.look_at_all(PERIOD).await.unwrap_or_else(|error| {
-            tracing::warn!(path, %error, "not all volumes could be looked at; will be tried again");
+        let all = reconciler.look_at_all(PERIOD).await.unwrap_or_else(|error| {
+            tracing::warn!(path, %error, "not every volume could be checked; will be tried again");
             false
         });
         let until = tokio::time::Instant::now() + if all { PERIOD } else { pause };
@@ -119,19 +121,19 @@ async fn keep(
                     Change::Unknown => again = true,
                     Change::Names(names) => for name in &names {
                         match Record::volume(name) {
-                            Some(volume) => again |= !keeper.look_at(&volume).await,
+                            Some(volume) => again |= !reconciler.look_at(&volume).await,
                             None => again |= *name == look,
                         }
                     },
                 },
-                _ = snapshots.changes() => again |= !keeper.count_snapshots().await,
+                _ = snapshots.changes() => again |= !reconciler.count_snapshots().await,
             }
         }
     }
 }
 
-/// Waits until the driver has written to the export for the first time: a directory that the agent made would be its own,
-/// and closed to a driver whose root is squashed.
+/// Waits until the driver has written to the export for the first time. If the agent created the directory, it would
+/// own it, and a driver whose root is squashed could not use it.
 async fn open(
     share: &Source,
     fs: &KernelFs,
@@ -146,12 +148,12 @@ async fn open(
     let mut pause = STEP;
     loop {
         if export().layout().await?.is_some()
-            && let Some(keeper) = Reconciler::open(export(), projects.clone(), range.clone(), ids.clone()).await?
+            && let Some(reconciler) = Reconciler::open(export(), projects.clone(), range.clone(), ids.clone()).await?
         {
-            return Ok(keeper);
+            return Ok(reconciler);
         }
         if export().find(&fs.root(), &private).await?.is_some() {
-            // It is made in several steps, which its parent does not tell.
+            // The driver creates it in several steps, and inotify on the parent does not report them.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(STAND_BY);
             continue;

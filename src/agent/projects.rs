@@ -1,4 +1,4 @@
-//! Project quotas of a file system: what the agent needs of them, and the kernel's.
+//! Project quotas of a file system: the interface that the agent needs, and its implementation by the kernel.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -11,53 +11,53 @@ use crate::export::fs::{Fs, FsResult, Kind, Status};
 use crate::export::kernel::{KernelFs, KernelHandle};
 use crate::volume::limits::Limits;
 
-/// A project, as the file system knows it.
+/// A project as the file system accounts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Project {
     /// Its limits.
     pub limits: Limits,
     /// Bytes that belong to it.
     pub bytes: u64,
-    /// Inodes that do.
+    /// Inodes that belong to it.
     pub inodes: u64,
 }
 
 impl Project {
-    /// Whether something belongs to it.
+    /// Whether any object belongs to it.
     pub fn in_use(&self) -> bool {
         self.bytes > 0 || self.inodes > 0
     }
 }
 
-/// What the agent needs of a file system's project quotas.
+/// The operations on project quotas that the agent needs.
 pub trait Projects<F: Fs>: Send + Sync + 'static {
-    /// What kind of file system it is, and whether root on a client is held by its limits.
+    /// The kind of file system.
     fn kind(&self) -> FileSystem;
 
-    /// The project of a directory or an open file, and whether what is made in it belongs to it too.
+    /// The project of a directory or an open file, and whether new objects in it inherit the project.
     fn of(&self, object: &F::Handle) -> impl Future<Output = FsResult<(u32, bool)>> + Send;
 
-    /// Gives a directory (which hands it on) or an open file a project.
+    /// Assigns a directory, whose new objects then inherit it, or an open file to a project.
     fn assign(&self, object: &F::Handle, kind: Kind, project: u32) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// A project's limits and use.
+    /// A project's limits and usage.
     fn get(&self, project: u32) -> impl Future<Output = FsResult<Project>> + Send;
 
     /// Sets a project's limits.
     fn limit(&self, project: u32, limits: Limits) -> impl Future<Output = FsResult<()>> + Send;
 }
 
-/// File systems that the agent works on.
+/// The file systems that the agent supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileSystem {
     /// XFS.
     Xfs,
-    /// ext4, whose limits do not hold a client that writes as root.
+    /// ext4, whose limits do not apply to a client that writes as root.
     Ext4,
 }
 
 impl FileSystem {
-    /// As it is written.
+    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Xfs => "xfs",
@@ -65,14 +65,14 @@ impl FileSystem {
         }
     }
 
-    /// Whether limits hold a client that writes as root (through `no_root_squash`): ext4 lets CAP_SYS_RESOURCE pass,
-    /// which knfsd keeps for it.
+    /// Whether limits apply to a client that writes as root (through `no_root_squash`). ext4 exempts CAP_SYS_RESOURCE,
+    /// which knfsd keeps for such a client.
     pub fn holds_root(self) -> bool {
         self == Self::Xfs
     }
 }
 
-/// The kernel's project quotas, of the file system that an exported directory is on.
+/// The kernel's project quotas of the file system that contains an exported directory.
 #[derive(Debug, Clone)]
 pub struct KernelProjects {
     fs: KernelFs,
@@ -86,10 +86,10 @@ const COUNTED: u16 = 1 << 4;
 const ENFORCED: u16 = 1 << 5;
 
 impl KernelProjects {
-    /// The project quotas of the file system behind `fs`; `path` is what the operator calls it.
+    /// The project quotas of the file system behind `fs`. `path` is the operator's name for it.
     ///
     /// # Errors
-    /// [`Error::Precondition`] where there are none, saying what is missing.
+    ///  [`Error::Precondition`] if project quotas are not on, with what is missing.
     pub async fn new(fs: KernelFs, path: &str) -> Result<Self> {
         let root = fs.root();
         let state = fs.with(&root, |root| {
@@ -102,16 +102,18 @@ impl KernelProjects {
             EXT4 => FileSystem::Ext4,
             other => {
                 return Err(Error::Precondition(format!(
-                    "{path} is on a file system of type {other:#x}: limits of volumes need XFS or ext4"
+                    "{path} is on a file system of type {other:#x}: the agent needs XFS or ext4"
                 )));
             }
         };
         let off = |what: &str| match kind {
             FileSystem::Xfs => Error::Precondition(format!(
-                "{path} is on XFS, and its project quotas are {what}: mount it with the option `prjquota` (after an umount; a remount does not turn it on)"
+                "{path} is on XFS, and its project quotas are {what}: unmount it, and mount it with the option \
+                 `prjquota` (a remount does not turn it on)"
             )),
             FileSystem::Ext4 => Error::Precondition(format!(
-                "{path} is on ext4, and its project quotas are {what}: unmount it, run `tune2fs -O project,quota -Q prjquota DEVICE`, and mount it with the option `prjquota`"
+                "{path} is on ext4, and its project quotas are {what}: unmount it, run \
+                 `tune2fs -O project,quota -Q prjquota DEVICE`, and mount it with the option `prjquota`"
             )),
         };
         match state {
@@ -119,7 +121,7 @@ impl KernelProjects {
             Ok(flags) if flags & COUNTED != 0 => Err(off("counted but not enforced")),
             Ok(_) | Err(Errno::SRCH) => Err(off("off")),
             Err(Errno::NOSYS) => Err(Error::Precondition(format!(
-                "{path}: project quotas are off, or this kernel has no quotactl_fd(2), which is there since Linux 5.14: {}",
+                "{path}: project quotas are off, or this kernel has no quotactl_fd(2) (new in Linux 5.14): {}",
                 off("off")
             ))),
             Err(errno) => Err(Error::Internal(format!("{path}: asking for the state of its quotas: {errno}"))),
@@ -162,7 +164,7 @@ impl Projects<KernelFs> for KernelProjects {
         let root = self.fs.root();
         let quota = self.fs.with(&root, move |root| match calls::quota(root, project) {
             Ok(quota) => Ok(Some(quota)),
-            // XFS knows no project before something belongs to it.
+            // XFS does not know a project until an object belongs to it.
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno.into()),
         });
@@ -184,7 +186,7 @@ impl Projects<KernelFs> for KernelProjects {
     }
 }
 
-/// A directory that was looked up is a place only (O_PATH), on which ioctl(2) does not work: opened, it is the same one.
+/// An O_PATH descriptor does not support ioctl(2), so the directory is opened through it.
 fn opened(object: BorrowedFd<'_>) -> FsResult<Option<std::os::fd::OwnedFd>> {
     let flags = rustix::fs::fcntl_getfl(object)?;
     if !flags.contains(OFlags::PATH) {

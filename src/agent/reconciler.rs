@@ -1,9 +1,10 @@
-//! Brings the projects of a file system into agreement with the records of an export.
+//! Makes the projects of a file system agree with the records of an export.
 //!
-//! For each volume, in this order, so that the next start finishes what a crash cut short: the directory gets a project ID,
-//! the ID its limits, what is in the directory already the ID, and then the answer says so. An ID is in use as long as
-//! an answer names it, a limit is set on it, or anything belongs to it: that is asked of the file system, so that no list
-//! of IDs has to be kept. Records are hostile input: only directories below the export are touched, and no link is followed.
+//! For each volume, the steps are ordered so that the next start finishes what a crash interrupted: the directory gets
+//! a project ID, the ID gets its limits, everything in the directory gets the ID, and finally the answer says so. An ID
+//! is in use while an answer names it, a limit is set on it, or any object belongs to it. The file system knows this,
+//! so the agent keeps no list of IDs. Records are hostile input: only directories below the export are touched, and no
+//! link is followed.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -25,44 +26,45 @@ use crate::volume::limits::Limits;
 use crate::volume::quota::{Agent, Answer, read_in};
 use crate::volume::record::Record;
 
-/// Directories inside one another, at most: each is a descriptor while the tree is walked.
+/// The maximum depth of a tree. Each level holds a descriptor during the walk.
 const DEPTH: usize = 4096;
 
-/// Held from the search for a free ID until the file system shows that it is in use: several exports may be on one file system.
+/// Held from the search for a free ID until the file system shows that it is in use, since several exports may be on
+/// one file system.
 pub type Ids = Arc<Mutex<()>>;
 
 /// An export and the projects of its file system.
 pub struct Reconciler<F: Fs, P: Projects<F>> {
     pub(super) export: Export<F>,
     pub(super) projects: P,
-    /// The IDs that may be given to volumes.
+    /// The project IDs that volumes may get.
     pub(super) range: RangeInclusive<u32>,
     pub(super) quota: F::Handle,
     answers: F::Handle,
     pub(super) ids: Ids,
-    /// The answers there are.
+    /// The answers that exist.
     known: Answers,
-    /// How many times all volumes were looked at.
+    /// How many times all volumes were checked.
     looks: u64,
-    /// The ID of what snapshots take.
+    /// The project ID of snapshots.
     pub(super) snapshots: Option<u32>,
 }
 
 impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
-    /// Opens the agent's directory on an export that has a private one; `None` where there is none yet. Who holds the lock
-    /// of its file `lock` is the one that works.
+    /// Opens the agent's directory on an export. Returns `None` if the export has no private directory yet. The agent
+    /// that holds the lock of the file `lock` in it does the work.
     pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>, ids: Ids) -> Result<Option<Self>> {
         let root = export.fs().root();
         let path = [name(SubDir::PRIVATE)?];
         let Some(private) = export.find_dir(&root, path).await? else { return Ok(None) };
-        // For a driver whose root is squashed to read; what is above it is the driver's alone.
+        // Readable for a driver whose root is squashed. The directory above is for the driver only.
         let quota = export.make_dirs(&private, [name("quota")?], 0o755).await?;
         let answers = export.make_dirs(&quota, [name("volumes")?], 0o755).await?;
         let (known, looks, snapshots) = (Answers::default(), 0, None);
         Ok(Some(Self { export, projects, range, quota, answers, ids, known, looks, snapshots }))
     }
 
-    /// The file whose lock says which agent works.
+    /// The file whose lock decides which agent works.
     pub async fn lock_file(&self) -> Result<F::Handle> {
         let opened = layout::lock_file(self.export.fs(), &self.quota, true).await;
         opened.map_err(|e| self.export.failed("opening `.csi-nfs/quota/lock`", e))
@@ -73,8 +75,8 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         &self.export
     }
 
-    /// Looks at every volume, and says that it did. Answers whether all is as it should be: what is not is logged, and worth
-    /// another look soon.
+    /// Checks every volume, and records that it did. Returns whether everything is in order; problems are logged, and
+    /// the caller should check again soon.
     pub async fn look_at_all(&mut self, period: Duration) -> Result<bool> {
         if self.looks == 0 {
             self.show_itself(0, period).await?;
@@ -86,7 +88,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
                 self.known.insert(volume, answer);
             }
         }
-        // Before IDs are given to volumes: its own is none of theirs.
+        // Before volumes get IDs, so that none gets the ID of snapshots.
         let mut all = self.count_snapshots().await;
         let mut volumes = lifecycle::names(&self.export).await?;
         volumes.extend(self.known.volumes().cloned());
@@ -94,7 +96,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         volumes.dedup();
         for volume in volumes {
             all &= self.look_at(&volume).await;
-            // Nothing here waits: others have their turn.
+            // Nothing here blocks, so other tasks would not run otherwise.
             yield_now().await;
         }
         self.looks += 1;
@@ -102,7 +104,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         Ok(all)
     }
 
-    /// Says who works here, and when it was last through.
+    /// Records which agent works here, and when it last checked all volumes.
     async fn show_itself(&self, looked: u64, period: Duration) -> Result<()> {
         let fs = self.projects.kind();
         let agent = Agent {
@@ -116,12 +118,12 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         self.write(&self.quota, &name("agent.json")?, &agent).await
     }
 
-    /// Looks at one volume. Answers whether it is as it should be.
+    /// Checks one volume. Returns whether it is in order.
     pub async fn look_at(&mut self, volume: &VolumeName) -> bool {
         let had = self.known.get(volume).is_some();
         let mut all = self.try_settle(volume).await;
         if had && self.known.get(volume).is_none() {
-            // Who shared its directory takes its place.
+            // A volume that shared its directory may take its place.
             for other in self.known.naming(NONE).cloned().collect::<Vec<_>>() {
                 all &= self.try_settle(&other).await;
             }
@@ -143,7 +145,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         let record = match Record::read(&self.export, volume).await {
             Ok(Some(record)) => record,
             Ok(None) => return self.release(volume).await.map(|()| true),
-            // Written by a newer driver perhaps: what is in force stays in force.
+            // A newer driver may have written the record: what is in force stays in force.
             Err(error) => return Err(error),
         };
         let wanted = record.limits();
@@ -152,7 +154,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         }
         let sub_dir = &record.id.sub_dir;
         let Some(directory) = self.export.find_dir(&self.export.fs().root(), sub_dir.names()).await? else {
-            // A record is written after its directory is made: this one is about to go.
+            // A record is written after its directory is created, so this volume is being deleted.
             return Ok(true);
         };
         let failed = |action: &str, status| self.export.failed(format!("{action} of volume `{volume}`"), status);
@@ -170,25 +172,26 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         if let Some(other) = self.known.other(project, volume)
             && Record::read(&self.export, other).await?.is_some_and(|record| record.id.sub_dir == *sub_dir)
         {
-            let reason = format!("its directory is that of volume `{other}` too, whose limit holds");
+            let reason = format!("it shares its directory with volume `{other}`, whose limit is enforced");
             self.answer_with(volume, NONE, Err(reason)).await?;
             return Ok(true);
         }
         let before = known.as_ref().map(|answer| answer.project).filter(|id| self.range.contains(id));
-        // The directory's own is of an earlier life, perhaps cut short before its answer, if no other answer names it.
+        // The ID on the directory may be from an earlier attempt that was interrupted before its answer. It is kept if
+        // no other answer names it.
         let ours = |id: &u32| self.range.contains(id) && self.snapshots != Some(*id);
         let own = Some(project).filter(|id| inherited && ours(id) && self.known.other(*id, volume).is_none());
         let ids = self.ids.clone();
         let choosing = ids.lock().await;
         let target = match (own, before) {
             (Some(own), _) => own,
-            // What belongs to it is in the trash, or archived: it is not this directory's.
+            // What belongs to the ID is in the trash or archived, and not in this directory.
             (None, Some(before)) if !self.used(before).await?.in_use() => before,
             (None, _) => self.free_id().await?,
         };
         if let Some(before) = before.filter(|before| *before != target && self.known.other(*before, volume).is_none()) {
             let freed = self.projects.limit(before, Limits::default()).await;
-            freed.map_err(|e| failed("taking earlier limits away", e))?;
+            freed.map_err(|e| failed("removing earlier limits", e))?;
         }
         let limited = self.used(target).await?.limits;
         let walked =
@@ -199,24 +202,25 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             self.projects.limit(target, wanted).await.map_err(|e| failed("setting the limits", e))?;
         }
         drop(choosing);
-        // What was in the directory before it had the ID. Once is enough: later it hands the ID on.
+        // Assigns the ID to what was in the directory before. Once is enough, since new objects inherit the ID.
         let walk = if walked { Ok(()) } else { self.walk(directory, target).await };
         let (answer, settled) = match walk {
             Ok(()) => (Ok(wanted), true),
             Err(status) => {
-                let why = format!("what is in the directory already cannot all be counted yet: {status}");
-                tracing::warn!(%volume, error = %status, "the tree of a volume is not walked to its end; will be tried again");
+                let why = format!("not everything in the directory could be counted yet: {status}");
+                tracing::warn!(%volume, error = %status, "not all of the volume is counted; will be tried again");
                 (Err(why), false)
             }
         };
         self.answer_with(volume, target, answer).await?;
         if settled {
-            tracing::info!(%volume, project = target, bytes = wanted.bytes, inodes = wanted.inodes, "limits are in force");
+            let Limits { bytes, inodes } = wanted;
+            tracing::info!(%volume, project = target, bytes, inodes, "limits are enforced");
         }
         Ok(settled)
     }
 
-    /// An ID that nobody uses: neither an answer, nor a limit, nor anything on the file system.
+    /// A project ID that is not in use: no answer names it, it has no limit, and no object belongs to it.
     pub(super) async fn free_id(&self) -> Result<u32> {
         for id in self.known.unnamed(&self.range).filter(|id| self.snapshots != Some(*id)) {
             let project = self.used(id).await?;
@@ -231,7 +235,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         self.projects.get(id).await.map_err(|e| self.export.failed("reading the limits of a project", e))
     }
 
-    /// Takes the limits of a volume away that has none to have; its ID is free when nothing belongs to it any more.
+    /// Removes the limits of a volume that should have none. Its ID is free when no object belongs to it any more.
     async fn release(&mut self, volume: &VolumeName) -> Result<()> {
         let answer = match self.known.get(volume) {
             Some(answer) => Some(answer.clone()),
@@ -240,16 +244,17 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         let Some(answer) = answer else { return Ok(()) };
         if self.range.contains(&answer.project) && self.known.other(answer.project, volume).is_none() {
             let freed = self.projects.limit(answer.project, Limits::default()).await;
-            freed.map_err(|e| self.export.failed(format!("taking the limits of volume `{volume}` away"), e))?;
+            freed.map_err(|e| self.export.failed(format!("removing the limits of volume `{volume}`"), e))?;
         }
         gone(self.export.fs().unlink(&self.answers, &Record::file(volume)?).await)
             .map_err(|e| self.export.failed(format!("removing the answer of volume `{volume}`"), e))?;
         self.known.remove(volume);
-        tracing::info!(%volume, project = answer.project, "limits are taken away");
+        tracing::info!(%volume, project = answer.project, "limits are removed");
         Ok(())
     }
 
-    /// Gives everything below a directory the project. What has it already costs a look: a walk that was cut short goes on.
+    /// Assigns everything below a directory to the project. Objects that have it already cost one look each, so an
+    /// interrupted walk can be repeated.
     pub(super) async fn walk(&self, directory: F::Handle, project: u32) -> FsResult<()> {
         let fs = self.export.fs();
         let mut path = vec![Step { dir: directory, next: Some(0), inside: Vec::new() }];
@@ -279,7 +284,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             for entry in page.entries {
                 match entry.kind {
                     Some(Kind::Directory) => step.inside.push(entry.name),
-                    // What cannot be opened without an effect (links, devices) has no content to count.
+                    // Links and devices cannot be opened without side effects, and have no content to account.
                     Some(Kind::File) | None => match fs.open(&step.dir, &entry.name, OpenMode::Read).await {
                         Ok((file, _)) => self.projects.assign(&file, Kind::File, project).await?,
                         Err(Status::IsDir) => step.inside.push(entry.name),
@@ -318,12 +323,12 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
 
     pub(super) async fn write(&self, dir: &F::Handle, file: &Name, value: &impl serde::Serialize) -> Result<()> {
         let content = serde_json::to_vec(value).map_err(|e| Error::Internal(format!("writing `{file}`: {e}")))?;
-        // Half-written under a name that none of the agent's files has.
+        // Written first under a name that no file of the agent has.
         self.export.replace_small((&self.quota, &name("new")?), (dir, file), 0o644, content).await
     }
 }
 
-/// A directory of a walk, and what is still to do in it.
+/// A directory of a walk, and what is left to do in it.
 struct Step<H> {
     dir: H,
     next: Option<u64>,

@@ -1,6 +1,8 @@
-//! What snapshots take: they are charged to no volume, but to a project of their own, so that the file system counts them.
+//! The space that snapshots use. It is charged to no volume, but to a project of its own, so that the file system
+//! accounts it.
 //!
-//! A snapshot's tree does not change. What is in it gets the project's ID first, its root last: one whose root has it is done.
+//! The tree of a snapshot does not change. Its content gets the project ID first and its root last, so a tree whose
+//! root has the ID is done.
 
 use crate::agent::projects::Projects;
 use crate::agent::reconciler::{Reconciler, name};
@@ -10,11 +12,12 @@ use crate::volume::id::VolumeName;
 use crate::volume::limits::Limits;
 use crate::volume::quota::{SNAPSHOTS, Snapshots, read_in};
 
-/// A limit that nothing reaches: an ID that has one is not given to others.
+/// A limit that is never reached. An ID that has a limit is not given to others.
 pub(crate) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
 
 impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
-    /// Counts what snapshots take now, and says so where that changed. Answers whether all could be counted.
+    /// Accounts the space of snapshots, and records it if it changed. Returns whether every snapshot could be
+    /// accounted.
     pub async fn count_snapshots(&mut self) -> bool {
         self.try_count().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "snapshots are not counted; will be tried again");
@@ -53,12 +56,12 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         Ok(all)
     }
 
-    /// Gives snapshots a project, which is in use from now on, also while nothing has it.
+    /// Gives snapshots a project. From now on it is in use, even if no object belongs to it.
     async fn give_project(&mut self) -> Result<u32> {
         let ids = self.ids.clone();
         let _choosing = ids.lock().await;
         let project = self.free_id().await?;
-        // First of all: an ID with a limit that nothing names is given to nobody.
+        // This is written first: an ID with a limit that nothing names could not be given to anyone again.
         self.write(&self.quota, &name(SNAPSHOTS)?, &Snapshots { project, ..Snapshots::default() }).await?;
         self.keep(project).await?;
         self.snapshots = Some(project);
@@ -71,7 +74,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
     }
 
     async fn count_tree(&self, snapshots: &F::Handle, tree: &Name, project: u32) -> Result<()> {
-        // One that was deleted meanwhile is none.
+        // It was deleted meanwhile.
         let Some((root, attr)) = self.export.find(snapshots, tree).await? else { return Ok(()) };
         if attr.kind != Kind::Directory {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Changes of a directory on this machine, as inotify(7) tells them: knfsd's among them.
+//! Watches a directory on this machine by inotify(7), which also reports changes by knfsd.
 
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
@@ -13,30 +13,30 @@ use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::export::kernel::{KernelFs, KernelHandle};
 
-/// A directory that is watched.
+/// A watched directory.
 #[derive(Debug)]
 pub struct Watch {
     inotify: AsyncFd<OwnedFd>,
 }
 
-/// What happened in it.
+/// What changed in it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Something with these names came, went or was replaced.
+    /// Entries with these names were created, removed or replaced.
     Names(BTreeSet<Name>),
-    /// More than could be told: anything.
+    /// More changed than inotify could report.
     Unknown,
 }
 
 impl Watch {
-    /// Watches a directory for names that come and go.
+    /// Watches a directory for entries that are created, moved or removed.
     pub async fn new(fs: &KernelFs, directory: &KernelHandle) -> Result<Self> {
         let failed = |what: &str, error: &dyn std::fmt::Display| Error::Internal(format!("inotify: {what}: {error}"));
         let watched = fs
             .with(directory, |directory| {
                 let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
                 let events = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
-                // By its descriptor: no path is walked a second time.
+                // By its descriptor, so that no path is resolved a second time.
                 let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
                 inotify::add_watch(&inotify, path, events | WatchFlags::ONLYDIR)?;
                 Ok(inotify)
@@ -46,7 +46,7 @@ impl Watch {
         Ok(Self { inotify: calls::readable(watched).map_err(|e| failed("waiting for it", &e))? })
     }
 
-    /// Waits for changes, and takes all that there are. Cancel-safe.
+    /// Waits for changes, and returns all that are queued. Cancel-safe.
     pub async fn changes(&self) -> Result<Change> {
         let failed = |error: std::io::Error| Error::Internal(format!("inotify: {error}"));
         loop {
@@ -58,7 +58,7 @@ impl Watch {
                 match reader.next() {
                     Ok(event) => match event.file_name().map(|name| Name::new(name.to_bytes())) {
                         Some(Ok(name)) => drop(names.insert(name)),
-                        // An overflow, or the directory itself is gone.
+                        // The queue overflowed, or the directory itself was removed.
                         _ => break None,
                     },
                     Err(Errno::INTR) => {}

@@ -1,4 +1,4 @@
-//! Do the claims on directories, the records of directories that were kept, and the volumes agree?
+//! Checks the directory owners in `.csi-nfs/paths`, and the records of directories that were kept, against the volumes.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,8 @@ use crate::volume::id::VolumeName;
 use crate::volume::kept;
 use crate::volume::record::Record;
 
-/// Adds claims without volumes, volumes without claims, and directories that were kept. Answers those.
+/// Adds owners without volumes, volumes that are not recorded as owners, and directories that were kept. Returns the
+/// last.
 pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     layout: &Layout<F>,
@@ -33,7 +34,7 @@ pub(super) async fn check<F: Fs>(
                 Some((child, attr)) if attr.kind == Kind::Directory => open.push((child, format!("{path}/"))),
                 Some(_) => match parse_kept(&above, &name) {
                     Some(kept) => all_kept.push(kept),
-                    None if missing.remove(&path).is_none() => findings.push(Finding::ClaimStale { claim: path }),
+                    None if missing.remove(&path).is_none() => findings.push(Finding::OwnerStale { owner: path }),
                     None => {}
                 },
                 None => {}
@@ -41,7 +42,7 @@ pub(super) async fn check<F: Fs>(
         }
     }
     findings.extend(missing.values().filter_map(|record| {
-        Some(Finding::ClaimMissing { volume: record.id.name()?.to_string(), directory: record.id.sub_dir.to_string() })
+        Some(Finding::OwnerMissing { volume: record.id.name()?.to_string(), directory: record.id.sub_dir.to_string() })
     }));
     for (name, sub_dir) in &all_kept {
         let again = records.get(name).is_some_and(|record| record.id.sub_dir == *sub_dir);
@@ -55,7 +56,7 @@ pub(super) async fn check<F: Fs>(
     Ok(all_kept)
 }
 
-/// The deleted volume, and its directory, that a file in `.csi-nfs/paths` is the kept record of.
+/// The deleted volume, and its directory, if this file in `.csi-nfs/paths` is the record of a directory that was kept.
 fn parse_kept(above: &str, file: &Name) -> Option<(VolumeName, SubDir)> {
     Some((kept::volume(file)?, SubDir::parse("directory", above.strip_suffix("/#/")?).ok()?))
 }

@@ -1,4 +1,4 @@
-//! Do the records of groups and those of their snapshots agree?
+//! Checks the records of groups against those of their snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,11 +10,11 @@ use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::record::{Record, State};
 use crate::volume::id::VolumeName;
 
-/// The groups on an export; `None` for one whose record cannot be read.
+/// The groups on an export; `None` for a group whose record cannot be read.
 pub(super) struct Groups(BTreeMap<VolumeName, Option<GroupRecord>>);
 
 impl Groups {
-    /// Reads those that are among these entries of `.csi-nfs/snapshots`, and takes them from there.
+    /// Reads the groups among these entries of `.csi-nfs/snapshots`, and removes them from `entries`.
     pub(super) async fn take<F: Fs>(
         export: &Export<F>,
         entries: &mut BTreeSet<Name>,
@@ -36,13 +36,13 @@ impl Groups {
         Ok(Self(groups))
     }
 
-    /// Whether what is half made, or half gone, of a snapshot is its group's affair.
+    /// Whether the snapshot belongs to a group that is being created or deleted, which then reports it.
     pub(super) fn half_done(&self, snapshot: &Record) -> bool {
         let group = snapshot.group.as_ref().and_then(|group| self.0.get(group));
         matches!(group, Some(Some(group)) if group.state != State::Ready)
     }
 
-    /// Compares them with the snapshots that are there.
+    /// Compares the groups with the snapshots that exist.
     pub(super) fn compare(&self, snapshots: &BTreeMap<VolumeName, Record>, findings: &mut Vec<Finding>) {
         for (name, record) in self.0.iter().filter_map(|(name, record)| Some((name, record.as_ref()?))) {
             let group = name.to_string();

@@ -1,11 +1,11 @@
-//! Do the records on an export and its directories agree?
+//! Checks that the records on an export and its directories agree.
 //!
-//! Run on an export at rest: what an operation under way has in staging, or has not recorded yet, is reported like what
-//! a crash left.
+//! The export should be at rest. What a running operation has in staging or has not recorded yet is reported like the
+//! leftovers of a crash.
 
 mod directory_owners;
 mod groups;
-mod limits;
+mod quotas;
 mod repair;
 mod report;
 mod snapshots;
@@ -28,7 +28,7 @@ use crate::volume::lifecycle;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
 
-/// Something on an export that does not fit.
+/// Something on an export that is inconsistent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "finding", rename_all = "camelCase")]
 pub enum Finding {
@@ -46,43 +46,45 @@ pub enum Finding {
         /// The directory.
         directory: String,
     },
-    /// A directory that belongs to no volume with a record: made by hand, by csi-driver-nfs, or left by a crash.
+    /// A directory that belongs to no recorded volume: created by hand or by csi-driver-nfs, or left by a crash.
     DirectoryUnrecorded {
         /// The directory.
         directory: String,
     },
-    /// A volume with a directory of another name, that nothing protects from a volume inside it.
-    ClaimMissing {
+    /// A volume that is not recorded as an owner of its directory, so that nothing keeps another volume from being
+    /// created inside.
+    OwnerMissing {
         /// The volume's name.
         volume: String,
         /// The directory.
         directory: String,
     },
-    /// A claim on a directory by a volume that has no record, or another directory.
-    ClaimStale {
-        /// The claim's path in `.csi-nfs/paths`.
-        claim: String,
+    /// A directory owner that is not a volume, or is a volume with another directory.
+    OwnerStale {
+        /// The path in `.csi-nfs/paths`.
+        owner: String,
     },
-    /// A directory that stays though its volume was deleted: its class said so, or it was there before the volume.
+    /// A directory that was kept when its volume was deleted, because its class says so or because it existed before
+    /// the volume.
     VolumeKept {
         /// The name of the volume that was deleted.
         volume: String,
         /// The directory.
         directory: String,
     },
-    /// The record of a directory that was kept, and is gone, or in use by a volume of that name again.
+    /// The record of a directory that was kept, although it is gone or a volume of that name uses it again.
     KeptStale {
         /// The name of the volume that was deleted.
         volume: String,
         /// The directory.
         directory: String,
     },
-    /// A volume that was never filled: its CreateVolume was not repeated.
+    /// A volume that was never filled, because CreateVolume was not retried.
     VolumePending {
         /// The volume's name.
         volume: String,
     },
-    /// A snapshot that was never finished: its CreateSnapshot was not repeated.
+    /// A snapshot that was never finished, because CreateSnapshot was not retried.
     SnapshotPending {
         /// The snapshot's name.
         snapshot: String,
@@ -92,77 +94,78 @@ pub enum Finding {
         /// The snapshot's name.
         snapshot: String,
     },
-    /// Something beside the snapshots' records that belongs to none.
+    /// An entry among the snapshots' records that belongs to none of them.
     TreeUnrecorded {
         /// Its name in `.csi-nfs/snapshots`.
         entry: String,
     },
-    /// A volume that shows a snapshot, which nothing keeps from going.
+    /// A volume that is backed by a snapshot, which nothing keeps from being deleted.
     NoteMissing {
         /// The volume's name.
         volume: String,
         /// The snapshot's.
         snapshot: String,
     },
-    /// A note that a volume shows a snapshot, which it does not.
+    /// A note that a volume is backed by a snapshot, although it is not.
     NoteStale {
         /// The note's path in `.csi-nfs/snapshots`.
         note: String,
     },
-    /// A snapshot that was deleted, and stays though no volume shows it.
+    /// A snapshot that was deleted and still exists, although no volume is backed by it.
     SnapshotUnused {
         /// The snapshot's name.
         snapshot: String,
     },
-    /// A group of snapshots that was never finished: its CreateVolumeGroupSnapshot was not repeated.
+    /// A group of snapshots that was never finished, because CreateVolumeGroupSnapshot was not retried.
     GroupPending {
         /// The group's name.
         group: String,
     },
-    /// A group of snapshots whose deletion was not finished, and not repeated.
+    /// A group of snapshots whose deletion was interrupted and not retried.
     GroupDeleted {
         /// The group's name.
         group: String,
     },
-    /// A group of snapshots without one of them.
+    /// A group of snapshots in which one snapshot is missing.
     MemberMissing {
         /// The group's name.
         group: String,
         /// The snapshot's.
         snapshot: String,
     },
-    /// A snapshot of a group that has no record, or does not know it: it is not listed, nor restored.
+    /// A snapshot whose group has no record, or a record that does not name it. It is not listed and cannot be
+    /// restored.
     GroupMissing {
         /// The snapshot's name.
         snapshot: String,
         /// The group's.
         group: String,
     },
-    /// A volume whose size is to be a limit, and is none.
+    /// A volume whose size should be enforced and is not.
     LimitNotInForce {
         /// The volume's name.
         volume: String,
         /// Why.
         reason: String,
     },
-    /// A limit of a volume that has none to have, or is gone.
+    /// A limit on a volume that should have none or is deleted.
     LimitLeft {
         /// The volume's name.
         volume: String,
     },
-    /// Volumes that are counted together.
+    /// Volumes that are accounted together.
     ProjectShared {
         /// Their project ID.
         project: u32,
         /// Their names.
         volumes: Vec<String>,
     },
-    /// Something in staging.
+    /// An entry in staging.
     StagingLeftover {
         /// Its name.
         entry: String,
     },
-    /// Something in the trash.
+    /// An entry in the trash.
     TrashLeftover {
         /// Its name.
         entry: String,
@@ -177,46 +180,49 @@ impl fmt::Display for Finding {
                 write!(f, "volume {volume} has a record, but its directory {directory} is gone")
             }
             Self::DirectoryUnrecorded { directory } => write!(f, "directory {directory} belongs to no recorded volume"),
-            Self::ClaimMissing { volume, directory } => {
-                write!(f, "volume {volume} has no claim on its directory {directory}")
+            Self::OwnerMissing { volume, directory } => {
+                write!(f, "volume {volume} is not recorded as an owner of its directory {directory}")
             }
-            Self::ClaimStale { claim } => write!(f, "claim {claim} is of no volume with that directory"),
+            Self::OwnerStale { owner } => write!(f, "owner {owner} is not a volume with that directory"),
             Self::VolumeKept { volume, directory } => {
                 write!(f, "volume {volume} was deleted, and its directory {directory} was kept")
             }
             Self::KeptStale { volume, directory } => {
                 write!(
                     f,
-                    "volume {volume} has a record that its directory {directory} was kept, which it is not any more"
+                    "volume {volume} has a record that its directory {directory} was kept, but it \
+                     is gone or in use again"
                 )
             }
             Self::VolumePending { volume } => write!(f, "volume {volume} was begun and never filled"),
             Self::SnapshotPending { snapshot } => write!(f, "snapshot {snapshot} was begun and never finished"),
             Self::TreeMissing { snapshot } => write!(f, "snapshot {snapshot} has a record, but its tree is gone"),
-            Self::TreeUnrecorded { entry } => write!(f, "{entry} belongs to no snapshot with a record"),
+            Self::TreeUnrecorded { entry } => write!(f, "{entry} belongs to no recorded snapshot"),
             Self::NoteMissing { volume, snapshot } => {
-                write!(f, "volume {volume} shows snapshot {snapshot}, and nothing notes it")
+                write!(f, "volume {volume} is backed by snapshot {snapshot}, but the snapshot has no note of it")
             }
-            Self::NoteStale { note } => write!(f, "note {note} is of no volume that shows that snapshot"),
+            Self::NoteStale { note } => write!(f, "note {note} names no volume that is backed by that snapshot"),
             Self::SnapshotUnused { snapshot } => {
-                write!(f, "snapshot {snapshot} is deleted, and stays though no volume shows it")
+                write!(f, "snapshot {snapshot} was deleted and still exists, although it backs no volume")
             }
             Self::GroupPending { group } => write!(f, "group {group} of snapshots was begun and never finished"),
             Self::GroupDeleted { group } => {
-                write!(f, "group {group} of snapshots is deleted, and not all of it is gone")
+                write!(f, "group {group} of snapshots was deleted, but not all of it is gone")
             }
             Self::MemberMissing { group, snapshot } => {
                 write!(f, "group {group} has a record, but its snapshot {snapshot} has none")
             }
             Self::GroupMissing { snapshot, group } => {
-                write!(f, "snapshot {snapshot} is of group {group}, which has no record of it")
+                write!(f, "snapshot {snapshot} belongs to group {group}, which has no record of it")
             }
             Self::LimitNotInForce { volume, reason } => {
-                write!(f, "the size of volume {volume} is no limit: {reason}")
+                write!(f, "the size of volume {volume} is not enforced: {reason}")
             }
-            Self::LimitLeft { volume } => write!(f, "the agent limits volume {volume}, which has no limit to have"),
+            Self::LimitLeft { volume } => {
+                write!(f, "the agent still limits volume {volume}, which should have no limit")
+            }
             Self::ProjectShared { project, volumes } => {
-                write!(f, "volumes {} are counted together, by project ID {project}", volumes.join(" and "))
+                write!(f, "volumes {} are counted together: they share project ID {project}", volumes.join(" and "))
             }
             Self::StagingLeftover { entry } => write!(f, "{entry} is left in staging"),
             Self::TrashLeftover { entry } => write!(f, "{entry} is left in the trash"),
@@ -224,7 +230,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Reads an export and reports what does not fit, sorted.
+/// Checks an export and returns the findings, sorted.
 pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut recorded: BTreeMap<SubDir, BTreeSet<VolumeName>> = BTreeMap::new();
@@ -260,7 +266,7 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     unrecorded(export, &recorded, &mut findings).await?;
     if let Some(layout) = layout {
         snapshots::check(export, &layout, &records, &mut findings).await?;
-        limits::check(export, &records, &mut findings).await?;
+        quotas::check(export, &records, &mut findings).await?;
         let text = |names: Vec<Name>| names.into_iter().map(|name| name.to_string());
         let staging = text(export.names(&layout.staging).await?);
         findings.extend(staging.map(|entry| Finding::StagingLeftover { entry }));
@@ -271,7 +277,7 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Directories that are no volume's, and lead to none.
+/// Adds directories that neither belong to a recorded volume nor contain one.
 async fn unrecorded<F: Fs>(
     export: &Export<F>,
     recorded: &BTreeMap<SubDir, BTreeSet<VolumeName>>,
@@ -303,7 +309,7 @@ async fn unrecorded<F: Fs>(
     Ok(())
 }
 
-/// Whether the directory is a snapshot of csi-driver-nfs's.
+/// Whether the directory is a snapshot of csi-driver-nfs.
 async fn is_archive<F: Fs>(export: &Export<F>, path: &str) -> Result<bool> {
     match VolumeName::parse("directory", path) {
         Ok(name) => Ok(archive::find_in(export, &name).await?.is_some()),

@@ -1,4 +1,4 @@
-//! `csi-nfs check`: reaches an export, checks it, and prints what was found.
+//! `csi-nfs check`: connects to an export, checks it, and prints the findings.
 
 use std::sync::Arc;
 
@@ -22,26 +22,26 @@ pub struct Settings {
     pub export: Source,
     /// How it is mounted.
     pub mount_options: MountOptions,
-    /// Whether what can be repaired is.
+    /// Whether to repair what can be repaired.
     pub repair: bool,
 }
 
-/// What was found on an export.
+/// The findings on an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// `SERVER:/SHARE`.
     pub export: String,
-    /// What does not fit.
+    /// What is inconsistent.
     pub findings: Vec<Finding>,
-    /// What did not fit, and was mended.
-    pub mended: Vec<Finding>,
+    /// What was inconsistent and has been repaired.
+    pub repaired: Vec<Finding>,
 }
 
-/// Checks an export, and mends it where that is asked for.
+/// Checks an export, and repairs it if `settings` say so.
 ///
 /// # Errors
-/// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount), or what an operation
-/// on the export failed with.
+///  [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount),
+/// or the error of an operation on the export.
 pub async fn run(settings: &Settings) -> Result<Report> {
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
@@ -55,25 +55,26 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     } else {
         found.clone()
     };
-    let mended = found.into_iter().filter(|finding| !findings.contains(finding)).collect();
-    Ok(Report { export: settings.export.to_string(), findings, mended })
+    let repaired = found.into_iter().filter(|finding| !findings.contains(finding)).collect();
+    Ok(Report { export: settings.export.to_string(), findings, repaired })
 }
 
 impl Report {
-    /// The report as it is printed.
+    /// The report in the requested format.
     pub fn print(&self, format: Format) -> String {
         match format {
-            // Names from the export are text in here: this cannot fail.
+            // Names from the export are strings here, so this cannot fail.
             Format::Json => serde_json::to_string(self).unwrap_or_default() + "\n",
             Format::Text => {
-                let mended = self.mended.iter().map(|finding| format!("mended: {}\n", one_line(&finding.to_string())));
+                let repaired =
+                    self.repaired.iter().map(|finding| format!("repaired: {}\n", one_line(&finding.to_string())));
                 let left = self.findings.iter().map(|finding| format!("{}\n", one_line(&finding.to_string())));
                 let count = match self.findings.len() {
                     0 => "records and directories agree".to_owned(),
                     1 => "1 finding".to_owned(),
                     many => format!("{many} findings"),
                 };
-                mended.chain(left).chain([format!("{}: {count}\n", self.export)]).collect()
+                repaired.chain(left).chain([format!("{}: {count}\n", self.export)]).collect()
             }
         }
     }
@@ -86,11 +87,11 @@ mod tests {
     #[test]
     fn a_report_is_for_people_or_for_programs() {
         let stale = Finding::TrashLeftover { entry: "x\ny".to_owned() };
-        let report = Report { export: "nfs:/e".to_owned(), findings: vec![stale], mended: Vec::new() };
+        let report = Report { export: "nfs:/e".to_owned(), findings: vec![stale], repaired: Vec::new() };
         assert_eq!(report.print(Format::Text), "x\\ny is left in the trash\nnfs:/e: 1 finding\n");
         assert_eq!(
             report.print(Format::Json),
-            "{\"export\":\"nfs:/e\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\"mended\":[]}\n"
+            "{\"export\":\"nfs:/e\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\"repaired\":[]}\n"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Do the snapshots' records, their trees and the volumes that show them agree?
+//! Checks the records of snapshots against their trees and the volumes that they back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::snapshot::snapshot_backed;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record as VolumeRecord;
 
-/// Adds what does not fit in `.csi-nfs/snapshots`.
+/// Adds what is inconsistent in `.csi-nfs/snapshots`.
 pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     layout: &Layout<F>,

@@ -1,8 +1,8 @@
-//! The command line and the environment as they are written: names, help, and the ways of giving a flag.
+//! The command line and the environment as text: names, help, and the ways to pass a flag.
 //!
-//! A flag `--some-flag` can also be given as `-some-flag` (as Go's flag package takes it) and by the environment variable
-//! `CSI_NFS_SOME_FLAG`. The command line wins over the environment. An empty value is the same as none: manifests pass
-//! such for "the default".
+//! A flag `--some-flag` can also be passed as `-some-flag`, as Go's flag package accepts it, and by the environment
+//! variable `CSI_NFS_SOME_FLAG`. The command line overrides the environment. An empty value is the same as no value,
+//! because manifests use it for "the default".
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::Mode;
 use crate::nfs::text::Format;
 
-/// Variables that manifests of CSI drivers set by custom, and the flags that they stand for, behind the flag's own.
+/// Variables that manifests of CSI drivers set by convention, and their flags. The flag's own variable comes first.
 const CUSTOMARY: [(&str, &str); 2] = [("endpoint", "CSI_ENDPOINT"), ("nodeid", "NODE_ID")];
 
 /// A CSI driver for NFS.
@@ -25,7 +25,7 @@ pub(super) struct Args {
     #[arg(long, global = true, default_value = "unix:///csi/csi.sock")]
     pub(super) endpoint: String,
 
-    /// The node's name in Kubernetes; needed where the node service runs.
+    /// The node's name in Kubernetes; required where the node service runs.
     #[arg(long)]
     pub(super) nodeid: Option<String>,
 
@@ -37,40 +37,40 @@ pub(super) struct Args {
     #[arg(long, default_value = "all", value_parser = mode)]
     pub(super) mode: Mode,
 
-    /// An export that listings cover from the start, as SERVER:/SHARE, an IPv6 address in brackets. Repeated, or several
-    /// with commas between.
+    /// An export that listings include from the start, as SERVER:/SHARE, with an IPv6 address in brackets. Repeat the
+    /// flag, or separate several with commas.
     #[arg(long, value_delimiter = ',')]
     pub(super) export: Vec<String>,
 
-    /// NFS mount options, with commas between, for volumes that name none.
+    /// NFS mount options, separated by commas, for volumes that name none.
     #[arg(long)]
     pub(super) mount_options: Option<String>,
 
-    /// Mode of a volume's directory where its class names none: octal, with a leading 0. 0 leaves it as it is.
+    /// Mode of a volume's directory if its class names none: octal, with a leading 0. 0 leaves the mode unchanged.
     #[arg(long, default_value = "0")]
     pub(super) mount_permissions: String,
 
-    /// What becomes of a deleted volume's directory where its class says nothing: delete, retain or archive.
+    /// What happens to the directory of a deleted volume if its class does not say: delete, retain or archive.
     #[arg(long, default_value = "delete")]
     pub(super) default_ondelete_policy: String,
 
-    /// Let an archived volume replace an archive of the same name; otherwise it gets a name of its own.
+    /// Let an archived volume replace an archive of the same name. Otherwise it gets another name.
     #[arg(long)]
     pub(super) remove_archived_volume_path: bool,
 
-    /// Entries of a tree that a snapshot, restore or clone copies at once, 1 to 64.
+    /// Entries of a tree that a snapshot, restore or clone copies at the same time, 1 to 64.
     #[arg(long, default_value = "16", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(super) copy_workers: u8,
 
-    /// Minutes for which a volume's figures are not asked for again. 0 asks each time.
+    /// Minutes for which a volume's statistics are cached. 0 asks each time.
     #[arg(long, default_value = "10", value_name = "MINUTES")]
     pub(super) vol_stats_cache_expire_in_minutes: u32,
 
-    /// Serve inline ephemeral volumes, by which whoever makes a pod chooses the NFS server.
+    /// Serve inline ephemeral volumes. With these, whoever creates a pod chooses the NFS server.
     #[arg(long)]
     pub(super) enable_inline_volumes: bool,
 
-    /// Register with kubelet by a socket of this path, in kubelet's plugins_registry directory.
+    /// Register with kubelet by a socket at this path, in kubelet's plugins_registry directory.
     #[arg(long, value_name = "PATH")]
     pub(super) registration_socket: Option<String>,
 
@@ -82,27 +82,27 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) http_endpoint: Option<SocketAddr>,
 
-    /// How long calls in flight may take to end when the driver is told to.
+    /// How long running calls may take to finish when the driver is told to stop.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) shutdown_grace: Duration,
 
-    /// How log lines look: text or json.
+    /// Format of log lines: text or json.
     #[arg(long, default_value = "text", value_parser = log_format, value_name = "FORMAT")]
     pub(super) log_format: Format,
 
-    /// Verbosity of the log, as klog has it: below 3 info, 3 and 4 debug, from 5 on trace.
+    /// Verbosity of the log, as in klog: below 3 info, 3 and 4 debug, 5 and more trace.
     #[arg(long = "v", default_value = "0", value_name = "N")]
     pub(super) verbosity: u32,
 
-    /// Accepted from manifests of csi-driver-nfs, and unneeded: nothing is mounted in a directory.
+    /// Accepted for manifests of csi-driver-nfs and ignored: the driver mounts nothing in a directory.
     #[arg(long, value_name = "PATH")]
     working_mount_dir: Option<String>,
 
-    /// Accepted from manifests of csi-driver-nfs, and unneeded: no process is started.
+    /// Accepted for manifests of csi-driver-nfs and ignored: the driver starts no process.
     #[arg(long)]
     use_tar_command_in_snapshot: bool,
 
-    /// Accepted from manifests of csi-driver-nfs, and unneeded: snapshots are not packed.
+    /// Accepted for manifests of csi-driver-nfs and ignored: snapshots are not packed.
     #[arg(long)]
     enable_snapshot_compression: bool,
 
@@ -112,26 +112,26 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Ask the driver that runs on --endpoint whether it can serve, and exit 0 or 1.
+    /// Ask the driver that runs on --endpoint whether it can serve, and exit with 0 or 1.
     Probe,
-    /// Enforce the sizes of volumes, on the NFS server itself, by project quotas of XFS or ext4.
+    /// Enforce the sizes of volumes on the NFS server itself, by project quotas of XFS or ext4.
     Agent(Agent),
-    /// Compare an export's records with what is on it, and exit 0, 1 where something does not fit, or 69 where the export
-    /// cannot be read. It changes nothing unless --repair is given.
+    /// Compare the records of an export with its content. Exit with 0 if they agree, 1 if not, or 69 if the export
+    /// cannot be read. Nothing is changed unless --repair is given.
     Check {
-        /// The export, as SERVER:/SHARE, an IPv6 address in brackets.
+        /// The export, as SERVER:/SHARE, with an IPv6 address in brackets.
         #[arg(long)]
         export: String,
 
-        /// NFS mount options, with commas between.
+        /// NFS mount options, separated by commas.
         #[arg(long)]
         mount_options: Option<String>,
 
-        /// Mend what can be mended without losing anything: claims, and leftovers in staging and trash.
+        /// Repair what can be repaired without losing data: directory owners, and leftovers in staging and trash.
         #[arg(long)]
         repair: bool,
 
-        /// What is printed: text, or json, one object.
+        /// Output format: text, or json, which is one object.
         #[arg(long, default_value = "text", value_parser = log_format)]
         format: Format,
     },
@@ -139,7 +139,7 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Agent {
-    /// An exported directory on this machine, as an absolute path. Repeated, or several with commas between.
+    /// An exported directory on this machine, as an absolute path. Repeat the flag, or separate several with commas.
     #[arg(long, required = true, value_delimiter = ',', value_name = "DIRECTORY")]
     pub(super) path: Vec<std::path::PathBuf>,
 
@@ -150,7 +150,7 @@ pub(super) struct Agent {
 
 fn project_ids(text: &str) -> Result<std::ops::RangeInclusive<u32>, &'static str> {
     let range = text.split_once('-').and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
-    // 0 is what belongs to no project, and the largest number means none to chown(2) and its like.
+    // Objects without a project have the ID 0, and chown(2) and similar calls take the largest number for "unchanged".
     range
         .filter(|range: &std::ops::RangeInclusive<u32>| {
             !range.is_empty() && *range.start() > 0 && *range.end() < u32::MAX
@@ -159,7 +159,7 @@ fn project_ids(text: &str) -> Result<std::ops::RangeInclusive<u32>, &'static str
 }
 
 impl Args {
-    /// Parses the command line, program name first, and the environment, which `variable` looks up.
+    /// Parses the command line, which starts with the program's name, and the environment, which `variable` looks up.
     pub(super) fn read(
         words: impl IntoIterator<Item = OsString>,
         variable: impl Fn(&str) -> Option<OsString>,
@@ -184,7 +184,7 @@ impl Args {
     }
 }
 
-/// The names of the variables that stand for a flag.
+/// The environment variables of a flag.
 fn variables(flag: &str) -> impl Iterator<Item = String> {
     let own = format!("CSI_NFS_{}", flag.replace('-', "_").to_ascii_uppercase());
     let customary = CUSTOMARY.into_iter().filter(move |(of, _)| *of == flag).map(|(_, name)| name.to_owned());
@@ -198,7 +198,7 @@ fn name_variables(arg: Arg) -> Arg {
     arg.help(format!("{help} [env: {names}]"))
 }
 
-/// A switch, as Go has them: `--flag`, or `--flag=true` and `--flag=false`; never the next word.
+/// A boolean flag as in Go: `--flag`, `--flag=true` or `--flag=false`, but never with the value as the next word.
 fn take_value(arg: Arg) -> Arg {
     match arg.get_action() {
         ArgAction::SetTrue => arg
@@ -213,7 +213,7 @@ fn take_value(arg: Arg) -> Arg {
     }
 }
 
-/// Go's flags take one dash as well as two: `-nodeid=x`. `-h` and `-V` are clap's own.
+/// Go accepts one dash as well as two: `-nodeid=x`. `-h` and `-V` belong to clap.
 fn double_dash(word: OsString) -> OsString {
     match word.as_bytes() {
         b"-h" | b"-V" => word,
@@ -232,13 +232,13 @@ fn is_empty_flag(word: &OsStr) -> bool {
     word.starts_with(b"--") && word.iter().position(|b| *b == b'=') == Some(word.len() - 1)
 }
 
-/// Whether the word gives the flag: `--flag` or `--flag=…`.
+/// Whether the word passes the flag: `--flag` or `--flag=…`.
 fn gives(word: &OsStr, flag: &str) -> bool {
     let rest = word.as_bytes().strip_prefix(b"--").and_then(|word| word.strip_prefix(flag.as_bytes()));
     matches!(rest, Some([]) | Some([b'=', ..]))
 }
 
-/// What Go's strconv.ParseBool takes.
+/// The values that Go's strconv.ParseBool accepts.
 fn switch(text: &str) -> Result<bool, &'static str> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),

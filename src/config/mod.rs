@@ -1,5 +1,5 @@
 //! The configuration: the command line and the environment, checked as a whole before anything is opened or bound, in
-//! types that cannot hold a bad value.
+//! types that cannot hold an invalid value.
 
 mod args;
 
@@ -22,7 +22,7 @@ use crate::volume::parameters::{Attributes, parse_mode};
 
 use args::{Args, Command};
 
-/// What the program is asked to do.
+/// What the program should do.
 #[derive(Debug)]
 pub enum Task {
     /// Run the driver.
@@ -55,12 +55,12 @@ pub struct CheckConfig {
     pub format: Format,
 }
 
-/// Why there is nothing to do.
+/// Why the program does nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// Help or the version was asked for: what to print on standard output.
+    /// Help or the version was requested: the text for standard output.
     Shown(String),
-    /// The configuration is bad: what is wrong with it, on one line.
+    /// The configuration is invalid: what is wrong, on one line.
     Bad(String),
 }
 
@@ -79,9 +79,9 @@ pub struct Config {
     pub driver_name: DriverName,
     /// `--endpoint`: the CSI socket.
     pub endpoint: SocketPath,
-    /// The controller's part, where `--mode` has it run.
+    /// The controller's part, if `--mode` includes it.
     pub controller: Option<ControllerConfig>,
-    /// The node's part, where `--mode` has it run.
+    /// The node's part, if `--mode` includes it.
     pub node: Option<NodeConfig>,
     /// `--http-endpoint`.
     pub http_endpoint: Option<SocketAddr>,
@@ -96,11 +96,11 @@ pub struct Config {
 /// The configuration of the Controller service.
 #[derive(Debug)]
 pub struct ControllerConfig {
-    /// What the service itself takes.
+    /// The settings of the service itself.
     pub settings: controller::Settings,
-    /// `--export`: exports that listings cover from the start.
+    /// `--export`: exports that listings include from the start.
     pub exports: Vec<Source>,
-    /// `--copy-workers`: entries of a tree that are copied at once.
+    /// `--copy-workers`: entries of a tree that are copied at the same time.
     pub copy_workers: usize,
 }
 
@@ -111,9 +111,9 @@ pub struct NodeConfig {
     pub id: NodeId,
     /// `--mount-options`: for volumes that name none.
     pub mount_options: MountOptions,
-    /// `--mount-permissions`: for volumes that name none; `None` leaves a directory's mode as it is.
+    /// `--mount-permissions`: for volumes that name none; `None` leaves the mode of a directory unchanged.
     pub mount_permissions: Option<u32>,
-    /// `--vol-stats-cache-expire-in-minutes`; zero keeps nothing.
+    /// `--vol-stats-cache-expire-in-minutes`; zero disables the cache.
     pub stats_cache: Duration,
     /// `--enable-inline-volumes`.
     pub inline_volumes: bool,
@@ -130,7 +130,7 @@ pub struct RegistrationConfig {
     pub endpoint: SocketPath,
 }
 
-/// Parses the command line, the program's name first, and the environment, which `variable` looks up.
+/// Parses the command line, which starts with the program's name, and the environment, which `variable` looks up.
 pub fn parse(
     words: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
@@ -215,7 +215,7 @@ fn endpoint(field: &str, text: &str) -> Result<SocketPath> {
     SocketPath::parse(field, path)
 }
 
-/// `SERVER:/SHARE` as nfs(5) has it.
+/// `SERVER:/SHARE` as in nfs(5).
 fn export(field: &str, text: &str) -> Result<Source> {
     let Some((server, share)) = text.split_once(":/") else {
         let reason = format!("`{}`: not SERVER:/SHARE, such as nfs.example:/export", text.escape_debug());
@@ -231,8 +231,8 @@ fn export(field: &str, text: &str) -> Result<Source> {
     Ok(Source::share(server, Share::parse(field, &format!("/{share}"))?))
 }
 
-/// Permission bits. csi-driver-nfs reads a number without a leading 0 as decimal, so that `511` and `0777` are one mode:
-/// taking it for octal would silently give another mode, so it is refused.
+/// Permission bits. csi-driver-nfs reads a number without a leading 0 as decimal, so `511` and `0777` are the same mode
+/// there. Reading such a number as octal would silently give another mode, so it is refused.
 fn permissions(field: &str, text: &str) -> Result<Option<u32>> {
     if !text.starts_with('0') {
         let reason = format!("`{}`: give the mode in octal, with a leading 0, such as 0770", text.escape_debug());
@@ -263,7 +263,7 @@ fn registration(args: &Args) -> Result<Option<RegistrationConfig>> {
     }))
 }
 
-/// Help and the version are wanted; of an error, the first paragraph says what is wrong.
+/// Help and the version are not errors. The first paragraph of an error says what is wrong.
 fn refusal(error: clap::Error) -> Refusal {
     let text = error.render().to_string();
     if !error.use_stderr() {

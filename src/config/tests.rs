@@ -23,7 +23,7 @@ fn bad(words: &[&str]) -> String {
     }
 }
 
-/// The flag's value as it arrived, for flags of different kinds.
+/// The value of a flag in the configuration, for flags of all kinds.
 fn seen(config: &Config, flag: &str) -> String {
     let (controller, node) = (config.controller.as_ref().unwrap(), config.node.as_ref().unwrap());
     let registration = || node.registration.as_ref().unwrap();

@@ -1,12 +1,12 @@
-//! The boundary that everything on an export goes through: what the driver needs of an NFS export, and nothing of how it
-//! gets it.
+//! The interface to an NFS export: what the driver needs of it, and nothing about how it is reached.
 //!
-//! Operations start at handles, never at paths; names are bytes; terms and errors are those of NFS (RFC 8881, section
-//! 18). [`kernel`](super::kernel) implements it on a mount of the kernel's client, [`memory`](super::memory) in memory
-//! for tests.
+//! Operations start at handles, never at paths. Names are bytes. Terms and errors are those of NFS (RFC 8881, section
+//! 18). [`kernel`](super::kernel) implements the interface on a mount of the kernel's NFS client; `testing/memory`
+//! implements it in memory.
 //!
-//! What a server promises, and both implementations keep: an operation on a directory (create, mkdir, rename, remove,
-//! link) or on attributes is on stable storage when it answers; data written to a file is only after [`Fs::commit`].
+//! Every implementation guarantees that an operation on a directory (create, mkdir, rename, remove, link) or on
+//! attributes is on stable storage when it returns. Data written to a file is on stable storage only after
+//! [`Fs::commit`].
 
 use std::fmt;
 use std::future::Future;
@@ -20,42 +20,42 @@ pub use crate::nfs::status::{FsResult, Status, gone};
 pub struct Entry {
     /// Its name.
     pub name: Name,
-    /// Its kind, where the server says so with the name.
+    /// Its kind, if the server returns the kind with the name.
     pub kind: Option<Kind>,
     /// The object's number.
     pub fileid: u64,
-    /// Where the listing goes on after it.
+    /// Where the listing continues after this entry.
     pub cookie: Cookie,
 }
 
-/// Where a listing of a directory goes on; `0` is its beginning. Valid for the same directory only.
+/// A position in the listing of a directory; `0` is the beginning. It is valid for that directory only.
 pub type Cookie = u64;
 
-/// A part of a directory's listing.
+/// A part of a directory's listing (READDIR).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
-    /// Some entries, without `.` and `..`, in the server's order.
+    /// Some entries in the server's order, without `.` and `..`.
     pub entries: Vec<Entry>,
-    /// Where the next page starts; `None` after the last one.
+    /// Where the next page starts; `None` on the last page.
     pub next: Option<Cookie>,
 }
 
 /// The size of the file system behind a directory (`space_*`, `files_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FsStat {
-    /// Bytes in all.
+    /// The total in bytes.
     pub total_bytes: u64,
-    /// Bytes free, reserved ones included.
+    /// Free bytes, including those reserved for root.
     pub free_bytes: u64,
-    /// Bytes free for everybody.
+    /// Free bytes that every user may write.
     pub available_bytes: u64,
-    /// Inodes in all; 0 where the file system has no such limit.
+    /// The total number of inodes; 0 if the file system has no limit on inodes.
     pub total_inodes: u64,
-    /// Inodes free.
+    /// Free inodes.
     pub free_inodes: u64,
 }
 
-/// What an open file is for.
+/// The access that a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {
     /// OPEN4_SHARE_ACCESS_READ.
@@ -64,21 +64,21 @@ pub enum OpenMode {
     ReadWrite,
 }
 
-/// What is looked for in a sparse file (`data_content4`).
+/// What to look for in a sparse file (`data_content4`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
     /// NFS4_CONTENT_DATA.
     Data,
-    /// NFS4_CONTENT_HOLE. The end of a file is one.
+    /// NFS4_CONTENT_HOLE. The end of a file counts as a hole.
     Hole,
 }
 
-/// [`Status::Inval`] where the mode is none that a new object may get: more than the permission bits.
+/// Returns [`Status::Inval`] if `mode` has more than the permission bits, which is all that a new object may get.
 pub(crate) fn check_new_mode(mode: u32) -> FsResult<()> {
     if mode <= 0o777 { Ok(()) } else { Err(Status::Inval) }
 }
 
-/// [`Status::Inval`] where an object of that kind is made in another way than by [`Fs::mknod`].
+/// Returns [`Status::Inval`] if objects of this kind are not made by [`Fs::mknod`].
 pub(crate) fn check_special(kind: Kind) -> FsResult<()> {
     match kind {
         Kind::Fifo | Kind::Socket | Kind::CharDevice | Kind::BlockDevice => Ok(()),
@@ -86,10 +86,10 @@ pub(crate) fn check_special(kind: Kind) -> FsResult<()> {
     }
 }
 
-/// PATH_MAX less the NUL: the longest target of a symbolic link that Linux makes.
+/// The longest target of a symbolic link on Linux: PATH_MAX without the NUL.
 pub const SYMLINK_MAX: usize = 4095;
 
-/// [`Status::Inval`] or [`Status::NameTooLong`] where the bytes are not what a symbolic link can point to.
+/// Returns [`Status::Inval`] or [`Status::NameTooLong`] if a symbolic link cannot have this target.
 pub(crate) fn check_symlink_target(target: &[u8]) -> FsResult<()> {
     match target {
         _ if target.is_empty() || target.contains(&0) => Err(Status::Inval),
@@ -98,34 +98,35 @@ pub(crate) fn check_symlink_target(target: &[u8]) -> FsResult<()> {
     }
 }
 
-/// The extended attributes by which a mount of Linux carries access control lists: NFSv4's as they are, NFSv3's as POSIX
-/// draft ones.
+/// The extended attributes in which a Linux mount presents access control lists: NFSv4 ACLs as they are, NFSv3 ACLs as
+/// POSIX draft ACLs.
 pub const ACLS: [&[u8]; 3] = [b"system.nfs4_acl", b"system.posix_acl_access", b"system.posix_acl_default"];
 
-/// Whether an extended attribute is one that the driver reads and sets.
+/// Whether the driver reads and sets this extended attribute.
 pub(crate) fn is_tenants_xattr(name: &[u8]) -> bool {
     name.starts_with(b"user.") || ACLS.contains(&name)
 }
 
-/// The byte that is locked for a key: its low 62 bits, which fit every offset on the way.
+/// The byte that is locked for a key: the low 62 bits of the key, which fit every offset type on the way.
 pub(crate) fn lock_offset(key: u64) -> i64 {
     (key & (u64::MAX >> 2)).cast_signed()
 }
 
-/// An export: a tree of objects on an NFS server. A clone is the same.
+/// An export: a tree of objects on an NFS server. A clone refers to the same export.
 ///
-/// No operation follows a symbolic link or leaves the export's file system. Every one ends: with
-/// [`Status::TimedOut`] when the server is gone, and may then, or when its future is dropped, yet be carried out.
+/// No operation follows a symbolic link or leaves the export's file system. Every operation ends. When the server is
+/// gone it ends with [`Status::TimedOut`]; then, or when the caller drops the future, the server may still carry it
+/// out.
 ///
-/// A directory that has been removed is [`Status::Stale`], for itself and for every name in it; what is no directory has
-/// no names: [`Status::NotDir`]. The checks in [`conformance`](super::conformance) are this contract, line by line.
+/// An operation on a removed directory, or on a name in one, returns [`Status::Stale`]. An operation on a name in an
+/// object that is not a directory returns [`Status::NotDir`]. `testing/conformance` checks this contract line by line.
 pub trait Fs: Clone + Send + Sync + 'static {
-    /// An object by its identity, whatever its name has become. Cheap to clone. A file that was opened is closed soon after
-    /// the last clone is gone.
+    /// An object, identified independently of its name. A handle is cheap to clone. An open file is closed soon after
+    /// its last clone is dropped.
     type Handle: Clone + fmt::Debug + Send + Sync + 'static;
 
-    /// Does several operations in one go, where that is cheaper than one by one: what `work` gives, with an export to do them
-    /// on. It waits for nothing else than the server, and keeps what it opened to itself.
+    /// Runs `work`, several operations on the export that it is given, in one go where that is cheaper than one by one.
+    /// `work` may wait for this server only, and must not hand out what it opens.
     fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> impl Future<Output = FsResult<T>> + Send
     where
         T: Send + 'static,
@@ -135,26 +136,27 @@ pub trait Fs: Clone + Send + Sync + 'static {
         async { Ok(work.await) }
     }
 
-    /// The export's root directory.
+    /// The root directory of the export.
     fn root(&self) -> Self::Handle;
 
-    /// LOOKUP and GETATTR: the object of that name; [`Status::XDev`] where another file system of the server begins.
+    /// LOOKUP and GETATTR: the object of that name. Returns [`Status::XDev`] if another file system of the server
+    /// begins there.
     fn lookup(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// LOOKUPP: the directory that this one is in now, whoever moved it; the root's is the root.
+    /// LOOKUPP: the directory that now contains this one, even after a move. The parent of the root is the root.
     fn parent(&self, dir: &Self::Handle) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// GETATTR, from the server, not from a cache. (Size and links of a directory may be old: Linux 7 answers for them itself
-    /// while it holds a delegation.)
+    /// GETATTR, answered by the server and not by a cache. (The size and link count of a directory may be outdated:
+    /// Linux 7 answers them from its cache while it holds a delegation.)
     fn getattr(&self, object: &Self::Handle) -> impl Future<Output = FsResult<Attr>> + Send;
 
-    /// SETATTR, in the order that [`SetAttr`] says; what was set before an error stays set. A symbolic link has no mode:
-    /// [`Status::NotSupp`]; and some servers keep times of their own for it. A size is for a file that this handle has open for
-    /// writing: otherwise [`Status::Inval`].
+    /// SETATTR, in the order that [`SetAttr`] documents. What was set before an error stays set. A symbolic link has no
+    /// mode ([`Status::NotSupp`]), and some servers do not take its times from clients. The size can only be set
+    /// through a handle that has the file open for writing (otherwise [`Status::Inval`]).
     fn setattr(&self, object: &Self::Handle, attr: SetAttr) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// CREATE of a directory; [`Status::Exist`] when the name is taken. `mode` at most 0o777; in a directory with setgid,
-    /// group and setgid are inherited.
+    /// CREATE of a directory. Returns [`Status::Exist`] if the name is taken. `mode` is at most 0o777. In a directory
+    /// with setgid, the new one inherits the group and setgid.
     fn mkdir(
         &self,
         dir: &Self::Handle,
@@ -162,8 +164,8 @@ pub trait Fs: Clone + Send + Sync + 'static {
         mode: u32,
     ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// OPEN with EXCLUSIVE4: a new, empty regular file, open for reading and writing; [`Status::Exist`] when the name is
-    /// taken. `mode` at most 0o777.
+    /// OPEN with EXCLUSIVE4: creates an empty regular file and opens it for reading and writing. Returns
+    /// [`Status::Exist`] if the name is taken. `mode` is at most 0o777.
     fn create(
         &self,
         dir: &Self::Handle,
@@ -171,8 +173,8 @@ pub trait Fs: Clone + Send + Sync + 'static {
         mode: u32,
     ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// OPEN with UNCHECKED4: like [`Fs::create`], but where a regular file has the name, that is opened, as it is. For a
-    /// directory that nobody else works in: it takes one operation of the server less.
+    /// OPEN with UNCHECKED4: like [`Fs::create`], but if a regular file has the name already, opens that file
+    /// unchanged. It costs the server one operation less, and is for directories in which nobody else works.
     fn open_or_create(
         &self,
         dir: &Self::Handle,
@@ -180,8 +182,8 @@ pub trait Fs: Clone + Send + Sync + 'static {
         mode: u32,
     ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// CREATE of a symbolic link to `target`, which is any bytes but NUL: [`Status::Inval`] with none at all,
-    /// [`Status::NameTooLong`] beyond [`SYMLINK_MAX`]; [`Status::Exist`] when the name is taken.
+    /// CREATE of a symbolic link to `target`, any bytes except NUL. Returns [`Status::Inval`] if `target` is empty,
+    /// [`Status::NameTooLong`] if it is longer than [`SYMLINK_MAX`], and [`Status::Exist`] if the name is taken.
     fn symlink(
         &self,
         dir: &Self::Handle,
@@ -189,9 +191,9 @@ pub trait Fs: Clone + Send + Sync + 'static {
         target: &[u8],
     ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// CREATE of a FIFO, a socket or a device node, which has the numbers `device`; [`Status::Inval`] for another kind,
-    /// [`Status::Exist`] when the name is taken. `mode` at most 0o777. A device node takes the capability CAP_MKNOD here, and
-    /// root not squashed there: otherwise [`Status::Perm`].
+    /// CREATE of a FIFO, a socket, or a device node with the number `device`. Returns [`Status::Inval`] for any other
+    /// kind and [`Status::Exist`] if the name is taken. `mode` is at most 0o777. A device node needs the capability
+    /// CAP_MKNOD here and an export without root squashing there; otherwise the result is [`Status::Perm`].
     fn mknod(
         &self,
         dir: &Self::Handle,
@@ -201,15 +203,16 @@ pub trait Fs: Clone + Send + Sync + 'static {
         device: (u32, u32),
     ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// LINK: one more name for an object that is no directory ([`Status::IsDir`]); [`Status::Exist`] when the name is taken.
+    /// LINK: gives an object another name. Returns [`Status::IsDir`] for a directory and [`Status::Exist`] if the name
+    /// is taken.
     fn link(&self, object: &Self::Handle, dir: &Self::Handle, name: &Name)
     -> impl Future<Output = FsResult<()>> + Send;
 
-    /// READLINK: the target's bytes; [`Status::Inval`] for what is no symbolic link.
+    /// READLINK: the bytes of the target. Returns [`Status::Inval`] if the object is not a symbolic link.
     fn readlink(&self, link: &Self::Handle) -> impl Future<Output = FsResult<Vec<u8>>> + Send;
 
-    /// OPEN of an existing regular file; [`Status::Symlink`], [`Status::IsDir`] or [`Status::WrongType`] when the name is
-    /// something else, which is then not touched.
+    /// OPEN of an existing regular file. If the name is anything else, returns [`Status::Symlink`], [`Status::IsDir`]
+    /// or [`Status::WrongType`] and does not touch the object.
     fn open(
         &self,
         dir: &Self::Handle,
@@ -217,28 +220,31 @@ pub trait Fs: Clone + Send + Sync + 'static {
         mode: OpenMode,
     ) -> impl Future<Output = FsResult<(Self::Handle, Attr)>> + Send;
 
-    /// READ: up to `length` bytes from `offset`; fewer only at the end of the file. [`Status::Inval`] for a handle that
-    /// is not of an open file; so in all that follows down to [`Self::commit`].
+    /// READ: up to `length` bytes from `offset`; fewer only at the end of the file. Like the operations below, down to
+    /// [`Self::commit`], it returns [`Status::Inval`] if the handle is not an open file.
     fn read(&self, file: &Self::Handle, offset: u64, length: usize) -> impl Future<Output = FsResult<Vec<u8>>> + Send;
 
-    /// WRITE of all of `data`; not yet on stable storage.
+    /// WRITE of all of `data`. It is not yet on stable storage.
     fn write(&self, file: &Self::Handle, offset: u64, data: Vec<u8>) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// COMMIT: what was written to the file is on stable storage. Reports every failed write; nothing later does.
+    /// COMMIT: afterwards, everything written to the file is on stable storage. A failed write is reported here and
+    /// nowhere later.
     fn commit(&self, file: &Self::Handle) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// SEEK (RFC 7862, section 15.11): the first offset from `offset` on where there is what is looked for; `None` where
-    /// there is none up to the end of the file. Where holes cannot be asked for, all of the file is data.
+    /// SEEK (RFC 7862, section 15.11): the first offset at or after `offset` that has data or a hole, as `what` says;
+    /// `None` if there is none before the end of the file. If the server does not support SEEK, the whole file counts
+    /// as data.
     fn seek(&self, file: &Self::Handle, offset: u64, what: Seek) -> impl Future<Output = FsResult<Option<u64>>> + Send;
 
-    /// CLONE (RFC 7862, section 15.13) of all of `source` into `target`, an empty file that is open for writing: its content
-    /// in one step, holes included, on stable storage. Answers its size. [`Status::NotSupp`] or [`Status::XDev`] where the
-    /// server cannot; then nothing was done.
+    /// CLONE (RFC 7862, section 15.13) of all of `source` into `target`, an empty file open for writing. The content,
+    /// holes included, is there in one step and on stable storage. Returns the size. Returns [`Status::NotSupp`] or
+    /// [`Status::XDev`], without having done anything, if the server cannot clone.
     fn clone_file(&self, source: &Self::Handle, target: &Self::Handle) -> impl Future<Output = FsResult<u64>> + Send;
 
-    /// COPY (RFC 7862, section 15.2), done by the server, of up to `length` bytes at `offset` to the same place in `target`,
-    /// another file, which is open for writing: how many were copied, fewer than asked or none where the source ends. Not yet on stable
-    /// storage. [`Status::NotSupp`] or [`Status::XDev`] where the server cannot.
+    /// COPY (RFC 7862, section 15.2) by the server: up to `length` bytes at `offset` go to the same offset of `target`,
+    /// another file that is open for writing. Returns the number of bytes copied, which is smaller than `length` or 0
+    /// where the source ends. The data is not yet on stable storage. Returns [`Status::NotSupp`] or [`Status::XDev`] if
+    /// the server cannot copy.
     fn copy(
         &self,
         source: &Self::Handle,
@@ -247,18 +253,19 @@ pub trait Fs: Clone + Send + Sync + 'static {
         length: u64,
     ) -> impl Future<Output = FsResult<u64>> + Send;
 
-    /// LISTXATTRS (RFC 8276), of a regular file or a directory: the names of the extended attributes that tenants set
-    /// (`user.*`) and of access control lists ([`ACLS`]). [`Status::NotSupp`] where there are none at all.
+    /// LISTXATTRS (RFC 8276) of a regular file or a directory: the names of extended attributes that tenants can set
+    /// (`user.*`) and of access control lists ([`ACLS`]). Returns [`Status::NotSupp`] if the export has no extended
+    /// attributes.
     fn list_xattrs(&self, object: &Self::Handle) -> impl Future<Output = FsResult<Vec<Vec<u8>>>> + Send;
 
-    /// GETXATTR: the value of an attribute that [`Self::list_xattrs`] named; `None` where it is gone.
+    /// GETXATTR: the value of an attribute that [`Self::list_xattrs`] returned; `None` if it has been removed since.
     fn get_xattr(&self, object: &Self::Handle, name: &[u8]) -> impl Future<Output = FsResult<Option<Vec<u8>>>> + Send;
 
-    /// SETXATTR: makes the attribute, or gives it another value.
+    /// SETXATTR: creates the attribute, or changes its value.
     fn set_xattr(&self, object: &Self::Handle, name: &[u8], value: &[u8]) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// The whole content of a regular file of at most `limit` bytes; [`Status::FBig`] for a larger one. Otherwise like
-    /// [`Fs::open`] and [`Fs::read`].
+    /// The whole content of a regular file of at most `limit` bytes. Returns [`Status::FBig`] for a larger file, and
+    /// otherwise fails like [`Fs::open`] and [`Fs::read`].
     fn read_file(
         &self,
         dir: &Self::Handle,
@@ -271,8 +278,8 @@ pub trait Fs: Clone + Send + Sync + 'static {
         }
     }
 
-    /// A new regular file with that content, on stable storage when this answers: like [`Fs::create`], [`Fs::write`] and
-    /// [`Fs::commit`]. Where it fails, a part of the file may be there.
+    /// Creates a regular file with that content, on stable storage when this returns: [`Fs::create`], [`Fs::write`] and
+    /// [`Fs::commit`]. After a failure, a part of the file may be there.
     fn write_file(
         &self,
         dir: &Self::Handle,
@@ -287,8 +294,9 @@ pub trait Fs: Clone + Send + Sync + 'static {
         }
     }
 
-    /// RENAME; replaces a file by a file, and an empty directory by a directory, in one step. Otherwise [`Status::IsDir`],
-    /// [`Status::NotDir`] or [`Status::NotEmpty`], by what stands there; [`Status::Inval`] for a directory into itself.
+    /// RENAME: replaces a file by a file, or an empty directory by a directory, in one step. Otherwise returns
+    /// [`Status::IsDir`], [`Status::NotDir`] or [`Status::NotEmpty`], depending on the existing object; and
+    /// [`Status::Inval`] when a directory is moved into itself.
     fn rename(
         &self,
         from_dir: &Self::Handle,
@@ -297,30 +305,32 @@ pub trait Fs: Clone + Send + Sync + 'static {
         to: &Name,
     ) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// REMOVE of anything but a directory; [`Status::IsDir`] for one.
+    /// REMOVE of anything except a directory, for which it returns [`Status::IsDir`].
     ///
-    /// As long as this client holds the file, even by a handle from [`Self::lookup`], the directory may keep it under a name
-    /// that begins with `.nfs`, and is not empty: let go of it first. The same goes for a file that a rename replaces.
+    /// While this client holds the file, even by a handle from [`Self::lookup`], the client may keep it under a name
+    /// that begins with `.nfs`. Then the directory is not empty: drop the handle first. The same is true of a file that
+    /// a rename replaces.
     fn unlink(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// REMOVE of an empty directory; [`Status::NotEmpty`], [`Status::NotDir`] otherwise.
+    /// REMOVE of an empty directory. Otherwise returns [`Status::NotEmpty`] or [`Status::NotDir`].
     fn rmdir(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// READDIR: a page of the directory's entries, which may be empty. Entries that are neither made nor removed between two
-    /// pages come once; removing what was listed does not disturb the rest.
+    /// READDIR: a page of the directory's entries, which may be empty. Entries that exist throughout the listing appear
+    /// exactly once. Removing listed entries between two pages does not disturb the rest.
     fn readdir(&self, dir: &Self::Handle, from: Cookie) -> impl Future<Output = FsResult<Page>> + Send;
 
-    /// The figures of the file system (or the quota) that the directory is in.
+    /// The figures of the file system, or of the quota, that the directory is in.
     fn statfs(&self, dir: &Self::Handle) -> impl Future<Output = FsResult<FsStat>> + Send;
 
-    /// LOCK (exclusive, not waiting) of the byte at `key` (its low 62 bits) of a file that is open for writing: true when
-    /// this handle or a clone of it now holds it. One that it holds already is granted again; another opening of the file
-    /// is another holder, in this process too. A lock ends with [`Fs::unlock`] or with its holder, crashed or closed.
+    /// LOCK (exclusive, without waiting) of the byte at `key` (its low 62 bits) of a file that is open for writing.
+    /// Returns true if this handle or a clone of it holds the lock now, even if it did so before. Another open of the
+    /// same file is another holder, also in this process. A lock ends with [`Fs::unlock`], or when its holder closes
+    /// the file or crashes.
     fn try_lock(&self, file: &Self::Handle, key: u64) -> impl Future<Output = FsResult<bool>> + Send;
 
     /// LOCKU of the byte at `key`.
     fn unlock(&self, file: &Self::Handle, key: u64) -> impl Future<Output = FsResult<()>> + Send;
 
-    /// Whether other clients of the server see this one's locks: false for NFSv3 without lockd.
+    /// Whether other clients of the server see the locks of this one: false for NFSv3 without lockd.
     fn locks_are_shared(&self) -> bool;
 }

@@ -14,24 +14,25 @@
 use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};
 use crate::nfs::source::SubDir;
 
-/// Handles of the private directory's parts.
+/// Handles of the directories in the private directory.
 pub struct Layout<F: Fs> {
     /// Records of volumes.
     pub volumes: F::Handle,
-    /// Which volumes have which directories.
+    /// Which volumes own which directories.
     pub paths: F::Handle,
     /// Records of snapshots, and their trees.
     pub snapshots: F::Handle,
-    /// What is not yet whole.
+    /// What is being made.
     pub staging: F::Handle,
-    /// What is about to go.
+    /// What is being deleted.
     pub trash: F::Handle,
     /// The file whose bytes are locked.
     pub lock: F::Handle,
 }
 
 impl<F: Fs> Layout<F> {
-    /// Opens it; `None` where it, or a part of it, is not there yet: who makes it may be at it just now.
+    /// Opens the private directory. Returns `None` if it or a part of it is missing: another process may be creating
+    /// it.
     pub async fn open(fs: &F) -> FsResult<Option<Self>> {
         match Self::walk(fs, false).await {
             Ok(layout) => Ok(Some(layout)),
@@ -40,7 +41,7 @@ impl<F: Fs> Layout<F> {
         }
     }
 
-    /// Opens it, and makes what is missing.
+    /// Opens the private directory, and creates what is missing.
     pub async fn make(fs: &F) -> FsResult<Self> {
         Self::walk(fs, true).await
     }
@@ -56,7 +57,7 @@ impl<F: Fs> Layout<F> {
     }
 }
 
-/// The file `lock` in `dir`, whose bytes are locked; with `make`, made where it is not there.
+/// Opens the file `lock` in `dir`, whose bytes are locked. With `make`, creates it if it is missing.
 pub async fn lock_file<F: Fs>(fs: &F, dir: &F::Handle, make: bool) -> FsResult<F::Handle> {
     let name = Name::new("lock")?;
     let (lock, _) = match fs.open(dir, &name, OpenMode::ReadWrite).await {

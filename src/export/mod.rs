@@ -1,4 +1,4 @@
-//! The driver's side of an NFS export: the interface to it, its implementations, and what is built on the interface alone.
+//! The driver's side of an NFS export: the interface, its implementation, and what is built on the interface alone.
 
 pub mod copy;
 pub mod fs;
@@ -20,10 +20,11 @@ use fs::{Attr, Entry, Fs, Kind, Name, OpenMode, Status};
 use layout::Layout;
 use locks::Locks;
 
-/// Records and claims are smaller than this; a file that is not is none of the driver's.
+/// Records and the files in `.csi-nfs/paths` are smaller than this. A larger file was not written by the driver.
 pub const SMALL: usize = 64 << 10;
 
-/// How often a file that is stale is read again: one that is replaced while it is read is, where its lock is not held.
+/// How often a small file is read again after ESTALE: it was replaced meanwhile, which happens where the reader does
+/// not hold its lock.
 const REPLACED: usize = 4;
 
 /// An export in use.
@@ -32,15 +33,16 @@ pub struct Export<F: Fs> {
     source: Source,
     layout: OnceCell<Arc<Layout<F>>>,
     locks: Arc<Locks>,
-    /// Its server has moved, or its connection is broken: other calls use another connection by now.
+    /// Its server has moved or its connection is broken: new calls use another connection.
     retired: AtomicBool,
-    /// Told when something was put into the trash.
+    /// Notified when something is put into the trash.
     pub(crate) trash: trash::Signal,
 }
 
 impl<F: Fs> Export<F> {
-    /// The export `source` (a share), reached through `fs`. `locks` are those of the share in this process, whatever the
-    /// options it is reached with: the server takes all of a machine's mounts for one client, and grants a lock to each.
+    /// The export `source` (a share), reached through `fs`. `locks` are shared by all connections of this process to
+    /// the share, whatever their mount options: the server takes all mounts of one machine for one client, and would
+    /// grant the same lock to each.
     pub fn new(source: Source, fs: F, locks: Arc<Locks>) -> Self {
         Self {
             fs: Arc::new(fs),
@@ -52,12 +54,12 @@ impl<F: Fs> Export<F> {
         }
     }
 
-    /// Says that other calls use another connection from now on, where they do not see the locks that are taken on this one.
+    /// Retires this connection: new calls use another one, which does not see the locks taken on this one.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
 
-    /// The operations on it.
+    /// The operations on the export.
     pub fn fs(&self) -> &F {
         &self.fs
     }
@@ -67,12 +69,12 @@ impl<F: Fs> Export<F> {
         &self.source
     }
 
-    /// The error for an operation that failed: `action` says what was tried, such as ``creating directory `a` ``.
+    /// The error of a failed operation. `action` says what was tried, such as ``creating directory `a` ``.
     pub fn failed(&self, action: impl Into<String>, status: Status) -> Error {
         Error::Export { export: self.source.to_string(), action: action.into(), status }
     }
 
-    /// The driver's private directory; `None` while there is none on this export.
+    /// The driver's private directory; `None` if this export has none yet.
     pub async fn layout(&self) -> Result<Option<Arc<Layout<F>>>> {
         if let Some(layout) = self.layout.get() {
             return Ok(Some(layout.clone()));
@@ -83,7 +85,7 @@ impl<F: Fs> Export<F> {
         }
     }
 
-    /// The driver's private directory, made where it is not there yet.
+    /// The driver's private directory, which is created if it is missing.
     pub async fn make_layout(&self) -> Result<Arc<Layout<F>>> {
         let make = async || {
             let layout = Layout::make(self.fs()).await;
@@ -92,18 +94,18 @@ impl<F: Fs> Export<F> {
         self.layout.get_or_try_init(make).await.cloned()
     }
 
-    /// Locks parts of the export, named by `names`, against other operations of this process and of other controllers.
+    /// Locks the parts of the export called `names` against other operations of this process and of other controllers.
     ///
     /// # Errors
-    /// [`Status::Stale`] where the export was retired: a call that has waited for the lock, or needs another one, has to be made
-    /// again on the connection that the others use.
+    /// [`Status::Stale`] if the export was retired: the call has to be made again, on the connection that
+    /// other calls use.
     pub async fn lock(&self, names: &[&str]) -> Result<locks::Guard<F>> {
         let layout = self.make_layout().await?;
         let locked = self.locks.acquire(&self.fs, &layout.lock, names).await;
         locked.and_then(|guard| self.valid(guard)).map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
     }
 
-    /// Locks the part of the export called `name` if nobody holds it.
+    /// Locks the part of the export called `name` if nobody holds the lock.
     pub async fn try_lock(&self, name: &str) -> Result<Option<locks::Guard<F>>> {
         let layout = self.make_layout().await?;
         let locked = self.locks.try_acquire(&self.fs, &layout.lock, name).await;
@@ -115,7 +117,7 @@ impl<F: Fs> Export<F> {
         if self.retired.load(Ordering::Relaxed) { Err(Status::Stale) } else { Ok(guard) }
     }
 
-    /// The object of that name; `None` where there is none.
+    /// The object of that name; `None` if there is none.
     pub async fn find(&self, dir: &F::Handle, name: &Name) -> Result<Option<(F::Handle, Attr)>> {
         match self.fs.lookup(dir, name).await {
             Ok(found) => Ok(Some(found)),
@@ -124,10 +126,10 @@ impl<F: Fs> Export<F> {
         }
     }
 
-    /// The directory at that path below `dir`; `None` where one of the names is not there.
+    /// The directory at `path` below `dir`; `None` if a component is missing.
     ///
     /// # Errors
-    /// [`Status::NotDir`] where something else than a directory has one of the names.
+    /// [`Status::NotDir`] if a component is not a directory.
     pub async fn find_dir(&self, dir: &F::Handle, path: impl IntoIterator<Item = Name>) -> Result<Option<F::Handle>> {
         let mut dir = dir.clone();
         for name in path {
@@ -140,7 +142,7 @@ impl<F: Fs> Export<F> {
         Ok(Some(dir))
     }
 
-    /// The directory at that path below `dir`; what is missing of it is made, with `mode`.
+    /// The directory at `path` below `dir`. Missing components are created with `mode`.
     pub async fn make_dirs(
         &self,
         dir: &F::Handle,
@@ -164,12 +166,12 @@ impl<F: Fs> Export<F> {
         Ok(dir)
     }
 
-    /// All names in a directory, in no order.
+    /// All names in a directory, in no particular order.
     pub async fn names(&self, dir: &F::Handle) -> Result<Vec<Name>> {
         Ok(self.entries(dir).await?.into_iter().map(|entry| entry.name).collect())
     }
 
-    /// All entries of a directory, in no order.
+    /// All entries of a directory, in no particular order.
     pub async fn entries(&self, dir: &F::Handle) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut cookie = Some(0);
@@ -181,7 +183,7 @@ impl<F: Fs> Export<F> {
         Ok(entries)
     }
 
-    /// The content of a small file of the driver's; `None` where there is none.
+    /// The content of a small file of the driver; `None` if there is no such file.
     pub async fn read_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<Vec<u8>>> {
         let mut read = self.fs.read_file(dir, name, SMALL).await;
         for _ in 0..REPLACED {
@@ -197,7 +199,8 @@ impl<F: Fs> Export<F> {
         }
     }
 
-    /// The same, with the file that it is the content of, open; of a file that is replaced or removed meanwhile, the new one.
+    /// The open file with its content; `None` if there is no such file. If it is replaced meanwhile, the new one is
+    /// returned.
     pub async fn open_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<(F::Handle, Attr, Vec<u8>)>> {
         let failed = |status| self.failed(format!("reading `{name}`"), status);
         for _ in 0..REPLACED {
@@ -216,14 +219,15 @@ impl<F: Fs> Export<F> {
         Err(failed(Status::Stale))
     }
 
-    /// Writes a small file of the driver's so that under its name there is the old content or the new, never less: in
-    /// staging, committed, renamed into place. The caller holds the lock of the file's volume.
+    /// Writes a small file of the driver atomically: in staging, committed, then renamed into place. A reader finds the
+    /// old content or the new, never a part. The caller holds the lock of the volume that the file is named after.
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
         self.replace_small((&layout.staging, name), (dir, name), 0o600, content).await
     }
 
-    /// The same for a file that is not named after the lock that the caller holds: in staging it is.
+    /// Like [`Self::write_small`], for a file that is not named after the lock that the caller holds. In staging it is
+    /// named after `lock`.
     pub async fn write_small_under(&self, lock: &str, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
         let staged =
@@ -231,7 +235,8 @@ impl<F: Fs> Export<F> {
         self.replace_small((&layout.staging, &staged), (dir, name), 0o600, content).await
     }
 
-    /// The same, half-written in `staged` (a directory and a name in it), where nobody else writes meanwhile.
+    /// Like [`Self::write_small`], staged at `staged` (a directory and a name in it), where nobody else writes at the
+    /// same time.
     pub async fn replace_small(
         &self,
         staged: (&F::Handle, &Name),
@@ -242,7 +247,7 @@ impl<F: Fs> Export<F> {
         let (staging, half) = staged;
         let write = async {
             match self.fs.write_file(staging, half, mode, content.clone()).await {
-                // Left by a process that died here: nobody writes it now.
+                // A process that died here left it, so nobody writes to it now.
                 Err(Status::Exist) => {
                     self.fs.unlink(staging, half).await?;
                     self.fs.write_file(staging, half, mode, content).await?;
@@ -256,8 +261,9 @@ impl<F: Fs> Export<F> {
             && status != Status::TimedOut
             && let Err(left) = self.fs.unlink(staging, half).await
         {
-            // Without room, say, it is half there. What does not go now is swept later.
-            tracing::debug!(name = %half, %left, "nothing is cleared in staging");
+            // On a full export, for example, a part of the file is there. If it cannot be removed now, it is swept
+            // later.
+            tracing::debug!(name = %half, %left, "a half-written file stays in staging and will be swept later");
         }
         written.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }

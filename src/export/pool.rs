@@ -1,4 +1,4 @@
-//! The exports in use: one connection each, kept while used, closed when idle.
+//! The exports in use. Each has one connection, which is kept while it is used and closed when it is idle.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -20,22 +20,23 @@ use crate::mount::mounter::Mounter;
 use crate::nfs::options::{MountOptions, Role};
 use crate::nfs::source::Source;
 
-/// An export that nobody used for so long is closed.
+/// A connection that nobody used for this long is closed.
 const IDLE: Duration = Duration::from_secs(300);
 
-/// A connection that could not be made because the server answers and mounting timed out is not tried again for so long. The kernel
-/// wants to use the connection that it still has to a former address of the same server, which each attempt keeps in being.
+/// How long the pool waits before it tries to connect again when the server answers RPC but mounting timed out. The
+/// kernel tries to reuse its connection to a former address of the same server, and every attempt to mount keeps that
+/// connection alive.
 const HELD_BACK: Duration = Duration::from_secs(20);
 
 /// How an export is reached.
 pub trait Connect: Send + Sync + 'static {
-    /// What a connection gives.
+    /// The operations on a connected export.
     type Fs: Fs;
 
-    /// Asks the server whether it is there, before a call that could wait for it; answers at which address.
+    /// Checks that the server answers, before a call that could block. Returns the address at which it answered.
     fn check(&self, share: &Source, options: &MountOptions) -> impl Future<Output = Result<IpAddr>> + Send;
 
-    /// Connects to the export at that address of its server.
+    /// Connects to the export at this address of its server.
     fn connect(
         &self,
         share: &Source,
@@ -64,12 +65,12 @@ impl Connect for Arc<Mounter> {
 type Key = (Source, MountOptions);
 
 struct Entry<F: Fs> {
-    /// Where the server was when this was made: a server that has moved is another one.
+    /// The server's address when this entry was made. A server that has moved gets another entry.
     address: IpAddr,
-    /// The export, and the task that keeps its trash clear.
+    /// The export, and the task that clears its trash.
     export: OnceCell<(Arc<Export<F>>, AbortOnDropHandle<()>)>,
     used: Mutex<Instant>,
-    /// When mounting timed out last, and what was said: see [`HELD_BACK`].
+    /// When mounting last timed out, and the error: see [`HELD_BACK`].
     timed_out: Mutex<Option<(Instant, Error)>>,
 }
 
@@ -83,7 +84,7 @@ impl<F: Fs> Entry<F> {
         })
     }
 
-    /// Connects by `connect`, unless that timed out a moment ago.
+    /// Runs `connect`, unless mounting timed out a moment ago.
     async fn unless_held_back<T>(&self, connect: impl Future<Output = Result<T>>) -> Result<T> {
         if let Some((at, error)) = &*lock(&self.timed_out)
             && at.elapsed() < HELD_BACK
@@ -106,17 +107,17 @@ impl<F: Fs> Entry<F> {
     }
 }
 
-/// The exports in use. Each is connected to once per set of mount options, at one address.
+/// The exports in use. There is one connection for each export and set of mount options, to one address.
 pub struct Pool<C: Connect> {
     connect: C,
     entries: Mutex<HashMap<Key, Arc<Entry<C::Fs>>>>,
     locks: Mutex<HashMap<Source, Arc<Locks>>>,
-    /// Every export that was named to this process, and the options that worked last.
+    /// Every export that this process was asked about, with the options that last worked.
     known: Mutex<BTreeMap<Source, MountOptions>>,
 }
 
 impl<C: Connect> Pool<C> {
-    /// A pool that knows of `exports` from the start.
+    /// A pool that knows `exports` from the start.
     pub fn new(connect: C, exports: impl IntoIterator<Item = (Source, MountOptions)>) -> Self {
         Self {
             connect,
@@ -126,10 +127,11 @@ impl<C: Connect> Pool<C> {
         }
     }
 
-    /// The export `share`, connected to with `options`.
+    /// The export `share`, connected with `options`.
     ///
     /// # Errors
-    /// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount).
+    /// [`Error::Unreachable`](crate::error::Error::Unreachable),
+    /// [`Error::Mount`](crate::error::Error::Mount).
     pub async fn get(&self, share: &Source, options: &MountOptions) -> Result<Arc<Export<C::Fs>>> {
         let address = self.connect.check(share, options).await?;
         let entry = self.entry(share, options, address);
@@ -146,8 +148,8 @@ impl<C: Connect> Pool<C> {
         Ok(export.clone())
     }
 
-    /// The place of a connection to a server that is at `address` now. One to another address is dropped: calls that are under
-    /// way on it keep it until they are over.
+    /// The entry for a server that is at `address` now. An entry for another address is dropped; calls that are using
+    /// it keep it until they end.
     fn entry(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Arc<Entry<C::Fs>> {
         let mut entries = lock(&self.entries);
         let entry = entries.entry(key(share, options)).or_insert_with(|| Entry::at(address));
@@ -158,8 +160,8 @@ impl<C: Connect> Pool<C> {
         entry.clone()
     }
 
-    /// Drops the connection of `export` where the failure of a call on it, `status`, says that it is of no use any more; the next
-    /// call makes a new one. Answers whether the failed call may be made again at once.
+    /// Drops the connection of `export` if `status`, the failure of a call on it, shows that it cannot be used any
+    /// more; the next call connects again. Returns whether the failed call may be retried at once.
     pub async fn failed(&self, export: &Arc<Export<C::Fs>>, options: &MountOptions, status: Status) -> bool {
         let broken = match status {
             Status::Stale => true,
@@ -175,13 +177,13 @@ impl<C: Connect> Pool<C> {
         status == Status::Stale
     }
 
-    /// Drops every connection that is not in a call any more: the process is about to end.
+    /// Drops every connection that no call uses any more, because the process is about to end.
     pub async fn close(&self) {
         let entries: Vec<_> = lock(&self.entries).drain().map(|(_, entry)| entry).collect();
         for entry in entries {
             if let Some((export, trash)) = Arc::into_inner(entry).and_then(|entry| entry.export.into_inner()) {
                 trash.abort();
-                // Cancelled, as it was told to be; it has dropped its hold on the export.
+                // The task was cancelled just now. When it has ended, it no longer holds the export.
                 let _ = trash.await;
                 drop(export);
             }
@@ -192,29 +194,29 @@ impl<C: Connect> Pool<C> {
         }
     }
 
-    /// The options that an export was reached with last, in this process.
+    /// The options with which this process last reached an export.
     pub fn options(&self, share: &Source) -> Option<MountOptions> {
         lock(&self.known).get(share).cloned()
     }
 
-    /// Every export that was named to this process, with the options to reach it by, in order.
+    /// Every export that this process was asked about, with the options to reach it, in order.
     pub fn known(&self) -> Vec<(Source, MountOptions)> {
         lock(&self.known).iter().map(|(share, options)| (share.clone(), options.clone())).collect()
     }
 
-    /// The exports connected to now.
+    /// The exports that are connected now.
     pub fn connected(&self) -> Vec<Arc<Export<C::Fs>>> {
         lock(&self.entries).values().filter_map(|entry| entry.export.get()).map(|(export, _)| export.clone()).collect()
     }
 
-    /// Connects to every export that is known from the start, so that what an earlier process left in the trash is cleared.
-    /// One that cannot be reached is tried again, less and less often.
+    /// Connects to every export that is known from the start, so that the trash that an earlier process left is
+    /// cleared. An export that cannot be reached is tried again, at growing intervals.
     pub async fn open_known(&self) {
         const PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
         let open = async |(share, options): (Source, MountOptions)| {
             let mut pause = PAUSES.0;
             while let Err(error) = self.get(&share, &options).await {
-                tracing::warn!(export = %share, %error, "cannot be opened; will be tried again");
+                tracing::warn!(export = %share, %error, "the export cannot be opened; will be tried again");
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
@@ -222,12 +224,12 @@ impl<C: Connect> Pool<C> {
         futures_util::future::join_all(self.known().into_iter().map(open)).await;
     }
 
-    /// Closes, for ever, what is idle.
+    /// Closes connections that become idle. It runs for ever.
     pub async fn close_idle(&self) {
         loop {
             tokio::time::sleep(IDLE / 5).await;
             lock(&self.entries).retain(|_, entry| {
-                // Held by the entry and by its trash task; anything more is a call under way.
+                // The entry and its trash task hold the export. A further holder is a call that is using it.
                 let busy = entry
                     .export
                     .get()
@@ -238,8 +240,9 @@ impl<C: Connect> Pool<C> {
     }
 }
 
-/// Options that make no difference to the controller make no connection of their own: two to one export are one client to
-/// its server, which does not tell it what it changed itself, so that each would find what the other has removed.
+/// Options that make no difference to the controller do not make another connection. The server takes two connections
+/// from one machine for one client and does not tell that client about its own changes, so each connection would still
+/// find what the other has removed.
 fn key(share: &Source, options: &MountOptions) -> Key {
     (share.clone(), options.for_role(Role::Controller))
 }

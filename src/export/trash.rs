@@ -1,5 +1,5 @@
-//! What was deleted is renamed into `.csi-nfs/trash`, and cleared from there in the background: by the process that put it
-//! there, or by the next one.
+//! Deleted directories are renamed into `.csi-nfs/trash` and removed in the background, by the process that put them
+//! there or by the next one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,19 +15,19 @@ use crate::error::Result;
 use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, gone};
 use crate::export::locks::Guard;
 
-/// Entries that are cleared at once, and removals under way at once in each. Together they leave some of the server's
-/// threads (see the gate) to calls that somebody waits for.
+/// How many entries are removed at the same time, and how many removals run at the same time in each. Together they
+/// leave some of the server's threads (see `mount/gate`) to calls that somebody waits for.
 const ENTRIES: usize = 3;
 const WORKERS: usize = 4;
 
-/// Clearing starts when nothing was put into the trash for this long, and after the longer time at most: calls that delete
-/// volumes, of which there may be many at once, come first.
+/// Removal starts when nothing was put into the trash for the shorter time, and after the longer time at the latest:
+/// many calls that delete volumes may be running, and they come first.
 const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// Directories below this depth become entries of the trash of their own, so that no tree takes more handles than this.
+/// A directory below this depth becomes an entry of the trash itself, so that no tree needs more handles than this.
 const DEPTH: usize = 32;
 
-/// Tells whoever clears the trash that there is something in it.
+/// Tells the task that clears the trash that there is something in it.
 #[derive(Default)]
 pub struct Signal {
     notify: Notify,
@@ -35,26 +35,26 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Something was put into the trash.
+    /// Records that something was put into the trash.
     pub fn added(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         self.notify.notify_one();
     }
 
-    /// Waits until something was put into the trash since the last time, and the calls that did it are over ([`QUIET`]).
+    /// Waits until something was put into the trash since the last time and the calls that did so are over ([`QUIET`]).
     pub async fn wait(&self) {
         self.notify.notified().await;
         let more = async { while timeout(QUIET.0, self.notify.notified()).await.is_ok() {} };
         let _late = timeout(QUIET.1, more).await;
     }
 
-    /// Entries that are not cleared yet, as far as this process knows.
+    /// The number of entries that are not removed yet, as far as this process knows.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
     }
 }
 
-/// Moves what is called `name` in `dir` into the trash, if it is there; answers whether it was.
+/// Moves `name` in `dir` into the trash. Returns whether it was there.
 pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<bool> {
     let layout = export.make_layout().await?;
     let failed = |status| export.failed(format!("moving `{name}` into the trash"), status);
@@ -69,12 +69,12 @@ pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) ->
     }
 }
 
-/// Clears the trash of an export once. What cannot be removed stays, is logged, and is tried again the next time.
+/// Clears the trash of an export once. An entry that cannot be removed is logged and retried the next time.
 ///
-/// Answers how many entries were left.
+/// Returns how many entries are left.
 pub async fn clear<F: Fs>(export: &Export<F>) -> Result<u64> {
     let Some(layout) = export.layout().await? else { return Ok(0) };
-    // A deep tree turns into more entries while it is cleared: again, as long as something goes.
+    // Removing a deep tree adds entries to the trash, so this repeats for as long as entries can be removed.
     loop {
         let names = export.names(&layout.trash).await?;
         export.trash.waiting.store(names.len() as u64, Ordering::Relaxed);
@@ -83,7 +83,8 @@ pub async fn clear<F: Fs>(export: &Export<F>) -> Result<u64> {
             match &removed {
                 Ok(()) => drop(export.trash.waiting.fetch_sub(1, Ordering::Relaxed)),
                 Err(error) => {
-                    tracing::warn!(export = %export.source(), entry = %name, %error, "the trash is not cleared; will be tried again");
+                    let export = export.source();
+                    tracing::warn!(%export, entry = %name, %error, "the trash is not cleared; will be tried again");
                 }
             }
             removed.is_ok()
@@ -95,11 +96,12 @@ pub async fn clear<F: Fs>(export: &Export<F>) -> Result<u64> {
     }
 }
 
-/// Removes what an earlier process left half-made in staging. The export's locks tell what is in use by one that lives.
+/// Removes what an earlier process left in staging. A lock that is held shows that a living process uses the entry.
 pub async fn sweep_staging<F: Fs>(export: &Export<F>) -> Result<()> {
     let Some(layout) = export.layout().await? else { return Ok(()) };
     if !export.fs().locks_are_shared() {
-        // Another controller's work cannot be told from a dead one's: it stays, and its retry takes it up.
+        // Without shared locks, the work of a living controller cannot be told from that of a dead one. It stays, and a
+        // retry of the call that began it continues it.
         return Ok(());
     }
     for name in export.names(&layout.staging).await? {
@@ -109,8 +111,8 @@ pub async fn sweep_staging<F: Fs>(export: &Export<F>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the locks that may cover an entry of staging, if nobody holds one: it is named after its lock, a file with `.json`
-/// behind that.
+/// Takes the locks that may cover an entry of staging, unless somebody holds one. An entry is named after its lock, and
+/// a file has `.json` after that.
 async fn claim_staged<F: Fs>(export: &Export<F>, entry: &Name) -> Result<Option<Vec<Guard<F>>>> {
     let text = std::str::from_utf8(entry.as_bytes()).unwrap_or_default();
     let mut guards = Vec::new();
@@ -123,8 +125,8 @@ async fn claim_staged<F: Fs>(export: &Export<F>, entry: &Name) -> Result<Option<
     Ok(Some(guards))
 }
 
-/// Removes whatever `name` in `dir` is, with all that is below it. Nothing outside is touched: symbolic links are removed,
-/// not followed, and every step starts at a handle.
+/// Removes `name` in `dir` with everything below it. Nothing outside is touched: symbolic links are removed and not
+/// followed, and every step starts at a handle.
 async fn remove_tree<F: Fs>(fs: &F, dir: &F::Handle, name: &Name, trash: &F::Handle) -> FsResult<()> {
     let found = match fs.lookup(dir, name).await {
         Err(Status::NoEnt) => return Ok(()),
@@ -158,8 +160,8 @@ async fn remove_tree<F: Fs>(fs: &F, dir: &F::Handle, name: &Name, trash: &F::Han
     Ok(())
 }
 
-/// Removes one entry; answers its name where it is a directory with something in it. With `away`, such a directory is
-/// moved there instead.
+/// Removes one entry. Returns its name if it is a directory that is not empty; with `away`, such a directory is moved
+/// there instead.
 async fn remove_entry<F: Fs>(
     fs: &F,
     dir: &F::Handle,
@@ -184,8 +186,8 @@ async fn remove_entry<F: Fs>(
     }
 }
 
-/// Clears an export's trash for as long as the export is in use: now, whenever something is put into it, and again after
-/// a while where something could not be removed.
+/// Clears the trash for as long as the export is in use: now, whenever something is put into it, and again after a
+/// while if something could not be removed.
 pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
     const AGAIN: Duration = Duration::from_secs(1);
     let mut pause = AGAIN;

@@ -1,8 +1,8 @@
-//! What an object is, and its attributes.
+//! Kinds and attributes of objects.
 
 use crate::nfs::status::{FsResult, Status};
 
-/// What an object is (`nfs_ftype4`).
+/// The kind of an object (`nfs_ftype4`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// NF4REG.
@@ -21,16 +21,16 @@ pub enum Kind {
     BlockDevice,
 }
 
-/// A point in time as an NFS server keeps it (`nfstime4`), since the epoch.
+/// A point in time (`nfstime4`), counted from the epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time {
-    /// Whole seconds; before 1970 negative.
+    /// Whole seconds; negative before 1970.
     pub seconds: i64,
     /// 0 to 999,999,999.
     pub nanoseconds: u32,
 }
 
-/// An object's attributes, as of the server's answer.
+/// The attributes of an object, as the server returned them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attr {
     /// What it is.
@@ -57,12 +57,12 @@ pub struct Attr {
     pub mtime: Time,
 }
 
-/// Attributes to set; `None` leaves one as it is.
+/// Attributes to set; `None` leaves an attribute unchanged.
 ///
 /// They are set in this order: size, owner and group (which clears the special bits of the mode), mode, times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SetAttr {
-    /// Bytes of content, for a file that is open for writing: it is cut off there, or grows by a hole.
+    /// Bytes of content, for a file that is open for writing. The file is truncated, or extended by a hole.
     pub size: Option<u64>,
     /// Permission bits with setuid, setgid and sticky.
     pub mode: Option<u32>,
@@ -77,10 +77,10 @@ pub struct SetAttr {
 }
 
 impl SetAttr {
-    /// [`Status::Inval`] where a value is none that an object can have: both implementations ask this first.
+    /// Returns [`Status::Inval`] if no object can have one of these values. Every implementation checks this first.
     pub fn check(&self) -> FsResult<()> {
         let mode = self.mode.is_none_or(|mode| mode <= 0o7777);
-        // chown(2) takes the largest number for "leave it", utimensat(2) some nanoseconds for "now".
+        // chown(2) takes the largest number for "unchanged"; utimensat(2) takes some numbers of nanoseconds for "now".
         let owner = [self.uid, self.gid].iter().flatten().all(|id| *id != u32::MAX);
         let times = [self.atime, self.mtime].iter().flatten().all(|time| time.nanoseconds < 1_000_000_000);
         if mode && owner && times { Ok(()) } else { Err(Status::Inval) }

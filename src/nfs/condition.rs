@@ -3,21 +3,21 @@
 /// How bad it is (CSI `VolumeHealthErrorType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// It works, but not as it should.
+    /// It works with restrictions.
     Degraded,
-    /// It cannot be used now.
+    /// It cannot be used at present.
     Inaccessible,
-    /// Data is gone.
+    /// Data is lost.
     DataLoss,
 }
 
-/// Something that is wrong.
+/// A condition that is not healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     /// How bad it is.
     pub severity: Severity,
     /// A stable name for it, in CamelCase.
     pub reason: &'static str,
-    /// What is wrong, where, and what to do.
+    /// What is wrong, where, and what to do about it.
     pub message: String,
 }

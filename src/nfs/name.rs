@@ -9,10 +9,11 @@ use crate::nfs::status::{FsResult, Status};
 pub struct Name(Box<[u8]>);
 
 impl Name {
-    /// NAME_MAX of Linux, and of every file system that is exported over NFS in practice.
+    /// NAME_MAX of Linux, and in practice of every file system that is exported over NFS.
     pub const MAX: usize = 255;
 
-    /// A name, or [`Status::Inval`] ([`Status::NameTooLong`] beyond 255 bytes) where the bytes are not one.
+    /// Checks the bytes of a name. Returns [`Status::NameTooLong`] if there are more than 255, and [`Status::Inval`] if
+    /// they are not a name for another reason.
     pub fn new(bytes: impl AsRef<[u8]>) -> FsResult<Self> {
         let bytes = bytes.as_ref();
         if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') || bytes.contains(&0) {

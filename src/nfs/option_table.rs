@@ -1,6 +1,6 @@
-//! The mount options that there are: the allow-list, and what each does.
+//! The allow-list of mount options, with the effect of each.
 //!
-//! Every value is a number in a range or one of some words, so nothing that is accepted can smuggle in another option.
+//! A value is a number in a range or one of a few words, so that no accepted value can smuggle in another option.
 
 use std::fmt;
 
@@ -13,46 +13,46 @@ use Effect::{Behaviour, Connection, Nothing, Refused};
 pub struct Item {
     /// Its name in nfs(5) or mount(8).
     pub name: &'static str,
-    /// Its value, in its one form.
+    /// Its value, in canonical form.
     pub value: Option<String>,
-    /// What it does.
+    /// Its effect.
     pub effect: Effect,
 }
 
-/// What an option does.
+/// The effect of an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// To the file system: how the server is reached and spoken to.
+    /// On the file system: how the client talks to the server.
     Connection,
-    /// To the file system: what its user sees.
+    /// On the file system: how it behaves for its users.
     Behaviour,
-    /// To the mount.
+    /// On the mount.
     Attribute {
-        /// Taken away first.
+        /// Attributes that are cleared first.
         clear: Attributes,
-        /// Then added.
+        /// Attributes that are then set.
         set: Attributes,
     },
-    /// Says which version; the driver hands it on in its own way.
+    /// It selects the version, which the driver passes on in its own way.
     Version,
-    /// For mount(8), not for the kernel; or what the driver does anyway.
+    /// None: it is for mount(8), or the driver does it anyway.
     Nothing,
-    /// Never: why.
+    /// It is refused, for this reason.
     Refused(&'static str),
 }
 
-/// What an option takes after its `=`.
+/// The value that an option takes after its `=`.
 #[derive(Debug)]
 pub enum Takes {
     /// No value.
     Nothing,
-    /// A number from the first to the second.
+    /// A number in this range, both ends included.
     Number(u32, u32),
-    /// A word.
+    /// One of these words.
     OneOf(&'static [&'static str]),
-    /// One or more words, with colons between.
+    /// One or more of these words, separated by colons.
     SomeOf(&'static [&'static str]),
-    /// Whatever; for what is refused or dropped.
+    /// Anything, for options that are refused or ignored.
     Anything,
 }
 
@@ -72,12 +72,12 @@ const fn no_attribute(clear: Attributes) -> Effect {
     Effect::Attribute { clear, set: Attributes::empty() }
 }
 
-/// The three ways to keep access times share a field of the attributes.
+/// The three ways to update access times share a field of the attributes.
 const fn access_times(set: Attributes) -> Effect {
     Effect::Attribute { clear: Attributes::MOUNT_ATTR__ATIME, set }
 }
 
-/// Every option, with what it takes and does. Where a name stands twice, the last line says in an error what would be right.
+/// Every option, with its value and its effect. If a name has several lines, the last one provides the error message.
 pub const KNOWN: &[(&str, Takes, Effect)] = &[
     // The version.
     ("vers", Takes::OneOf(&["3", "4", "4.0", "4.1", "4.2"]), Effect::Version),
@@ -116,7 +116,7 @@ pub const KNOWN: &[(&str, Takes, Effect)] = &[
     ("nolock", Takes::Nothing, Connection),
     ("local_lock", Takes::OneOf(&["none", "all", "flock", "posix"]), Connection),
     ("fatal_neterrors", Takes::OneOf(&["default", "none", "ENETDOWN:ENETUNREACH", "ENETUNREACH:ENETDOWN"]), Connection),
-    // What the user sees.
+    // Behaviour for users.
     ("soft", Takes::Nothing, Behaviour),
     ("softerr", Takes::Nothing, Behaviour),
     ("hard", Takes::Nothing, Behaviour),
@@ -181,7 +181,7 @@ pub const KNOWN: &[(&str, Takes, Effect)] = &[
     ("retry", Takes::Number(0, u32::MAX), Nothing),
     ("intr", Takes::Nothing, Nothing),
     ("nointr", Takes::Nothing, Nothing),
-    // Refused, with a better reason than that they are not known.
+    // Refused, with a better reason than that the option is unknown.
     ("addr", Takes::Anything, SET_BY_DRIVER),
     ("mountaddr", Takes::Anything, SET_BY_DRIVER),
     ("mounthost", Takes::Anything, SET_BY_DRIVER),
@@ -227,7 +227,7 @@ impl fmt::Display for Item {
 }
 
 impl Takes {
-    /// The value in its one form, or what would be right.
+    /// The value in canonical form; otherwise, what a valid value would be.
     fn check(&self, value: Option<&str>) -> std::result::Result<Option<String>, String> {
         match (self, value) {
             (Self::Nothing, None) => Ok(None),
@@ -250,8 +250,8 @@ impl Takes {
     }
 }
 
-/// Every form in which an option of the table may be asked for, with a number at each end of its range; nothing for one that
-/// is refused. For tests, which try them all.
+/// For tests: every form in which an option of the table can be requested, with both ends of a number's range. Empty
+/// for an option that is refused.
 #[cfg(any(test, feature = "e2e"))]
 pub fn examples((name, takes, effect): &(&str, Takes, Effect)) -> Vec<String> {
     let with = |values: Vec<String>| values.into_iter().map(|value| format!("{name}={value}")).collect();

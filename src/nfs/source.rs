@@ -1,4 +1,4 @@
-//! What is mounted: a server, a share on it, a directory below the share. Parsed once; inside, no string is checked again.
+//! What is mounted: a server, a share on it, and a directory below the share. Everything is parsed once and then valid.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,15 +7,15 @@ use crate::error::{Error, Result};
 use crate::nfs::name::Name;
 use crate::nfs::text::excerpt;
 
-/// PATH_MAX of Linux, less the closing NUL.
+/// PATH_MAX of Linux without the closing NUL.
 const PATH_MAX: usize = 4095;
 
-/// An NFS server as the operator names it: an IPv4 or IPv6 address (with or without brackets) or a host name.
+/// An NFS server as the operator names it: an IPv4 or IPv6 address (with or without brackets), or a host name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Server(String);
 
 impl Server {
-    /// Parses a server; `field` is what the caller calls it, for the error.
+    /// Parses a server. `field` is the caller's name for it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", text.escape_debug())));
         if text.is_empty() {
@@ -38,17 +38,17 @@ impl Server {
         Ok(Self(text.to_owned()))
     }
 
-    /// This machine, for who works on the server itself.
+    /// This machine, for the agent, which runs on the server itself.
     pub fn this_machine() -> Self {
         Self("localhost".to_owned())
     }
 
-    /// As it was written.
+    /// The text as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The address, where the server is named by one.
+    /// The address, if the server is given by address.
     pub fn address(&self) -> Option<IpAddr> {
         address(&self.0)
     }
@@ -73,12 +73,12 @@ impl fmt::Display for Server {
     }
 }
 
-/// A share: the absolute path that the server exports, kept without its outer slashes. May be the root, which is empty.
+/// A share: the absolute path that the server exports, kept without its outer slashes. The root of the server is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Share(String);
 
 impl Share {
-    /// Parses a share such as `/export` or `/`; a slash at either end does not matter.
+    /// Parses a share such as `/export` or `/`. One slash at either end is optional.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::invalid(field, "missing: the path that the server exports, such as /export"));
@@ -86,7 +86,7 @@ impl Share {
         Self::parse_bare(field, text)
     }
 
-    /// Parses the form that identifiers hold: no outer slashes, empty for the root.
+    /// Parses the form that volume IDs contain: without outer slashes, and empty for the root.
     pub fn parse_bare(field: &str, text: &str) -> Result<Self> {
         let bare = trim_slashes(text);
         if !bare.is_empty() {
@@ -100,7 +100,7 @@ impl Share {
         Ok(Self(bare.to_owned()))
     }
 
-    /// Without outer slashes; empty for the root.
+    /// The path without outer slashes; empty for the root.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -112,8 +112,8 @@ impl fmt::Display for Share {
     }
 }
 
-/// A directory below a share: one or more names, neither the share itself, nor outside it, nor the driver's own (but for a
-/// snapshot's tree).
+/// A directory below a share: one or more names. It is never the share itself or outside of it, and never in the
+/// driver's private directory, except for the tree of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SubDir(String);
 
@@ -121,7 +121,7 @@ impl SubDir {
     /// The driver's private directory on a share.
     pub const PRIVATE: &str = ".csi-nfs";
 
-    /// Parses a path such as `team/app`; a slash at either end does not matter.
+    /// Parses a path such as `team/app`. One slash at either end is optional.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         let bare = trim_slashes(text);
         if bare.is_empty() {
@@ -135,18 +135,18 @@ impl SubDir {
         Ok(sub_dir)
     }
 
-    /// The tree of the snapshot of that name: the one place in the driver's own directory that is ever mounted by a node, and
-    /// for reading alone.
+    /// The tree of this snapshot. It is the only place in the driver's private directory that a node ever mounts, and
+    /// always read-only.
     pub fn snapshot_tree(field: &str, snapshot: &str) -> Result<Self> {
         components(field, snapshot, snapshot)?;
         let tree = format!("{snapshot}.tree");
         if Name::new(&tree).is_err() {
-            return Err(Error::invalid(field, format!("`{}` is no snapshot's name", snapshot.escape_debug())));
+            return Err(Error::invalid(field, format!("`{}` is not the name of a snapshot", snapshot.escape_debug())));
         }
         Ok(Self(format!("{}/snapshots/{tree}", Self::PRIVATE)))
     }
 
-    /// Without outer slashes.
+    /// The path without outer slashes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -158,7 +158,7 @@ impl SubDir {
 
     /// Its names, from the share downwards; never empty.
     pub fn names(&self) -> impl DoubleEndedIterator<Item = Name> {
-        // Every component was checked by `parse`, so none is dropped here.
+        // `parse` checked every component, so none is dropped here.
         self.0.split('/').filter_map(|component| Name::new(component).ok())
     }
 }
@@ -169,13 +169,13 @@ impl fmt::Display for SubDir {
     }
 }
 
-/// At most one slash off each end.
+/// Removes at most one slash from each end.
 fn trim_slashes(text: &str) -> &str {
     let text = text.strip_prefix('/').unwrap_or(text);
     text.strip_suffix('/').unwrap_or(text)
 }
 
-/// Checks every component of a path that goes into identifiers, onto an export and into a mount's source.
+/// Checks the components of a path, which becomes part of volume IDs, of the export and of a mount's source.
 fn components(field: &str, text: &str, bare: &str) -> Result<()> {
     let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", excerpt(text))));
     if bare.len() > PATH_MAX {
@@ -198,7 +198,7 @@ fn components(field: &str, text: &str, bare: &str) -> Result<()> {
     Ok(())
 }
 
-/// A share, or a directory below it, on a server: what a mount's source names.
+/// The source of a mount: a server, and a share or a directory below it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
     /// The server.
@@ -217,7 +217,7 @@ impl Source {
 }
 
 impl fmt::Display for Source {
-    /// `SERVER:/SHARE/SUBDIR`, an IPv6 address in brackets: nfs(5), and what the kernel shows in mountinfo.
+    /// `SERVER:/SHARE/SUBDIR`, with an IPv6 address in brackets, as in nfs(5) and in mountinfo.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.server.address() {
             Some(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.share)?,

@@ -3,7 +3,7 @@
 /// The result of an operation on an export.
 pub type FsResult<T> = Result<T, Status>;
 
-/// What removing something gave: that it is not there any more is no error, somebody else may have removed it.
+/// The result of removing something: it is not an error if it does not exist, since somebody else may have removed it.
 pub fn gone(removed: FsResult<()>) -> FsResult<()> {
     match removed {
         Err(Status::NoEnt) => Ok(()),
@@ -11,7 +11,7 @@ pub fn gone(removed: FsResult<()>) -> FsResult<()> {
     }
 }
 
-/// Why an operation failed, in NFS's terms (RFC 8881, section 15.1).
+/// Why an operation failed, in the terms of NFS (RFC 8881, section 15.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Status {
     /// NFS4ERR_PERM: not the owner.
@@ -35,13 +35,13 @@ pub enum Status {
     /// NFS4ERR_NOTEMPTY.
     #[error("directory not empty")]
     NotEmpty,
-    /// NFS4ERR_SYMLINK: a symbolic link stands where a directory or a file was asked for; it is never followed.
+    /// NFS4ERR_SYMLINK: a symbolic link has the name of a requested directory or file. The driver never follows it.
     #[error("is a symbolic link")]
     Symlink,
-    /// NFS4ERR_WRONG_TYPE: a FIFO, socket or device stands where a regular file was asked for.
+    /// NFS4ERR_WRONG_TYPE: a FIFO, socket or device has the name of a requested regular file.
     #[error("not a regular file")]
     WrongType,
-    /// NFS4ERR_XDEV: the other side of the operation is in another file system (or another quota project).
+    /// NFS4ERR_XDEV: source and target are in different file systems or quota projects.
     #[error("crosses into another file system")]
     XDev,
     /// NFS4ERR_INVAL.
@@ -71,7 +71,7 @@ pub enum Status {
     /// NFS4ERR_NOTSUPP.
     #[error("not supported by the server or the protocol version")]
     NotSupp,
-    /// NFS4ERR_LOCKED, NFS4ERR_DENIED: somebody else holds it.
+    /// NFS4ERR_LOCKED, NFS4ERR_DENIED: another client holds the lock.
     #[error("held by another client")]
     Locked,
     /// The server did not answer in time.
@@ -80,7 +80,7 @@ pub enum Status {
     /// NFS4ERR_IO.
     #[error("input/output error")]
     Io,
-    /// Anything else, by its errno(3).
+    /// Any other errno(3).
     #[error("{}", std::io::Error::from_raw_os_error(*.0))]
     Other(i32),
 }

@@ -1,11 +1,11 @@
-//! Text that comes from a caller, a server or an export, made fit for a message.
+//! Makes text from a caller, a server or an export safe for a message.
 
 use std::borrow::Cow;
 
-/// Characters of a caller's text in a message, at most: a request may hold megabytes of it.
+/// The most characters of a caller's text in a message. A request may contain megabytes.
 const EXCERPT: usize = 200;
 
-/// How lines are written.
+/// The format of output lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// For people.
@@ -14,7 +14,7 @@ pub enum Format {
     Json,
 }
 
-/// The beginning of a text, escaped, so that it has no effect on whoever reads the message.
+/// The beginning of a text, escaped so that it cannot affect the terminal or the log of the reader.
 pub fn excerpt(text: &str) -> String {
     text.chars().take(EXCERPT).collect::<String>().escape_debug().to_string()
 }

@@ -1,4 +1,4 @@
-//! What a crash of the agent at any point leaves, and what it does beside controllers: on an export in memory.
+//! Crashes of the agent at any point, and the agent next to controllers, on an export in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -12,8 +12,10 @@ use crate::agent::{AGAIN, PERIOD};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Kind};
+use crate::nfs::source::SubDir;
 use crate::snapshot::lifecycle as snapshots;
 use crate::testing::crash_harness::reach;
+use crate::testing::create;
 use crate::testing::memory::{Crash, MemoryFs, MemoryHandle, MemoryServer, Node, race};
 use crate::volume::access::CapacityRange;
 use crate::volume::delete::{self, DeletePolicy};
@@ -25,7 +27,7 @@ use crate::volume::parameters::Attributes;
 use crate::volume::quota::{self, Snapshots};
 use crate::volume::record::{Record, snapshot_tree};
 
-/// Project quotas in memory: they outlive the agents that set them.
+/// Project quotas in memory. They outlive the agents that set them.
 #[derive(Clone, Default)]
 pub(super) struct Table(Arc<Mutex<Quotas>>);
 
@@ -35,7 +37,7 @@ struct Quotas {
     limits: BTreeMap<u32, Limits>,
 }
 
-/// One agent's way to them: each call is an operation of its connection, which may die in it.
+/// One agent's access to the quotas. Each call counts as an operation of its connection, in which the agent may die.
 pub(super) struct MemoryProjects {
     pub(super) fs: MemoryFs,
     pub(super) table: Table,
@@ -83,7 +85,8 @@ impl Projects<MemoryFs> for MemoryProjects {
     }
 }
 
-/// A new agent, and its connection. One that dies when it opens is none.
+/// Starts an agent and runs one pass. Returns its connection. An agent that dies when it opens the export returns an
+/// error.
 pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<u64>) -> (MemoryFs, Result<bool>) {
     let export = reach(server);
     let fs = export.fs().clone();
@@ -92,7 +95,7 @@ pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<
     }
     let projects = MemoryProjects { fs: fs.clone(), table: table.clone() };
     let looked = match Reconciler::open(export, projects, 100..=200, Arc::default()).await {
-        Ok(Some(mut keeper)) => keeper.look_at_all(PERIOD).await,
+        Ok(Some(mut reconciler)) => reconciler.look_at_all(PERIOD).await,
         Ok(None) => Ok(true),
         Err(error) => Err(error),
     };
@@ -100,15 +103,7 @@ pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<
 }
 
 async fn create(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<Record> {
-    let create = Create {
-        name: VolumeName::parse("name", name).unwrap(),
-        sub_dir: None,
-        capacity: CapacityRange::new(bytes, 0).unwrap(),
-        asked: Attributes::default(),
-        defaults: Attributes::default(),
-        mount_options: Vec::new(),
-        origin: None,
-    };
+    let create = create::volume(name, bytes);
     let lock = lifecycle::lock(export, &create.id(export)?).await?;
     lifecycle::create(export, &create, quota::patience(), &lock).await
 }
@@ -126,8 +121,9 @@ async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64
     lifecycle::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), quota::patience(), &lock).await
 }
 
-/// Every recorded volume has its limit, on an ID of its own that its directory and all in it have; nothing else has one. Of
-/// volumes that share a directory one has it. Snapshots have an ID for them all, without a limit.
+/// Every recorded volume has its limit, on a project ID of its own that its directory and everything in it have, and
+/// nothing else has a limit. If volumes share a directory, one of them has the limit. All snapshots share one ID
+/// without a limit.
 pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what: &str) {
     let export = reach(server);
     let mut limits = BTreeMap::new();
@@ -166,7 +162,7 @@ pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what:
     }
 }
 
-/// All in a directory has the project, and so has what will be made in it.
+/// Everything in a directory belongs to the project, and so will new objects.
 async fn assert_project(export: &Export<MemoryFs>, root: MemoryHandle, table: &Table, project: u32, what: &str) {
     let fs = export.fs();
     let mut open = vec![root];
@@ -185,7 +181,7 @@ async fn assert_project(export: &Export<MemoryFs>, root: MemoryHandle, table: &T
     }
 }
 
-/// Two volumes with something in them.
+/// Two volumes with content.
 async fn prepared() -> (MemoryServer, Table) {
     let server = MemoryServer::new();
     let export = reach(&server);
@@ -199,7 +195,7 @@ async fn prepared() -> (MemoryServer, Table) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_dies_at_any_operation_is_mended_by_the_next() {
+async fn an_agent_that_dies_at_any_operation_is_repaired_by_the_next() {
     let mut points = 0;
     for stage in ["new", "larger", "gone"] {
         for n in 0.. {
@@ -227,7 +223,7 @@ async fn an_agent_that_dies_at_any_operation_is_mended_by_the_next() {
     assert!(points > 60, "only {points} points were tried");
 }
 
-/// A change that waits for an agent, which is not there: the record is changed all the same.
+/// Runs a change that waits for an agent, although none runs. The record is changed anyway.
 async fn table_free(change: impl Future<Output = Result<u64>>) {
     assert!(matches!(change.await, Err(Error::NoAgent { .. })));
 }
@@ -254,9 +250,9 @@ async fn an_agent_beside_controllers_ends_in_agreement_whatever_their_order() {
             let fs = export.fs().clone();
             fs.interleave(true);
             let projects = MemoryProjects { fs, table: table.clone() };
-            let mut keeper = Reconciler::open(export, projects, 100..=200, Arc::default()).await.unwrap().unwrap();
+            let mut reconciler = Reconciler::open(export, projects, 100..=200, Arc::default()).await.unwrap().unwrap();
             for name in ["v", "w", "x", "y", "v", "w", "x", "y"] {
-                keeper.look_at(&VolumeName::parse("name", name).unwrap()).await;
+                reconciler.look_at(&VolumeName::parse("name", name).unwrap()).await;
             }
         };
         let actors: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> =
@@ -274,15 +270,8 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
     let before = server.tree();
     let export = reach(&server);
     let required = Attributes { quota: Some(Quota::Required), ..Attributes::default() };
-    let create = Create {
-        name: VolumeName::parse("name", "new").unwrap(),
-        sub_dir: Some(crate::nfs::source::SubDir::parse("subDir", "team/new").unwrap()),
-        capacity: CapacityRange::new(4096, 0).unwrap(),
-        asked: required,
-        defaults: Attributes::default(),
-        mount_options: Vec::new(),
-        origin: None,
-    };
+    let sub_dir = Some(SubDir::parse("subDir", "team/new").unwrap());
+    let create = Create { sub_dir, asked: required, ..create::volume("new", 4096) };
     let lock = lifecycle::lock(&export, &create.id(&export).unwrap()).await.unwrap();
     let begin = tokio::time::Instant::now();
     let error = lifecycle::create(&export, &create, quota::patience(), &lock).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! The agent as a third actor in what is tried of volumes and of snapshots: it works while their calls are cut short, it dies while
-//! they are made, and it races with two controllers.
+//! The agent as a third actor in the scenarios of volumes and snapshots: it runs while controllers die, it dies while
+//! they run, and it races with two controllers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,8 +14,8 @@ use crate::testing::crash_harness::{Call, connect, races, reach, settle};
 use crate::testing::memory::{Crash, MemoryServer, race};
 use crate::testing::{snapshot_crashes, volume_crashes};
 
-/// An agent that looks again and again as long as `work` goes on.
-async fn beside<T>(server: &MemoryServer, table: &Table, work: impl Future<Output = T>) -> T {
+/// Runs `work` while an agent checks all volumes again and again.
+async fn with_agent<T>(server: &MemoryServer, table: &Table, work: impl Future<Output = T>) -> T {
     let looking = async {
         loop {
             let _ = agent(server, table, None).await;
@@ -25,13 +25,14 @@ async fn beside<T>(server: &MemoryServer, table: &Table, work: impl Future<Outpu
     tokio::select! { done = work => done, () = looking => unreachable!("it looks for ever") }
 }
 
-/// What the next agent makes of it is right.
-async fn assert_mended(server: &MemoryServer, table: &Table, what: &str) {
+/// The next agent repairs everything.
+async fn assert_repaired(server: &MemoryServer, table: &Table, what: &str) {
     assert_eq!(agent(server, table, None).await.1, Ok(true), "{what}");
     assert_agreement(server, table, what).await;
 }
 
-/// A controller dies at each operation of each call, beside an agent, with and without a loss of power; its retry is made beside one, too.
+/// A controller dies at each operation of each call while an agent runs, with and without a loss of power. The agent
+/// also runs during the retry.
 async fn controllers_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     let mut points = 0;
     for (before, call) in scenarios {
@@ -41,17 +42,17 @@ async fn controllers_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
             let export = connect(&server);
             export.fs().crash_at(n, if n % 2 == 0 { Crash::BeforeEffect } else { Crash::AfterEffect });
             let at = format!("{before:?} {call:?} dies at {n}");
-            let _ = beside(&server, &table, call.run(&export)).await;
+            let _ = with_agent(&server, &table, call.run(&export)).await;
             let done = export.fs().operations() <= n;
             if n % 3 > 0 {
-                // In the midst of its work, perhaps.
+                // The agent may have been in the middle of a pass.
                 let _ = agent(&server, &table, Some(n)).await;
                 server.power_loss(n % 3 == 1);
             }
             let export = connect(&server);
-            beside(&server, &table, call.run(&export)).await.unwrap_or_else(|error| panic!("{at}: {error}"));
+            with_agent(&server, &table, call.run(&export)).await.unwrap_or_else(|error| panic!("{at}: {error}"));
             settle(&export).await;
-            assert_mended(&server, &table, &at).await;
+            assert_repaired(&server, &table, &at).await;
             assert_eq!(call.faults(&export).await, [], "{at}");
             if done {
                 break;
@@ -62,7 +63,7 @@ async fn controllers_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     points
 }
 
-/// The agent dies at each operation of its look after each call.
+/// The agent dies at each operation of its pass after each call.
 async fn agents_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     let mut points = 0;
     for (before, call) in scenarios {
@@ -70,12 +71,12 @@ async fn agents_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
             let (server, table) = (C::prepared(&before).await, Table::default());
             agent(&server, &table, None).await.1.unwrap();
             let export = connect(&server);
-            // Not beside it: what waits for a limit fails, and has changed the record all the same.
+            // Without an agent, a call that waits for a limit fails after it has changed the record.
             let _ = call.run(&export).await;
             let (fs, _) = agent(&server, &table, Some(n)).await;
             server.power_loss(n % 2 == 0);
             settle(&connect(&server)).await;
-            assert_mended(&server, &table, &format!("{before:?} {call:?}, the agent dies at {n}")).await;
+            assert_repaired(&server, &table, &format!("{before:?} {call:?}, the agent dies at {n}")).await;
             if fs.operations() <= n {
                 break;
             }
@@ -85,17 +86,17 @@ async fn agents_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     points
 }
 
-/// Two controllers and the agent, in orders that a seed decides.
+/// Two controllers and the agent race, in orders that depend on a seed.
 async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
     let each = races(rounds) / scenarios.len() as u64;
-    for (before, rivals) in scenarios {
+    for (before, controllers) in scenarios {
         for seed in 0..each {
             let (server, table) = (C::prepared(&before).await, Table::default());
             agent(&server, &table, None).await.1.unwrap();
             let exports = [connect(&server), connect(&server)];
             let at_work = AtomicUsize::new(exports.len());
             let mut racers: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
-            for (export, calls) in exports.iter().zip(&rivals) {
+            for (export, calls) in exports.iter().zip(&controllers) {
                 export.fs().interleave(true);
                 let at_work = &at_work;
                 racers.push(Box::pin(async move {
@@ -113,18 +114,18 @@ async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
                     let projects = MemoryProjects { fs, table: table.clone() };
                     Reconciler::open(export, projects, 100..=200, Arc::default()).await.unwrap()
                 };
-                let mut keeper: Option<Reconciler<_, MemoryProjects>> = None;
+                let mut reconciler: Option<Reconciler<_, MemoryProjects>> = None;
                 while at_work.load(Ordering::Relaxed) > 0 {
-                    match &mut keeper {
-                        Some(keeper) => drop(keeper.look_at_all(PERIOD).await),
-                        None => keeper = open().await,
+                    match &mut reconciler {
+                        Some(reconciler) => drop(reconciler.look_at_all(PERIOD).await),
+                        None => reconciler = open().await,
                     }
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }));
             race(seed, racers).await;
             settle(&connect(&server)).await;
-            assert_mended(&server, &table, &format!("seed {seed} of {before:?}, {rivals:?}")).await;
+            assert_repaired(&server, &table, &format!("seed {seed} of {before:?}, {controllers:?}")).await;
         }
     }
 }
@@ -138,7 +139,7 @@ async fn controllers_that_die_beside_an_agent_leave_what_their_retries_and_it_br
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_dies_after_any_call_is_mended_by_the_next() {
+async fn an_agent_that_dies_after_any_call_is_repaired_by_the_next() {
     let points = agents_die(volume_crashes::scenarios()).await;
     assert!(points > 300, "only {points} points were tried");
     let points = agents_die(snapshot_crashes::scenarios()).await;
@@ -147,6 +148,6 @@ async fn an_agent_that_dies_after_any_call_is_mended_by_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn two_controllers_and_an_agent_end_in_agreement_whatever_their_order() {
-    all_race(volume_crashes::rivals(), 1_500).await;
-    all_race(snapshot_crashes::rivals(), 1_000).await;
+    all_race(volume_crashes::concurrent_controllers(), 1_500).await;
+    all_race(snapshot_crashes::concurrent_controllers(), 1_000).await;
 }

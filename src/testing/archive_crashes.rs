@@ -1,5 +1,5 @@
-//! What a crash, a lost answer or a rival at any point leaves of volumes that are made from archives, and of archives that are
-//! deleted: on an export in memory, at every point there is.
+//! What a crash, a lost answer or another controller at any point leaves of volumes that are made from archives, and of
+//! archives that are deleted: on an export in memory, at every point there is.
 
 use crate::check::Finding;
 use crate::error::{Error, Result};
@@ -154,7 +154,7 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
     let agrees = async |server: &MemoryServer, what: &str| {
         assert_eq!(crash_harness::Call::faults(&List, &connect(server)).await, [], "{what}");
     };
-    crash_harness::rivals(scenarios, 1_000, agrees).await;
+    crash_harness::concurrent_controllers(scenarios, 1_000, agrees).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,5 @@
-//! Calls to a controller that are cut short at any operation, and calls of rivals: on an export in memory, at every point
-//! there is. What the calls are is their tests' business.
+//! Calls to a controller that are cut short at any operation, and calls of two controllers: on an export in memory, at
+//! every point there is. What the calls are is their tests' business.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -95,8 +95,8 @@ const BREAKS: [(&str, Break, bool); 5] = [
     ("full", |fs, n| fs.fail_at(n, Status::NoSpc), false),
 ];
 
-/// Cuts each call short in every way at every operation, with and without a loss of power: a retry finishes it, as if it had
-/// not been cut. Answers how many points were tried.
+/// Cuts each call short in every way at every operation, with and without a loss of power: a retry finishes it, as if
+/// it had not been cut. Answers how many points were tried.
 pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     let mut points = 0;
     for (before, call) in scenarios {
@@ -144,11 +144,15 @@ fn shown(answer: Result<String>) -> String {
 }
 
 /// Two controllers make their calls at the same time, in an order of operations that `seed` decides.
-pub(crate) async fn raced<C: Call>(server: MemoryServer, rivals: &[Vec<C>; 2], seed: u64) -> (Outcome, MemoryServer) {
+pub(crate) async fn raced<C: Call>(
+    server: MemoryServer,
+    controllers: &[Vec<C>; 2],
+    seed: u64,
+) -> (Outcome, MemoryServer) {
     let exports = [connect(&server), connect(&server)];
     let racers = exports
         .iter()
-        .zip(rivals)
+        .zip(controllers)
         .map(|(export, calls)| {
             export.fs().interleave(true);
             Box::pin(async move {
@@ -166,11 +170,11 @@ pub(crate) async fn raced<C: Call>(server: MemoryServer, rivals: &[Vec<C>; 2], s
 }
 
 /// The outcomes that one controller could have had, which does one call after the other.
-pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, rivals: &[Vec<C>; 2]) -> BTreeSet<Outcome> {
+pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, controllers: &[Vec<C>; 2]) -> BTreeSet<Outcome> {
     let mut outcomes = BTreeSet::new();
-    let total = rivals[0].len() + rivals[1].len();
+    let total = controllers[0].len() + controllers[1].len();
     for order in 0..1_u32 << total {
-        if order.count_ones() as usize != rivals[1].len() {
+        if order.count_ones() as usize != controllers[1].len() {
             continue;
         }
         let server = prepared.copy();
@@ -178,7 +182,7 @@ pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, rivals: &[Vec<C
         let mut answers = [Vec::new(), Vec::new()];
         for turn in 0..total {
             let who = (order >> turn & 1) as usize;
-            let call = &rivals[who][answers[who].len()];
+            let call = &controllers[who][answers[who].len()];
             answers[who].push(shown(call.run(&export).await));
         }
         settle(&export).await;
@@ -192,20 +196,20 @@ pub(crate) fn races(rounds: u64) -> u64 {
     std::env::var("CSI_NFS_RACES").map_or(rounds, |rounds| rounds.parse().unwrap())
 }
 
-/// Races each pair of rivals, [`races`] in all: the outcome is one that a single controller could have had, and `judge` looks at
-/// the export.
-pub(crate) async fn rivals<C: Call>(
+/// Races two controllers in each scenario, [`races`] races in all: the outcome is one that a single controller could
+/// have had, and `judge` looks at the export.
+pub(crate) async fn concurrent_controllers<C: Call>(
     scenarios: Vec<(Vec<C>, [Vec<C>; 2])>,
     rounds: u64,
     judge: impl AsyncFn(&MemoryServer, &str),
 ) {
     let each = races(rounds) / scenarios.len() as u64;
-    for (before, rivals) in scenarios {
+    for (before, controllers) in scenarios {
         let prepared = C::prepared(&before).await;
-        let allowed = sequential(&prepared, &rivals).await;
+        let allowed = sequential(&prepared, &controllers).await;
         for seed in 0..each {
-            let (outcome, server) = raced(prepared.copy(), &rivals, seed).await;
-            let what = format!("seed {seed} of {before:?}, {rivals:?}: {:?}", outcome.0);
+            let (outcome, server) = raced(prepared.copy(), &controllers, seed).await;
+            let what = format!("seed {seed} of {before:?}, {controllers:?}: {:?}", outcome.0);
             judge(&server, &what).await;
             assert!(allowed.contains(&outcome), "{what}\n{}\nallowed: {allowed:#?}", outcome.1);
         }

@@ -1,4 +1,4 @@
-//! A server that answers RPC calls as a test wants: for faults that no real server shows when asked.
+//! A server that answers RPC calls as a test asks it to, for faults that no real server shows on demand.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use crate::mount::rpc::{LAST_FRAGMENT, REPLY, put};
 pub enum Behaviour {
     /// Answers with these words after the xid.
     Words(Vec<u32>),
-    /// Answers SUCCESS with another call's xid.
+    /// Answers SUCCESS with the xid of another call.
     OtherXid,
     /// Answers SUCCESS after a while.
     Slow(Duration),
-    /// Sends these bytes, whatever it was asked.
+    /// Sends these bytes in response to anything.
     Bytes(Vec<u8>),
-    /// Accepts, reads, says nothing.
+    /// Accepts and reads, but does not answer.
     Silent,
-    /// Accepts and hangs up.
+    /// Accepts and closes the connection.
     Closing,
 }
 
@@ -63,7 +63,7 @@ impl Server {
         self.behaviour.send_replace(behaviour);
     }
 
-    /// How many connections it has had.
+    /// How many connections were made to it.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }

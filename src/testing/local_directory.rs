@@ -1,4 +1,4 @@
-//! A directory of this machine in an export's place, for tests.
+//! A directory of this machine in place of an export, for tests.
 
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,7 @@ use crate::export::kernel::KernelFs;
 use crate::mount::gate::Gates;
 use crate::mount::reachability::Reachability;
 
-/// A fresh directory, in memory where there is such a place, and the export that it stands for.
+/// A new directory, in memory if possible, and an export on it.
 pub(crate) fn local() -> (TempDir, KernelFs) {
     rustix::process::umask(Mode::empty());
     let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
@@ -17,7 +17,7 @@ pub(crate) fn local() -> (TempDir, KernelFs) {
     (place, fs)
 }
 
-/// One more client of it.
+/// Another client of it.
 pub(crate) fn export(place: &TempDir) -> KernelFs {
     let root: OwnedFd = rustix::fs::open(place.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
     let gate = Gates::new(Reachability::new()).get([127, 0, 0, 1].into(), 2049);

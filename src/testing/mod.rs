@@ -1,5 +1,5 @@
-//! What tests share, and no release has: an export in memory, the contract of the interface to an export, the harness that
-//! crashes and races controllers, and the scenarios that run on it.
+//! What tests share and no release contains: an export in memory, the contract of the interface to an export, the
+//! harness that crashes and races controllers, and the scenarios that run on it.
 
 pub mod conformance;
 pub mod memory;
@@ -12,6 +12,8 @@ mod agent_races;
 mod archive_crashes;
 #[cfg(test)]
 pub(crate) mod crash_harness;
+#[cfg(test)]
+pub(crate) mod create;
 #[cfg(test)]
 mod directory_decisions;
 #[cfg(test)]

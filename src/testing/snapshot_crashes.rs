@@ -1,5 +1,5 @@
-//! What a crash, a lost answer or a rival at any point leaves of snapshots, and of volumes that are made of content: on an
-//! export in memory, at every point there is.
+//! What a crash, a lost answer or another controller at any point leaves of snapshots, and of volumes that are made of
+//! content: on an export in memory, at every point there is.
 
 use crate::check::{Finding, repair};
 use crate::error::{Error, Result};
@@ -321,7 +321,7 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
                     (Snapshot(..), Finding::SnapshotPending { .. }) => true,
                     (Group(..), Finding::GroupPending { .. }) => true,
                     (CloneOf(..) | CloneShared(..) | Restore(..), Finding::VolumePending { .. }) => true,
-                    (CloneShared(..) | MakeShared(..) | DeleteShared(..), Finding::ClaimStale { .. }) => true,
+                    (CloneShared(..) | MakeShared(..) | DeleteShared(..), Finding::OwnerStale { .. }) => true,
                     (CloneOf(..) | Restore(..), Finding::DirectoryUnrecorded { .. }) => false,
                     (Show(..), Finding::NoteStale { .. }) => true,
                     // Deleted, and not yet forgotten.
@@ -342,7 +342,7 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
 }
 
 /// Calls of two controllers at once, with what is there before them.
-pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
+pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
     vec![
@@ -374,5 +374,5 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
     let agrees = async |server: &MemoryServer, what: &str| {
         assert_eq!(List.faults(&connect(server)).await, [], "{what}");
     };
-    crash_harness::rivals(rivals(), 3_000, agrees).await;
+    crash_harness::concurrent_controllers(concurrent_controllers(), 3_000, agrees).await;
 }

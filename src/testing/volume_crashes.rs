@@ -1,5 +1,5 @@
-//! What a crash, a lost answer or a rival at any point leaves of the life of volumes: on an export in memory, at every
-//! point there is.
+//! What a crash, a lost answer or another controller at any point leaves of the life of volumes: on an export in
+//! memory, at every point there is.
 
 use crate::check::{Finding, check};
 use crate::error::Result;
@@ -232,7 +232,7 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
                 let left_over = match (&call, &finding) {
                     // Deleted, and not yet forgotten: its retry does that. Made, and not yet recorded: likewise.
                     (Delete(_), Finding::DirectoryMissing { .. }) => true,
-                    (Delete(_) | Make(..) | Owned(_) | Bounded(_), Finding::ClaimStale { .. }) => true,
+                    (Delete(_) | Make(..) | Owned(_) | Bounded(_), Finding::OwnerStale { .. }) => true,
                     (Delete(_) | Make(..) | Owned(_) | Bounded(_), Finding::DirectoryUnrecorded { .. }) => true,
                     (Delete(_) | Make(..), Finding::KeptStale { .. }) => true,
                     (_, Finding::VolumeKept { .. }) => true,
@@ -282,7 +282,7 @@ async fn what_is_promised_is_what_the_records_say_whatever_became_of_them_since_
 }
 
 /// Calls of two controllers at once, with what is there before them.
-pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
+pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let v = "nfs#export#v##";
     let (app, web) = ("nfs#export#team/app#a#", "nfs#export#team/app#b#");
     let (make_app, make_web) = (Make("a", Some("team/app")), Make("b", Some("team/app")));
@@ -311,5 +311,5 @@ pub(crate) fn rivals() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
 
 #[tokio::test(start_paused = true)]
 async fn two_controllers_together_give_only_answers_that_one_could_have_given() {
-    crash_harness::rivals(rivals(), 4_000, async |_, _| {}).await;
+    crash_harness::concurrent_controllers(concurrent_controllers(), 4_000, async |_, _| {}).await;
 }

@@ -20,7 +20,8 @@ async fn helm(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Upgrades the release that the tests run on to the values of the examples, those of this folder, and `more` arguments.
+/// Upgrades the release that the tests run on to the values of the examples, those of this folder, and `more`
+/// arguments.
 pub async fn upgrade(more: &[&str]) -> Result<()> {
     let (examples, ours) = (repository("deploy/examples/values.yaml"), repository("e2e/kubernetes/values.yaml"));
     let (examples, ours) = (examples.display().to_string(), ours.display().to_string());
@@ -28,14 +29,14 @@ pub async fn upgrade(more: &[&str]) -> Result<()> {
     helm(&[&base, more].concat()).await
 }
 
-/// Installs the driver once more, beside the other, under the incumbent's name.
+/// Installs the driver a second time, under the name of csi-driver-nfs.
 pub async fn install_takeover() -> Result<()> {
     let ours = repository("e2e/kubernetes/values.yaml").display().to_string();
     let name = ["install", "takeover", ".", "--set", "driver.name=nfs.csi.k8s.io,snapshots.enabled=true"];
     helm(&[&name[..], &["--wait", "--timeout=3m", "--values", &ours]].concat()).await
 }
 
-/// Takes that away again.
+/// Uninstalls it again.
 pub async fn uninstall_takeover() -> Result<()> {
     helm(&["uninstall", "takeover", "--wait"]).await
 }

@@ -1,5 +1,5 @@
-//! What the scenarios share: a cluster that runs already (`up` made it, the chart is installed), its machines, and waiting
-//! for what they do. A scenario gets a namespace of its own and applies the examples of `deploy/examples` as they are.
+//! What the scenarios share: a running cluster (`up` creates it and installs the chart), its machines, and waiting.
+//! Each scenario gets a namespace of its own and applies the examples of `deploy/examples` unchanged.
 pub mod chart;
 pub mod machine;
 pub mod namespace;

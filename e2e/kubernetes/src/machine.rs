@@ -1,4 +1,4 @@
-//! The cluster's machines: a shell on each, and the plug that can be pulled.
+//! The machines of the cluster: a shell on each, and a power switch.
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +18,7 @@ pub enum Machine {
 }
 
 impl Machine {
-    /// The name that the scripts, and Kubernetes, call it by.
+    /// Its name in the scripts and in Kubernetes.
     pub fn name(self) -> &'static str {
         match self {
             Machine::Nfs => "nfs",
@@ -63,12 +63,12 @@ impl Machine {
         Ok(printed.trim_end().to_owned())
     }
 
-    /// Pulls the plug: a power failure.
+    /// Powers it off at once, like a power failure.
     pub fn off(self) -> Result<()> {
         self.script("off")
     }
 
-    /// Boots it again; the NFS server with the disk it had, a node with nothing.
+    /// Boots it again. The NFS server has its old disk; a node starts empty.
     pub fn on(self) -> Result<()> {
         self.script("vm")
     }

@@ -1,4 +1,4 @@
-//! A scenario's own namespace: what it makes, and what it waits for there.
+//! The namespace of a scenario: what it creates there, and what it waits for.
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,8 @@ use tokio::io::AsyncReadExt;
 
 use crate::wait::{Namespaced, SOON, eventually, until, until_gone};
 
-/// A namespace, gone with all its volumes after [`Namespace::remove`]; after a failure it stays, to be looked at.
+/// A namespace. [`Namespace::remove`] deletes it with all its volumes. After a failure it stays, so that it can be
+/// inspected.
 pub struct Namespace {
     pub client: Client,
     pub name: String,
@@ -90,7 +91,7 @@ impl Namespace {
         Ok(self.volumes().get(&volume).await?)
     }
 
-    /// Makes so many claims like the first object of the example, all at once.
+    /// Creates this many claims like the first object of the example, all at once.
     pub async fn claim_at_once(&self, example: &str, count: usize) -> Result<()> {
         let claims = &self.api::<PersistentVolumeClaim>();
         let template: PersistentVolumeClaim =
@@ -161,7 +162,7 @@ impl Namespace {
         found.await.with_context(|| format!("no event of {name} says {text:?}"))
     }
 
-    /// Deletes the snapshot, or the group's, and waits until it is gone.
+    /// Deletes the snapshot or group snapshot, and waits until it is gone.
     pub async fn delete_snapshot(&self, api: &Api<DynamicObject>, name: &str) -> Result<()> {
         api.delete(name, &DeleteParams::default()).await?;
         eventually(SOON, "a snapshot is gone", async || Ok(api.get_opt(name).await?.is_none().then_some(()))).await
@@ -179,7 +180,7 @@ impl Namespace {
         until_gone(&self.api::<K>(), name, &uid, limit).await
     }
 
-    /// Deletes the namespace; waits until it, and every volume that its claims had the driver make, is gone.
+    /// Deletes the namespace. Waits until it is gone with every volume that the driver created for its claims.
     pub async fn remove(self) -> Result<()> {
         let namespaces: Api<Object> = Api::all(self.client.clone());
         let uid = namespaces.get(&self.name).await?.uid().context("no uid")?;
@@ -211,7 +212,7 @@ pub fn node_of(pod: &Pod) -> Result<&str> {
     pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).context("a pod without a node")
 }
 
-/// How often the pod's containers were started again.
+/// How many times the containers of the pod were restarted.
 pub fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
     containers.iter().map(|c| c.restart_count).sum()

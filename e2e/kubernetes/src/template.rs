@@ -1,4 +1,4 @@
-//! The chart without a cluster: what `helm template` makes of values, and every value there is.
+//! The chart without a cluster: the output of `helm template`, and a setting for every value.
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -8,7 +8,7 @@ use crate::{repository, tool};
 /// Paths of values, and what they are set to, in JSON.
 pub type Values = &'static [(&'static str, &'static str)];
 
-/// Runs `helm template` with `--set-json PATH=VALUE` for each pair; its output, or what it complained of.
+/// Runs `helm template` with `--set-json PATH=VALUE` for each pair. Returns its output, or its error message.
 pub fn render(values: &[(&str, &str)]) -> Result<Result<String, String>> {
     let sets = values.iter().flat_map(|(path, value)| ["--set-json".to_owned(), format!("{path}={value}")]);
     let output = Command::new(tool("helm"))
@@ -21,12 +21,12 @@ pub fn render(values: &[(&str, &str)]) -> Result<Result<String, String>> {
     Ok(if output.status.success() { Ok(stdout) } else { Err(stderr) })
 }
 
-/// The same, where nothing is wrong with the values.
+/// The same for values that are valid.
 pub fn rendered(values: &[(&str, &str)]) -> Result<String> {
     render(values)?.map_err(|complaint| anyhow::anyhow!("{values:?}: {complaint}"))
 }
 
-/// Each value with another setting than the default, and what else it needs to show.
+/// Each value with a setting other than the default, and the other values that it needs to have an effect.
 pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("controller.affinity", r#"{"podAntiAffinity":{}}"#, &[]),
     ("controller.extraArgs", r#"["--extra"]"#, &[]),

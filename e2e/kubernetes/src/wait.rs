@@ -1,4 +1,4 @@
-//! Waiting, always with a limit, and saying what was awaited when it does not come.
+//! Waiting, always with a deadline, and with a message that says what did not happen.
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use kube::runtime::wait::await_condition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// How long anything ordinary may take on a busy machine.
+/// The deadline for anything ordinary on a busy machine.
 pub const SOON: Duration = Duration::from_secs(90);
 
 /// What an object's kind must have to be watched.
@@ -45,7 +45,7 @@ pub async fn until_gone<K: Watched>(api: &Api<K>, name: &str, uid: &str, limit: 
     }
 }
 
-/// What the object says of itself: its phase, and each condition that does not hold.
+/// The state of the object: its phase, and each condition that is not true.
 async fn status<K: Watched>(api: &Api<K>, name: &str) -> String {
     let object = match api.get(name).await.map(serde_json::to_value) {
         Ok(Ok(object)) => object,
@@ -57,7 +57,7 @@ async fn status<K: Watched>(api: &Api<K>, name: &str) -> String {
     format!("phase {}{}", object["status"]["phase"], failing.collect::<String>())
 }
 
-/// Asks `attempt` again and again until it answers Some, for things that cannot be watched.
+/// Calls `attempt` until it returns Some, for things that cannot be watched.
 pub async fn eventually<T>(
     limit: Duration,
     what: &str,

@@ -1,4 +1,4 @@
-//! Scenario 13: two hundred claims at once. A benchmark: it prints figures, and names what they were spent on.
+//! Scenario 13: two hundred claims at once. This is a benchmark: it prints times, and what they were spent on.
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,8 +13,8 @@ use kube::{Client, ResourceExt};
 
 const CLAIMS: usize = 200;
 
-/// What the driver's logs say of the calls of `method` since `start`: how many, how long one took in the middle of all, in
-/// seconds, and how long from the first one's beginning to the last one's end.
+/// What the driver's logs say about the calls of `method` since `start`: their number, the median duration in seconds,
+/// and the seconds from the beginning of the first to the end of the last.
 async fn calls(client: &Client, method: &str, start: Instant) -> Result<(usize, f64, f64)> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), chart::NAMESPACE);
     let since = i64::try_from(start.elapsed().as_secs())? + 1;

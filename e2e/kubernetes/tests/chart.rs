@@ -1,4 +1,4 @@
-//! The chart without a cluster: what it renders, and what it refuses. Needs Helm, which `build` makes.
+//! The chart without a cluster: what it renders, and what it refuses. It needs Helm, which `build` builds.
 use std::collections::BTreeSet;
 use std::process::Command;
 

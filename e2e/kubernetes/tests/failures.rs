@@ -1,4 +1,4 @@
-//! What happens to volumes when something breaks. Scenarios pull plugs, so they run one after another.
+//! Volumes when something breaks. The scenarios power machines off, so they run one after another.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -23,7 +23,7 @@ async fn node_ready(client: &kube::Client, node: Machine, ready: bool) -> Result
     until(&Api::<Node>::all(client.clone()), node.name(), SOON * 2, what, condition).await.map(drop)
 }
 
-/// Waits until the driver's pods are there and ready, as many as the chart asks for.
+/// Waits until all pods of the driver are ready.
 async fn driver_ready(client: &kube::Client) -> Result<()> {
     let controller = Api::<Deployment>::namespaced(client.clone(), chart::NAMESPACE);
     until(&controller, "csi-nfs-controller", SOON * 2, "ready", |d| {
@@ -110,7 +110,7 @@ impl Writers {
         Ok(Writers { ns, pods })
     }
 
-    /// Waits until each pod has written more since now: an error if one was started again.
+    /// Waits until each pod has written more. A restarted pod is an error.
     async fn all_go_on(&self, limit: Duration) -> Result<()> {
         for pod in &self.pods {
             let log = exported(&format!("{}/log/{}", self.ns.name, pod.name_any()));
@@ -126,7 +126,7 @@ impl Writers {
         Ok(())
     }
 
-    /// Asserts that every line is there once and in order: nothing was lost on the way.
+    /// Asserts that every line is there once and in order.
     async fn nothing_is_missing(&self) -> Result<()> {
         for pod in &self.pods {
             let file = exported(&format!("{}/log/{}", self.ns.name, pod.name_any()));

@@ -1,4 +1,4 @@
-//! Scenario 14: sizes that are limits, with the agent on the NFS server's machine.
+//! Scenario 14: sizes that are enforced, with the agent on the NFS server.
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The API server's own judgement of what the chart renders and of the examples: each object is sent to it, to be validated
-//! and not kept. Runs before the driver is installed: what is there already would be taken as a change of it.
+//! The API server's own judgement of what the chart renders and of the examples: each object is sent to it, to be
+//! validated and not kept. Runs before the driver is installed: what is there already would be taken as a change of it.
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};

@@ -1,4 +1,5 @@
-//! Scenario 12: a cluster that ran csi-driver-nfs goes on with this driver, with nothing changed but the driver's image.
+//! Scenario 12: a cluster that ran csi-driver-nfs goes on with this driver, with nothing changed but the driver's
+//! image.
 use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::chart;
 use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, written};
@@ -78,7 +79,7 @@ async fn s12_a_snapshot_of_the_incumbent_is_restored_and_deleted() -> Result<()>
     end(ns).await
 }
 
-/// Takes everything of a scenario away again.
+/// Removes everything that a scenario created.
 async fn end(ns: Namespace) -> Result<()> {
     let classes = Api::<StorageClass>::all(ns.client.clone());
     ns.remove().await?;

@@ -1,4 +1,4 @@
-//! What people do with volumes, on a healthy cluster. Scenarios run beside each other, each in its own namespace.
+//! Ordinary work with volumes on a healthy cluster. The scenarios run at the same time, each in its own namespace.
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The quota agent as a process, on the machine that serves.
+//! The quota agent as a process on the NFS server's machine.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -19,12 +19,12 @@ impl Agent {
         Self::by(Command::new(program()), &["-v=5"], &[share])
     }
 
-    /// The same, one that says little.
+    /// Starts one that logs little.
     pub fn quiet(share: &Share) -> Self {
         Self::by(Command::new(program()), &[], &[share])
     }
 
-    /// One for several shares, by a command that starts the program with what follows.
+    /// Starts one for several shares, by a command that runs the program with these arguments.
     pub fn by(mut command: Command, flags: &[&str], shares: &[&Share]) -> Self {
         let log = std::env::temp_dir().join(format!("agent-{}.log", shares[0].share.replace('/', "-")));
         let paths: Vec<_> = shares.iter().map(|share| share.path.to_str().unwrap()).collect();
@@ -43,7 +43,7 @@ impl Agent {
         super::driver::status(&format!("/proc/{}/status", self.process.id()), key)
     }
 
-    /// How often its threads have gone to sleep.
+    /// How many times its threads have gone to sleep.
     pub fn sleeps(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let status =

@@ -1,4 +1,4 @@
-//! `csi-nfs check` as a judge.
+//! What every test may expect of an export at its end, with `csi-nfs check` as the judge.
 
 use std::process::{Command, Output};
 
@@ -11,7 +11,13 @@ pub fn check(share: &Share, arguments: &[&str]) -> Output {
     Command::new(program()).arg("check").arg(export).args(arguments).output().unwrap()
 }
 
-/// Panics with what does not fit, if anything.
+/// Waits until the driver has cleared its trash. Then nothing is left in staging, and records and directories agree.
+pub async fn at_rest(share: &Share) {
+    share.trash_is_empty().await;
+    agrees(share);
+}
+
+/// Panics with the findings of `csi-nfs check`, if there are any.
 pub fn agrees(share: &Share) {
     let output = check(share, &[]);
     let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();

@@ -7,9 +7,9 @@ use rustix::fs::Mode;
 
 use super::Share;
 
-/// A client of its own on a share, as a controller has it.
+/// A new client of a share, mounted like a controller's.
 pub async fn client(share: &Share, options: &str) -> KernelFs {
-    // As the driver's `main` does.
+    // Like the driver's `main`.
     rustix::process::umask(Mode::empty());
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));

@@ -21,18 +21,18 @@ use super::{mounts, requests, wait};
 
 /// The name that the driver gives its node.
 pub const NODE: &str = "node-1";
-/// No call of a test takes longer.
+/// The longest time for any call of a test.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
-/// From the start of the process to its first answer.
+/// The longest time from the start of the process to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(10);
 
-/// The program under test: what `CSI_NFS_DRIVER` names, else what cargo built with the tests.
+/// The program under test: `CSI_NFS_DRIVER` if it is set, otherwise the program that cargo built with the tests.
 pub fn program() -> PathBuf {
     let named = std::env::var_os("CSI_NFS_DRIVER").map(PathBuf::from);
     named.or(option_env!("CARGO_BIN_EXE_csi-nfs").map(PathBuf::from)).expect("CSI_NFS_DRIVER names no program")
 }
 
-/// A channel to a CSI driver's (or another gRPC server's) socket; it connects anew when the server was restarted.
+/// A channel to the socket of a CSI driver or another gRPC server. It reconnects after the server was restarted.
 pub fn connect(socket: &Path) -> Channel {
     let socket = socket.to_owned();
     Endpoint::from_static("http://localhost").timeout(CALL_LIMIT).connect_with_connector_lazy(tower::service_fn(
@@ -43,7 +43,7 @@ pub fn connect(socket: &Path) -> Channel {
     ))
 }
 
-/// A running driver, with a directory for its socket, its log and the pods' targets. It ends with this value.
+/// A running driver, with a directory for its socket, its log and the targets of pods. Dropping this ends it.
 #[derive(Debug)]
 pub struct Driver {
     process: Child,
@@ -99,7 +99,7 @@ impl Driver {
         self.process.wait().unwrap();
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().unwrap()
     }
@@ -111,13 +111,13 @@ impl Driver {
         wait::until("the driver's end after SIGTERM", Duration::from_secs(30), || process.try_wait().unwrap()).await
     }
 
-    /// A new process with the same arguments and directory, after [`Driver::kill`] or [`Driver::terminate`].
+    /// Starts a new process with the same arguments and directory, after [`Driver::kill`] or [`Driver::terminate`].
     pub async fn start_again(&mut self) {
         self.process = spawn(&self.arguments, &self.directory.path().join("log"));
         self.ready().await;
     }
 
-    /// Everything that it has logged, over restarts.
+    /// Everything that it has logged, across restarts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
@@ -132,7 +132,7 @@ impl Driver {
         status(&format!("/proc/{}/status", self.process.id()), key)
     }
 
-    /// What its threads are doing in the kernel, for a message.
+    /// What its threads do in the kernel, for a message.
     pub fn threads(&self) -> String {
         let process = Path::new("/proc").join(self.process.id().to_string());
         let tasks = fs::read_dir(process.join("task")).unwrap().map(|task| task.unwrap().path());
@@ -147,14 +147,14 @@ impl Driver {
         told.chain(open).collect()
     }
 
-    /// A target path for a pod, of the form that kubelet's have: the parent is there, the target is not.
+    /// A target path for a pod like kubelet's: its parent exists, and the target does not.
     pub fn target(&self, pod: &str) -> PathBuf {
         let parent = self.directory.path().join("pods").join(pod).join("volumes/kubernetes.io~csi/pv");
         fs::create_dir_all(&parent).unwrap();
         parent.join("mount")
     }
 
-    /// A path of this driver's directory, for what a test needs besides.
+    /// A path in the directory of this driver, for anything else that a test needs.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -211,7 +211,7 @@ impl Driver {
         self.controller().delete_snapshot(request).await.map(drop)
     }
 
-    /// ControllerExpandVolume to so many bytes; answers the capacity.
+    /// ControllerExpandVolume to this many bytes. Returns the capacity.
     pub async fn expand(&self, volume_id: &str, bytes: i64) -> Result<i64, Status> {
         let request = csi::ControllerExpandVolumeRequest {
             volume_id: volume_id.to_owned(),
@@ -221,7 +221,7 @@ impl Driver {
         Ok(self.controller().controller_expand_volume(request).await?.into_inner().capacity_bytes)
     }
 
-    /// NodePublishVolume as kubelet asks for it.
+    /// NodePublishVolume as kubelet calls it.
     pub async fn publish(&self, volume: &csi::Volume, target: &Path) -> Result<(), Status> {
         self.node().node_publish_volume(requests::publish(volume, target)).await.map(drop)
     }
@@ -241,7 +241,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        // Before the directory is removed with all that is in it.
+        // Before the directory is removed with everything in it.
         mounts::clear(self.directory.path());
         if std::thread::panicking() {
             eprintln!("--- the driver's log\n{}---", self.log());

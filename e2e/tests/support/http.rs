@@ -1,4 +1,4 @@
-//! The driver's HTTP endpoint, asked as simply as can be.
+//! A minimal client for the driver's HTTP endpoint.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

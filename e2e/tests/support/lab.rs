@@ -1,4 +1,4 @@
-//! The NFS servers that `e2e/vm/servers` started, and directories on them for one test each.
+//! The NFS servers that `e2e/vm/servers` starts, and a directory of its own for each test.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Tests run side by side, but for those that disturb a server.
+/// Tests run at the same time, except those that disturb a server.
 static TURN: RwLock<()> = RwLock::const_new(());
 
 /// An exported directory: see `e2e/vm/servers`.
@@ -76,7 +76,7 @@ pub struct Lab {
     _limit: Limit,
 }
 
-/// Ends the whole process when one test hangs, in the kernel perhaps, so that at least its name is known.
+/// Ends the whole process if a test hangs, perhaps in the kernel, so that at least its name is known.
 #[derive(Debug)]
 struct Limit(#[expect(dead_code, reason = "dropping it is the end of the test")] mpsc::Sender<()>);
 
@@ -88,7 +88,7 @@ impl Limit {
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         std::thread::spawn(move || {
             if end.recv_timeout(most) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // Not by eprintln, whose output is kept for the test's end.
+                // Not by eprintln, whose output is held back until the end of the test.
                 let _ = writeln!(std::io::stderr(), "{name}: not done after {most:?}, so all tests end here");
                 std::process::abort();
             }
@@ -104,31 +104,31 @@ enum Turn {
 }
 
 impl Lab {
-    /// A turn beside other tests. Fails where there are no servers.
+    /// A turn with other tests. It panics if there are no servers.
     pub async fn enter() -> Self {
         Self::enter_for(Limit::MOST).await
     }
 
-    /// The same, for one that may take longer than a test.
+    /// The same, with another time limit.
     pub async fn enter_for(most: Duration) -> Self {
         check();
         let turn = Turn::Shared { _guard: TURN.read().await };
         Self { turn, _limit: Limit::start(most) }
     }
 
-    /// A turn without other tests, for one that disturbs a server or measures time.
+    /// A turn without other tests, for a test that disturbs a server or measures time.
     pub async fn alone() -> Self {
         Self::alone_for(Limit::MOST).await
     }
 
-    /// The same, for one that may take longer than a test.
+    /// The same, with another time limit.
     pub async fn alone_for(most: Duration) -> Self {
         check();
         let turn = Turn::Alone { _guard: TURN.write().await };
         Self { turn, _limit: Limit::start(most) }
     }
 
-    /// A new, empty directory on an export, which a test has for itself: a share of its own.
+    /// A new, empty directory on an export that only this test uses, as a share of its own.
     pub fn share(&self, place: Place) -> Share {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("share-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
@@ -139,7 +139,7 @@ impl Lab {
         Share { server: place.server().to_owned(), share: format!("/{}/{name}", place.name()), path }
     }
 
-    /// Takes NFS-Ganesha away until the answer is dropped.
+    /// Takes NFS-Ganesha away until the returned value is dropped.
     pub fn without_ganesha(&self, outage: Outage) -> Away {
         self.assert_alone();
         match outage {
@@ -154,14 +154,14 @@ impl Lab {
         })
     }
 
-    /// Stops the kernel's server until the answer is dropped.
+    /// Stops the kernel's server until the returned value is dropped.
     pub fn without_kernel_server(&self) -> Away {
         self.assert_alone();
         run("rpc.nfsd", ["0"]);
         Away(|| run("rpc.nfsd", ["--grace-time", "10", "--lease-time", "10", "8"]))
     }
 
-    /// Has the kernel's server without version 4 until the answer is dropped.
+    /// Disables version 4 on the kernel's server until the returned value is dropped.
     pub fn without_version_4(&self) -> Away {
         self.assert_alone();
         run("rpc.nfsd", ["0"]);
@@ -172,7 +172,7 @@ impl Lab {
         })
     }
 
-    /// Exports `place` read-only until the answer is dropped.
+    /// Exports `Place::Small` read-only until the returned value is dropped.
     pub fn with_small_read_only(&self) -> Away {
         self.assert_alone();
         export_small("ro");
@@ -189,13 +189,13 @@ impl Lab {
 pub enum Outage {
     /// Its process is killed: connections are refused.
     Stopped,
-    /// Its process stands still: connections are accepted, and nobody answers.
+    /// Its process is suspended: connections are accepted and not answered.
     Frozen,
-    /// Its network is gone: nothing comes back at all.
+    /// Its network is cut off: nothing is answered at all.
     CutOff,
 }
 
-/// A server that is away, and comes back when this is dropped.
+/// A server that is away. It comes back when this is dropped.
 #[must_use]
 #[derive(Debug)]
 pub struct Away(fn());
@@ -206,7 +206,7 @@ impl Drop for Away {
     }
 }
 
-/// A directory of an export, taken as a share.
+/// A directory of an export that is used as a share.
 #[derive(Debug, Clone)]
 pub struct Share {
     /// The server, as parameters name it.
@@ -223,7 +223,7 @@ impl Share {
         Self { server: server.to_owned(), ..self.clone() }
     }
 
-    /// The names in it, sorted, without the driver's own.
+    /// The names in it, sorted, without the driver's own directory.
     pub fn names(&self) -> Vec<String> {
         let names = fs::read_dir(&self.path).unwrap();
         let mut names: Vec<String> = names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -232,13 +232,13 @@ impl Share {
         names
     }
 
-    /// The names in a part of the driver's directory, such as `staging`.
+    /// The names in a part of the driver's own directory, such as `staging`.
     pub fn left_in(&self, part: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path.join(".csi-nfs").join(part)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// Waits until the driver has nothing left in its trash.
+    /// Waits until the driver's trash is empty.
     pub async fn trash_is_empty(&self) {
         let trash = self.path.join(".csi-nfs/trash");
         super::wait::until("clearing the trash", Duration::from_secs(60), || {
@@ -271,7 +271,7 @@ fn export_small(access: &str) {
     run("exportfs", ["-i", "-o", &options, "*:/small"]);
 }
 
-/// Runs a program that has to succeed.
+/// Runs a program that must succeed.
 pub fn run<const N: usize>(program: impl AsRef<OsStr>, arguments: [&str; N]) {
     let program = program.as_ref();
     let status = Command::new(program).args(arguments).stdin(Stdio::null()).status();

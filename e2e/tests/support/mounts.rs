@@ -1,4 +1,4 @@
-//! The mount table as the kernel shows it, and unmounting what a test left.
+//! The mount table of the kernel, and unmounting what a test left behind.
 
 use std::path::{Path, PathBuf};
 

@@ -1,20 +1,20 @@
-//! Names of servers, and addresses for them to have.
+//! Names of servers, and their addresses.
 
 use std::fs;
 
 use super::lab::{Lab, run};
 
-/// What the private copy of /etc/hosts is called.
+/// The private copy of /etc/hosts.
 const HOSTS: &str = "/run/hosts.e2e";
 
-/// /etc/hosts of a test's own, which is mounted over the machine's until this is dropped.
+/// A private /etc/hosts for a test, mounted over the machine's until this is dropped.
 #[derive(Debug)]
 pub struct Names {
     machine_s: String,
 }
 
 impl Names {
-    /// The machine's names, and no others yet. The test must be alone, since all tests see the same names.
+    /// The machine's names only. The test must run alone, since all tests see the same names.
     pub fn of(lab: &Lab) -> Self {
         lab.assert_alone();
         let machine_s = fs::read_to_string("/etc/hosts").unwrap();
@@ -23,10 +23,10 @@ impl Names {
         Self { machine_s }
     }
 
-    /// Lets a name have these addresses and no others.
+    /// Gives a name these addresses and no others.
     pub fn set(&self, name: &str, addresses: &[&str]) {
         let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
-        // Written in place: it is this very file that is mounted.
+        // Written in place, since this very file is mounted.
         fs::write(HOSTS, format!("{}\n{lines}", self.machine_s)).unwrap();
     }
 }
@@ -37,7 +37,7 @@ impl Drop for Names {
     }
 }
 
-/// Another address of this host; it goes when this is dropped.
+/// Another address of this host. It is removed when this is dropped.
 #[derive(Debug)]
 pub struct Address(&'static str);
 

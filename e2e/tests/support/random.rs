@@ -1,6 +1,6 @@
-//! Randomness that can be had again: the seed is printed, and taken from `CSI_NFS_E2E_SEED`.
+//! Repeatable randomness: the seed is printed, and can be set by `CSI_NFS_E2E_SEED`.
 
-/// A generator with a new seed, or with the one that is asked for.
+/// A generator with a new seed, or with the given one.
 pub fn seeded() -> fastrand::Rng {
     let seed = std::env::var("CSI_NFS_E2E_SEED").ok().map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
     eprintln!("CSI_NFS_E2E_SEED={seed}");

@@ -1,4 +1,4 @@
-//! Requests as Kubernetes would send them.
+//! Requests as Kubernetes sends them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -37,7 +37,7 @@ pub fn block() -> csi::VolumeCapability {
     csi::VolumeCapability { access_type: Some(AccessType::Block(BlockVolume {})), ..shared() }
 }
 
-/// At least so many bytes.
+/// At least this many bytes.
 pub fn bytes(required: i64) -> Option<csi::CapacityRange> {
     Some(csi::CapacityRange { required_bytes: required, limit_bytes: 0 })
 }
@@ -66,12 +66,12 @@ pub fn from(share: &Share, name: &str, source: Source) -> csi::CreateVolumeReque
     csi::CreateVolumeRequest { volume_content_source, ..create(share, name) }
 }
 
-/// A snapshot, as what a volume is made from.
+/// A snapshot as the source of a volume.
 pub fn of_snapshot(id: &str) -> Source {
     Source::Snapshot(SnapshotSource { snapshot_id: id.to_owned() })
 }
 
-/// A volume, as what another is made from.
+/// A volume as the source of another volume.
 pub fn of_volume(id: &str) -> Source {
     Source::Volume(VolumeSource { volume_id: id.to_owned() })
 }

@@ -1,4 +1,4 @@
-//! A picture of everything below a directory, to see what changed.
+//! Records everything below a directory, to see what changes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -6,8 +6,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-/// Each entry below `root`, which is itself one, with what it is and what is in it: a file's bytes, a link's target, a
-/// device's number.
+/// Each entry below `root`, including `root`, with its metadata and content: the bytes of a file, the target of a link,
+/// the number of a device.
 pub fn walk(root: &Path) -> Vec<(PathBuf, Metadata, String)> {
     let mut entries = Vec::new();
     let mut open = vec![root.to_owned()];
@@ -23,7 +23,7 @@ pub fn walk(root: &Path) -> Vec<(PathBuf, Metadata, String)> {
         } else {
             meta.rdev().to_string()
         };
-        // Again: reading a file makes a client return its delegation, and with that the times that it kept.
+        // Read again: reading a file makes a client return its delegation, and with it the times that it kept.
         let meta = fs::symlink_metadata(&path).unwrap();
         entries.push((path, meta, content));
     }
@@ -40,7 +40,7 @@ pub fn plant_sparse(path: &Path) {
     file.sync_all().unwrap();
 }
 
-/// Everything below a directory: inode, type and mode, owner, links, times of change, and content.
+/// Everything below a directory: inode, kind, mode, owner, links, change times, and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     root: PathBuf,
@@ -48,7 +48,7 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// A picture of the tree below `root`, which is itself a part of it.
+    /// Records the tree below `root`, including `root`.
     pub fn of(root: &Path) -> Self {
         let shown = |(path, meta, content): (PathBuf, Metadata, String)| {
             let entry = format!(
@@ -69,7 +69,7 @@ impl Tree {
         Self { root: root.to_owned(), entries }
     }
 
-    /// Panics, naming each difference, where anything has changed since the picture was taken. `what` is what was done.
+    /// Panics and names each difference if anything has changed. `what` is what was done.
     pub fn assert_unchanged(&self, what: &str) {
         let now = Self::of(&self.root);
         let differences: Vec<String> = self

@@ -1,12 +1,12 @@
-//! Waiting for what will be, and limits for what must not take long.
+//! Waiting for events, and time limits.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// Between two looks at something that gives no notice.
+/// The pause between two looks at something that cannot notify.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Looks until `look` finds something; panics when it has not within `limit`.
+/// Calls `look` until it returns something. Panics after `limit`.
 pub async fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -18,10 +18,10 @@ pub async fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Opt
     }
 }
 
-/// Does something that must take no longer than `limit`; panics when it does.
+/// Runs work that must not take longer than `limit`. Panics if it does.
 pub async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T>) -> T {
     let start = Instant::now();
-    // It may go on for a while, so that the message tells how long it took.
+    // It may run longer than that, so that the message can say how long it took.
     let done = tokio::time::timeout(limit * 4, work).await;
     let took = start.elapsed();
     match done {
@@ -31,7 +31,7 @@ pub async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T
     }
 }
 
-/// [`until`], where looking takes a call.
+/// [`until`] with an asynchronous `look`.
 pub async fn until_async(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !look().await {

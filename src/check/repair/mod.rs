@@ -1,10 +1,10 @@
-//! Repairs what `csi-nfs check` found, as far as nothing can be lost by it.
+//! Repairs what `csi-nfs check` found, if no data can be lost by it.
 //!
-//! A finding may be minutes old, and the driver may be serving meanwhile. So each repair takes the lock that the driver takes,
-//! looks again whether that very finding still holds, and only then acts. Limits are the agent's to repair, which looks at
-//! the records again by itself; staging is swept only where nobody holds the lock; nothing in the trash ever comes back.
+//! A finding may be minutes old, and the driver may be serving meanwhile. So each repair takes the driver's lock,
+//! checks that the finding still holds, and only then acts. The agent repairs limits from the records. Staging is swept
+//! only where nobody holds the lock, and nothing in the trash is ever used again.
 
-use super::{Finding, limits};
+use super::{Finding, quotas};
 use crate::error::Result;
 use crate::export::fs::Fs;
 use crate::export::{Export, trash};
@@ -14,12 +14,12 @@ use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
 use crate::volume::{directory_owners, kept};
 
-/// Mends what it can. What remains is found by another check.
+/// Repairs what it can. Another check finds what remains.
 pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<()> {
     for finding in findings {
         match finding {
-            Finding::ClaimMissing { volume, directory } => claim(export, volume, directory).await?,
-            Finding::ClaimStale { claim } => release(export, claim).await?,
+            Finding::OwnerMissing { volume, directory } => add_owner(export, volume, directory).await?,
+            Finding::OwnerStale { owner } => remove_owner(export, owner).await?,
             Finding::KeptStale { volume, directory } => {
                 let name = VolumeName::parse("volume", volume)?;
                 kept::mend(export, &SubDir::parse("directory", directory)?, &name).await?;
@@ -34,7 +34,7 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
             | Finding::NoteMissing { .. }
             | Finding::MemberMissing { .. }
             | Finding::GroupMissing { .. } => {}
-            // A retry of the call that began it goes on with it, and a deletion of the snapshot reads its notes anew.
+            // A retry of the call that began it continues it. A deletion of the snapshot reads its notes again.
             Finding::VolumePending { .. }
             | Finding::SnapshotPending { .. }
             | Finding::GroupPending { .. }
@@ -45,19 +45,19 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
             Finding::SnapshotUnused { snapshot } => {
                 snapshots::finish_deletion(export, &VolumeName::parse("snapshot", snapshot)?).await?;
             }
-            // All at once, below.
+            // Repaired together, below.
             Finding::StagingLeftover { .. } | Finding::TrashLeftover { .. } => {}
             Finding::LimitNotInForce { .. } | Finding::LimitLeft { .. } | Finding::ProjectShared { .. } => {}
         }
     }
-    if findings.iter().any(limits::is_of_limits) {
-        limits::mend(export).await?;
+    if findings.iter().any(quotas::is_about_quotas) {
+        quotas::repair(export).await?;
     }
     trash::sweep_staging(export).await?;
     trash::clear(export).await.map(drop)
 }
 
-async fn claim<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Result<()> {
+async fn add_owner<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Result<()> {
     let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     match Record::read(export, &name).await? {
@@ -66,9 +66,9 @@ async fn claim<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Resu
     }
 }
 
-async fn release<F: Fs>(export: &Export<F>, claim: &str) -> Result<()> {
-    // One that is of no form of the driver's is none of its own.
-    let Some((directory, name)) = claim.rsplit_once("/#/") else { return Ok(()) };
+async fn remove_owner<F: Fs>(export: &Export<F>, owner: &str) -> Result<()> {
+    // The driver did not write an entry of any other form.
+    let Some((directory, name)) = owner.rsplit_once("/#/") else { return Ok(()) };
     let Ok(name) = VolumeName::parse("volume", name) else { return Ok(()) };
     let Ok(sub_dir) = SubDir::parse("directory", directory) else { return Ok(()) };
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;

@@ -1,4 +1,4 @@
-//! What is repaired, what stays, and what changed since it was found.
+//! What is repaired, what is left alone, and what changed since it was found.
 
 use super::*;
 use crate::check::check;
@@ -42,7 +42,7 @@ async fn write(export: &Export<MemoryFs>, id: &str) {
 }
 
 #[tokio::test]
-async fn what_can_be_mended_is_and_what_may_hold_data_stays() {
+async fn what_can_be_repaired_is_and_what_may_hold_data_stays() {
     let export = reach(&MemoryServer::new());
     let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
     directory_owners::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_snapshot_that_was_made_anew_since_its_deletion_was_found_stays() {
     server.plant(".csi-nfs/snapshots/s.tree/data", Node::file(0o600, "new")).unwrap();
     let unused = |finding: &Finding| matches!(finding, Finding::SnapshotUnused { .. });
     let export = repaired_after(&server, unused, async |export| write(export, State::Ready).await).await;
-    // Where it is still deleted, it goes.
+    // If it is still deleted, it is removed.
     write(&export, State::Deleted).await;
     let findings = check(&export).await.unwrap();
     repair(&export, &findings).await.unwrap();
@@ -119,15 +119,15 @@ async fn a_group_that_was_made_anew_since_its_deletion_was_found_stays() {
 }
 
 #[tokio::test]
-async fn a_claim_is_neither_removed_nor_made_where_its_volume_came_or_went_meanwhile() {
+async fn an_owner_is_neither_removed_nor_added_where_its_volume_came_or_went_meanwhile() {
     let id = "nfs#export#team/data#v#";
     let (server, volume) = (MemoryServer::new(), VolumeId::parse(id).unwrap());
     server.plant("team/data", Node::directory(0o755)).unwrap();
     directory_owners::claim(&reach(&server), &volume).await.unwrap();
-    let stale = |finding: &Finding| matches!(finding, Finding::ClaimStale { .. });
+    let stale = |finding: &Finding| matches!(finding, Finding::OwnerStale { .. });
     let export = repaired_after(&server, stale, async |export| write(export, id).await).await;
     directory_owners::release(&export, &volume).await.unwrap();
-    let missing = |finding: &Finding| matches!(finding, Finding::ClaimMissing { .. });
+    let missing = |finding: &Finding| matches!(finding, Finding::OwnerMissing { .. });
     repaired_after(&server, missing, async |export| {
         let layout = export.make_layout().await.unwrap();
         export.fs().unlink(&layout.volumes, &name("v.json")).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_kept_record_stays_where_its_directory_is_there_again() {
     let change = async |_: &Export<MemoryFs>| server.plant("media/data", Node::file(0o600, "kept")).unwrap();
     let export = repaired_after(&server, stale, change).await;
     assert!(matches!(&check(&export).await.unwrap()[..], [Finding::VolumeKept { .. }]));
-    // Where it is gone for good, so is the record.
+    // If the directory is really gone, the record is removed.
     let (fs, media) = (export.fs(), name("media"));
     let (dir, _) = fs.lookup(&fs.root(), &media).await.unwrap();
     fs.unlink(&dir, &name("data")).await.unwrap();

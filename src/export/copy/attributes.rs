@@ -8,17 +8,17 @@ use super::Copy;
 use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{ACLS, Attr, Fs, Kind, SetAttr, Status};
 
-// What is tried, for errors.
+// Actions, for error messages.
 
 pub(super) const SETTING: &str = "setting attributes of";
 const READING_XATTRS: &str = "reading extended attributes of";
 const SETTING_XATTRS: &str = "setting extended attributes of";
 
-/// Access control lists that are remembered; more are asked for each time.
+/// How many access control lists are cached. Further ones are read each time.
 const PLAIN: usize = 256;
 
-/// What is set so that an object which is as `made` becomes as `source`. A change of the owner would clear the special bits
-/// of the mode, and times move with every write, so they are set in any case.
+/// What to set so that an object with the attributes `made` gets those of `source`. A change of the owner clears the
+/// special bits of the mode and every write changes the times, so mode and times are always set.
 pub(crate) fn difference(source: &Attr, made: &Attr) -> SetAttr {
     let uid = (source.uid != made.uid).then_some(source.uid);
     let gid = (source.gid != made.gid).then_some(source.gid);
@@ -28,20 +28,21 @@ pub(crate) fn difference(source: &Attr, made: &Attr) -> SetAttr {
     SetAttr { size: None, mode, uid, gid, atime: Some(source.atime), mtime: Some(source.mtime) }
 }
 
-/// What has been learned of the two exports.
+/// What the copy has learned about the two exports.
 #[derive(Default)]
 pub(super) struct Attributes {
     without_xattrs: AtomicBool,
     without_acls: AtomicBool,
-    /// The access control list that the target shows for an object which has a mode and no more.
+    /// The access control list that the target returns for an object that was given a mode but no list.
     plain: Mutex<HashMap<Plain, Option<Vec<u8>>>>,
 }
 
-/// The list's name; whether it is a directory's; the mode.
+/// The name of the list, whether the object is a directory, and its mode.
 type Plain = (Vec<u8>, bool, u32);
 
 impl<F: Fs> Copy<F> {
-    /// Gives `target`, which is otherwise finished, the extended attributes of `source`, which has this kind and mode.
+    /// Copies the extended attributes of `source`, which has this kind and mode, to `target`, which is complete
+    /// otherwise.
     pub(super) async fn copy_xattrs(
         &self,
         source: &F::Handle,
@@ -89,8 +90,8 @@ impl<F: Fs> Copy<F> {
         Ok(())
     }
 
-    /// The access control list of an object that was given a mode and no more: the target's own, which has not been given
-    /// one yet, or another's that is like it.
+    /// The access control list of an object that was given a mode but no list: read from `target`, which has none yet,
+    /// or cached from a similar object.
     async fn plain(&self, target: &F::Handle, name: &[u8], kind: Kind, mode: u32) -> Option<Vec<u8>> {
         let known = || self.shared.attributes.plain.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (name.to_vec(), kind == Kind::Directory, mode);

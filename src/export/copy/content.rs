@@ -1,8 +1,9 @@
-//! Content of files: cloned, or copied without the holes.
+//! Copies the content of files: by CLONE where the server can, otherwise by reading and writing, without the holes.
 //!
-//! Where the server cannot clone, it is asked to copy small files (COPY), which takes one operation in place of two. Larger ones
-//! Linux's server copies asynchronously, and its client asks whether they are done after three seconds: they are read and
-//! written here (see `docs/benchmarks.md`). As soon as a small one takes long, COPY is not asked for any more.
+//! A server that cannot clone is asked to COPY small files, which is one operation instead of two. Linux's server
+//! copies larger files asynchronously, and its client first asks after three seconds whether the copy is done, so these
+//! are read and written here (see `docs/benchmarks.md`). After a COPY of a small file was slow, COPY is not used any
+//! more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,19 +16,19 @@ use crate::export::copy::entry::Place;
 use crate::export::copy::error::{Side, Stop};
 use crate::export::fs::{Attr, Fs, Seek, Status};
 
-/// As much as is read and written at once.
+/// The size of one read and one write.
 const CHUNK: u64 = 1 << 20;
-/// As much as is written before it is committed while more is read: what the client keeps back, and what a commit may take,
-/// are bounded by it.
+/// How much is written before it is committed, while more is read. It bounds the dirty data of the client and the time
+/// of a commit.
 const PART: u64 = 32 << 20;
-/// Files up to this size that have as much allocated as they are long are taken to have no holes.
+/// A file up to this size is taken to have no holes if its allocated size is not smaller than its length.
 const NO_HOLES: u64 = 64 << 10;
-/// A server that takes longer for the copy of so small a file does more than copying it. Others may be busy.
+/// A server that needs longer than this to copy a small file does more than copy it, or is busy.
 const LONG: Duration = Duration::from_secs(1);
-/// The unit in which servers allocate.
+/// The block size in which servers allocate.
 const BLOCK: usize = 4096;
 
-// What is tried, for errors.
+// Actions, for error messages.
 
 const READING: &str = "reading";
 const WRITING: &str = "writing";
@@ -36,10 +37,10 @@ const OFFLOADING: &str = "having the server copy";
 const SEEKING: &str = "finding the holes of";
 const COMMITTING: &str = "committing";
 
-/// How files can be copied, as far as it is known.
+/// How files can be copied, as far as this is known.
 pub(super) struct Ways {
     clone: AtomicBool,
-    /// A file was cloned.
+    /// Whether a file was cloned.
     cloned: AtomicBool,
     copy: AtomicBool,
 }
@@ -51,13 +52,13 @@ impl Ways {
 }
 
 impl<F: Fs> Copy<F> {
-    /// Whether a file's content is copied in a few operations.
+    /// Whether the content of a file is copied by a few operations.
     pub(super) fn is_quick(&self, attr: &Attr) -> bool {
         attr.size <= CHUNK || self.shared.ways.cloned.load(Ordering::Relaxed)
     }
 
-    /// Fills `target` with the content that `file` had when it was opened; answers the size to give it, where that is not
-    /// the one it has. What is in it is on stable storage then.
+    /// Copies to `target` the content that `file` had when it was opened, onto stable storage. Returns the size to set
+    /// on `target` if it is not the right one yet.
     pub(super) async fn copy_content(
         &self,
         place: &Place<'_, F>,
@@ -73,7 +74,7 @@ impl<F: Fs> Copy<F> {
                 Ok(size) => {
                     self.shared.ways.cloned.store(true, Ordering::Relaxed);
                     self.shared.progress.bytes(attr.size);
-                    // What was added since is no part of it.
+                    // Content that was appended since is not part of the copy.
                     return Ok((size > attr.size).then_some(attr.size));
                 }
                 Err(Status::NotSupp | Status::XDev) => {
@@ -95,7 +96,7 @@ impl<F: Fs> Copy<F> {
                     self.shared.progress.bytes(attr.size);
                     return Ok(None);
                 }
-                // It was cut off meanwhile, or the server does not go on.
+                // The file was truncated meanwhile, or the server stopped before the end.
                 Ok(_) => {}
                 Err(Status::NotSupp | Status::XDev) => self.shared.ways.copy.store(false, Ordering::Relaxed),
                 Err(status) => return place.source(OFFLOADING, Err(status)),
@@ -120,7 +121,7 @@ impl<F: Fs> Copy<F> {
         Ok((rest.size != rest.written).then_some(rest.size))
     }
 
-    /// Copies up to [`PART`] bytes of data; answers how many.
+    /// Copies up to [`PART`] bytes of data, and returns how many.
     async fn copy_part(
         &self,
         place: &Place<'_, F>,
@@ -144,14 +145,14 @@ impl<F: Fs> Copy<F> {
             }
             rest.at += read;
             if read < length {
-                // It was cut off meanwhile.
+                // The file was truncated meanwhile.
                 rest.size = rest.at;
             }
         }
         Ok(copied)
     }
 
-    /// Goes on to where there is data; whether there is.
+    /// Moves to the next data. Returns whether there is any.
     async fn next_data(&self, place: &Place<'_, F>, file: &F::Handle, rest: &mut Rest) -> Result<bool, Stop> {
         let seek = async |from, what| place.source(SEEKING, self.source.seek(file, from, what).await);
         let Some(data) = seek(rest.at, Seek::Data).await?.filter(|data| *data < rest.size) else {
@@ -170,24 +171,24 @@ impl<F: Fs> Copy<F> {
     }
 }
 
-/// Whether a file is small, and has as much allocated as it is long.
+/// Whether a file is small and has no holes.
 fn has_no_holes(attr: &Attr) -> bool {
     attr.used >= attr.size && attr.size <= NO_HOLES
 }
 
-/// What is left of a file to copy.
+/// The part of a file that is still to be copied.
 struct Rest {
-    /// The size that the copy is to have.
+    /// The size that the copy will have.
     size: u64,
-    /// Up to here everything is copied.
+    /// Everything before this offset is copied.
     at: u64,
-    /// Up to here there is data.
+    /// There is data up to this offset.
     data_end: u64,
     /// The end of what was written.
     written: u64,
-    /// Less is allocated than the file is long.
+    /// The allocated size is smaller than the length.
     sparse: bool,
-    /// There are holes, and nobody says where: what is zero is taken for one.
+    /// The file has holes, and the server cannot say where: blocks of zeros are taken for holes.
     untold: bool,
 }
 
@@ -198,7 +199,7 @@ impl Rest {
         Self { size: attr.size, at: 0, data_end, written: 0, sparse, untold: false }
     }
 
-    /// The parts of what was read at [`Self::at`] that are to be written, and where.
+    /// Splits the data that was read at [`Self::at`] into the parts to write, with their offsets.
     fn allocated(&self, data: Vec<u8>) -> Vec<(u64, Vec<u8>)> {
         if !self.untold {
             return if data.is_empty() { Vec::new() } else { vec![(self.at, data)] };

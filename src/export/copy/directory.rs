@@ -1,4 +1,4 @@
-//! A directory that is being copied: on the way down from the root, and finished when all that is in it is.
+//! A directory that is being copied. It is finished when everything in it is.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,14 +8,14 @@ use super::{Copy, attributes};
 use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, SetAttr, Status};
 
-/// How the directory that the copy starts at is named.
+/// The name of the top directory in messages.
 pub(super) const ROOT: &str = ".";
-/// Levels whose directories are kept open.
+/// Directories are kept open down to this level.
 pub(super) const OPEN: usize = 64;
-/// More of a path than this is left out, in bytes of its names.
+/// Paths in messages are shortened to this many bytes of names.
 const PATH: usize = 512;
 
-/// A directory, and the one that is to become the same.
+/// A directory of the source and its copy.
 pub(super) struct Pair<F: Fs> {
     pub(super) source: F::Handle,
     pub(super) target: F::Handle,
@@ -32,16 +32,16 @@ pub(super) struct Dir<F: Fs> {
     parent: Option<Arc<Self>>,
     name: Option<Name>,
     pub(super) depth: usize,
-    /// The two directories' numbers.
+    /// The `fileid` of both directories.
     ids: (u64, u64),
-    /// What the target gets at the end.
+    /// The attributes that the copy gets at the end.
     attr: SetAttr,
     mode: u32,
-    /// Its listing while that goes on, its entries and directories under way.
+    /// What is under way: its listing, its entries and its subdirectories.
     pending: AtomicUsize,
-    /// The names of the entries under way: a listing may name one twice when it is renamed meanwhile.
+    /// The names of the entries under way. A listing may return an entry twice when it is renamed meanwhile.
     under_way: Mutex<HashSet<Name>>,
-    /// Kept open down to [`OPEN`] levels; deeper, the directory below leads back here.
+    /// Kept down to [`OPEN`] levels. Deeper, it is reopened through the parent of the directory below.
     pair: Option<Pair<F>>,
 }
 
@@ -50,7 +50,7 @@ impl<F: Fs> Dir<F> {
         Self::new(None, None, 0, pair, source, target)
     }
 
-    /// A directory in this one, which waits for it.
+    /// A subdirectory, for which this directory waits.
     pub(super) fn child(self: &Arc<Self>, name: Name, pair: Pair<F>, source: Attr, target: Attr) -> Arc<Self> {
         self.expect();
         Self::new(Some(Arc::clone(self)), Some(name), self.depth + 1, pair, source, target)
@@ -77,12 +77,12 @@ impl<F: Fs> Dir<F> {
         })
     }
 
-    /// One more thing in it is under way.
+    /// Adds one thing that is under way in this directory.
     pub(super) fn expect(&self) {
         self.pending.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether an entry of that name is not under way already, as it is from now on.
+    /// Marks an entry as under way. Returns false if it was marked before.
     pub(super) fn entry_begins(&self, name: &Name) -> bool {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone())
     }
@@ -91,7 +91,7 @@ impl<F: Fs> Dir<F> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
     }
 
-    /// Whether that was the last.
+    /// Whether nothing is under way any more.
     fn was_last(&self) -> bool {
         self.pending.fetch_sub(1, Ordering::AcqRel) == 1
     }
@@ -132,7 +132,7 @@ impl<F: Fs> Dir<F> {
     }
 }
 
-/// One by one, since a path may be deeper than the stack.
+/// Iterative, since a path may be deeper than the stack allows.
 impl<F: Fs> Drop for Dir<F> {
     fn drop(&mut self) {
         let mut parent = self.parent.take();
@@ -143,8 +143,8 @@ impl<F: Fs> Drop for Dir<F> {
 }
 
 impl<F: Fs> Copy<F> {
-    /// Something in the directory is done. With the last, the directory is finished, and so on upwards; the root is left to
-    /// the end.
+    /// Something in the directory is done. After the last thing, the directory is finished, and then its parents where
+    /// they are complete; the root is finished separately at the end.
     pub(super) async fn done(&self, dir: Arc<Dir<F>>, pair: Pair<F>) -> Result<(), CopyError> {
         let (mut dir, mut pair) = (dir, pair);
         while dir.was_last() {
@@ -158,14 +158,14 @@ impl<F: Fs> Copy<F> {
         Ok(())
     }
 
-    /// The handles of the directory above one.
+    /// Opens the parent of a directory on both sides.
     pub(super) async fn above(&self, dir: &Dir<F>, pair: &Pair<F>, parent: &Dir<F>) -> Result<Pair<F>, CopyError> {
         if let Some(open) = &parent.pair {
             return Ok(open.clone());
         }
         let known = |above: FsResult<(F::Handle, Attr)>, id: u64, side: Side| match above {
             Ok((handle, attr)) if attr.fileid == id => Ok(handle),
-            // It was moved meanwhile: what else is in the directory above cannot be found from here.
+            // The directory was moved meanwhile, so the rest of its former parent cannot be reached from here.
             Ok(_) => Err(dir.error(side, "going back up from", Status::Stale)),
             Err(status) => Err(dir.error(side, "going back up from", status)),
         };
@@ -174,13 +174,13 @@ impl<F: Fs> Copy<F> {
         Ok(Pair { source, target })
     }
 
-    /// Gives a directory its attributes: nothing in it changes any more.
+    /// Sets the attributes of a directory in which nothing changes any more.
     pub(super) async fn finish(&self, dir: &Dir<F>, pair: &Pair<F>) -> Result<(), CopyError> {
         let set = self.target.setattr(&pair.target, dir.attr).await;
         set.map_err(|status| dir.error(Side::Target, attributes::SETTING, status))?;
         let path = || dir.path(None);
         match self.copy_xattrs(&pair.source, &pair.target, (Kind::Directory, dir.mode), &path).await {
-            // What is gone by now is kept as it was seen.
+            // An object that is gone by now keeps the attributes that were seen.
             Ok(()) | Err(Stop::Gone) => {}
             Err(Stop::Error(error)) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! Entries that are no directories: files, links, FIFOs, sockets, devices.
+//! Copies entries that are not directories: files, links, FIFOs, sockets, devices.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use crate::export::copy::directory::{Dir, Pair};
 use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, OpenMode, SetAttr, Status};
 
-/// How often an entry is looked at anew when somebody puts another in its place.
+/// How often the driver looks at an entry again because somebody replaced it.
 const ATTEMPTS: usize = 8;
 
-// What is tried, for errors.
+// Actions, for error messages.
 
 pub(super) const LISTING: &str = "listing";
 pub(super) const LOOKING: &str = "looking up";
 const CREATING: &str = "creating";
 const COPYING: &str = "copying what is in";
 
-/// What the walk leaves to others.
+/// Work that the walk hands out.
 pub(super) enum Job<F: Fs> {
-    /// Some entries are to be copied, which were of these kinds when they were listed.
+    /// Copy these entries, which had these kinds when they were listed.
     Entries { dir: Arc<Dir<F>>, pair: Pair<F>, entries: Vec<(Name, Kind)> },
-    /// All of a directory has been listed.
+    /// The listing of a directory is complete.
     Listed { dir: Arc<Dir<F>>, pair: Pair<F> },
 }
 
-/// Where an entry is.
+/// The place of an entry.
 pub(super) struct Place<'a, F: Fs> {
     dir: &'a Dir<F>,
     pair: &'a Pair<F>,
@@ -39,7 +39,7 @@ impl<F: Fs> Place<'_, F> {
         CopyError::failed(side, action, self.dir.path(Some(self.name)), status)
     }
 
-    /// What an operation on the source's object gave.
+    /// The result of an operation on an object of the source.
     pub(super) fn source<T>(&self, action: &'static str, result: FsResult<T>) -> Result<T, Stop> {
         result.map_err(|status| match status {
             Status::NoEnt | Status::Stale => Stop::Gone,
@@ -47,29 +47,29 @@ impl<F: Fs> Place<'_, F> {
         })
     }
 
-    /// What an operation on the target gave.
+    /// The result of an operation on the target.
     pub(super) fn target<T>(&self, action: &'static str, result: FsResult<T>) -> Result<T, CopyError> {
         result.map_err(|status| self.error(Side::Target, action, status))
     }
 }
 
-/// What an attempt to copy an entry came to.
+/// The result of an attempt to copy an entry.
 enum Outcome<F: Fs> {
     Copied(F::Handle),
-    /// A listing may name an entry twice when it is renamed meanwhile.
+    /// It is copied already: a listing may return an entry twice when it is renamed meanwhile.
     Already,
-    /// Something else has its place; as far as was seen, of this kind.
+    /// Something else replaced it, of this kind as far as is known.
     Again(Kind),
-    /// It is not copied in one go.
+    /// It is too large to be copied in one go.
     Later(Kind),
 }
 
 /// How an entry is copied.
 #[derive(Clone, Copy, PartialEq)]
 enum Pace {
-    /// In one go, if that is quick.
+    /// In one go, if it takes a few operations only.
     AtOnce,
-    /// An operation at a time, so that each can wait for something, and all can end in between.
+    /// Operation by operation, so that others run and the copy can end in between.
     Steps,
 }
 
@@ -99,7 +99,7 @@ impl<F: Fs> Copy<F> {
         }
     }
 
-    /// Copies an entry; answers its kind where that is still to be done at another pace.
+    /// Copies an entry. Returns its kind if it has to be copied at another pace.
     async fn entry(&self, place: &Place<'_, F>, listed: Kind, pace: Pace) -> Result<Option<Kind>, CopyError> {
         let mut kind = listed;
         for _ in 0..ATTEMPTS {
@@ -136,7 +136,7 @@ impl<F: Fs> Copy<F> {
                 Err(status) => Err(place.error(Side::Source, "opening", status).into()),
             },
             Kind::Directory => {
-                // The walk has passed; who calls may try again.
+                // The walk has passed this directory. The caller may retry the copy.
                 Err(place.error(Side::Source, "what became a directory meanwhile: copying", Status::IsDir).into())
             }
             _ => match self.look_at(place).await? {
@@ -149,7 +149,7 @@ impl<F: Fs> Copy<F> {
         }
     }
 
-    /// Copies an object, or links to what was made for another name of it.
+    /// Copies an object, or links to the copy that was made for another of its names.
     async fn linked(
         &self,
         place: &Place<'_, F>,
@@ -178,7 +178,7 @@ impl<F: Fs> Copy<F> {
         let Place { pair, name, .. } = place;
         let mode = attr.mode & 0o777;
         let created = if self.shared.one_export {
-            // Nobody else makes names here, and those that were there were told apart when they were listed.
+            // Nobody else creates names here, and names that existed were noticed when they were listed.
             match self.target.open_or_create(&pair.target, name, mode).await {
                 Ok((_, made)) if made.size > 0 || made.links > 1 => Err(Status::Exist),
                 Err(Status::IsDir | Status::Symlink | Status::WrongType) => Err(Status::Exist),
@@ -222,7 +222,7 @@ impl<F: Fs> Copy<F> {
         Ok(Outcome::Copied(target))
     }
 
-    /// What was created; `None` where it had been before.
+    /// What was created; `None` if the entry was copied before.
     async fn unless_copied<T>(&self, place: &Place<'_, F>, created: FsResult<T>) -> Result<Option<T>, CopyError> {
         match created {
             Err(Status::Exist) if self.is_copied(place.pair, place.name).await => Ok(None),
@@ -230,7 +230,8 @@ impl<F: Fs> Copy<F> {
         }
     }
 
-    /// Whether the target has exactly that name already, and not just one that it takes for the same, such as another case.
+    /// Whether the target has exactly this name, and not one that its file system takes for equal, such as another
+    /// case.
     pub(super) async fn is_copied(&self, pair: &Pair<F>, name: &Name) -> bool {
         let mut next = Some(0);
         while let Some(from) = next {
@@ -250,14 +251,14 @@ impl<F: Fs> Copy<F> {
         })
     }
 
-    /// The source's object of that name now.
+    /// The object of that name in the source now.
     pub(super) async fn look(&self, pair: &Pair<F>, name: &Name) -> Result<(F::Handle, Attr), Stop<Status>> {
         let mut status = Status::Stale;
         for _ in 0..ATTEMPTS {
             match self.source.lookup(&pair.source, name).await {
                 Ok(found) => return Ok(found),
                 Err(Status::NoEnt) => return Err(Stop::Gone),
-                // Another took its place between looking up and looking at; or it is the directory that is gone.
+                // Another object took its place between LOOKUP and GETATTR, or the directory is gone.
                 Err(Status::Stale) if self.is_gone(pair).await => return Err(Stop::Gone),
                 Err(Status::Stale) => {}
                 Err(other) => {
@@ -269,7 +270,7 @@ impl<F: Fs> Copy<F> {
         Err(Stop::Error(status))
     }
 
-    /// Whether a directory of the source is gone.
+    /// Whether a directory of the source has been removed.
     pub(super) async fn is_gone(&self, pair: &Pair<F>) -> bool {
         self.source.getattr(&pair.source).await == Err(Status::Stale)
     }

@@ -1,4 +1,4 @@
-//! What ended a copy.
+//! Why a copy failed.
 
 use crate::export::fs::Status;
 
@@ -11,17 +11,18 @@ pub enum Side {
     Target,
 }
 
-/// Why a copy ended before it was whole.
+/// Why a copy ended before it was complete.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CopyError {
     /// An operation failed.
     #[error("{action} `{path}`{}: {status}", match side { Side::Source => "", Side::Target => " in the copy" })]
     Failed {
-        /// Whose operation it was.
+        /// The side on which the operation failed.
         side: Side,
         /// What was tried, such as `reading`.
         action: &'static str,
-        /// The entry, from the directory that is copied; `.` for that itself. Escaped, and shortened from the left.
+        /// The entry, relative to the directory that is copied; `.` for that directory. It is escaped, and shortened
+        /// from the left.
         path: String,
         /// What the server said.
         status: Status,
@@ -37,12 +38,12 @@ impl CopyError {
     }
 }
 
-/// Why an entry is not copied, for now or for good.
+/// Why an entry is not copied.
 #[derive(Debug)]
 pub(super) enum Stop<E = CopyError> {
-    /// The source's object is gone; its name may have another one.
+    /// The object is gone from the source; another object may have its name.
     Gone,
-    /// The copy ends.
+    /// The copy fails.
     Error(E),
 }
 

@@ -1,11 +1,11 @@
 //! Hard links inside the tree.
 //!
-//! What was copied of an object with several names gets one name more, in a directory of its own in the copy, after the
-//! object that it was copied from. There the object's other names find it, and no memory is taken for it, however many there
-//! are. The directory is removed before the copy is finished.
+//! The copy of an object with several names gets one more name, in a directory of its own in the copy, which is derived
+//! from the `fileid` of the original. The other names of the object find it there, so that any number of hard links
+//! needs no memory. The directory is removed before the copy is finished.
 //!
-//! An object that is changed, or replaced by another with the same number, between two of its names is copied again: the
-//! name in the directory holds its size and its time of change.
+//! The name also contains the size and the modification time. So an object that is changed, or replaced by another with
+//! the same `fileid`, between two of its names is copied again.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
@@ -13,17 +13,17 @@ use uuid::Uuid;
 
 use crate::export::fs::{Attr, Fs, FsResult, Name, Status};
 
-// What is tried, for errors.
+// Actions, for error messages.
 
 pub(super) const LINKING: &str = "linking";
 pub(super) const CLEARING: &str = "removing what was noted of hard links in";
 
-/// So many objects are told apart by [`Links::hold`].
+/// The number of locks of [`Links::hold`], each for a part of the objects.
 const HOLDS: u64 = 64;
 
 /// The objects with several names that are copied already.
 pub(super) struct Links<F: Fs> {
-    /// Where the directory is made when it is needed.
+    /// Where the directory is created when it is needed.
     parent: F::Handle,
     dir: OnceCell<(F::Handle, Name)>,
     holds: [Mutex<()>; HOLDS as usize],
@@ -34,12 +34,12 @@ impl<F: Fs> Links<F> {
         Self { parent, dir: OnceCell::new(), holds: std::array::from_fn(|_| Mutex::default()) }
     }
 
-    /// Keeps others from copying that object as long as the guard lives.
+    /// Keeps others from copying this object while the guard lives.
     pub(super) async fn hold(&self, fileid: u64) -> MutexGuard<'_, ()> {
         self.holds[(fileid % HOLDS) as usize].lock().await
     }
 
-    /// Gives the copy of the source's object one name more, and answers it; `None` where it is not copied yet.
+    /// Gives the copy of an object another name. Returns `None` if the object is not copied yet.
     pub(super) async fn link(
         &self,
         fs: &F,
@@ -54,14 +54,15 @@ impl<F: Fs> Links<F> {
             found => found?,
         };
         match fs.link(&made, dir, name).await {
-            // The name that was one more is the one that is too many: the object has no other left that is not copied.
+            // The object has as many names as possible. The name in the directory for links is one too many, and this
+            // name is the last that the copy needs.
             Err(Status::MLink) => fs.rename(links, &key, dir, name).await?,
             linked => linked?,
         }
         Ok(Some(made))
     }
 
-    /// The copy of the source's object is whole.
+    /// Records that the copy of an object is complete.
     pub(super) async fn remember(&self, fs: &F, object: &Attr, made: &F::Handle) -> FsResult<()> {
         let make = async || {
             let name = Name::new(format!(".csi-nfs-links-{}", Uuid::new_v4()))?;
@@ -85,7 +86,7 @@ impl<F: Fs> Links<F> {
     }
 }
 
-/// The name that an object's copy is found by.
+/// The name under which the copy of an object is found.
 fn key(object: &Attr) -> FsResult<Name> {
     let Attr { fileid, size, mtime, .. } = object;
     Name::new(format!("{fileid:x}-{size:x}-{:x}-{:x}", mtime.seconds, mtime.nanoseconds))

@@ -1,20 +1,23 @@
-//! Copying a tree, within an export or from one to another: exact, and as fast as the server can.
+//! Copies a tree, within an export or from one to another: exactly, and as fast as the server can.
 //!
-//! One walker goes through the source's directories, depth first, makes those of the target and hands out what else it
-//! finds; up to [`Options::in_flight`] entries are copied at once. A directory gets its attributes after all that is in it
-//! is there.
+//! One walker goes through the source's directories depth first, creates those of the target, and hands out everything
+//! else. Up to [`Options::in_flight`] entries are copied at the same time. A directory gets its attributes when
+//! everything in it is complete.
 //!
-//! - **Content** ([`content`]) is cloned where the server can (CLONE), otherwise copied, holes left out.
-//! - **Exact**: modes with setuid, setgid and sticky, owners, times, extended attributes and access control lists where the
-//!   mounts carry them, hard links inside the tree, holes, symbolic links, FIFOs, sockets, device nodes, names of any bytes.
-//! - **Memory** does not grow with the tree: a page of a listing for each of the first [`walk::PAGES`] levels, a few hundred
-//!   bytes a level below, at most [`walk::DEPTH`] levels; what is known of hard links is kept on the target ([`links`]).
-//!   Descriptors: two for each of [`directory::OPEN`] levels, for each entry in flight, and four for each entry in flight.
-//! - **Tenants may be writing meanwhile.** What is gone when its turn comes is left out, what is replaced is copied as what
-//!   it is then, what is open is copied up to the size it had; nothing but a regular file is ever opened, no link followed.
-//!   All else that cannot be copied ends the copy with an error that names the path: there are no silent gaps.
-//! - **On stable storage** is all of it when [`copy_tree`] answers `Ok`: each file was committed or cloned, and a failed
-//!   write is reported by its commit.
+//! - **Content** ([`content`]) is cloned where the server can (CLONE), and otherwise copied without the holes.
+//! - **The copy is exact**: it has the modes with setuid, setgid and sticky, owners, times, extended attributes and
+//!   access control lists where the mounts carry them, hard links inside the tree, holes, symbolic links, FIFOs,
+//!   sockets, device nodes, and names of any bytes.
+//! - **Memory** does not grow with the tree. The walk keeps a page of a listing for each of the first [`walk::PAGES`]
+//!   levels, and a few hundred bytes for each level below, up to [`walk::DEPTH`] levels. Hard links are recorded on the
+//!   target ([`links`]). The copy holds two descriptors for each of [`directory::OPEN`] levels and for each entry in
+//!   flight, and four more for each entry in flight.
+//! - **Tenants may write meanwhile.** An entry that is gone when its turn comes is left out. An entry that was replaced
+//!   is copied as what it is then. An open file is copied up to the size that it had. Only regular files are ever
+//!   opened, and no link is followed. Any other entry that cannot be copied fails the copy, with an error that names
+//!   its path: there are no silent gaps.
+//! - **Everything is on stable storage** when [`copy_tree`] returns `Ok`: each file was committed or cloned, and a
+//!   commit reports failed writes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -49,7 +52,7 @@ use links::Links;
 /// How a tree is copied.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Entries that are copied at once, at least 1.
+    /// How many entries are copied at the same time; at least 1.
     pub in_flight: usize,
 }
 
@@ -59,7 +62,7 @@ impl Default for Options {
     }
 }
 
-/// A copy under way. A clone is the same.
+/// A running copy. A clone refers to the same copy.
 #[derive(Clone)]
 struct Copy<F: Fs> {
     source: F,
@@ -77,15 +80,15 @@ struct Shared<F: Fs> {
     links: Links<F>,
 }
 
-/// Copies all that is below the directory `from` of `source` into the directory `to` of `target`, which is empty, and gives
-/// `to` the attributes of `from`. With `source` and `target` the same value, the server is asked to do the copying.
+/// Copies everything below the directory `from` of `source` into the empty directory `to` of `target`, and gives `to`
+/// the attributes of `from`. If `source` and `target` are the same value, the server is asked to do the copying.
 ///
-/// Whoever calls it keeps others away from `to`, and clears it away after an error. Dropping the future stops the copy as
-/// `cancel` does: at once, but for the operations that are with the server already.
+/// The caller keeps others away from `to`, and removes it after an error. Dropping the future stops the copy just as
+/// `cancel` does: at once, except for operations that the server is already carrying out.
 ///
 /// # Errors
-/// [`CopyError::Failed`] with the path and what the server said, also when `from` is gone or in another directory at the end,
-/// or [`CopyError::Cancelled`].
+/// [`CopyError::Failed`] with the path and the server's error, also if `from` was removed or moved to another
+/// directory before the end; or [`CopyError::Cancelled`].
 pub async fn copy_tree<F: Fs>(
     source: &F,
     from: &F::Handle,
@@ -114,7 +117,7 @@ pub async fn copy_tree<F: Fs>(
 }
 
 impl<F: Fs> Copy<F> {
-    /// Does work that consists of a few operations in one go, where both exports are one.
+    /// Runs a few operations in one go if source and target are one export.
     async fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> FsResult<T>
     where
         T: Send + 'static,
@@ -153,7 +156,7 @@ impl<F: Fs> Copy<F> {
             .await
             .map_err(|status| root.error(Side::Target, links::CLEARING, status))?;
         self.finish(&root, &pair).await?;
-        // Were it gone, or on its way through a trash, all that had vanished would not have been copied.
+        // If the source was removed or moved to a trash, entries that vanished on the way are missing from the copy.
         match self.source.parent(from).await {
             Ok((_, attr)) if attr.fileid == place => Ok(()),
             Ok(_) => Err(root.error(Side::Source, "what was moved meanwhile: copying", Status::Stale)),
@@ -161,7 +164,7 @@ impl<F: Fs> Copy<F> {
         }
     }
 
-    /// The directories that the copy starts at.
+    /// The two directories at which the copy starts.
     async fn root(&self, pair: &Pair<F>) -> Result<Arc<Dir<F>>, CopyError> {
         let failed = |side, status| CopyError::failed(side, "opening", directory::ROOT.to_owned(), status);
         let source = self.source.getattr(&pair.source).await.map_err(|status| failed(Side::Source, status))?;

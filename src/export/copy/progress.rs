@@ -1,13 +1,13 @@
-//! How far a copy is.
+//! The progress of a copy.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How often it is told how far a copy is.
+/// How often progress is logged.
 const TELL: Duration = Duration::from_secs(10);
 
-/// Counts what a copy has done; may be read at any time. A clone is the same.
+/// Counts what a copy has done. It may be read at any time. A clone shares the counters.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<Counters>);
 
@@ -21,16 +21,16 @@ struct Counters {
 /// What a copy has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
-    /// Entries that are whole in the copy, directories included.
+    /// Entries whose copies are complete, directories included.
     pub entries: u64,
     /// Bytes of files' content, holes included.
     pub bytes: u64,
-    /// Entries that were listed, and gone before they were copied.
+    /// Entries that were listed and then removed before they were copied.
     pub vanished: u64,
 }
 
 impl Progress {
-    /// What is done up to now.
+    /// What is done so far.
     pub fn totals(&self) -> Totals {
         Totals {
             entries: self.0.entries.load(Ordering::Relaxed),
@@ -39,7 +39,7 @@ impl Progress {
         }
     }
 
-    /// Tells the log how far it is, from time to time, until it is dropped.
+    /// Logs the progress at intervals until it is dropped.
     pub(crate) async fn tell(&self) {
         loop {
             tokio::time::sleep(TELL).await;

@@ -1,4 +1,4 @@
-//! The way through the source's directories.
+//! The walk through the source's directories.
 
 use std::sync::Arc;
 use std::vec;
@@ -11,24 +11,25 @@ use crate::export::copy::entry::Job;
 use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{Cookie, Entry, Fs, Kind, Name, Status};
 
-/// Levels for which the rest of a page is kept while the walk is below; deeper, it is listed again.
+/// The rest of a page is kept down to this level while the walk is below. Deeper, the directory is listed again.
 pub(super) const PAGES: usize = 32;
-/// The most levels of a tree, which a tenant decides; a level takes a few hundred bytes.
+/// The maximum depth of a tree, which tenants control. Each level takes a few hundred bytes.
 pub(super) const DEPTH: usize = 16_384;
 
-/// The most entries that are copied one after the other in one go: a change of threads costs as much as an operation on a
-/// server nearby. They are fewer where otherwise less than [`Options::in_flight`](super::Options::in_flight) were under way.
+/// How many entries are copied one after the other in one go: switching threads costs as much as an operation on a
+/// nearby server. A batch is smaller where fewer than [`Options::in_flight`](super::Options::in_flight) entries would
+/// be in flight.
 const BATCH: usize = 8;
 
 /// A directory that is being listed.
 struct Frame<F: Fs> {
     dir: Arc<Dir<F>>,
-    /// Empty while the walk is below, in a directory that does not stay open.
+    /// `None` while the walk is below, in a directory that is not kept open.
     pair: Option<Pair<F>>,
     page: vec::IntoIter<Entry>,
-    /// Where the listing goes on after the page.
+    /// Where the listing continues after the page.
     next: Option<Cookie>,
-    /// Entries that are copied together, and how many these are to be.
+    /// The entries that are copied together, and how many there will be.
     batch: Vec<(Name, Kind)>,
     together: usize,
 }
@@ -38,14 +39,14 @@ impl<F: Fs> Frame<F> {
         Self { dir, pair: Some(pair), page: Vec::new().into_iter(), next: Some(0), batch: Vec::new(), together: 1 }
     }
 
-    /// The entries that are to be copied together, of which the directory hears when they are.
+    /// Takes the entries that are copied together. The directory learns when they are done.
     fn take_batch(&mut self) -> Option<Job<F>> {
         let pair = self.pair.clone().filter(|_| !self.batch.is_empty())?;
         self.dir.expect();
         Some(Job::Entries { dir: Arc::clone(&self.dir), pair, entries: std::mem::take(&mut self.batch) })
     }
 
-    /// The walk goes below, from an entry that the listing goes on after `cookie` behind.
+    /// The walk enters a subdirectory, after which the listing continues at `cookie`.
     fn leave(&mut self, cookie: Cookie) {
         if self.dir.depth >= PAGES && self.page.len() > 0 {
             self.page = Vec::new().into_iter();
@@ -58,14 +59,14 @@ impl<F: Fs> Frame<F> {
 }
 
 impl<F: Fs> Copy<F> {
-    /// Lists the tree, makes its directories, and gives everything else to `jobs`.
+    /// Lists the tree, creates its directories, and sends everything else to `jobs`.
     pub(super) async fn walk(
         &self,
         root: &Arc<Dir<F>>,
         pair: &Pair<F>,
         jobs: &mpsc::Sender<Job<F>>,
     ) -> Result<(), CopyError> {
-        // An error would mean that who copies has ended, with the error that counts.
+        // Sending fails only when the receiver has ended with an error, and that error is the one to report.
         let give = async |job| jobs.send(job).await.map_err(|_| CopyError::Cancelled);
         let mut stack = vec![Frame::new(Arc::clone(root), pair.clone())];
         while let Some(frame) = stack.last_mut() {
@@ -117,7 +118,7 @@ impl<F: Fs> Copy<F> {
         Ok(())
     }
 
-    /// A page of a directory's listing; that of a directory which is gone has ended.
+    /// A page of a directory's listing. The listing of a directory that was removed ends.
     async fn list(
         &self,
         dir: &Dir<F>,
@@ -133,7 +134,7 @@ impl<F: Fs> Copy<F> {
         }
     }
 
-    /// Goes into a directory, and makes the one that is to become the same.
+    /// Enters a directory and creates its copy.
     async fn enter(&self, dir: &Arc<Dir<F>>, pair: &Pair<F>, entry: &Entry) -> Result<Entered<F>, CopyError> {
         let failed = |side, action, status| CopyError::failed(side, action, dir.path(Some(&entry.name)), status);
         let (source, attr) = match self.look(pair, &entry.name).await {
@@ -164,7 +165,7 @@ impl<F: Fs> Copy<F> {
     }
 }
 
-/// What an entry was that may be a directory.
+/// What an entry that may be a directory turned out to be.
 enum Entered<F: Fs> {
     Directory(Arc<Dir<F>>, Pair<F>),
     Other(Kind),

@@ -1,8 +1,8 @@
-//! The system calls on an export. Each function is one operation, may block as long as the server does, and therefore runs
-//! behind the gate.
+//! The system calls on an export. Each function is one operation. It may block for as long as the server does, so it
+//! runs behind the gate.
 //!
-//! Every call starts at a descriptor and goes one name down at most. Nothing is followed: neither a symbolic link, nor a
-//! mount, nor a file system that the server has below the export.
+//! Every call starts at a descriptor and goes down at most one name. It follows neither symbolic links nor mounts, and
+//! does not enter another file system of the server.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,33 +19,33 @@ use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenM
 
 const HERE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 const BELOW: ResolveFlags = HERE.union(ResolveFlags::BENEATH);
-/// An object as such: nothing is opened, no device is touched, no FIFO waited for, no symbolic link followed.
+/// Opens an object as a place only: no device is touched, no FIFO is waited for, and no symbolic link is followed.
 pub(super) const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// Were the file a FIFO or a device for once, opening it would still neither wait nor take a terminal.
+/// Even if the file turns out to be a FIFO or a device, opening it neither blocks nor acquires a terminal.
 const FILE: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
-/// As much of a directory as one getdents64(2) may give.
+/// The buffer size for getdents64(2).
 const LISTING: usize = 32 * 1024;
-/// Enough of one for any single entry.
+/// A buffer for any single entry.
 const ONE_ENTRY: usize = 512;
-/// From this many bytes on, files are read and written through the client's cache.
+/// Reads and writes of at least this many bytes use the client's cache.
 const BUFFERED: usize = 256 << 10;
-/// As much as one read(2) is asked for, so that a length without sense takes no memory.
+/// The most that one read(2) is asked for, so that an absurd length does not allocate memory.
 const READ: usize = 1 << 20;
 
-/// The object of that name, opened as a place only (O_PATH).
+/// Opens the object of that name as a place only (O_PATH).
 pub(super) fn lookup(dir: BorrowedFd<'_>, name: &Name) -> FsResult<(OwnedFd, Attr)> {
     let object = open_below(dir, name.as_bytes(), OBJECT, 0).map_err(stale_if_removed(dir))?;
     let attr = getattr(object.as_fd())?;
     Ok((object, attr))
 }
 
-/// statx(2), from the server; [`Status::Stale`] for an object without a name, [`Status::XDev`] for the place where another
-/// file system of the server begins.
+/// statx(2), answered by the server. Returns [`Status::Stale`] for an object without a name, and [`Status::XDev`] where
+/// another file system of the server begins.
 pub(super) fn getattr(object: BorrowedFd<'_>) -> FsResult<Attr> {
     stat(object, AtFlags::STATX_FORCE_SYNC)
 }
 
-/// statx(2) of what was reached just now: the server's answer to that had the attributes.
+/// statx(2) of an object that was reached just now, with the attributes that came with the server's answer.
 pub(super) fn seen(object: BorrowedFd<'_>) -> FsResult<Attr> {
     stat(object, AtFlags::STATX_DONT_SYNC)
 }
@@ -93,7 +93,8 @@ fn kind(file_type: FileType) -> Option<Kind> {
     })
 }
 
-/// The directory above, which its own object names, so that the name cannot lead anywhere else; above `root` there is none.
+/// The parent directory, as the directory itself names it, so that the name cannot lead elsewhere. `root` is its own
+/// parent.
 pub(super) fn parent(root: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> FsResult<(OwnedFd, Attr)> {
     let known = |dir| stat(dir, AtFlags::STATX_DONT_SYNC).map(|attr| attr.fileid);
     let name: &[u8] = if known(dir)? == known(root)? { b"." } else { b".." };
@@ -103,10 +104,10 @@ pub(super) fn parent(root: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> FsResult<(Own
     Ok((parent, attr))
 }
 
-/// ftruncate(2), chown(2), chmod(2), utimensat(2), in this order: each spoils what a later one sets.
+/// ftruncate(2), chown(2), chmod(2), utimensat(2). Each one may change what a later one sets, so the order matters.
 pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsResult<()> {
     if let Some(size) = set.size {
-        // Linux counts a file's bytes with a sign.
+        // Linux uses signed file offsets.
         let size = i64::try_from(size).map_err(|_| Status::FBig)?.cast_unsigned();
         retry(|| rustix::fs::ftruncate(object, size))?;
     }
@@ -132,7 +133,7 @@ pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsRes
     Ok(())
 }
 
-/// mkdir(2), and the directory that is then there.
+/// mkdir(2), then opens the new directory.
 pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     retry(|| rustix::fs::mkdirat(dir, name.as_bytes(), Mode::from_raw_mode(mode))).map_err(stale_if_removed(dir))?;
     let made = open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)?;
@@ -149,7 +150,7 @@ pub(super) fn create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(O
     Ok((file, attr))
 }
 
-/// open(2) of a regular file, which is made where there is none.
+/// open(2) of a regular file, which is created if it is missing.
 pub(super) fn open_or_create(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     open_regular(dir, name, OFlags::RDWR | OFlags::CREATE, mode)
 }
@@ -163,9 +164,9 @@ pub(super) fn open(dir: BorrowedFd<'_>, name: &Name, mode: OpenMode) -> FsResult
     open_regular(dir, name, access, 0)
 }
 
-/// Opens what is expected to be a regular file, and says what it is where it is not. The server opens nothing else. Where
-/// this client knows the object already, it may open a FIFO, which neither waits nor is seen by anybody: its other end is in
-/// this very mount. It opens no device, since the mount has none.
+/// Opens what should be a regular file, and returns an error for its kind if it is not. The server opens regular files
+/// only. If this client knows the object already, it may open a FIFO; that neither blocks nor has an effect, since the
+/// other end of the FIFO would be in this very mount. Devices are not opened, since the mount is `nodev`.
 fn open_regular(dir: BorrowedFd<'_>, name: &Name, access: OFlags, mode: u32) -> FsResult<(OwnedFd, Attr)> {
     let regular = |attr: Attr| match attr.kind {
         Kind::File => Ok(attr),
@@ -180,7 +181,7 @@ fn open_regular(dir: BorrowedFd<'_>, name: &Name, access: OFlags, mode: u32) -> 
         }
         Err(status @ (Status::NoEnt | Status::Stale)) => Err(stale_if_removed(dir)(status)),
         Err(status) => {
-            // What could not be made, because the server is full, say, is not there.
+            // The object is missing if it could not be created, for example because the server is full.
             if let Ok(object) = open_below(dir, name.as_bytes(), OBJECT, 0) {
                 regular(seen(object.as_fd())?)?;
             }
@@ -189,32 +190,33 @@ fn open_regular(dir: BorrowedFd<'_>, name: &Name, access: OFlags, mode: u32) -> 
     }
 }
 
-/// Opens a file so that the client asks the server for no delegation of it.
+/// Opens a file so that the client does not ask the server for a delegation.
 ///
-/// With one, Linux (6.13 to 7.2 at least) keeps times that are set to itself, and a Linux server ignores them when it is told
-/// in the end, because they are older than the delegation (RFC 9754, section 5). And whoever else opens the file waits for it
-/// to come back. With O_DIRECT the client wants none; [`buffered`] takes the flag back where it would do harm.
+/// With a delegation, Linux (6.13 to 7.2 at least) keeps the times that are set to itself. A Linux server then ignores
+/// them because they are older than the delegation (RFC 9754, section 5). Also, whoever else opens the file has to wait
+/// until the delegation is returned. With O_DIRECT the client does not ask for a delegation; [`buffered`] clears the
+/// flag where it would do harm.
 fn undelegated(flags: OFlags, open: impl Fn(OFlags) -> FsResult<OwnedFd>) -> FsResult<OwnedFd> {
     match open(flags | OFlags::DIRECT) {
-        // What is no NFS may not know it.
+        // File systems other than NFS may not support O_DIRECT.
         Err(Status::Inval) => open(flags),
         opened => opened,
     }
 }
 
-/// From now on the file is read ahead, and written behind.
+/// From now on, the client reads ahead and writes back through its cache.
 fn buffered(file: BorrowedFd<'_>) -> FsResult<()> {
     retry(|| rustix::fs::fcntl_setfl(file, OFlags::empty()))
 }
 
-/// Reads or writes a part of a file: directly, which takes the fewest operations, or else through the client's cache.
+/// Reads or writes a part of a file: directly, which takes the fewest operations, or through the client's cache.
 fn transfer(file: BorrowedFd<'_>, length: usize, call: impl FnMut() -> rustix::io::Result<usize>) -> FsResult<usize> {
     let mut call = call;
     if length >= BUFFERED {
         buffered(file)?;
     }
     match retry(&mut call) {
-        // What is no NFS may want other places and lengths.
+        // File systems other than NFS may require aligned offsets and lengths.
         Err(Status::Inval) => {
             buffered(file)?;
             retry(&mut call)
@@ -238,7 +240,7 @@ pub(super) fn read(file: BorrowedFd<'_>, offset: u64, length: usize) -> FsResult
     Ok(data)
 }
 
-/// pwrite(2), until all is written.
+/// pwrite(2), until everything is written.
 pub(super) fn write(file: BorrowedFd<'_>, offset: u64, data: &[u8]) -> FsResult<()> {
     let mut written = 0;
     while written < data.len() {
@@ -251,7 +253,7 @@ pub(super) fn write(file: BorrowedFd<'_>, offset: u64, data: &[u8]) -> FsResult<
     Ok(())
 }
 
-/// fsync(2). It reports each failed write since the file was opened, those that the kernel did on its own included.
+/// fsync(2). It reports every write that failed since the file was opened, including write-back by the kernel.
 pub(super) fn commit(file: BorrowedFd<'_>) -> FsResult<()> {
     retry(|| rustix::fs::fsync(file))
 }
@@ -276,13 +278,13 @@ pub(super) fn rmdir(dir: BorrowedFd<'_>, name: &Name) -> FsResult<()> {
         .map_err(stale_if_removed(dir))
 }
 
-/// getdents64(2), once, from where the cookie says.
+/// One getdents64(2), from the position of the cookie.
 pub(super) fn readdir(dir: BorrowedFd<'_>, from: Cookie) -> FsResult<Page> {
     let listed = open_below(dir, b".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, 0)?;
     let seek = |cookie| retry(|| rustix::fs::seek(&listed, SeekFrom::Start(cookie)));
     if from == 0 {
-        // What the client remembers of the directory may be old: it trusts a delegation (Linux 7) although another mount of
-        // this machine, which is the same client to the server, has changed the directory since.
+        // The client's cached listing may be outdated: it trusts a delegation (Linux 7) although another mount of this
+        // machine, which is the same client to the server, has changed the directory since.
         retry(|| rustix::fs::fadvise(&listed, 0, None, Advice::DontNeed))?;
     } else {
         seek(from)?;
@@ -309,7 +311,7 @@ pub(super) fn readdir(dir: BorrowedFd<'_>, from: Cookie) -> FsResult<Page> {
             });
         }
     }
-    // Most directories fit into one page: saying so saves their callers a second one.
+    // Most directories fit into one page. Finding that out here saves the caller another call.
     let mut buffer = [MaybeUninit::uninit(); ONE_ENTRY];
     let more = RawDir::new(&listed, &mut buffer).next().is_some();
     Ok(Page { entries, next: last.filter(|_| more) })
@@ -328,7 +330,7 @@ pub(super) fn statfs(dir: BorrowedFd<'_>) -> FsResult<FsStat> {
     })
 }
 
-/// fcntl(2), F_OFD_SETLK on one byte: whether it was granted.
+/// fcntl(2), F_OFD_SETLK of one byte. Returns whether the lock was granted.
 pub(super) fn lock(file: BorrowedFd<'_>, byte: i64) -> FsResult<bool> {
     match set_lock(file, byte, libc::F_WRLCK) {
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
@@ -336,7 +338,7 @@ pub(super) fn lock(file: BorrowedFd<'_>, byte: i64) -> FsResult<bool> {
     }
 }
 
-/// fcntl(2), F_OFD_SETLK with F_UNLCK on one byte.
+/// fcntl(2), F_OFD_SETLK with F_UNLCK of one byte.
 pub(super) fn unlock(file: BorrowedFd<'_>, byte: i64) -> FsResult<()> {
     set_lock(file, byte, libc::F_UNLCK).map_err(Status::from)
 }
@@ -355,13 +357,13 @@ fn set_lock(file: BorrowedFd<'_>, byte: i64, what: i32) -> Result<(), Errno> {
     })
 }
 
-/// The path of an object that is held. The calls that have a form for a descriptor opened with O_PATH got it late (chmod(2)
-/// in Linux 6.6) or for a capability (link(2)); this one is as old as O_PATH.
+/// A path to an open object, for calls that take a path. Their forms for an O_PATH descriptor came late (chmod(2) in
+/// Linux 6.6) or need a capability (link(2)). This path works as long as O_PATH exists.
 pub(super) fn itself(object: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", object.as_raw_fd())
 }
 
-/// What a call on [`itself`] says where /proc is missing.
+/// The error of a call on [`itself`] if /proc is missing.
 pub(super) fn no_proc(status: Status) -> Status {
     if status == Status::NoEnt { Status::NotSupp } else { status }
 }
@@ -374,16 +376,16 @@ pub(super) fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> FsResult<
     rustix::io::retry_on_intr(call).map_err(Status::from)
 }
 
-/// In a directory that this client has removed, Linux finds no names; the server would say that it is stale.
+/// In a directory that this client removed, Linux returns ENOENT; the server would return ESTALE.
 pub(super) fn stale_if_removed(dir: BorrowedFd<'_>) -> impl Fn(Status) -> Status {
     move |status| match status {
-        // From what is known here: the server was not asked either.
+        // From the client's cache, since the server was not asked for the name either.
         Status::NoEnt if stat(dir, AtFlags::STATX_DONT_SYNC) == Err(Status::Stale) => Status::Stale,
         other => other,
     }
 }
 
-/// rename(2) and rmdir(2) say EEXIST or ENOTEMPTY, as the file system likes.
+/// Depending on the file system, rename(2) and rmdir(2) return EEXIST or ENOTEMPTY.
 fn not_empty(status: Status) -> Status {
     if status == Status::Exist { Status::NotEmpty } else { status }
 }

@@ -1,4 +1,4 @@
-//! What a server does with content on its own: find holes, clone, copy.
+//! What a server can do with content by itself: find holes, clone, copy.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -10,7 +10,7 @@ use crate::export::kernel::calls::{retry, seen};
 
 /// lseek(2) with SEEK_DATA or SEEK_HOLE.
 pub(super) fn seek(file: BorrowedFd<'_>, offset: u64, what: Seek) -> FsResult<Option<u64>> {
-    // Linux counts a file's bytes with a sign.
+    // Linux uses signed file offsets.
     if i64::try_from(offset).is_err() {
         return Ok(None);
     }
@@ -24,25 +24,25 @@ pub(super) fn seek(file: BorrowedFd<'_>, offset: u64, what: Seek) -> FsResult<Op
     }
 }
 
-/// ioctl(2), FICLONE. The server's answer has the attributes of the target.
+/// ioctl(2), FICLONE. The attributes of the target came with the server's answer.
 pub(super) fn clone_file(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> FsResult<u64> {
     retry(|| rustix::fs::ioctl_ficlone(target, source)).map_err(unsupported)?;
     seen(target.as_fd()).map(|attr| attr.size)
 }
 
-/// copy_file_range(2), once.
+/// One copy_file_range(2).
 pub(super) fn copy(source: BorrowedFd<'_>, target: BorrowedFd<'_>, offset: u64, length: u64) -> FsResult<u64> {
     if i64::try_from(offset).is_err() {
         return Err(Status::Inval);
     }
-    // More than that would be done in parts anyway.
+    // The server would copy more than this in parts anyway.
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(1 << 30);
     let (mut from, mut to) = (offset, offset);
     let copied = retry(|| rustix::fs::copy_file_range(source, Some(&mut from), target, Some(&mut to), length))?;
     Ok(copied as u64)
 }
 
-/// A file system that cannot clone says so in several ways.
+/// File systems that cannot clone return one of several errors.
 fn unsupported(status: Status) -> Status {
     match status {
         Status::Inval => Status::NotSupp,

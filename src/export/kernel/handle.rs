@@ -1,4 +1,4 @@
-//! Handles of objects on an export: descriptors, and the mount that they need.
+//! Handles of objects on an export: descriptors, with the mount that they need.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -8,7 +8,7 @@ use crate::export::fs::{FsResult, Kind, OpenMode, Status};
 use crate::export::kernel::xattrs;
 use crate::mount::gate::Held;
 
-/// Keeps the mount as long as a handle needs it: its end may block.
+/// Keeps the mount open for as long as a handle needs it. Closing it may block.
 pub(super) type Mount = Arc<Held<OwnedFd>>;
 
 /// An object on an export, held by a descriptor.
@@ -22,15 +22,15 @@ pub(super) struct Object {
 
 pub(super) enum Descriptor {
     Root(Mount),
-    /// Opened with O_PATH. The fields are dropped in this order: the mount last.
+    /// Opened with O_PATH. Fields are dropped in this order, the mount last.
     Place(OwnedFd, #[expect(dead_code, reason = "held, not used")] Mount),
     File(File, OpenMode, #[expect(dead_code, reason = "held, not used")] Mount),
 }
 
-/// An open file, whose end may block.
+/// An open file. Closing it may block.
 pub(super) enum File {
     Held(Held<OwnedFd>),
-    /// Opened, used and closed on a thread of the gate.
+    /// Opened, used and closed on one thread of the gate.
     Here(OwnedFd),
 }
 
@@ -64,7 +64,7 @@ impl KernelHandle {
         xattrs::Object::new(self.as_fd(), self.0.kind, matches!(self.0.descriptor, Descriptor::File(..)))
     }
 
-    /// The file, open for writing where `writing` says that this is needed.
+    /// The open file. Returns an error if `writing` is needed and it is not open for writing.
     pub(super) fn file(&self, writing: bool) -> FsResult<Self> {
         match &self.0.descriptor {
             Descriptor::File(_, mode, _) if !writing || *mode == OpenMode::ReadWrite => Ok(self.clone()),

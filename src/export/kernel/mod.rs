@@ -1,23 +1,22 @@
 //! An export behind a mount of the kernel's NFS client.
 //!
-//! Each operation is a few system calls in one closure behind the server's [`Gate`]: it costs no other server anything, and
-//! ends with [`Status::TimedOut`] when this one is gone. When the caller no longer waits, the operation may yet be
-//! carried out.
+//! Each operation is a few system calls in one closure behind the server's [`Gate`]. So it does not slow down other
+//! servers, and it ends with [`Status::TimedOut`] when this server is gone. After the caller stops waiting, the
+//! operation may still be carried out.
 //!
-//! What it needs of its surroundings:
-//! - umask(2) 0, which `main` sets: the mode of what is made is the one that was asked for.
-//! - /proc, as every container has it: chmod(2) of an object that is not open goes through /proc/self/fd.
-//! - A mount with `lookupcache=none`, so that a name is asked of the server each time: another controller may work on the
-//!   same export. (It costs nothing that can be measured; listings, attributes and files are asked for by what is done
-//!   here.) And with `nodev`, since the content is hostile.
-//! - One mount of an export in a network namespace, or several that share a superblock (equal options): to an NFSv4 server
-//!   all mounts of a namespace are one client, and it recalls no delegation for what that client does itself. Seen with
-//!   Linux 7.2, versions 4.1 and 4.2, between two mounts with different superblocks: one finds names that were renamed or
-//!   removed in the other, and both are granted a lock of the same byte.
+//! What this needs of its surroundings:
+//! - umask(2) 0, which `main` sets: new objects get exactly the mode that was asked for.
+//! - /proc, which every container has: chmod(2) of an object that is not open uses /proc/self/fd.
+//! - A mount with `lookupcache=none`, so that the server is asked for a name each time: another controller may work on
+//!   the same export. (The cost cannot be measured; the code here asks explicitly for listings, attributes and files.)
+//!   The mount is `nodev`, since the content is hostile.
+//! - One mount of an export in a network namespace, or several that share a superblock (equal options). To an NFSv4
+//!   server all mounts of a namespace are one client, and it does not recall a delegation for changes by that client.
+//!   Linux 7.2 shows this for versions 4.1 and 4.2 between two mounts with different superblocks: one mount finds names
+//!   that were renamed or removed through the other, and both are granted a lock of the same byte.
 //!
-//! Descriptors: a handle that was looked up is a place only (O_PATH), and letting go of it does not block. An open file
-//! is closed behind the gate, soon after its last handle is gone; what closing could report, [`Fs::commit`] has
-//! reported before.
+//! A handle from a lookup is a place only (O_PATH), and dropping it does not block. An open file is closed behind the
+//! gate, soon after its last handle is dropped; [`Fs::commit`] has reported any error that close(2) could report.
 
 use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,7 +44,7 @@ mod handle;
 mod objects;
 mod xattrs;
 
-/// An export of one server, through a descriptor of its mount. A clone is the same.
+/// An export of one server, reached through a descriptor of its mount. A clone refers to the same export.
 #[derive(Debug, Clone)]
 pub struct KernelFs {
     root: KernelHandle,
@@ -54,32 +53,33 @@ pub struct KernelFs {
     locks_are_shared: bool,
 }
 
-/// Between two tries to open a file that another has a lease of, at first and at most: together, two seconds.
+/// The first and the longest pause between attempts to open a file on which another client has a lease. All pauses
+/// together take two seconds.
 const RECALL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(1024));
 
-/// How a call gets to the kernel.
+/// Where the system calls of an operation run.
 #[derive(Debug, Clone)]
 enum Way {
-    /// On a thread that the gate gives it.
+    /// On a thread of the gate.
     Gate(Gate),
-    /// At once: the caller has such a thread.
+    /// On the thread of the caller, which the gate provided.
     Here,
 }
 
 impl KernelFs {
-    /// The export whose root directory is `root`: the descriptor of a mount, or of a directory in one (O_PATH is enough).
-    /// `gate` is the one of its server. `locks_are_shared` says whether the mount takes byte-range locks to the server.
+    /// The export whose root directory is `root`: a descriptor of a mount, or of a directory in one (O_PATH is enough).
+    /// `gate` is the gate of its server. `locks_are_shared` says whether byte-range locks reach the server.
     pub fn new(root: Held<OwnedFd>, gate: Gate, locks_are_shared: bool) -> Self {
         let mount = Arc::new(root);
         let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
         Self { root, mount, way: Way::Gate(gate), locks_are_shared }
     }
 
-    /// A directory of this machine in an export's place, on the file system that it is on: for who works on the server itself, and
-    /// does nothing else, so that each call is made at once, on the caller's own thread.
+    /// A directory of this machine in place of an export, limited to its file system. It is for the quota agent, which
+    /// runs on the server and does nothing else, so each call runs at once on the thread of the caller.
     ///
     /// # Errors
-    /// What open(2) says.
+    /// What open(2) returns.
     pub async fn on_this_machine(path: PathBuf) -> FsResult<Self> {
         let gate = Gate::of_this_machine();
         let open = move || rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -87,7 +87,7 @@ impl KernelFs {
         Ok(Self { way: Way::Here, ..Self::new(gate.hold(root), gate, true) })
     }
 
-    /// Does `work` on the descriptor of an object, behind the gate: for what only a local file system has.
+    /// Runs `work` on the descriptor of an object, behind the gate, for calls that only a local file system has.
     pub async fn with<T: Send + 'static>(
         &self,
         object: &KernelHandle,
@@ -120,7 +120,7 @@ impl KernelFs {
 impl Fs for KernelFs {
     type Handle = KernelHandle;
 
-    /// All on one thread: a change of threads costs as much as an operation on a server nearby.
+    /// Everything runs on one thread: switching threads costs as much as an operation on a nearby server.
     async fn in_one_go<T, W>(&self, work: impl FnOnce(Self) -> W + Send + 'static) -> FsResult<T>
     where
         T: Send + 'static,
@@ -219,7 +219,7 @@ impl Fs for KernelFs {
         loop {
             let (dir, name) = (dir.clone(), name.clone());
             match self.call(move || calls::open(dir.as_fd(), &name, mode)).await {
-                // On the server itself: a client has a delegation of the file, and is asked to give it back.
+                // This machine is the server: a client has a delegation of the file and is asked to return it.
                 Err(Status::Other(libc::EAGAIN)) if pause <= RECALL.1 => sleep(pause).await,
                 opened => return opened.map(|(file, attr)| (self.file(file, mode), attr)),
             }
@@ -272,7 +272,7 @@ impl Fs for KernelFs {
         self.call(move || object.xattrs()?.set(&name, &value)).await
     }
 
-    /// In one go, so that the call pays for one thread, and the file is closed when this answers.
+    /// In one go: the call needs one thread, and the file is closed when it returns.
     async fn read_file(&self, dir: &KernelHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
         let (dir, name) = (dir.directory()?, name.clone());
         self.call(move || {
@@ -282,7 +282,7 @@ impl Fs for KernelFs {
         .await
     }
 
-    /// In one go, so that the call pays for one thread, and the file is closed when this answers.
+    /// In one go: the call needs one thread, and the file is closed when it returns.
     async fn write_file(&self, dir: &KernelHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());

@@ -1,4 +1,4 @@
-//! Objects that are neither made by opening nor by mkdir(2): links, FIFOs, sockets, devices.
+//! Objects that are made neither by open(2) nor by mkdir(2): links, FIFOs, sockets, devices.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -7,13 +7,13 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, makedev};
 use crate::export::fs::{Attr, FsResult, Kind, Name, Status};
 use crate::export::kernel::calls::{self, OBJECT, itself, no_proc, open_below, retry, stale_if_removed};
 
-/// symlink(2), and the link that is then there.
+/// symlink(2), then opens the new link.
 pub(super) fn symlink(dir: BorrowedFd<'_>, name: &Name, target: &[u8]) -> FsResult<(OwnedFd, Attr)> {
     retry(|| rustix::fs::symlinkat(target, dir, name.as_bytes())).map_err(stale_if_removed(dir))?;
     made(dir, name)
 }
 
-/// mknod(2), and the object that is then there.
+/// mknod(2), then opens the new object.
 pub(super) fn mknod(
     dir: BorrowedFd<'_>,
     name: &Name,

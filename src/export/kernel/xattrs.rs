@@ -1,4 +1,4 @@
-//! Extended attributes, of objects that are held as places too.
+//! Extended attributes, also of objects that are open as places only.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,9 +11,9 @@ use crate::export::kernel::calls::{itself, no_proc, retry};
 /// XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux.
 const MOST: usize = 64 << 10;
 
-/// An object as its extended attributes are reached.
+/// How the extended attributes of an object are reached.
 pub(super) enum Object<'a> {
-    /// Opened as a place only, for which there are no calls.
+    /// By path: there are no calls for an O_PATH descriptor.
     Place(String),
     Open(BorrowedFd<'a>),
 }
@@ -23,7 +23,7 @@ impl<'a> Object<'a> {
         match kind {
             Kind::File if is_open => Ok(Self::Open(object)),
             Kind::File | Kind::Directory => Ok(Self::Place(itself(object))),
-            // On anything else Linux keeps none for tenants.
+            // On other objects, Linux does not keep extended attributes for tenants.
             _ => Err(Status::Inval),
         }
     }
@@ -61,7 +61,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// What `call` puts into a buffer: a small one, and where that is too small the largest.
+/// What `call` puts into a buffer: first a small one, then, if that is too small, one of the largest size.
 fn sized(mut call: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>) -> FsResult<Vec<u8>> {
     let mut buffer = vec![0; 1 << 10];
     let length = match rustix::io::retry_on_intr(|| call(&mut buffer)) {

@@ -1,4 +1,4 @@
-//! Mount options: what an operator may ask for, as an allow-list of what nfs(5) and mount(8) define.
+//! Mount options that an operator may request: an allow-list of what nfs(5) and mount(8) define.
 
 use std::fmt;
 
@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::nfs::option_table::{Effect, Item};
 use crate::nfs::text::excerpt;
 
-/// The port of NFS.
+/// The port of the NFS service.
 const PORT: u16 = 2049;
-/// The options that say who keeps locks.
+/// The options that decide where locks are kept.
 const LOCKING: &[&str] = &["lock", "nolock", "local_lock"];
 
 /// A version of the protocol.
@@ -27,7 +27,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// As `vers=` takes it.
+    /// The value of `vers=`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::V3 => "3",
@@ -37,7 +37,7 @@ impl Version {
         }
     }
 
-    /// The version that the kernel shows as `vers=`.
+    /// Parses the value that the kernel shows for `vers=`.
     pub fn shown(text: &str) -> Option<Self> {
         [Self::V3, Self::V4_0, Self::V4_1, Self::V4_2].into_iter().find(|version| version.as_str() == text)
     }
@@ -49,10 +49,10 @@ impl fmt::Display for Version {
     }
 }
 
-/// How the server is spoken to.
+/// The transport of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Transport {
-    /// TCP, with TLS where `xprtsec=` says so.
+    /// TCP, with TLS if `xprtsec=` requests it.
     Tcp,
     /// RDMA.
     Rdma,
@@ -61,31 +61,32 @@ pub enum Transport {
 /// Who uses a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// The driver itself, beside other controllers: a call must end, and nothing may be cached that another may change.
+    /// The driver itself, next to other controllers. Its calls must end, and it must not cache what other controllers
+    /// change.
     Controller,
-    /// Pods: as the operator asks, and hard by default.
+    /// Pods: the options of the operator, and `hard` by default.
     Node,
 }
 
-/// Mount options that were checked. `Display` gives them as `a,b,c` in the order in which they were asked for, without
-/// what the driver adds; [`MountOptions::parse`] reads that again. Those that came from a secret are not displayed. What
-/// has no effect here (`defaults`, `_netdev`) is accepted and dropped.
+/// Valid mount options. `Display` prints them as `a,b,c` in the order of the request, without what the driver adds, and
+/// [`MountOptions::parse`] reads that form. Options from a secret are not displayed. Options without effect here
+/// (`defaults`, `_netdev`) are accepted and dropped.
 #[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct MountOptions {
     items: Vec<Item>,
-    /// They came from a secret: no message, log or record may show them.
+    /// The options are from a secret: no message, log or record may contain them.
     secret: bool,
 }
 
 impl MountOptions {
-    /// Parses mount flags as CSI and StorageClasses give them; each may hold several options, with commas between.
-    /// `field` is what the caller calls them, for the error, which names the option at fault.
+    /// Parses mount flags of CSI or of a StorageClass. Each flag may contain several options separated by commas.
+    /// `field` is the caller's name for them; the error also names the option.
     pub fn parse<S: AsRef<str>>(field: &str, flags: impl IntoIterator<Item = S>) -> Result<Self> {
         Self::collect(field, flags, |_, option| format!("mount option `{}`", excerpt(option)))
     }
 
-    /// Like [`MountOptions::parse`], for options that come from a secret: the error says which one is at fault by its
-    /// place, not by its text.
+    /// Like [`MountOptions::parse`], for options from a secret: the error names a bad option by its position and not by
+    /// its text.
     pub fn parse_secret(field: &str, text: &str) -> Result<Self> {
         let options = Self::collect(field, [text], |place, _| format!("mount option number {place}"))?;
         Ok(Self { secret: true, ..options })
@@ -116,17 +117,18 @@ impl MountOptions {
         Ok(Self { items, secret: false })
     }
 
-    /// Whether they came from a secret, so that they must not be shown or written anywhere.
+    /// Whether the options are from a secret and must not be logged, shown or recorded.
     pub fn is_secret(&self) -> bool {
         self.secret
     }
 
-    /// Whether nothing was asked for.
+    /// Whether no option was requested.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// What may be remembered of them on the export, whose next user then needs not be told: nothing of a secret.
+    /// The options to record on the export, so that later callers need not know them. Options from a secret are not
+    /// recorded.
     pub fn recorded(&self) -> Vec<String> {
         if self.is_secret() { Vec::new() } else { self.to_vec() }
     }
@@ -136,7 +138,7 @@ impl MountOptions {
         self.items.iter().map(Item::to_string).collect()
     }
 
-    /// The version, where the options leave only one.
+    /// The version, if the options allow only one.
     pub fn version(&self) -> Option<Version> {
         match self.versions() {
             (version, []) => Some(version),
@@ -144,12 +146,12 @@ impl MountOptions {
         }
     }
 
-    /// The versions that the options allow: the best one, and the others in the order in which to try them. Version 3 is
-    /// encrypted only where it is asked for by name: it asks mountd in the clear.
+    /// The versions that the options allow: the best one, and the others in the order in which to try them. With
+    /// encryption, version 3 is tried only if it is requested explicitly, since it talks to mountd without encryption.
     pub fn versions(&self) -> (Version, &'static [Version]) {
         let mut versions = Versions::default();
         for item in &self.items {
-            // The options fit together: `parse` saw to it.
+            // `parse` checked that the options do not contradict each other.
             let _: std::result::Result<(), String> = versions.narrow(item);
         }
         match versions.allowed() {
@@ -158,8 +160,8 @@ impl MountOptions {
         }
     }
 
-    /// The TCP port at which the server is asked whether it lives: `port=`, otherwise 2049. With RDMA, whose ports are
-    /// others, always 2049.
+    /// The TCP port at which to check that the server answers: `port=`, or 2049. With RDMA, which has other ports, it
+    /// is always 2049.
     pub fn port(&self) -> u16 {
         match (self.transport(), self.given_port()) {
             (Transport::Tcp, Some(port)) => port,
@@ -167,12 +169,12 @@ impl MountOptions {
         }
     }
 
-    /// What `port=` says.
+    /// The value of `port=`.
     pub(super) fn given_port(&self) -> Option<u16> {
         self.number("port")
     }
 
-    /// The port of the server's mountd, for version 3, where `mountport=` says so.
+    /// The port of the server's mountd for version 3, if `mountport=` gives it.
     pub fn mount_port(&self) -> Option<u16> {
         self.number("mountport")
     }
@@ -182,7 +184,7 @@ impl MountOptions {
         self.attributes().contains(Attributes::MOUNT_ATTR_RDONLY)
     }
 
-    /// How the server is spoken to.
+    /// The transport.
     pub fn transport(&self) -> Transport {
         match self.last(&["proto", "tcp", "rdma"]) {
             Some(item) if item.value.as_deref().unwrap_or(item.name).starts_with("rdma") => Transport::Rdma,
@@ -190,7 +192,7 @@ impl MountOptions {
         }
     }
 
-    /// What version 3 does not lock on the server, in the words of `local_lock=`.
+    /// The kinds of locks that version 3 keeps on the client, as a value of `local_lock=`.
     pub fn local_lock(&self) -> &str {
         match self.last(LOCKING).map(|item| (item.name, item.value.as_deref())) {
             Some(("lock", _)) => "none",
@@ -199,22 +201,23 @@ impl MountOptions {
         }
     }
 
-    /// Whether version 3 shall lock on the server: `lock`, or a `local_lock=` that leaves a kind of lock to it.
+    /// Whether version 3 must take locks on the server: after `lock`, or a `local_lock=` that leaves a kind of lock to
+    /// the server.
     pub fn locks(&self) -> bool {
         self.local_lock() != "all"
     }
 
-    /// Whether the connection shall be encrypted, by `xprtsec=`.
+    /// Whether `xprtsec=` requests encryption.
     pub fn encrypts(&self) -> bool {
         self.last(&["xprtsec"]).is_some_and(|item| item.value.as_deref() != Some("none"))
     }
 
-    /// Whether something was asked for that the kernel may leave out without an error, and that has to be in force.
+    /// Whether an option was requested that the kernel may ignore without an error, and that must be in force.
     pub fn must_be_in_force(&self) -> bool {
         self.encrypts() || self.locks() || self.last(&["sec"]).is_some()
     }
 
-    /// The mount's attributes: what was asked for, and `nodev` and `nosuid` always.
+    /// The attributes of the mount: those that were requested, and always `nodev` and `nosuid`.
     pub(crate) fn attributes(&self) -> Attributes {
         let always = Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOSUID;
         self.items.iter().fold(always, |attributes, item| match item.effect {
@@ -223,21 +226,21 @@ impl MountOptions {
         })
     }
 
-    /// What goes to the file system, as the kernel takes it, apart from the version and from what the driver adds.
+    /// The options for the file system in the kernel's form, except the version and what the driver adds.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
         let to_kernel = |item: &&Item| matches!(item.effect, Effect::Connection | Effect::Behaviour);
         self.items.iter().filter(to_kernel).map(|item| match item.value.as_deref() {
-            // As words of their own these leave the address family to the server's address.
+            // In this form, they leave the address family to the address of the server.
             Some("tcp") if item.name == "proto" => ("tcp", None),
             Some("rdma") if item.name == "proto" => ("rdma", None),
             value => (item.name, value),
         })
     }
 
-    /// What a mount for `role` is made with. The controller keeps what says how to reach the server, and has its own
-    /// mind about the rest: calls end with an error (`softerr`) some 10 s to 30 s after the server's last answer, and names and
-    /// attributes are not cached, for other controllers work on the same export. Locks are the server's, as far as that takes
-    /// nothing beside the driver (version 3 would need rpc.statd).
+    /// The options of a mount for `role`. The controller keeps the options that say how to reach the server, and
+    /// replaces the rest. Its calls end with an error (`softerr`) 10 s to 30 s after the server's last answer. It does
+    /// not cache names and attributes, since other controllers work on the same export. It takes locks on the server,
+    /// unless another service would be needed for that (version 3 needs rpc.statd).
     pub fn for_role(&self, role: Role) -> Self {
         if role == Role::Node {
             return self.clone();
@@ -252,7 +255,7 @@ impl MountOptions {
         Self { items, secret: self.secret }
     }
 
-    /// The same, for a mount that shares nothing that is cached with others.
+    /// The same options, for a mount that does not share a cache with others.
     pub(crate) fn unshared(&self) -> Self {
         let mut options = self.clone();
         options.items.extend(Item::parse("nosharecache"));
@@ -263,7 +266,7 @@ impl MountOptions {
         self.last(&[name])?.value.as_ref()?.parse().ok()
     }
 
-    /// The last of these options: as in the kernel, a later one has the last word.
+    /// The last of these options, since in the kernel a later option overrides an earlier one.
     fn last(&self, names: &[&str]) -> Option<&Item> {
         self.items.iter().rev().find(|item| names.contains(&item.name))
     }
@@ -287,7 +290,7 @@ impl fmt::Display for MountOptions {
     }
 }
 
-/// The versions that options leave: they only ever narrow.
+/// The versions that are still allowed. Every option can only remove some.
 #[derive(Default)]
 struct Versions {
     major: Option<u8>,
@@ -329,7 +332,7 @@ impl Versions {
     }
 }
 
-/// `4.1` as major and minor.
+/// Splits `4.1` into major and minor version.
 fn split(version: &str) -> (Option<&str>, Option<&str>) {
     match version.split_once('.') {
         Some((major, minor)) => (Some(major), Some(minor)),

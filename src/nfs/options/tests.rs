@@ -1,4 +1,4 @@
-//! What is taken, what is refused, and what becomes of it.
+//! Which options are accepted and which are refused, and what the driver makes of them.
 
 use proptest::prelude::*;
 use rstest::rstest;
@@ -205,7 +205,7 @@ fn a_controller_keeps_the_way_to_the_server_and_writes_uncached() {
     assert_eq!(options("ro,hard").for_role(Role::Node), options("ro,hard"));
 }
 
-/// An option that is known, with a value that may be right.
+/// A known option with a value that may be valid.
 fn known() -> impl Strategy<Value = String> {
     let names: Vec<_> = KNOWN.iter().map(|(name, ..)| *name).collect();
     let value = prop_oneof![Just(String::new()), "=[0-9]{1,6}", "=[a-z0-9:.=,]{0,8}", "=(tcp|sys|none|all|4.1|3)"];

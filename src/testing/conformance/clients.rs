@@ -3,11 +3,11 @@
 use super::*;
 use crate::export::fs::{OpenMode, SetAttr, Time};
 
-/// Checks that two clients of the same export see each other's changes at once, also where they had looked before.
-/// Works in a directory of its own, which is gone afterwards.
+/// Checks that two clients of one export see each other's changes at once, even if they have looked before. It works in
+/// a directory of its own and removes it.
 ///
-/// The server has to see two clients: two mounts of one network namespace and host name are not, unless version 4.0 or 3
-/// is spoken (see [`kernel`](crate::export::kernel)).
+/// The server has to see two clients. Two mounts in one network namespace with one host name are one client, except
+/// with version 4.0 or 3 (see [`kernel`](crate::export::kernel)).
 pub async fn clients<F: Fs>(one: &F, two: &F) {
     let place = Name::new(format!("conformance-{}", uuid::Uuid::new_v4())).unwrap();
     let (here, _) = one.mkdir(&one.root(), &place, 0o755).await.unwrap();
@@ -62,9 +62,9 @@ async fn attributes_and_content_change<F: Fs>(one: &F, here: &F::Handle, two: &F
     one.setattr(&one.lookup(here, &name("f")).await.unwrap().0, SetAttr { mode: Some(0o604), ..SetAttr::default() })
         .await
         .unwrap();
-    // Not at once: what a client hears while it gives a delegation back may be older than what it asked for meanwhile.
+    // Not at once: what a client receives while it returns a delegation may be older than what it asked for meanwhile.
     becomes((0o604, 8), async || two.getattr(&file_there).await.map(|attr| (attr.mode, attr.size)).unwrap()).await;
-    // Also times of a file that is open for writing: the server has them, and not only the client that set them.
+    // Even the times of a file that is open for writing: the server has them, not only the client that set them.
     let (open, _) = one.create(here, &name("times"), 0o644).await.unwrap();
     one.write(&open, 0, b"content".to_vec()).await.unwrap();
     one.commit(&open).await.unwrap();

@@ -1,11 +1,11 @@
-//! What a server does with content on its own, where it does: find holes, clone, copy, cut off; and extended attributes.
+//! What a server can do with content by itself: find holes, clone, copy, truncate; and extended attributes.
 
 use super::*;
 use crate::export::fs::{OpenMode, Seek, SetAttr};
 
 const BLOCK: u64 = 64 << 10;
 
-/// Data, a hole, data, a hole up to the end; each a block, and the last half a one.
+/// Data, a hole, data, and a hole up to the end: each one block long, the last one half a block.
 async fn sparse<F: Fs>(fs: &F, dir: &F::Handle, text: &str) -> F::Handle {
     let (file, _) = fs.create(dir, &name(text), 0o644).await.unwrap();
     fs.write(&file, 0, vec![b'a'; BLOCK as usize]).await.unwrap();

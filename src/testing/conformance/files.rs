@@ -4,7 +4,7 @@ use super::*;
 use crate::export::fs::OpenMode;
 
 pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
-    // Longer than a page, a write's and a read's largest size on the wire, and no multiple of anything.
+    // Longer than a page and than the largest READ and WRITE on the wire, and not a multiple of anything.
     let content: Vec<u8> = (0..3_333_333_u32).map(|n| (n % 251) as u8).collect();
     let (file, _) = fs.create(dir, &name("f"), 0o644).await.unwrap();
     fs.write(&file, 0, content.clone()).await.unwrap();

@@ -1,13 +1,13 @@
-//! Objects that the driver never makes, but finds in tenants' trees.
+//! Objects that the driver never creates and finds in tenants' trees.
 
 use super::*;
 use crate::export::fs::{OpenMode, SetAttr};
 
-/// Checks that foreign objects are seen for what they are, and not followed, waited for or touched.
+/// Checks that foreign objects are recognized, and are not followed, waited for or changed.
 ///
-/// `dir` has to hold, put there by somebody else: a file `target` with the content `target`, a symbolic link `link` to it,
-/// `outside` to `/etc`, `dangling` to nowhere; a FIFO `fifo`, a bound socket `socket`, a character device `device`
-/// (1, 3); all of them root's. Of these only `target` is there afterwards.
+/// The caller has to create them in `dir` first, all owned by root: a file `target` with the content `target`; symbolic
+/// links `link` to it, `outside` to `/etc` and `dangling` to nowhere; a FIFO `fifo`, a bound socket `socket`, and a
+/// character device `device` (1, 3). Only `target` is left afterwards.
 pub async fn foreign<F: Fs>(fs: &F, dir: &F::Handle) {
     let objects = [
         ("link", Kind::Symlink),

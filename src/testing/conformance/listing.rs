@@ -1,10 +1,10 @@
-//! Listings of directories, and figures of the file system.
+//! Listings of directories, and the figures of the file system.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-/// So many entries, with names so long, that every implementation needs several pages.
+/// Creates so many entries with such long names that every implementation needs several pages.
 async fn fill<F: Fs>(fs: &F, dir: &F::Handle) -> BTreeSet<Name> {
     let mut made = BTreeSet::new();
     for number in 0..600 {

@@ -1,4 +1,4 @@
-//! Locks of bytes.
+//! Byte-range locks.
 
 use super::*;
 use crate::export::fs::OpenMode;

@@ -1,7 +1,7 @@
-//! The contract of [`Fs`] as tests, for every implementation of it: in memory, on a local directory, on a real server.
+//! The contract of [`Fs`] as tests for every implementation: in memory, on a local directory, on a real server.
 //!
-//! A check panics where a promise is not kept. Files are given away and modes are set, so the caller is root, and not
-//! squashed.
+//! A check panics if an implementation breaks the contract. Files change owners and modes, so the caller is root and
+//! not squashed.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 use std::fmt::Debug;
@@ -30,10 +30,11 @@ pub use nasty::{deep_tree, nasty_tree};
 pub use objects::link_times;
 pub use trees::{Compared, assert_same_tree};
 
-/// Runs every check that needs only an export, each in a directory of its own below the root, and clears up.
+/// Runs every check that needs one client only, each in a directory of its own below the root, and removes everything.
 macro_rules! all {
     ($($module:ident: $($check:ident),+;)+) => {
-        /// Checks every promise that one client can see. Works in a directory of its own, which is gone afterwards.
+        /// Checks every part of the contract that one client can see. It works in a directory of its own and removes
+        /// it.
         pub async fn all<F: Fs>(fs: &F) {
             let place = Name::new(format!("conformance-{}", uuid::Uuid::new_v4())).unwrap();
             let (root, _) = fs.mkdir(&fs.root(), &place, 0o755).await.unwrap();
@@ -123,20 +124,20 @@ async fn mkdir<F: Fs>(fs: &F, dir: &F::Handle, text: &str) -> F::Handle {
     fs.mkdir(dir, &name(text), 0o755).await.unwrap().0
 }
 
-/// A new file with that content, closed again.
+/// Creates a file with this content and closes it.
 async fn file<F: Fs>(fs: &F, dir: &F::Handle, text: &str, content: &str) {
     let (file, _) = fs.create(dir, &name(text), 0o644).await.unwrap();
     fs.write(&file, 0, content.into()).await.unwrap();
     fs.commit(&file).await.unwrap();
 }
 
-/// What an operation answered, without the handle that it gave.
+/// The result of an operation without the handle.
 fn answer<T>(result: FsResult<T>) -> FsResult<()> {
     result.map(drop)
 }
 
-/// All entries of a directory, in the server's order; without those that an NFS client keeps for files which are removed
-/// or replaced while they are open, or were just now.
+/// All entries of a directory in the server's order, except those that an NFS client keeps for files that were removed
+/// or replaced while they were open.
 async fn list<F: Fs>(fs: &F, dir: &F::Handle) -> Vec<Entry> {
     let (mut entries, mut next) = (Vec::new(), Some(0));
     while let Some(cookie) = next {
@@ -154,7 +155,7 @@ async fn names<F: Fs>(fs: &F, dir: &F::Handle) -> Vec<String> {
     names
 }
 
-/// Removes all that is in a directory.
+/// Removes everything in a directory.
 async fn clear<F: Fs>(fs: &F, dir: &F::Handle) {
     for entry in list(fs, dir).await {
         let (object, attr) = fs.lookup(dir, &entry.name).await.unwrap();
@@ -168,7 +169,7 @@ async fn clear<F: Fs>(fs: &F, dir: &F::Handle) {
     }
 }
 
-/// Asks until the answer is the expected one; what ends when a file is closed ends a little later.
+/// Asks until the answer is as expected: what ends with the close of a file ends a little later.
 async fn becomes<T: PartialEq + Debug>(expected: T, mut ask: impl AsyncFnMut() -> T) {
     for _ in 0..500 {
         let answer = ask().await;

@@ -1,4 +1,4 @@
-//! Renaming and removing.
+//! RENAME and REMOVE.
 
 use super::*;
 use crate::export::fs::OpenMode;
@@ -135,7 +135,7 @@ pub(super) async fn a_removed_file_is_gone_by_name<F: Fs>(fs: &F, dir: &F::Handl
     let (new, _) = fs.open(&place, &name("old"), OpenMode::Read).await.unwrap();
     assert_eq!(fs.read(&new, 0, 100).await.unwrap(), b"new");
     fs.create(&place, &name("held"), 0o644).await.unwrap();
-    // While somebody holds a file, an NFS client keeps it under another name in its directory.
+    // While a file is held, an NFS client keeps it under another name in its directory.
     drop((held, old, new));
     for text in ["held", "old"] {
         fs.unlink(&place, &name(text)).await.unwrap();

@@ -6,8 +6,8 @@ use crate::export::fs::{SetAttr, Time};
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// Puts everything into the directory that a copy has to keep: all kinds of objects, names, modes, owners, times, holes,
-/// hard links, extended attributes where there are any; and `files` small files in several directories.
+/// Fills the directory with everything that a copy has to preserve: all kinds of objects, names, modes, owners, times,
+/// holes, hard links, extended attributes if there are any; and `files` small files in several directories.
 pub async fn nasty_tree<F: Fs>(fs: &F, dir: &F::Handle, files: usize) {
     contents(fs, &mkdir(fs, dir, "contents").await).await;
     modes(fs, &mkdir(fs, dir, "modes").await).await;
@@ -37,7 +37,7 @@ pub async fn nasty_tree<F: Fs>(fs: &F, dir: &F::Handle, files: usize) {
     .await;
 }
 
-/// Puts a tree of so many levels into the directory, with a file in each.
+/// Creates a tree with this many levels in the directory, with a file in each.
 pub async fn deep_tree<F: Fs>(fs: &F, dir: &F::Handle, levels: usize) {
     let mut dir = dir.clone();
     for level in 0..levels {
@@ -84,7 +84,7 @@ async fn modes<F: Fs>(fs: &F, dir: &F::Handle) {
             let attr =
                 SetAttr { size: None, mode: Some(mode), uid: Some(uid), gid: Some(gid), atime: time, mtime: time };
             set(fs, &file, attr).await;
-            // What is in it does not get its group or its mark from the copy of it.
+            // The content of a copy must not inherit its group or setgid.
             drop(mkdir(fs, &made, "inner").await);
             set(fs, &made, attr).await;
         }
@@ -136,7 +136,7 @@ async fn specials<F: Fs>(fs: &F, dir: &F::Handle) {
         ("fifo", Kind::Fifo, (0, 0)),
         ("socket", Kind::Socket, (0, 0)),
         ("null", Kind::CharDevice, (1, 3)),
-        // XFS keeps no larger number.
+        // XFS supports no larger number.
         ("block", Kind::BlockDevice, (259, 262_143)),
     ];
     for (text, kind, device) in objects {

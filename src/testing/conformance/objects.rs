@@ -1,4 +1,4 @@
-//! Objects that only copying a tree makes: links, FIFOs, sockets, devices.
+//! Objects that only the copy of a tree creates: links, FIFOs, sockets, devices.
 
 use super::*;
 use crate::export::fs::{OpenMode, SYMLINK_MAX, SetAttr, Time};
@@ -8,7 +8,7 @@ pub(super) async fn every_kind_of_object_is_made<F: Fs>(fs: &F, dir: &F::Handle)
         ("fifo", Kind::Fifo, (0, 0)),
         ("socket", Kind::Socket, (0, 0)),
         ("character", Kind::CharDevice, (1, 3)),
-        // XFS keeps no larger number.
+        // XFS supports no larger number.
         ("block", Kind::BlockDevice, (259, 262_143)),
     ];
     for (text, kind, device) in kinds {
@@ -35,7 +35,7 @@ pub(super) async fn a_symbolic_link_keeps_its_targets_bytes<F: Fs>(fs: &F, dir: 
         assert_eq!(fs.readlink(&link).await.unwrap(), target);
         assert_eq!(fs.readlink(&fs.lookup(dir, &text).await.unwrap().0).await.unwrap(), target);
         assert_eq!(answer(fs.symlink(dir, &text, target).await), Err(Status::Exist));
-        // What is set is the link's own, and leads nowhere.
+        // The attributes are set on the link itself.
         fs.setattr(&link, SetAttr { uid: Some(1000), gid: Some(2000), ..Default::default() }).await.unwrap();
         let attr = fs.getattr(&link).await.unwrap();
         assert_eq!((attr.uid, attr.gid), (1000, 2000));
@@ -49,8 +49,8 @@ pub(super) async fn a_symbolic_link_keeps_its_targets_bytes<F: Fs>(fs: &F, dir: 
     assert_eq!(answer(fs.readlink(&fs.lookup(dir, &name("f")).await.unwrap().0).await), Err(Status::Inval));
 }
 
-/// Checks that a symbolic link in the root has the times that it is given, which NFS-Ganesha takes and does not keep. Removes
-/// it again.
+/// Checks that a symbolic link in the root gets the times that are set, which NFS-Ganesha accepts and does not store.
+/// It removes the link.
 pub async fn link_times<F: Fs>(fs: &F) {
     let (root, text) = (fs.root(), name("link with times"));
     let (link, _) = fs.symlink(&root, &text, b"nowhere").await.unwrap();
@@ -72,10 +72,10 @@ pub(super) async fn an_object_has_as_many_names_as_it_was_given<F: Fs>(fs: &F, d
         let (_, linked) = fs.lookup(&other, &name(text)).await.unwrap();
         assert_eq!((linked.fileid, linked.kind, linked.links), (attr.fileid, attr.kind, 2), "{text}");
         assert_eq!(fs.link(&object, &other, &name(text)).await, Err(Status::Exist), "{text}");
-        // While it is held, a client may keep the name as another.
+        // While the object is held, a client may keep its removed name as another.
         drop(object);
         fs.unlink(dir, &name(text)).await.unwrap();
-        // The client may yet answer for a file itself that it had open.
+        // A client may answer from its cache for a file that it had open.
         becomes(1, async || fs.lookup(&other, &name(text)).await.unwrap().1.links).await;
         fs.unlink(&other, &name(text)).await.unwrap();
         assert_eq!(answer(fs.lookup(&other, &name(text)).await), Err(Status::NoEnt), "{text}");

@@ -1,4 +1,4 @@
-//! Random operations on the export in memory and on a local directory: both have to answer the same, and look the same.
+//! Random operations on the export in memory and on a local directory, which must return the same and end up the same.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -14,7 +14,7 @@ use crate::export::kernel::KernelFs;
 use crate::testing::local_directory;
 use crate::testing::memory::{MemoryFs, MemoryServer, Node, Tree};
 
-/// An operation; an [`Index`] chooses one of the handles that there are.
+/// An operation. An [`Index`] chooses one of the existing handles.
 #[derive(Debug, Clone)]
 enum Operation {
     Lookup(Index, Name),
@@ -44,7 +44,7 @@ enum Operation {
     Unlock(Index, u64),
 }
 
-/// What an operation answered, as far as two implementations have it in common.
+/// The result of an operation, as far as both implementations must agree.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Done,
@@ -56,7 +56,7 @@ enum Answer {
     Xattrs(Vec<(Vec<u8>, Option<Vec<u8>>)>),
 }
 
-/// Times, numbers, and the sizes and links of directories differ from one file system to the next.
+/// Times, numbers, and the sizes and link counts of directories depend on the file system.
 fn common(attr: Attr) -> Answer {
     let (atime, mtime) = Default::default();
     let (size, links) = if attr.kind == Kind::Directory { (0, 0) } else { (attr.size, attr.links) };
@@ -138,8 +138,8 @@ async fn perform<F: Fs>(fs: &F, handles: &mut Vec<F::Handle>, operation: &Operat
     Ok(answer)
 }
 
-/// A server knows nothing of a file without a name. This machine keeps it for those who hold it, so here it lives on, or is
-/// still seen to be no directory.
+/// A server forgets a file that has no name. This machine keeps it for those who hold it, so on the local directory it
+/// is still there, or is still known not to be a directory.
 fn removed_but_held(operation: &Operation, in_memory: &FsResult<Answer>, on_disk: &FsResult<Answer>) -> bool {
     use Operation::*;
     let by_handle = matches!(
@@ -209,7 +209,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// A local directory's content, as root sees it.
+/// The content of a local directory, as root sees it.
 fn tree(place: &Path) -> Tree {
     let (mut tree, mut pending) = (BTreeMap::new(), vec![place.to_owned()]);
     while let Some(dir) = pending.pop() {

@@ -1,30 +1,31 @@
-//! Whether two trees are the same.
+//! Compares two trees.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::export::fs::{ACLS, Attr, Fs, Kind, Name, OpenMode, Seek};
 
-/// As much of two files as is read at once.
+/// How much of two files is read at a time.
 const CHUNK: usize = 1 << 20;
-/// The unit in which holes are compared: servers allocate in larger or smaller ones.
+/// The unit in which holes are compared, since servers allocate in units of different sizes.
 const UNIT: u64 = 64 << 10;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
 pub struct Compared {
-    /// Times of access: exactly, or only that the copy's are not later. Copying reads, and so may move the source's.
+    /// Access times: whether they must be equal, or the copy's may only not be later. Copying reads the source and may
+    /// change its access times.
     pub atimes: bool,
-    /// Where the holes of files are, as far as the two servers tell.
+    /// The positions of holes, as far as both servers report them.
     pub holes: bool,
-    /// Times of symbolic links, which some servers keep to themselves.
+    /// The times of symbolic links, which some servers do not store.
     pub link_times: bool,
 }
 
-/// Compares all that is below the directories `one` and `other`, the copy, and those themselves: names, kinds, content, holes,
-/// modes, owners, times, devices, extended attributes, access control lists, hard links.
+/// Compares the directory `one` with its copy, including everything below: names, kinds, content, holes, modes, owners,
+/// times, devices, extended attributes, access control lists, hard links.
 ///
 /// # Panics
-/// Where they differ, with the path.
+/// If they differ, with the path.
 pub async fn assert_same_tree<F: Fs>(fs: &F, one: &F::Handle, copy_fs: &F, copy: &F::Handle, compared: Compared) {
     let pair = (fs.getattr(one).await.unwrap(), copy_fs.getattr(copy).await.unwrap());
     same(".", &pair.0, &pair.1, compared);
@@ -106,7 +107,7 @@ impl<F: Fs> Comparison<'_, F> {
             };
             assert_eq!(units(&here), units(&there), "the data of `{path}` in units of {UNIT} bytes");
         }
-        // What is data in neither is zero in both.
+        // What is a hole in both is zero in both.
         for (start, end) in here.into_iter().chain(there) {
             let mut at = start;
             while at < end {
@@ -123,7 +124,7 @@ impl<F: Fs> Comparison<'_, F> {
         let (here, there) = (xattrs(self.fs, one).await, xattrs(self.copy_fs, copy).await);
         if let (Some(mut here), Some(mut there)) = (here, there) {
             for acl in ACLS {
-                // One of the exports may have none.
+                // One of the exports may not support the list.
                 if !here.contains_key(acl) || !there.contains_key(acl) {
                     here.remove(acl);
                     there.remove(acl);

@@ -1,4 +1,4 @@
-//! A controller's side: the operations one at a time, and what goes wrong with them.
+//! A controller's connection: its operations one at a time, and the faults that a test plans for them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ struct Client {
     plan: Mutex<Plan>,
 }
 
-/// What happens to this client's operations.
+/// The faults planned for this client's operations.
 #[derive(Default)]
 struct Plan {
     operations: u64,
@@ -43,12 +43,12 @@ enum Fault {
     Crash(Crash),
 }
 
-/// When a controller dies, seen from the operation it dies in.
+/// When a controller dies, relative to the operation in which it dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
-    /// The server never hears of the operation.
+    /// Before the server receives the operation.
     BeforeEffect,
-    /// The server has done it; nobody hears the answer.
+    /// After the server has carried it out and before the controller gets the answer.
     AfterEffect,
 }
 
@@ -58,28 +58,28 @@ impl MemoryFs {
         Self { client: Arc::new(Client { id, server, plan: Mutex::default() }) }
     }
 
-    /// How many operations were tried, the failed ones included; the next one has this number.
+    /// How many operations were tried, including failed ones; the next operation has this number.
     pub fn operations(&self) -> u64 {
         locked(&self.client.plan).operations
     }
 
-    /// The operations so far in words, such as `mkdir a`: its index is the operation's number.
+    /// The operations so far as text, such as `mkdir a`. The index is the number of the operation.
     pub fn history(&self) -> Vec<String> {
         locked(&self.client.plan).history.clone()
     }
 
-    /// Operation `n` (the first is 0) answers `status` and has no effect.
+    /// Operation `n` (the first is 0) fails with `status` and has no effect.
     pub fn fail_at(&self, n: u64, status: Status) {
         self.plan_fault(n, Fault::Fail(status));
     }
 
-    /// Operation `n` has its effect, but its answer is lost: [`Status::TimedOut`]. The controller lives on.
+    /// Operation `n` has its effect, but its answer is lost: it returns [`Status::TimedOut`]. The controller lives on.
     pub fn lose_answer_at(&self, n: u64) {
         self.plan_fault(n, Fault::LoseAnswer);
     }
 
-    /// The controller dies in operation `n`: that one and all later ones answer [`Status::TimedOut`], the later ones
-    /// without effect, and its locks end.
+    /// The controller dies in operation `n`. That operation and all later ones return [`Status::TimedOut`], the later
+    /// ones have no effect, and its locks end.
     pub fn crash_at(&self, n: u64, when: Crash) {
         self.plan_fault(n, Fault::Crash(when));
     }
@@ -95,7 +95,7 @@ impl MemoryFs {
         locked(&self.client.server).locks.retain(|_, holder| holder.client != self.client.id);
     }
 
-    /// A limit of a directory, which statfs tells as its size; nothing is held to it.
+    /// Sets the limit of a directory, which statfs then reports as its size. It is not enforced.
     pub fn show_limit(&self, fileid: u64, bytes: Option<u64>) {
         let limits = &mut locked(&self.client.server).limits;
         match bytes {
@@ -104,12 +104,12 @@ impl MemoryFs {
         }
     }
 
-    /// Whether every operation lets others run first, once: with [`race`](super::race()), or on any executor.
+    /// Whether every operation first yields once to other tasks: use it with [`race`](super::race()).
     pub fn interleave(&self, on: bool) {
         locked(&self.client.plan).interleave = on;
     }
 
-    /// How long every operation takes, on tokio's clock (which may be paused).
+    /// How long every operation takes on tokio's clock, which may be paused.
     pub fn delay(&self, each: Duration) {
         locked(&self.client.plan).delay = each;
     }
@@ -153,7 +153,7 @@ impl MemoryFs {
         Err(Status::TimedOut)
     }
 
-    /// An operation that gives an object which is not open.
+    /// An operation that returns an object which is not open.
     async fn make(
         &self,
         words: String,
@@ -361,7 +361,7 @@ impl Fs for MemoryFs {
     }
 }
 
-/// Lets whoever else the executor has run first, once.
+/// Yields to the executor once.
 pub(super) async fn yield_once() {
     let mut yielded = false;
     std::future::poll_fn(|context| {

@@ -15,17 +15,17 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Bytes up to the end.
+    /// The size in bytes.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Bytes that take room on the server.
+    /// The bytes allocated on the server.
     pub(super) fn used(&self) -> u64 {
         (self.blocks.len() * BLOCK) as u64
     }
 
-    /// How much [`Self::used`] would grow by a write.
+    /// How much a write would increase [`Self::used`].
     pub(super) fn growth(&self, offset: u64, length: usize) -> u64 {
         let new = pieces(offset, length).filter(|piece| !self.blocks.contains_key(&piece.block)).count();
         (new * BLOCK) as u64
@@ -45,7 +45,7 @@ impl Content {
         data
     }
 
-    /// Puts all of `data` at `offset`, or answers [`Status::FBig`].
+    /// Writes all of `data` at `offset`, or returns [`Status::FBig`].
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> FsResult<()> {
         if data.is_empty() {
             return Ok(());
@@ -60,7 +60,7 @@ impl Content {
         Ok(())
     }
 
-    /// Cuts the content off there, or lets it end with a hole; [`Status::FBig`] where no file ends.
+    /// Truncates the content, or extends it by a hole. Returns [`Status::FBig`] if no file can have this size.
     pub(super) fn set_size(&mut self, size: u64) -> FsResult<()> {
         if size > i64::MAX as u64 {
             return Err(Status::FBig);
@@ -73,13 +73,13 @@ impl Content {
         Ok(())
     }
 
-    /// The first offset from `offset` on that is in no hole; `None` where there is none.
+    /// The first offset at or after `offset` that is not in a hole; `None` if there is none.
     pub(super) fn data_from(&self, offset: u64) -> Option<u64> {
         let (block, _) = self.blocks.range(offset / BLOCK as u64..).next()?;
         Some(offset.max(block * BLOCK as u64))
     }
 
-    /// The first offset from `offset` on that is in a hole, or the end.
+    /// The first offset at or after `offset` that is in a hole; otherwise the end.
     pub(super) fn hole_from(&self, offset: u64) -> u64 {
         let mut block = offset / BLOCK as u64;
         while self.blocks.contains_key(&block) {

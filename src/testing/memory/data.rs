@@ -1,4 +1,4 @@
-//! What a server does with content on its own: find holes, clone, copy, cut off.
+//! What a server can do with content by itself: find holes, clone, copy, truncate.
 
 use crate::export::fs::{FsResult, Seek, Status};
 use crate::testing::memory::content::Content;
@@ -53,7 +53,7 @@ impl State {
         let mut content = self.content(fileid)?.clone();
         content.set_size(size)?;
         self.replace(fileid, content)?;
-        // An attribute is on stable storage, and the data below it is when it was before.
+        // The size is an attribute and therefore stable at once; data below it is stable only if it was before.
         match &mut self.inode_mut(fileid)?.body {
             Body::File { stable, .. } => stable.set_size(size),
             _ => Err(Status::Inval),

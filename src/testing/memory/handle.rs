@@ -1,4 +1,4 @@
-//! Objects as a client holds them.
+//! Handles of objects.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,8 @@ use super::locked;
 use crate::export::fs::{FsResult, OpenMode, Status};
 use crate::testing::memory::state::{Holder, State};
 
-/// An object on a [`MemoryServer`](super::MemoryServer), open or not; an open file closes with the last clone.
+/// A handle of an object on a [`MemoryServer`](super::MemoryServer), open or not. A file is closed with the last clone
+/// of its handle.
 #[derive(Clone)]
 pub struct MemoryHandle {
     pub(super) fileid: u64,
@@ -48,7 +49,8 @@ impl MemoryHandle {
         Self { fileid, open: Some(Arc::new(Open { holder, mode, boot, server: Arc::clone(server) })) }
     }
 
-    /// Who has the file open: an error where it is not open, not for writing where that is needed, or no longer.
+    /// The open that holds the file. Fails if the file is not open, or is not open for writing if that is needed, or
+    /// has been closed by the server.
     pub(super) fn holder(&self, state: &State, writing: bool) -> FsResult<Holder> {
         let Some(open) = &self.open else {
             return Err(Status::Inval);

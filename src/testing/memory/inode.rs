@@ -1,4 +1,4 @@
-//! Objects: attributes, and what is in them.
+//! Objects: their attributes and content.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub(super) struct Inode {
 pub(super) enum Body {
     File {
         now: Content,
-        /// What a loss of power leaves.
+        /// What survives a loss of power.
         stable: Content,
     },
     Directory(Directory),

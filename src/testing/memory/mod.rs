@@ -1,23 +1,10 @@
-//! An export in memory, for tests: a file system that behaves as XFS behind an NFSv4 server does, counts operations, fails or
-//! dies at the n-th, loses power, forgets what was not committed, delays, and lets several controllers race.
+//! An export in memory, for tests: a file system that behaves like XFS behind an NFSv4 server. It counts operations,
+//! fails or dies at the n-th, loses power with everything that was not committed, delays, and lets several controllers
+//! race.
 //!
-//! ```
-//! # use csi_nfs::export::{fs::{Fs, Name, Status}, memory::{Crash, MemoryServer}};
-//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-//! let server = MemoryServer::new();
-//! let controller = server.client();
-//! controller.crash_at(1, Crash::BeforeEffect);
-//! let root = controller.root();
-//! controller.mkdir(&root, &Name::new("a").unwrap(), 0o700).await.unwrap();
-//! assert_eq!(controller.mkdir(&root, &Name::new("b").unwrap(), 0o700).await.unwrap_err(), Status::TimedOut);
-//! server.power_loss(false);
-//! assert_eq!(server.tree().paths(), ["a"]);
-//! # });
-//! ```
-//!
-//! What differs from a real one: a removed file is gone at once also where a client has it open (no `.nfs…` names), so its
-//! handles are stale; blocks of directories take no room; [`Fs::setattr`] is up to three operations (owner, mode, times),
-//! as it is for the kernel's client, while everything else is one.
+//! It differs from a real export in three ways. A removed file is gone at once even if a client has it open (there are
+//! no `.nfs…` names), so handles of it are stale. Blocks of directories take no space. [`Fs::setattr`] is up to three
+//! operations (owner, mode, times), as it is for the kernel's client; everything else is one operation.
 //!
 //! [`Fs::setattr`]: crate::export::fs::Fs::setattr
 
@@ -44,48 +31,48 @@ pub use tree::{Node, Tree};
 
 use state::State;
 
-/// The server and its disk: what stays when controllers come and go. A clone is the same server.
+/// The server and its disk, which outlive controllers. A clone is the same server.
 #[derive(Clone)]
 pub struct MemoryServer {
     state: Arc<Mutex<State>>,
 }
 
 impl MemoryServer {
-    /// An empty export with 1 TiB and a million inodes; its root is root's, with mode 0755.
+    /// An empty export with 1 TiB and a million inodes. Its root belongs to root and has mode 0755.
     pub fn new() -> Self {
         Self::with_capacity(1 << 40, 1_000_000)
     }
 
-    /// An empty export with that room; the root takes one of the inodes.
+    /// An empty export with this capacity. The root directory uses one inode.
     pub fn with_capacity(bytes: u64, inodes: u64) -> Self {
         Self { state: Arc::new(Mutex::new(State::new(bytes, inodes))) }
     }
 
-    /// Another server with the same content, which no client knows yet.
+    /// Another server with the same content and without clients.
     pub fn copy(&self) -> Self {
         let mut state = self.state().clone();
         state.locks.clear();
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// A new controller's connection: an owner of locks, with its own count of operations and its own faults.
+    /// Connects a new controller: a lock owner with its own operation count and its own faults.
     pub fn client(&self) -> MemoryFs {
         MemoryFs::new(Arc::clone(&self.state))
     }
 
-    /// Loses power: what was written and not committed is forgotten (or, by luck, kept), all locks end, and files that
-    /// are open are stale. Clients live on otherwise; for a controller that lost power too, make a new one.
+    /// Loses power. What was not committed is lost (or, by luck, kept), all locks end, and open files are stale.
+    /// Clients live on. For a controller that lost power too, make a new one.
     pub fn power_loss(&self, keep_uncommitted: bool) {
         self.state().power_loss(keep_uncommitted);
     }
 
-    /// The whole content.
+    /// The whole content of the export.
     pub fn tree(&self) -> Tree {
         self.state().tree()
     }
 
-    /// Puts an object at a path such as `team/app/file`, directories on the way included (root's, 0755), as root on the
-    /// server would: no permission is asked, and a file's content is on stable storage.
+    /// Puts an object at a path such as `team/app/file`, creating missing directories (of root, 0755), as root on the
+    /// server would: permissions are not checked, and the content of a file is on stable storage.
     pub fn plant(&self, path: impl AsRef<[u8]>, node: Node) -> FsResult<()> {
         self.state().plant(path.as_ref(), &node)
     }
@@ -95,53 +82,53 @@ impl MemoryServer {
         self.state().remove(path.as_ref())
     }
 
-    /// Whether the server refuses changes, from now on.
+    /// Sets whether the server refuses changes.
     pub fn set_read_only(&self, on: bool) {
         self.state().read_only = on;
     }
 
-    /// Whether operations are done as nobody (65534), from now on: what the modes forbid is then refused.
+    /// Sets whether root is squashed: operations then run as nobody (65534), with the permissions that modes give it.
     pub fn set_root_squash(&self, on: bool) {
         self.state().root_squash = on;
     }
 
-    /// Whether the server has CLONE, from now on, as XFS with reflink does and tmpfs does not.
+    /// Sets whether the server supports CLONE, as XFS with reflink does and tmpfs does not.
     pub fn set_clone_supported(&self, on: bool) {
         self.state().abilities.clone = on;
     }
 
-    /// Whether the server has COPY, from now on.
+    /// Sets whether the server supports COPY.
     pub fn set_copy_supported(&self, on: bool) {
         self.state().abilities.copy = on;
     }
 
-    /// Whether holes can be asked for, from now on; otherwise all of a file is data.
+    /// Sets whether the server supports SEEK. Without it, the whole file counts as data.
     pub fn set_seek_supported(&self, on: bool) {
         self.state().abilities.seek = on;
     }
 
-    /// Whether the server has extended attributes, from now on.
+    /// Sets whether the server supports extended attributes.
     pub fn set_xattrs_supported(&self, on: bool) {
         self.state().abilities.xattrs = on;
     }
 
-    /// How many names an object may have, from now on.
+    /// Sets how many names an object may have.
     pub fn set_most_links(&self, links: u64) {
         self.state().abilities.links = links;
     }
 
-    /// Another capacity, from now on; below what is in use, everything that takes room is refused.
+    /// Sets the capacity. If more than that is in use, everything that needs space is refused.
     pub fn set_capacity(&self, bytes: u64, inodes: u64) {
         let mut state = self.state();
         (state.total_bytes, state.total_inodes) = (bytes, inodes);
     }
 
-    /// The server's clock; it starts with the year 2026 and goes on a microsecond with each change.
+    /// Sets the server's clock. It starts in the year 2026 and advances by a microsecond with each change.
     pub fn set_clock(&self, now: Time) {
         self.state().clock = now;
     }
 
-    /// How many locks are held, by all clients.
+    /// How many locks all clients hold together.
     pub fn locks(&self) -> usize {
         self.state().locks.len()
     }
@@ -157,7 +144,7 @@ impl Default for MemoryServer {
     }
 }
 
-/// The value, also where a test panicked while it held it.
+/// The locked value, even if a test panicked while it held the lock.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -175,7 +162,7 @@ mod tests {
         Name::new(text).unwrap()
     }
 
-    /// A record as a careful controller writes it.
+    /// Writes a record as a careful controller does.
     async fn record(fs: &MemoryFs) -> FsResult<()> {
         let root = fs.root();
         let (file, _) = fs.create(&root, &name("new"), 0o600).await?;

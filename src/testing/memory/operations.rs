@@ -1,11 +1,11 @@
-//! What each operation does to the objects, or answers: in the order in which Linux's client and server find errors.
+//! The effect and the result of each operation. Errors are checked in the order of Linux's client and server.
 
 use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status};
 use crate::testing::memory::content::Content;
 use crate::testing::memory::inode::{Body, Directory};
 use crate::testing::memory::state::{Holder, NOBODY, READ, SEARCH, State, WRITE};
 
-/// Few, so that listings have several pages.
+/// Small, so that listings have several pages.
 const PAGE: usize = 16;
 
 impl State {
@@ -37,7 +37,7 @@ impl State {
         if attr.uid.is_some() || attr.gid.is_some() {
             inode.uid = attr.uid.unwrap_or(inode.uid);
             inode.gid = attr.gid.unwrap_or(inode.gid);
-            // chown(2): setuid goes, and setgid where it is not the mark of mandatory locking.
+            // chown(2) clears setuid, and setgid unless it marks mandatory locking.
             match inode.kind() {
                 Kind::Directory | Kind::Symlink => {}
                 _ if inode.mode & 0o010 != 0 => inode.mode &= !0o6000,
@@ -231,7 +231,7 @@ impl State {
     }
 }
 
-/// Linux counts a file's bytes with a sign.
+/// Linux uses signed file offsets.
 pub(super) fn check_offset(offset: u64, length: usize) -> FsResult<()> {
     if length > 0 && i64::try_from(offset).is_err() { Err(Status::Inval) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! What a test does to the server, past its protocol.
+//! What a test does to the server without using the protocol.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ impl State {
         }
     }
 
-    /// Puts an object at a path, with the directories on the way, as root on the server would.
+    /// Puts an object at a path, creating missing directories, as root on the server would.
     pub(super) fn plant(&mut self, path: &[u8], node: &Node) -> FsResult<()> {
         let restricted = (self.read_only, self.root_squash);
         (self.read_only, self.root_squash) = (false, false);

@@ -1,4 +1,4 @@
-//! Several controllers at once, in an order that a seed decides.
+//! Runs several controllers at the same time, in an order that depends on a seed.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Runs the futures to their ends, one step of a randomly chosen one at a time, and gives their results in the futures'
-/// order. The same seed gives the same order; with [`MemoryFs::interleave`](super::MemoryFs::interleave) a step is one
-/// operation on the export. Works on any executor, also on one with a paused clock.
+/// Runs the futures to completion, each time one step of a randomly chosen one, and returns their results in the order
+/// of the futures. The same seed gives the same order. With [`MemoryFs::interleave`](super::MemoryFs::interleave), a
+/// step is one operation on the export. It works on any executor, also with a paused clock.
 pub async fn race<T>(seed: u64, futures: Vec<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> Vec<T> {
     let outer = Arc::new(Mutex::new(Waker::noop().clone()));
     let mut random = seed;
@@ -56,7 +56,7 @@ impl<T> Racer<'_, T> {
     }
 }
 
-/// Whether a racer has something to do; passes the news on to whoever polls the race.
+/// Whether a racer can run. It passes a wake-up on to the task that polls the race.
 struct Ready {
     woken: AtomicBool,
     outer: Arc<Mutex<Waker>>,

@@ -1,16 +1,16 @@
-//! The server's state, and the steps that its operations are made of.
+//! The state of the server, and the steps that operations consist of.
 
 use std::collections::{BTreeMap, HashMap};
 
 use crate::export::fs::{FsResult, Kind, Name, Status, Time};
 use crate::testing::memory::inode::{Body, Directory, Inode};
 
-/// The number of the root directory.
+/// The `fileid` of the root directory.
 pub(super) const ROOT: u64 = 1;
-/// Whom a squashed root acts as.
+/// The user and group of a squashed root.
 pub(super) const NOBODY: u32 = 65534;
 
-// What a mode grants.
+// Permission bits.
 
 pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 2;
@@ -19,31 +19,31 @@ pub(super) const SEARCH: u32 = 1;
 #[derive(Clone)]
 pub(super) struct State {
     pub(super) inodes: HashMap<u64, Inode>,
-    /// The last number given to an object, a client or an open file; none is used again.
+    /// The last number given to an object, a client or an open file. Numbers are not reused.
     last_number: u64,
     pub(super) total_bytes: u64,
     pub(super) total_inodes: u64,
-    /// What directories with a limit of their own have.
+    /// The limits of directories that have one.
     pub(super) limits: HashMap<u64, u64>,
     pub(super) used_bytes: u64,
     pub(super) clock: Time,
     pub(super) read_only: bool,
     pub(super) root_squash: bool,
     pub(super) abilities: Abilities,
-    /// Who holds a byte of a file.
+    /// The holder of each locked byte.
     pub(super) locks: BTreeMap<(u64, i64), Holder>,
-    /// How often power was lost.
+    /// How many times power was lost.
     pub(super) boot: u64,
 }
 
-/// What the server does of what servers may do or not.
+/// The optional features that the server supports.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Abilities {
     pub(super) clone: bool,
     pub(super) copy: bool,
     pub(super) seek: bool,
     pub(super) xattrs: bool,
-    /// Hard links that an object may have.
+    /// The most names that an object may have.
     pub(super) links: u64,
 }
 
@@ -89,7 +89,7 @@ impl State {
         }
     }
 
-    /// The server's time; a microsecond later each time, so that changes have an order.
+    /// The server's time. It advances by a microsecond with each call, so that changes are ordered.
     pub(super) fn now(&mut self) -> Time {
         self.clock.nanoseconds += 1000;
         if self.clock.nanoseconds >= 1_000_000_000 {
@@ -119,7 +119,7 @@ impl State {
         }
     }
 
-    /// The directory, about to be changed.
+    /// The directory, to change it.
     pub(super) fn directory_mut(&mut self, fileid: u64) -> FsResult<&mut Directory> {
         let now = self.now();
         let inode = self.inode_mut(fileid)?;
@@ -130,7 +130,7 @@ impl State {
         }
     }
 
-    /// Whether the caller may do `want` to the object: root may do all, a squashed root what the mode grants.
+    /// Whether the caller may do `want` to the object. Root may do everything, a squashed root what the mode permits.
     pub(super) fn permit(&self, fileid: u64, want: u32) -> FsResult<()> {
         let inode = self.inode(fileid)?;
         let granted = match (inode.uid, inode.gid) {
@@ -145,7 +145,7 @@ impl State {
         if self.read_only { Err(Status::RoFs) } else { Ok(()) }
     }
 
-    /// Whether the caller may take the object out of the directory; the sticky bit keeps it for the two owners.
+    /// Whether the caller may remove the object from the directory. In a sticky directory, only the two owners may.
     pub(super) fn permit_removal(&self, dir: u64, object: u64) -> FsResult<()> {
         self.permit_change()?;
         self.permit(dir, WRITE | SEARCH)?;
@@ -163,7 +163,7 @@ impl State {
         Ok(found)
     }
 
-    /// Whether `inner` is `outer` or somewhere below it.
+    /// Whether `inner` is `outer` or below it.
     pub(super) fn contains(&self, outer: u64, inner: u64) -> FsResult<bool> {
         let mut at = inner;
         while at != outer && at != ROOT {
@@ -201,7 +201,7 @@ impl State {
         Ok(fileid)
     }
 
-    /// Takes the entry out, and the object with it when that was its last name.
+    /// Removes the entry, and the object if that was its last name.
     pub(super) fn drop_entry(&mut self, dir: u64, name: &Name, object: u64) -> FsResult<()> {
         self.directory_mut(dir)?.remove(name);
         let inode = self.inode_mut(object)?;

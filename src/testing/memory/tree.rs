@@ -5,8 +5,8 @@ use std::fmt;
 
 use crate::export::fs::Kind;
 
-/// Every object of an export by its path from the root, without a slash in front; the root itself is not in it.
-/// Times, numbers and sizes of directories are left out, so two trees are equal where a tenant sees no difference.
+/// All objects of an export by path from the root, without a leading slash and without the root. Times, numbers and
+/// sizes of directories are not included, so two trees are equal if a tenant cannot tell them apart.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Tree(pub BTreeMap<Vec<u8>, Node>);
 
@@ -16,17 +16,17 @@ impl Tree {
         self.0.get(path.as_ref())
     }
 
-    /// Whether something is at the path.
+    /// Whether there is an object at the path.
     pub fn has(&self, path: impl AsRef<[u8]>) -> bool {
         self.get(path).is_some()
     }
 
-    /// The paths as text, in order.
+    /// The paths as text, sorted.
     pub fn paths(&self) -> Vec<String> {
         self.0.keys().map(|path| String::from_utf8_lossy(path).into_owned()).collect()
     }
 
-    /// The part below a directory, by paths from there.
+    /// The part below a directory, with paths relative to it.
     pub fn below(&self, directory: impl AsRef<[u8]>) -> Self {
         let mut prefix = directory.as_ref().to_vec();
         prefix.push(b'/');
@@ -35,10 +35,10 @@ impl Tree {
     }
 }
 
-/// One object: what a tenant sees of it.
+/// One object as a tenant sees it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Node {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Permission bits, at most 0o7777.
     pub mode: u32,
@@ -46,32 +46,32 @@ pub struct Node {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// A file's bytes, a symbolic link's target, otherwise empty.
+    /// The content of a file or the target of a symbolic link; otherwise empty.
     pub content: Vec<u8>,
 }
 
 impl Node {
-    /// A regular file of root's.
+    /// A regular file that belongs to root.
     pub fn file(mode: u32, content: impl AsRef<[u8]>) -> Self {
         Self { kind: Kind::File, mode, uid: 0, gid: 0, content: content.as_ref().to_vec() }
     }
 
-    /// A directory of root's.
+    /// A directory that belongs to root.
     pub fn directory(mode: u32) -> Self {
         Self { kind: Kind::Directory, ..Self::file(mode, "") }
     }
 
-    /// A symbolic link of root's.
+    /// A symbolic link that belongs to root.
     pub fn symlink(target: impl AsRef<[u8]>) -> Self {
         Self { kind: Kind::Symlink, ..Self::file(0o777, target) }
     }
 
-    /// A FIFO, socket or device of root's.
+    /// A FIFO, socket or device that belongs to root.
     pub fn special(kind: Kind, mode: u32) -> Self {
         Self { kind, ..Self::file(mode, "") }
     }
 
-    /// The same, of another owner.
+    /// The same object with another owner.
     pub fn owned_by(self, uid: u32, gid: u32) -> Self {
         Self { uid, gid, ..self }
     }
@@ -83,7 +83,7 @@ impl Node {
 }
 
 impl fmt::Display for Tree {
-    /// A line an object, as `ls -l` orders it: kind and mode, owner, path, content.
+    /// Prints one line for each object, like `ls -l`: kind and mode, owner, path, content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (path, node) in &self.0 {
             writeln!(f, "{node:?} {}{}", path.escape_ascii(), Shown(node))?;
@@ -113,7 +113,7 @@ impl fmt::Debug for Node {
     }
 }
 
-/// A node's content, as much as a line holds.
+/// The content of a node, as much as fits on a line.
 struct Shown<'a>(&'a Node);
 
 impl fmt::Display for Shown<'_> {

@@ -1,5 +1,5 @@
-//! Two controllers on one export, called for the same and for different volumes at once: every answer is one that a single
-//! controller could have given.
+//! Two controllers on one export, called for the same and for different volumes at once: every answer is one that a
+//! single controller could have given.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
@@ -11,16 +11,16 @@ use crate::support::csi::volume_content_source::Type as Source;
 use crate::support::requests::{self, MIB, from, of_snapshot, of_volume};
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, random};
 
-/// Calls in all, and in flight.
+/// All calls, and those in flight at the same time.
 const CALLS: usize = 1000;
 const IN_FLIGHT: usize = 32;
-/// Volumes that they are about. (With fewer, more calls meet.)
+/// The number of volumes. (With fewer volumes, more calls collide.)
 const VOLUMES: u32 = 40;
 
 /// Calls about a volume, a snapshot of it, a clone of it, and a volume that is restored from the snapshot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Call {
-    /// With so many MiB.
+    /// The capacity in MiB.
     Create(i64),
     Expand(i64),
     Delete,
@@ -32,7 +32,7 @@ enum Call {
     DeleteRestored,
 }
 
-/// What there is, and its size in MiB.
+/// What exists, with sizes in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct World {
     volume: Option<i64>,
@@ -41,7 +41,7 @@ struct World {
     restored: Option<i64>,
 }
 
-/// What a call answers: the size in MiB of what it is about, where it tells one.
+/// The result of a call: the size in MiB if it returns one.
 type Answer = Result<Option<i64>, Code>;
 
 /// A call that was answered.
@@ -53,10 +53,10 @@ struct Event {
     answer: Answer,
 }
 
-/// What a single controller answers in this world, and the world afterwards.
+/// The result that a single controller returns in this world, and the world afterwards.
 fn alone(world: World, call: Call) -> (Answer, World) {
     let mut after = world;
-    /// Makes `copy` of `source`, unless it is there.
+    /// Creates `copy` from `source`, unless it exists.
     fn copied(copy: &mut Option<i64>, source: Option<i64>) -> Answer {
         *copy = copy.or(source);
         copy.map(Some).ok_or(Code::NotFound)
@@ -84,8 +84,8 @@ fn alone(world: World, call: Call) -> (Answer, World) {
     (answer, after)
 }
 
-/// Whether there is an order of the calls, none before one that had ended when it began, in which a single controller gives
-/// these answers. (Wing and Gong, "Testing and verifying concurrent objects", 1993.)
+/// Whether a single controller could have given these answers to the calls in some order, in which no call comes before
+/// one that ended before it began. (Wing and Gong, "Testing and verifying concurrent objects", 1993.)
 fn has_order(events: &[Event]) -> bool {
     let mut seen = HashSet::new();
     let mut open = vec![(vec![false; events.len()], World::default())];
@@ -169,7 +169,7 @@ impl Subject<'_> {
         driver.create(request).await.map(|volume| Some(volume.capacity_bytes / MIB))
     }
 
-    /// The same, again and again as Kubernetes does, where a copy was broken off, or is not done yet.
+    /// Repeats the call, as Kubernetes does, while the copy was interrupted or is not done.
     async fn insist(&self, driver: &Driver, call: Call) -> Result<Option<i64>, Status> {
         for _ in 0..100 {
             match self.ask(driver, call).await {
@@ -217,8 +217,7 @@ async fn two_controllers_give_only_answers_that_one_could_have_given() {
     for (number, history) in &histories {
         assert!(has_order(history), "v{number}: {history:#?}");
     }
-    share.trash_is_empty().await;
-    checked::agrees(&share);
+    checked::at_rest(&share).await;
 }
 
 #[test]

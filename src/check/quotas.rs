@@ -1,7 +1,7 @@
-//! Do the volumes' sizes and what the agent on the server enforces agree?
+//! Checks the sizes of volumes against the limits that the agent enforces.
 //!
-//! Project IDs and limits are the server's, and not to be seen from here; the agent compares them with the records each time it
-//! looks at a volume. What is compared here is what it says, and the server's figures for each volume.
+//! Project IDs and limits are on the server and cannot be read from here. The agent compares them with the records each
+//! time it checks a volume. This module compares the agent's answers, and the server's figures for each volume.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::volume::limits::Quota;
 use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
 
-/// How long the agent is given to look at everything, and, once it did, what it does for others.
-const LIMIT: Duration = Duration::from_secs(10);
-const AFTERWARDS: Duration = Duration::from_secs(2);
-/// Between two looks at what it did.
-const PAUSE: Duration = Duration::from_millis(200);
+/// How long the agent may take to check all volumes.
+const AGENT_PASS: Duration = Duration::from_secs(10);
+/// How long it may take after that for volumes that wait for others.
+const AGENT_SECOND_PASS: Duration = Duration::from_secs(2);
+/// The pause between two checks of what the agent did.
+const POLL: Duration = Duration::from_millis(200);
 
 /// Adds what does not fit.
 pub(super) async fn check<F: Fs>(
@@ -41,7 +42,7 @@ pub(super) async fn check<F: Fs>(
         let answer = quota::answer(export, volume).await?;
         match quota::state_of(export, record, answer.as_ref()).await? {
             State::Unlimited | State::InForce(_) => {}
-            // Volumes share a directory on purpose, and one of them has the limit.
+            // Volumes share the directory on purpose, and one of them has the limit.
             State::Refused(_) if shares_directory(records, volume, record) => {}
             State::Refused(reason) => findings.push(not_in_force(&reason)),
             State::Open if agent.is_none() => findings.push(not_in_force("no agent ever worked on that export")),
@@ -58,7 +59,7 @@ pub(super) async fn check<F: Fs>(
         }
     }
     for volume in quota::answered(export).await? {
-        // One that cannot be read may want limits.
+        // A record that cannot be read may ask for limits.
         let wants = match records.get(&volume) {
             Some(record) => record.limits().any(),
             None => !matches!(Record::read(export, &volume).await, Ok(None)),
@@ -74,13 +75,13 @@ fn shares_directory(records: &BTreeMap<VolumeName, Record>, volume: &VolumeName,
     records.iter().any(|(other, of)| other != volume && of.id.sub_dir == record.id.sub_dir)
 }
 
-/// Whether a finding is one of these.
-pub(super) fn is_of_limits(finding: &Finding) -> bool {
+/// Whether the agent has to repair this finding.
+pub(super) fn is_about_quotas(finding: &Finding) -> bool {
     matches!(finding, Finding::LimitNotInForce { .. } | Finding::ProjectShared { .. } | Finding::LimitLeft { .. })
 }
 
-/// Asks the agent to look at everything, and waits until that has mended what was found, or it has done what it can.
-pub(super) async fn mend<F: Fs>(export: &Export<F>) -> Result<()> {
+/// Asks the agent to check all volumes, and waits until it has repaired what was found or can do no more.
+pub(super) async fn repair<F: Fs>(export: &Export<F>) -> Result<()> {
     let (layout, before) = (export.make_layout().await?, quota::agent(export).await?);
     let failed = |status| export.failed("asking the agent to look at all volumes", status);
     let look = quota::look().map_err(failed)?;
@@ -89,12 +90,12 @@ pub(super) async fn mend<F: Fs>(export: &Export<F>) -> Result<()> {
         Err(status) => return Err(failed(status)),
     }
     gone(export.fs().unlink(&layout.volumes, &look).await).map_err(failed)?;
-    let mut until = Instant::now() + LIMIT;
+    let mut until = Instant::now() + AGENT_PASS;
     let mut looked = false;
-    while Instant::now() < until && check_all(export).await?.iter().any(is_of_limits) {
-        sleep(PAUSE).await;
+    while Instant::now() < until && check_all(export).await?.iter().any(is_about_quotas) {
+        sleep(POLL).await;
         if !looked && quota::agent(export).await? != before {
-            (looked, until) = (true, Instant::now() + AFTERWARDS);
+            (looked, until) = (true, Instant::now() + AGENT_SECOND_PASS);
         }
     }
     Ok(())

@@ -1,0 +1,19 @@
+//! Requests for volumes in tests: a default, of which a test changes the fields that it is about.
+
+use crate::volume::access::CapacityRange;
+use crate::volume::id::VolumeName;
+use crate::volume::lifecycle::Create;
+use crate::volume::parameters::Attributes;
+
+/// An empty volume of this name and capacity, in a directory that is named after it, with default attributes.
+pub(crate) fn volume(name: &str, bytes: i64) -> Create {
+    Create {
+        name: VolumeName::parse("name", name).unwrap(),
+        sub_dir: None,
+        capacity: CapacityRange::new(bytes, 0).unwrap(),
+        asked: Attributes::default(),
+        defaults: Attributes::default(),
+        mount_options: Vec::new(),
+        origin: None,
+    }
+}
