@@ -45,7 +45,7 @@ impl State {
             Finding::KeptStale { volume, directory } => {
                 troubled || self.kept.iter().any(|kept| *kept == (volume, directory)) && !self.files.has(directory)
             }
-            Finding::ClaimStale { .. }
+            Finding::OwnerStale { .. }
             | Finding::TreeUnrecorded { .. }
             | Finding::GroupMissing { .. }
             | Finding::StagingLeftover { .. }
