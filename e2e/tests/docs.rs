@@ -168,7 +168,7 @@ fn every_parameter_policy_and_template_is_documented() {
 
 #[test]
 fn every_volume_attribute_is_documented() {
-    let source = source(&root().join("src/service/publish.rs"));
+    let source = source(&root().join("src/service/publish_request.rs"));
     let keys: Names = source.split(".get(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
     assert_documented(PARAMETERS, &keys, "mountPermissions");
     let documented: Names = rows(PARAMETERS, "key").iter().flat_map(|row| quoted(row[0])).map(str::to_owned).collect();
@@ -177,7 +177,7 @@ fn every_volume_attribute_is_documented() {
 
 #[test]
 fn every_mount_option_is_documented() {
-    let source = source(&root().join("src/mount/option_table.rs"));
+    let source = source(&root().join("src/nfs/option_table.rs"));
     let table = source.split_once("KNOWN: &[").unwrap().1.split("\n];").next().unwrap();
     let entries = table.lines().filter_map(|line| line.trim().strip_prefix("(\"")?.split_once('"'));
     assert_documented(PARAMETERS, &entries.map(|(name, _)| name.to_owned()).collect(), "nconnect");
@@ -259,8 +259,9 @@ fn every_health_reason_is_documented_and_none_besides() {
 
 #[test]
 fn every_code_that_an_error_can_have_is_documented() {
-    let codes =
-        following(&source(&root().join("src/error.rs")).replace("tonic::", ""), "Code::", |c| c.is_ascii_alphabetic());
+    let codes = following(&source(&root().join("src/service/status.rs")).replace("tonic::", ""), "Code::", |c| {
+        c.is_ascii_alphabetic()
+    });
     assert!(codes.contains("Unavailable"), "{codes:?}");
     let documented: Names = rows(TROUBLESHOOTING, "code").iter().map(|row| row[1].to_owned()).collect();
     assert!(codes.is_subset(&documented), "{codes:?} {documented:?}");
