@@ -1,5 +1,5 @@
-//! Checks the documents against the code: flags, parameters, mount options, metrics, codes, health reasons, and quoted
-//! messages. The names are read from the program and its source, so that no list has to be maintained.
+//! The documents say what the code has, by name: flags, parameters, mount options, metrics, codes, health reasons, and the
+//! messages that they quote. What there is is read from the program and from its source, so that no list has to be kept.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// A source file without its tests, with each string on one line, and without the backticks around names in messages.
+/// A source file without its tests, each string on one line, and without the backticks that messages have around names.
 fn source(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let code = text.split("#[cfg(test)]").next().unwrap();
@@ -66,7 +66,7 @@ fn following(text: &str, start: &str, more: fn(char) -> bool) -> Names {
         .collect()
 }
 
-/// The cells of all tables whose first column has this heading.
+/// The cells of the rows of all tables whose first column has that heading.
 fn rows<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let mut rows = Vec::new();
     let mut lines = text.lines();
@@ -78,7 +78,7 @@ fn rows<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     rows
 }
 
-/// The parts in backticks.
+/// What stands in backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -94,7 +94,7 @@ fn assert_documented(document: &str, names: &Names, example: &str) {
     assert!(missing.is_empty(), "not in the document: {missing:?}");
 }
 
-/// Each flag of the driver or of a subcommand, with its part of the help.
+/// Each flag, of a subcommand or of the driver, with its part of the help.
 fn flags(subcommand: &[&str]) -> Vec<(String, String)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_csi-nfs"));
     let output = command.args(subcommand).arg("--help").env_clear().output().unwrap();
@@ -148,7 +148,7 @@ fn every_flag_of_a_subcommand_is_documented(#[case] subcommand: &str) {
 fn no_flag_and_no_variable_is_named_that_does_not_exist(#[case] document: &str) {
     let flags = [flags(&[]), flags(&["check"]), flags(&["agent"])].concat();
     let named = following(document, "--", |c| c.is_ascii_lowercase() || c == '-');
-    // Lines in tables do not count.
+    // Not the lines in tables.
     let named: Vec<_> = named.iter().filter(|name| !name.starts_with('-')).map(|name| format!("--{name}")).collect();
     assert!(named.len() > 2, "{named:?}");
     for flag in named.into_iter().filter(|flag| !OF_OTHERS.contains(&flag.as_str())) {
@@ -183,7 +183,7 @@ fn every_mount_option_is_documented() {
     assert_documented(PARAMETERS, &entries.map(|(name, _)| name.to_owned()).collect(), "nconnect");
 }
 
-/// A process that is killed at the end of its test.
+/// A process that ends with its test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -193,7 +193,7 @@ impl Drop for Running {
     }
 }
 
-/// The output of `/metrics` after a driver has served a call.
+/// What a driver says on `/metrics` once it has served a call.
 fn scrape() -> String {
     let directory = tempfile::tempdir().unwrap();
     let csi_nfs = |words: &[&str]| {
@@ -201,7 +201,7 @@ fn scrape() -> String {
         command.args(words).current_dir(directory.path()).env_clear().stdin(Stdio::null());
         command
     };
-    // A loopback address that only this process uses, so that the port is free.
+    // A loopback address of this process alone, so that the port is free.
     let [_, a, b, c] = std::process::id().to_be_bytes();
     let address = format!("127.{}.{b}.{c}:9189", a | 1);
     let http = format!("--http-endpoint={address}");
@@ -248,7 +248,7 @@ fn is_camel_case(text: &str) -> bool {
 
 #[test]
 fn every_health_reason_is_documented_and_none_besides() {
-    // Reasons are in the files that mention a severity.
+    // A condition needs a severity, so the reasons are where those are.
     let health = sources().into_iter().filter(|source| source.contains("Severity::"));
     let reasons: Names = health.flat_map(|source| literals(&source, is_camel_case)).collect();
     let documented: Names =
@@ -259,8 +259,9 @@ fn every_health_reason_is_documented_and_none_besides() {
 
 #[test]
 fn every_code_that_an_error_can_have_is_documented() {
-    let status = source(&root().join("src/service/status.rs")).replace("tonic::", "");
-    let codes = following(&status, "Code::", |c| c.is_ascii_alphabetic());
+    let codes = following(&source(&root().join("src/service/status.rs")).replace("tonic::", ""), "Code::", |c| {
+        c.is_ascii_alphabetic()
+    });
     assert!(codes.contains("Unavailable"), "{codes:?}");
     let documented: Names = rows(TROUBLESHOOTING, "code").iter().map(|row| row[1].to_owned()).collect();
     assert!(codes.is_subset(&documented), "{codes:?} {documented:?}");
@@ -272,7 +273,7 @@ fn messages_are_quoted_as_the_code_has_them() {
     let rows = rows(TROUBLESHOOTING, "the message");
     assert!(rows.len() > 50, "{}", rows.len());
     let quotes = rows.iter().flat_map(|row| quoted(row[0]));
-    // A quotation leaves out names and numbers, and its parts may come from different files.
+    // Names and numbers are left out of a quote, and its parts may come from different places.
     let parts = quotes.flat_map(|quote| quote.split(['…', ';'])).flat_map(|part| part.split(": "));
     let wrong: Names = parts
         .map(|part| part.trim_matches([' ', ':', ',']))
