@@ -103,6 +103,7 @@ mod tests {
             mount_options: Vec::new(),
             state,
             created: 0,
+            attempt: None,
         };
         group.write(&export).await.unwrap();
         for member in &group.members {
@@ -114,6 +115,7 @@ mod tests {
                 mount_options: Vec::new(),
                 group: Some(group.id.name.clone()),
                 state: State::Ready,
+                attempt: None,
             };
             record.write(&export).await.unwrap();
             server.plant(format!(".csi-nfs/snapshots/{}.tree", member.snapshot), Node::directory(0o755)).unwrap();

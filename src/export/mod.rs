@@ -180,6 +180,12 @@ impl<F: Fs> Export<F> {
         Ok(entries)
     }
 
+    /// Whether there is nothing in a directory.
+    pub async fn is_empty(&self, dir: &F::Handle) -> Result<bool> {
+        let page = self.fs.readdir(dir, 0).await.map_err(|e| self.failed("listing a directory", e))?;
+        Ok(page.entries.is_empty())
+    }
+
     /// The content of a small file of the driver's; `None` where there is none.
     pub async fn read_small(&self, dir: &F::Handle, name: &Name) -> Result<Option<Vec<u8>>> {
         let mut read = self.fs.read_file(dir, name, SMALL).await;

@@ -21,6 +21,7 @@ use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::{How, Tree};
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::now;
+use crate::volume::record::new_attempt;
 
 /// A group to be made.
 #[derive(Debug, Clone)]
@@ -121,6 +122,7 @@ fn new<F: Fs>(export: &Export<F>, create: &Create) -> Result<GroupRecord> {
         mount_options: create.mount_options.clone(),
         state: State::Pending,
         created: now(),
+        attempt: new_attempt(),
     })
 }
 
@@ -134,6 +136,7 @@ async fn begin_members<F: Fs>(export: &Export<F>, group: &GroupRecord) -> Result
             mount_options: group.mount_options.clone(),
             group: Some(group.id.name.clone()),
             state: State::Pending,
+            attempt: group.attempt,
         };
         lifecycle::begin_member(export, &record).await?;
     }
@@ -170,7 +173,7 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, trees: &[Tr
     if GroupRecord::read(export, name).await?.as_ref() != Some(&record) {
         return Err(deleted(name));
     }
-    GroupRecord { state: State::Ready, ..record }.write(export).await
+    GroupRecord { state: State::Ready, attempt: None, ..record }.write(export).await
 }
 
 async fn fill_members<F: Fs>(
@@ -257,7 +260,7 @@ pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Re
 
 async fn remove<F: Fs>(export: &Export<F>, record: &GroupRecord, _lock: &Guard<F>) -> Result<()> {
     if record.state != State::Deleted {
-        match (GroupRecord { state: State::Deleted, ..record.clone() }).write(export).await {
+        match (GroupRecord { state: State::Deleted, attempt: None, ..record.clone() }).write(export).await {
             // A full export must not keep anything from going: without the record the members are as gone.
             Err(error) if lifecycle::is_full(&error) => record.remove(export).await?,
             written => written?,

@@ -39,6 +39,8 @@ pub struct GroupRecord {
     pub state: State,
     /// When it was begun, in seconds since the epoch.
     pub created: u64,
+    /// Tells it from an earlier attempt at the same group, while it is pending.
+    pub attempt: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,6 +53,8 @@ struct Json {
     mount_options: Vec<String>,
     state: State,
     created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,6 +104,7 @@ impl GroupRecord {
             mount_options: self.mount_options.clone(),
             state: self.state,
             created: self.created,
+            attempt: self.attempt,
         };
         let failed = |e| Error::Internal(format!("writing the record of group {}: {e}", self.id));
         let bytes = serde_json::to_vec(&json).map_err(failed)?;
@@ -130,7 +135,14 @@ impl GroupRecord {
             VolumeName::parse("snapshot", &snapshot).map(|snapshot| Member { snapshot, source, size })
         };
         let members = json.members.into_iter().map(member).collect::<Result<_>>().map_err(|e| bad(e.to_string()))?;
-        Ok(Self { id, members, mount_options: json.mount_options, state: json.state, created: json.created })
+        Ok(Self {
+            id,
+            members,
+            mount_options: json.mount_options,
+            state: json.state,
+            created: json.created,
+            attempt: json.attempt,
+        })
     }
 
     /// The name of the record's file.
@@ -185,6 +197,7 @@ mod tests {
             mount_options: vec!["vers=4.2".to_owned()],
             state: State::Ready,
             created: 1_700_000_000,
+            attempt: None,
         }
     }
 

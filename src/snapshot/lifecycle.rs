@@ -18,6 +18,7 @@ use crate::snapshot::snapshot_backed;
 use crate::snapshot::tree::{How, Stage, Tree};
 use crate::volume::id::VolumeName;
 use crate::volume::lifecycle::now;
+use crate::volume::record::new_attempt;
 
 /// A snapshot to be made.
 #[derive(Debug, Clone)]
@@ -82,6 +83,7 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, tree: &Tree<F>) -
         mount_options: create.mount_options.clone(),
         group: None,
         state: State::Pending,
+        attempt: new_attempt(),
     };
     record.write(export).await?;
     Ok(record)
@@ -137,7 +139,7 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree
         let renamed = export.fs().rename(&layout.staging, stage.name(), &layout.snapshots, &placed).await;
         renamed.map_err(|e| export.failed(format!("putting snapshot `{name}` in place"), e))?;
     }
-    Record { state: State::Ready, ..record }.write(export).await
+    Record { state: State::Ready, attempt: None, ..record }.write(export).await
 }
 
 fn deleted(name: &VolumeName) -> Error {
@@ -223,7 +225,7 @@ async fn delete_locked<F: Fs>(
     if let Some(record) = record {
         let shown = snapshot_backed::is_shown(export, name, lock).await?;
         if record.state != State::Deleted {
-            match (Record { state: State::Deleted, ..record }).write(export).await {
+            match (Record { state: State::Deleted, attempt: None, ..record }).write(export).await {
                 // A full export must not keep anything from going: then the record goes first.
                 Err(error) if is_full(&error) && !shown => forget(export, name).await?,
                 written => written?,

@@ -41,6 +41,8 @@ pub struct Record {
     pub group: Option<VolumeName>,
     /// How far it is.
     pub state: State,
+    /// Tells it from an earlier attempt at the same snapshot, while it is pending.
+    pub attempt: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,6 +58,8 @@ struct Json {
     group: Option<String>,
     state: State,
     created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 impl Record {
@@ -70,6 +74,7 @@ impl Record {
             group: self.group.as_ref().map(VolumeName::to_string),
             state: self.state,
             created: self.created,
+            attempt: self.attempt,
         };
         let failed = |e| Error::Internal(format!("writing the record of snapshot {}: {e}", self.id));
         serde_json::to_vec(&json).map_err(failed)
@@ -92,8 +97,8 @@ impl Record {
         }
         let group = json.group.map(|group| VolumeName::parse("group", &group)).transpose();
         let group = group.map_err(|e| bad(e.to_string()))?;
-        let Json { source, size, created, mount_options, state, .. } = json;
-        Ok(Self { id, source, size, created, mount_options, group, state })
+        let Json { source, size, created, mount_options, state, attempt, .. } = json;
+        Ok(Self { id, source, size, created, mount_options, group, state, attempt })
     }
 
     /// The identifier of the group that it is a member of.
@@ -154,6 +159,7 @@ mod tests {
             mount_options: vec!["vers=4.2".to_owned()],
             group: None,
             state: State::Pending,
+            attempt: None,
         }
     }
 
@@ -171,7 +177,8 @@ mod tests {
     #[test]
     fn a_member_of_a_group_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "s").unwrap();
-        let member = Record { group: Some(VolumeName::parse("name", "g").unwrap()), ..record() };
+        let group = Some(VolumeName::parse("name", "g").unwrap());
+        let member = Record { group, attempt: Some(u64::MAX), ..record() };
         assert_eq!(Record::decode(&name, &member.encode().unwrap()).unwrap(), member);
         let outside = String::from_utf8(member.encode().unwrap()).unwrap().replace("\"g\"", "\"../g\"");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());

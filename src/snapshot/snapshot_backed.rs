@@ -33,7 +33,13 @@ pub async fn create<F: Fs>(
     let gone = || Error::not_found(format!("snapshot `{snapshot}`"), format!("{} has none", export.source()));
     let size = ready.ok_or_else(gone)?.size;
     let prepared = fill::prepare(export, create, size, volume).await?;
-    let record = VolumeRecord { backing_snapshot: Some(snapshot.clone()), pending: false, adopted: false, ..prepared };
+    let record = VolumeRecord {
+        backing_snapshot: Some(snapshot.clone()),
+        pending: false,
+        attempt: None,
+        adopted: false,
+        ..prepared
+    };
     directory_owners::claim(export, &record.id).await?;
     let layout = export.make_layout().await?;
     let shown = export.make_dirs(&layout.snapshots, [Record::shown(snapshot)?], 0o700).await?;

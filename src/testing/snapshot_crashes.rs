@@ -376,3 +376,49 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
     };
     crash_harness::rivals(rivals(), 3_000, agrees).await;
 }
+
+/// An attempt that was given up, or deleted, and begun again in the same second is another one: what a controller still
+/// does about the first does not reach the second.
+#[tokio::test]
+async fn a_late_give_up_of_an_earlier_attempt_leaves_the_one_that_was_begun_again() {
+    let server = Call::prepared(&[Make("v"), Make("w")]).await;
+    let export = connect(&server);
+    let (name, source) = (named("s"), id("v").to_string());
+    let (tree, size) = volume(&export, "v").await.unwrap();
+    let wanted = Create { name: name.clone(), source, size, mount_options: Vec::new() };
+    let first = lifecycle::begin(&export, &wanted, &tree).await.unwrap();
+    lifecycle::delete(&export, &name).await.unwrap();
+    let second = lifecycle::begin(&export, &wanted, &tree).await.unwrap();
+    lifecycle::give_up(&export, &first).await.unwrap();
+    assert_eq!(lifecycle::get(&export, &name).await, Ok(second));
+
+    let sources = vec![id("v").to_string(), id("w").to_string()];
+    let trees = [tree, volume(&export, "w").await.unwrap().0];
+    let wanted = group::Create { name: named("g"), sources, sizes: vec![0, 0], mount_options: Vec::new() };
+    let first = group::begin(&export, &wanted, &trees).await.unwrap();
+    group::delete(
+        &export,
+        &named("g"),
+        &["nfs#export#g-0###snapshot".to_owned(), "nfs#export#g-1###snapshot".to_owned()],
+    )
+    .await
+    .unwrap();
+    let second = group::begin(&export, &wanted, &trees).await.unwrap();
+    group::give_up(&export, &first).await.unwrap();
+    assert_eq!(group::get(&export, &named("g")).await, Ok(second));
+
+    let wanted = create("c", Some(Origin::Volume(id("v").to_string())));
+    let begin = async || {
+        let lock = volumes::lock(&export, &id("c")).await.unwrap();
+        match fill::begin(&export, &wanted, Some(0), quota::patience(), &lock).await.unwrap() {
+            Begun::Pending(record) => record,
+            Begun::Whole(record) => panic!("{record:?}"),
+        }
+    };
+    let first = begin().await;
+    deleted(&export, id("c")).await.unwrap();
+    let second = begin().await;
+    let lock = volumes::lock(&export, &id("c")).await.unwrap();
+    fill::abandon(&export, &first, &named("c"), &lock).await.unwrap();
+    assert_eq!(VolumeRecord::read(&export, &named("c")).await, Ok(Some(second)));
+}

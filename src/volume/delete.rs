@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::export::fs::{Fs, Name, Status, gone};
+use crate::export::fs::{Fs, Kind, Name, Status, gone};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
@@ -231,7 +231,12 @@ async fn archive<F: Fs>(
     let dir = export.make_dirs(&export.fs().root(), names, 0o755).await?;
     let target = match export.find(&dir, &name).await? {
         None => name,
-        Some(_) if replace => {
+        Some((archived, attr)) if replace => {
+            // A Create and a Delete that arrive once more, late, must not cost what the first ones archived.
+            let keeps = attr.kind != Kind::Directory || !export.is_empty(&archived).await?;
+            if keeps && remove_if_empty(export, from_dir, from).await? {
+                return Ok(true);
+            }
             trash::discard(export, &dir, &name).await?;
             name
         }
@@ -258,11 +263,18 @@ async fn free_name<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> R
 /// Removes the directories that led to one that is gone, as far as they are empty and may be removed.
 async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) -> Result<()> {
     for (dir, name) in parents.iter().rev() {
-        match export.fs().rmdir(dir, name).await {
-            Ok(()) | Err(Status::NoEnt) => {}
-            Err(Status::NotEmpty | Status::Access | Status::Perm) => break,
-            Err(status) => return Err(export.failed(format!("removing the empty directory `{name}`"), status)),
+        if !remove_if_empty(export, dir, name).await? {
+            break;
         }
     }
     Ok(())
+}
+
+/// Removes a directory if it is empty and may be removed; answers whether it is gone.
+async fn remove_if_empty<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<bool> {
+    match export.fs().rmdir(dir, name).await {
+        Ok(()) | Err(Status::NoEnt) => Ok(true),
+        Err(Status::NotEmpty | Status::Access | Status::Perm) => Ok(false),
+        Err(status) => Err(export.failed(format!("removing the empty directory `{name}`"), status)),
+    }
 }

@@ -16,7 +16,7 @@ use crate::volume::delete::forget_volume;
 use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lifecycle::{Create, check_same, check_space, lock, make_parent, new, set_attr};
-use crate::volume::record::Record;
+use crate::volume::record::{Record, new_attempt};
 use crate::volume::{kept, overcommit, quota};
 
 /// A volume that [`begin`] found, or began.
@@ -72,7 +72,7 @@ pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _loc
     let capacity = capacity(create, size)?;
     check_space(export, capacity).await?;
     let adopted = kept::holds(export, &id.sub_dir, &neighbours).await?;
-    Ok(Record { pending: true, ..new(create, id, capacity, adopted) })
+    Ok(Record { pending: true, attempt: new_attempt(), ..new(create, id, capacity, adopted) })
 }
 
 /// Refuses a directory that another volume has.
@@ -186,7 +186,7 @@ pub async fn place<F: Fs>(
 /// Makes the volume exist, its content being in place. The caller holds the volume's lock.
 pub async fn finish<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, _lock: &Guard<F>) -> Result<Record> {
     check_pending(export, record, name).await?;
-    let whole = Record { pending: false, staged: None, ..record.clone() };
+    let whole = Record { pending: false, staged: None, attempt: None, ..record.clone() };
     whole.write(export, name).await?;
     quota::enforced_where_required(export, name, &whole, quota::patience()).await?;
     Ok(whole)

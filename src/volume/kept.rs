@@ -109,7 +109,8 @@ pub async fn directory<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Op
 
 /// Whether a directory is there, with anything in it.
 pub(super) async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<bool> {
-    let Some(dir) = directory(export, sub_dir).await? else { return Ok(false) };
-    let page = export.fs().readdir(&dir, 0).await;
-    Ok(!page.map_err(|e| export.failed(format!("listing directory `{sub_dir}`"), e))?.entries.is_empty())
+    match directory(export, sub_dir).await? {
+        Some(dir) => Ok(!export.is_empty(&dir).await?),
+        None => Ok(false),
+    }
 }

@@ -118,6 +118,7 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
         backing_snapshot: None,
         pending: false,
         staged: None,
+        attempt: None,
     }
 }
 

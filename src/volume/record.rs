@@ -1,6 +1,7 @@
 //! What the driver remembers of a volume: a small JSON file in `.csi-nfs/volumes`, named after the volume.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -52,6 +53,8 @@ pub struct Record {
     pub pending: bool,
     /// The file ID of what is put in its place, while it is pending: a directory with another one is not its own.
     pub staged: Option<u64>,
+    /// Tells it from an earlier attempt at the same volume, while it is pending.
+    pub attempt: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,6 +81,8 @@ struct Json {
     pending: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     staged: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 impl Record {
@@ -96,6 +101,7 @@ impl Record {
             backing_snapshot: None,
             pending: false,
             staged: None,
+            attempt: None,
         }
     }
 
@@ -122,6 +128,7 @@ impl Record {
             backing_snapshot: self.backing_snapshot.as_ref().map(VolumeName::to_string),
             pending: self.pending,
             staged: self.staged,
+            attempt: self.attempt,
         };
         serde_json::to_vec(&json).map_err(|e| Error::Internal(format!("writing the record of volume {}: {e}", self.id)))
     }
@@ -156,6 +163,7 @@ impl Record {
             backing_snapshot,
             pending: json.pending,
             staged: json.staged,
+            attempt: json.attempt,
         })
     }
 
@@ -212,6 +220,11 @@ impl Record {
     }
 }
 
+/// A number that no other attempt at making something has: `created` is in seconds, and too coarse to tell two attempts apart.
+pub fn new_attempt() -> Option<u64> {
+    Some(Uuid::new_v4().as_u64_pair().0)
+}
+
 /// What was read for a list: a record that cannot be used is logged, and keeps no other from being listed.
 pub fn or_skip<F: Fs, T>(export: &Export<F>, read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
@@ -247,6 +260,7 @@ mod tests {
             backing_snapshot: None,
             pending: false,
             staged: None,
+            attempt: None,
         }
     }
 
@@ -271,8 +285,14 @@ mod tests {
     fn a_record_of_a_volume_that_was_filled_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "pvc-1").unwrap();
         let origin = Some(Origin::Snapshot("nfs#export#s###snapshot".to_owned()));
-        let filled =
-            Record { origin, backing_snapshot: Some(name.clone()), pending: true, staged: Some(u64::MAX), ..record() };
+        let filled = Record {
+            origin,
+            backing_snapshot: Some(name.clone()),
+            pending: true,
+            staged: Some(u64::MAX),
+            attempt: Some(u64::MAX),
+            ..record()
+        };
         assert_eq!(Record::decode(&name, &filled.encode().unwrap()).unwrap(), filled);
         let outside = String::from_utf8(filled.encode().unwrap()).unwrap().replace("\"shows\":\"", "\"shows\":\"../");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());

@@ -75,6 +75,7 @@ async fn a_snapshot_that_was_made_anew_since_its_deletion_was_found_stays() {
             mount_options: Vec::new(),
             group: None,
             state,
+            attempt: None,
         };
         record.write(export).await.unwrap();
     };
@@ -99,6 +100,7 @@ async fn a_group_that_was_made_anew_since_its_deletion_was_found_stays() {
             mount_options: Vec::new(),
             state,
             created: 0,
+            attempt: None,
         };
         group.write(export).await.unwrap();
         let member = SnapshotRecord {
@@ -109,6 +111,7 @@ async fn a_group_that_was_made_anew_since_its_deletion_was_found_stays() {
             mount_options: Vec::new(),
             group: Some(named("g")),
             state: State::Ready,
+            attempt: None,
         };
         member.write(export).await.unwrap();
     };
