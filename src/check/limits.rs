@@ -16,6 +16,7 @@ use crate::volume::id::VolumeName;
 use crate::volume::limits::Quota;
 use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// How long the agent is given to look at everything, and, once it did, what it does for others.
 const LIMIT: Duration = Duration::from_secs(10);

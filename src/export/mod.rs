@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod layout;
 pub mod locks;
 pub mod pool;
+pub mod run_to_completion;
 pub mod trash;
 
 use std::sync::Arc;

@@ -8,7 +8,6 @@ pub mod identity;
 pub mod node;
 pub mod proto;
 pub mod publish_request;
-pub mod run_to_completion;
 pub mod status;
 pub mod volume_health;
 

@@ -8,7 +8,7 @@ use crate::testing::memory::{MemoryServer, Node};
 use crate::testing::volume_crashes::Call::{self, Create as Make, Decide, Delete, Write};
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::VolumeId;
-use crate::volume::lifecycle;
+use crate::volume::lock::lock;
 use crate::volume::on_delete::OnDelete;
 
 const V: &str = "nfs#export#media#v#";
@@ -55,7 +55,7 @@ async fn the_drivers_default_is_no_reason_to_delete_what_was_kept_and_none_to_ke
     let id = VolumeId::parse("nfs#export#v##").unwrap();
     for default in [OnDelete::Delete, OnDelete::Archive, OnDelete::Retain] {
         let policy = DeletePolicy { default, replace_archive: true };
-        delete::delete(&export, &id, policy, &lifecycle::lock(&export, &id).await.unwrap()).await.unwrap();
+        delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
         assert!(server.tree().has("v/data"), "{default:?}");
     }
 }
@@ -149,7 +149,7 @@ async fn an_empty_directory_never_replaces_an_archive_that_has_content() {
     let id = VolumeId::parse(V).unwrap();
     let archive = async |server: &MemoryServer| {
         let export = connect(server);
-        delete::delete(&export, &id, policy, &lifecycle::lock(&export, &id).await.unwrap()).await.unwrap();
+        delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
         assert!(!server.tree().has("media"));
     };
     let server = after(&[make("v"), Write("media")]).await;

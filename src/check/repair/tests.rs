@@ -38,7 +38,7 @@ async fn repaired_after(
 async fn write(export: &Export<MemoryFs>, id: &str) {
     let id = VolumeId::parse(id).unwrap();
     directory_owners::claim(export, &id).await.unwrap();
-    Record::unrecorded(&id).write(export, &id.name().unwrap()).await.unwrap();
+    Record::unrecorded(&id).write(export).await.unwrap();
 }
 
 #[tokio::test]
@@ -141,7 +141,7 @@ async fn a_claim_is_neither_removed_nor_made_where_its_volume_came_or_went_meanw
 #[tokio::test]
 async fn a_kept_record_stays_where_its_directory_is_there_again() {
     let server = MemoryServer::new();
-    let kept = format!(".csi-nfs/paths/media/#/{}", kept::file(&named("v")).unwrap());
+    let kept = format!(".csi-nfs/paths/media/#/{}", directory_owners::kept_file(&named("v")).unwrap());
     let record = Record::unrecorded(&VolumeId::parse("nfs#export#media#v#").unwrap()).encode().unwrap();
     reach(&server).make_layout().await.unwrap();
     server.plant(&kept, Node::file(0o600, record)).unwrap();
