@@ -26,6 +26,7 @@ use crate::export::kernel::KernelFs;
 use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::quota;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 use projects::KernelProjects;
 use reconciler::{Ids, Reconciler};
 use watch::{Change, Watch};
@@ -120,7 +121,7 @@ async fn keep(
                 change = watch.changes() => match change? {
                     Change::Unknown => again = true,
                     Change::Names(names) => for name in &names {
-                        match Record::volume(name) {
+                        match Record::of_file(name) {
                             Some(volume) => again |= !reconciler.look_at(&volume).await,
                             None => again |= *name == look,
                         }

@@ -21,10 +21,10 @@ use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status, gone};
 use crate::export::layout;
 use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
-use crate::volume::lifecycle::{self, now};
 use crate::volume::limits::Limits;
 use crate::volume::quota::{Agent, Answer, read_in};
 use crate::volume::record::Record;
+use crate::volume::record_file::{RecordFile as _, now};
 
 /// The maximum depth of a tree. Each level holds a descriptor during the walk.
 const DEPTH: usize = 4096;
@@ -83,14 +83,14 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         }
         self.known = Answers::default();
         for file in self.export.names(&self.answers).await? {
-            let Some(volume) = Record::volume(&file) else { continue };
+            let Some(volume) = Record::of_file(&file) else { continue };
             if let Some(answer) = self.answer(&volume).await? {
                 self.known.insert(volume, answer);
             }
         }
         // Before volumes get IDs, so that none gets the ID of snapshots.
         let mut all = self.count_snapshots().await;
-        let mut volumes = lifecycle::names(&self.export).await?;
+        let mut volumes = Record::names(&self.export).await?;
         volumes.extend(self.known.volumes().cloned());
         volumes.sort_unstable();
         volumes.dedup();

@@ -8,8 +8,9 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name};
 use crate::export::layout::Layout;
 use crate::nfs::source::SubDir;
+use crate::volume::directory;
+use crate::volume::directory_owners::kept_volume;
 use crate::volume::id::VolumeName;
-use crate::volume::kept;
 use crate::volume::record::Record;
 
 /// Adds owners without volumes, volumes that are not recorded as owners, and directories that were kept. Returns the
@@ -47,7 +48,7 @@ pub(super) async fn check<F: Fs>(
     for (name, sub_dir) in &all_kept {
         let again = records.get(name).is_some_and(|record| record.id.sub_dir == *sub_dir);
         let (volume, directory) = (name.to_string(), sub_dir.to_string());
-        findings.push(if again || kept::directory(export, sub_dir).await?.is_none() {
+        findings.push(if again || directory::find(export, sub_dir).await?.is_none() {
             Finding::KeptStale { volume, directory }
         } else {
             Finding::VolumeKept { volume, directory }
@@ -58,5 +59,5 @@ pub(super) async fn check<F: Fs>(
 
 /// The deleted volume, and its directory, if this file in `.csi-nfs/paths` is the record of a directory that was kept.
 fn parse_kept(above: &str, file: &Name) -> Option<(VolumeName, SubDir)> {
-    Some((kept::volume(file)?, SubDir::parse("directory", above.strip_suffix("/#/")?).ok()?))
+    Some((kept_volume(file)?, SubDir::parse("directory", above.strip_suffix("/#/")?).ok()?))
 }

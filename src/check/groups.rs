@@ -9,6 +9,7 @@ use crate::export::fs::{Fs, Name};
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::record::{Record, State};
 use crate::volume::id::VolumeName;
+use crate::volume::record_file::RecordFile as _;
 
 /// The groups on an export; `None` for a group whose record cannot be read.
 pub(super) struct Groups(BTreeMap<VolumeName, Option<GroupRecord>>);
@@ -21,9 +22,9 @@ impl Groups {
         findings: &mut Vec<Finding>,
     ) -> Result<Self> {
         let mut groups = BTreeMap::new();
-        let files: Vec<Name> = entries.extract_if(.., |entry| GroupRecord::group(entry).is_some()).collect();
+        let files: Vec<Name> = entries.extract_if(.., |entry| GroupRecord::of_file(entry).is_some()).collect();
         for file in files {
-            let Some(name) = GroupRecord::group(&file) else { continue };
+            let Some(name) = GroupRecord::of_file(&file) else { continue };
             match GroupRecord::read(export, &name).await {
                 Ok(None) => {}
                 Ok(Some(record)) => drop(groups.insert(name, Some(record))),
@@ -103,6 +104,7 @@ mod tests {
             mount_options: Vec::new(),
             state,
             created: 0,
+            attempt: None,
         };
         group.write(&export).await.unwrap();
         for member in &group.members {
@@ -114,6 +116,7 @@ mod tests {
                 mount_options: Vec::new(),
                 group: Some(group.id.name.clone()),
                 state: State::Ready,
+                attempt: None,
             };
             record.write(&export).await.unwrap();
             server.plant(format!(".csi-nfs/snapshots/{}.tree", member.snapshot), Node::directory(0o755)).unwrap();

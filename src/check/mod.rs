@@ -24,9 +24,9 @@ use crate::export::fs::{Fs, Kind, Name};
 use crate::nfs::source::SubDir;
 use crate::snapshot::archive;
 use crate::volume::id::VolumeName;
-use crate::volume::lifecycle;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// Something on an export that is inconsistent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -235,7 +235,7 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut recorded: BTreeMap<SubDir, BTreeSet<VolumeName>> = BTreeMap::new();
     let mut records = BTreeMap::new();
-    for name in lifecycle::names(export).await? {
+    for name in Record::names(export).await? {
         match Record::read(export, &name).await {
             Ok(Some(record)) => {
                 if record.pending {

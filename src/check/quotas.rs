@@ -16,6 +16,7 @@ use crate::volume::id::VolumeName;
 use crate::volume::limits::Quota;
 use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// How long the agent may take to check all volumes.
 const AGENT_PASS: Duration = Duration::from_secs(10);

@@ -8,10 +8,11 @@ use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
 use crate::export::layout::Layout;
+use crate::snapshot::in_use;
 use crate::snapshot::record::{Record, State};
-use crate::snapshot::snapshot_backed;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record as VolumeRecord;
+use crate::volume::record_file::RecordFile as _;
 
 /// Adds what is inconsistent in `.csi-nfs/snapshots`.
 pub(super) async fn check<F: Fs>(
@@ -25,10 +26,10 @@ pub(super) async fn check<F: Fs>(
     let mut records = BTreeMap::new();
     let mut shown: BTreeSet<(VolumeName, &VolumeName)> =
         volumes.iter().filter_map(|(name, record)| Some((record.backing_snapshot.clone()?, name))).collect();
-    let files: Vec<Name> = entries.iter().filter(|entry| Record::snapshot(entry).is_some()).cloned().collect();
+    let files: Vec<Name> = entries.iter().filter(|entry| Record::of_file(entry).is_some()).cloned().collect();
     for file in files {
         entries.remove(&file);
-        let Some(name) = Record::snapshot(&file) else { continue };
+        let Some(name) = Record::of_file(&file) else { continue };
         let mut half_done = false;
         let state = match Record::read(export, &name).await {
             Ok(Some(record)) => {
@@ -51,7 +52,7 @@ pub(super) async fn check<F: Fs>(
             && let Some(dir) = export.find_dir(&layout.snapshots, [notes.clone()]).await?
         {
             for note in export.names(&dir).await? {
-                if snapshot_backed::shows(export, &note, &name).await? {
+                if in_use::shows(export, &note, &name).await? {
                     live = true;
                     shown.retain(|(of, volume)| *of != name || volume.as_str().as_bytes() != note.as_bytes());
                 } else {

@@ -7,6 +7,7 @@ pub mod keyed_mutex;
 pub mod layout;
 pub mod locks;
 pub mod pool;
+pub mod run_to_completion;
 pub mod trash;
 
 use std::sync::Arc;
@@ -181,6 +182,12 @@ impl<F: Fs> Export<F> {
             cookie = page.next;
         }
         Ok(entries)
+    }
+
+    /// Whether there is nothing in a directory.
+    pub async fn is_empty(&self, dir: &F::Handle) -> Result<bool> {
+        let page = self.fs.readdir(dir, 0).await.map_err(|e| self.failed("listing a directory", e))?;
+        Ok(page.entries.is_empty())
     }
 
     /// The content of a small file of the driver; `None` if there is no such file.

@@ -9,7 +9,6 @@ pub(crate) mod identity;
 pub(crate) mod node;
 pub mod proto;
 pub(crate) mod publish_request;
-pub(crate) mod run_to_completion;
 pub(crate) mod status;
 
 use crate::error::{Error, Result};

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 use super::{int64, present, publish_request};
 use crate::error::{Error, Result};
 use crate::export::fs::FsStat;
+use crate::export::run_to_completion::run_to_completion;
 use crate::node::mount_health::MountHealth;
 use crate::node::publisher::Publisher;
 use crate::node::stats::{Stats, Volume};
@@ -17,7 +18,6 @@ use crate::service::proto::csi;
 use crate::service::proto::csi::node_server::Node as Rpc;
 use crate::service::proto::csi::node_service_capability::{self as capability_of, rpc::Type};
 use crate::service::proto::csi::volume_usage::Unit;
-use crate::service::run_to_completion::run_to_completion;
 use crate::volume::id::VolumeId;
 
 /// The settings of the node that the driver's flags give.

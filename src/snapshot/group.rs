@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::locks::Guard;
-use crate::snapshot::group_record::{GroupRecord, Member, lock_name};
+use crate::snapshot::group_record::{GroupRecord, Member};
 use crate::snapshot::id::{GroupId, SnapshotId};
-use crate::snapshot::lifecycle;
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::{How, Tree};
+use crate::snapshot::{delete, single};
 use crate::volume::id::VolumeName;
-use crate::volume::lifecycle::now;
+use crate::volume::record_file::{RecordFile as _, new_attempt, now};
 
 /// A group to be made.
 #[derive(Debug, Clone)]
@@ -29,10 +29,6 @@ pub struct Create {
     pub name: VolumeName,
     /// The identifiers of the volumes that it is of, sorted, each once.
     pub sources: Vec<String>,
-    /// The capacity of each; 0 where it is not known.
-    pub sizes: Vec<u64>,
-    /// The options that the controller mounts the export with.
-    pub mount_options: Vec<String>,
 }
 
 /// What the copying of a group is called, and its lock. (No volume's name has a `#`.)
@@ -41,7 +37,7 @@ pub fn job(name: &VolumeName) -> String {
 }
 
 async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Guard<F>> {
-    export.lock(&[&lock_name(name)]).await
+    export.lock(&[&GroupRecord::lock_name(name)]).await
 }
 
 /// What the `n`-th snapshot of a group is called: after the group, as far as a name has room for that.
@@ -85,7 +81,12 @@ pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, sources: &[Strin
 /// # Errors
 /// [`Error::Conflict`] where the name is that of a group of other volumes, or a member's that of another snapshot;
 /// [`Error::NotFound`] where one of the trees is not there. Nothing of the group stays then.
-pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, trees: &[Tree<F>]) -> Result<GroupRecord> {
+pub async fn begin<F: Fs>(
+    export: &Export<F>,
+    create: &Create,
+    trees: &[Tree<F>],
+    mount_options: Vec<String>,
+) -> Result<GroupRecord> {
     let lock = lock(export, &create.name).await?;
     let record = match find(export, &create.name, &create.sources).await? {
         Some(record) if record.state == State::Ready => return Ok(record),
@@ -97,7 +98,8 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, trees: &[Tree<F>]
             for tree in trees {
                 tree.check().await?;
             }
-            let record = new(export, create)?;
+            let record = GroupRecord { mount_options, ..new(export, create, trees)? };
+            record.check_size()?;
             // What a deletion left that could not say so.
             delete_members(export, &record).await?;
             record.write(export).await?;
@@ -111,16 +113,17 @@ pub async fn begin<F: Fs>(export: &Export<F>, create: &Create, trees: &[Tree<F>]
     Ok(record)
 }
 
-fn new<F: Fs>(export: &Export<F>, create: &Create) -> Result<GroupRecord> {
-    let of = |(n, (source, size)): (usize, (&String, &u64))| {
-        Ok(Member { snapshot: member(&create.name, n)?, source: source.clone(), size: *size })
+fn new<F: Fs>(export: &Export<F>, create: &Create, trees: &[Tree<F>]) -> Result<GroupRecord> {
+    let of = |(n, (source, tree)): (usize, (&String, &Tree<F>))| {
+        Ok(Member { snapshot: member(&create.name, n)?, source: source.clone(), size: tree.size })
     };
     Ok(GroupRecord {
         id: GroupId { export: export.source().clone(), name: create.name.clone() },
-        members: create.sources.iter().zip(&create.sizes).enumerate().map(of).collect::<Result<_>>()?,
-        mount_options: create.mount_options.clone(),
+        members: create.sources.iter().zip(trees).enumerate().map(of).collect::<Result<_>>()?,
+        mount_options: Vec::new(),
         state: State::Pending,
         created: now(),
+        attempt: new_attempt(),
     })
 }
 
@@ -134,8 +137,9 @@ async fn begin_members<F: Fs>(export: &Export<F>, group: &GroupRecord) -> Result
             mount_options: group.mount_options.clone(),
             group: Some(group.id.name.clone()),
             state: State::Pending,
+            attempt: group.attempt,
         };
-        lifecycle::begin_member(export, &record).await?;
+        single::begin_member(export, &record).await?;
     }
     Ok(())
 }
@@ -144,7 +148,7 @@ async fn begin_members<F: Fs>(export: &Export<F>, group: &GroupRecord) -> Result
 /// given up.
 ///
 /// # Errors
-/// As [`lifecycle::fill`], of the member that failed first; [`Error::Interrupted`] where the group was deleted meanwhile.
+/// As [`single::fill`], of the member that failed first; [`Error::Interrupted`] where the group was deleted meanwhile.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, trees: &[Tree<F>], how: &How) -> Result<()> {
     // One controller at a time: another one's failure would be this one's.
     let job = job(name);
@@ -170,7 +174,7 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, trees: &[Tr
     if GroupRecord::read(export, name).await?.as_ref() != Some(&record) {
         return Err(deleted(name));
     }
-    GroupRecord { state: State::Ready, ..record }.write(export).await
+    GroupRecord { state: State::Ready, attempt: None, ..record }.write(export).await
 }
 
 async fn fill_members<F: Fs>(
@@ -183,7 +187,7 @@ async fn fill_members<F: Fs>(
     // Together they are one copy to the server.
     how.options.in_flight = how.options.in_flight.div_ceil(record.members.len().max(1));
     let copy = async |(member, tree): (&Member, &Tree<F>)| {
-        let copied = lifecycle::fill(export, &member.snapshot, tree, &how).await;
+        let copied = single::fill(export, &member.snapshot, tree, &how).await;
         if copied.is_err() {
             how.cancel.cancel();
         }
@@ -238,7 +242,7 @@ pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName, snapshots: &[S
         None => {
             for id in snapshots.iter().filter_map(|id| SnapshotId::parse(id).ok()) {
                 if id.export() == *export.source() {
-                    lifecycle::delete_member(export, &id.name, name).await?;
+                    delete::delete_member(export, &id.name, name).await?;
                 }
             }
             Ok(())
@@ -257,19 +261,19 @@ pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Re
 
 async fn remove<F: Fs>(export: &Export<F>, record: &GroupRecord, _lock: &Guard<F>) -> Result<()> {
     if record.state != State::Deleted {
-        match (GroupRecord { state: State::Deleted, ..record.clone() }).write(export).await {
+        match (GroupRecord { state: State::Deleted, attempt: None, ..record.clone() }).write(export).await {
             // A full export must not keep anything from going: without the record the members are as gone.
-            Err(error) if lifecycle::is_full(&error) => record.remove(export).await?,
+            Err(error) if delete::is_full(&error) => GroupRecord::remove(export, &record.id.name).await?,
             written => written?,
         }
     }
     delete_members(export, record).await?;
-    record.remove(export).await
+    GroupRecord::remove(export, &record.id.name).await
 }
 
 async fn delete_members<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<()> {
     for member in &record.members {
-        lifecycle::delete_member(export, &member.snapshot, &record.id.name).await?;
+        delete::delete_member(export, &member.snapshot, &record.id.name).await?;
     }
     Ok(())
 }

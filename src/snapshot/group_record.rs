@@ -4,16 +4,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::export::fs::{Fs, Name, gone};
-use crate::export::{Export, SMALL};
+use crate::export::SMALL;
+use crate::export::fs::Fs;
+use crate::export::layout::Layout;
 use crate::snapshot::id::{GroupId, SnapshotId};
 use crate::snapshot::record::State;
 use crate::volume::id::VolumeName;
-
-/// The form of the records that this driver writes. Reading refuses a newer one.
-const VERSION: u32 = 1;
-
-const SUFFIX: &str = ".group";
+use crate::volume::record_file::RecordFile;
 
 /// A snapshot of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,18 +36,22 @@ pub struct GroupRecord {
     pub state: State,
     /// When it was begun, in seconds since the epoch.
     pub created: u64,
+    /// Tells it from an earlier attempt at the same group, while it is pending.
+    pub attempt: Option<u64>,
 }
 
+/// The form of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Json {
-    version: u32,
+pub struct Json {
     id: String,
     members: Vec<JsonMember>,
     #[serde(default)]
     mount_options: Vec<String>,
     state: State,
     created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,6 +65,19 @@ impl GroupRecord {
     /// The identifier of a member.
     pub fn snapshot_id(&self, member: &Member) -> SnapshotId {
         SnapshotId::new(&self.id.export, member.snapshot.clone())
+    }
+
+    /// Refuses a group of more members than a record has room for: one that is larger could not be read back.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn check_size(&self) -> Result<()> {
+        // The word for its state may become longer.
+        if self.encode()?.len() + 16 > SMALL {
+            let reason = format!("{} volumes are too many for one group; make several", self.members.len());
+            return Err(Error::invalid("source_volume_ids", reason));
+        }
+        Ok(())
     }
 
     /// Refuses another list of snapshots than the group's, in any order.
@@ -82,91 +96,60 @@ impl GroupRecord {
         let reason = format!("not the snapshots of group `{}`, which are {}", self.id, own.join(", "));
         Err(Error::invalid("snapshot_ids", reason))
     }
+}
 
-    /// The bytes of the file.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for more members than a record has room for.
-    pub fn encode(&self) -> Result<Vec<u8>> {
+impl RecordFile for GroupRecord {
+    type Json = Json;
+    const OF: &'static str = "group";
+    const DIRECTORY: &'static str = "snapshots";
+    const SUFFIX: &'static str = ".group";
+
+    fn advice(_: &VolumeName) -> String {
+        "restore the file, or remove it and delete its snapshots one by one".to_owned()
+    }
+
+    fn directory<F: Fs>(layout: &Layout<F>) -> &F::Handle {
+        &layout.snapshots
+    }
+
+    // No volume's name has a `#`.
+    fn lock_name(name: &VolumeName) -> String {
+        format!("#group#{name}")
+    }
+
+    fn identifier(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn name(&self) -> Option<VolumeName> {
+        Some(self.id.name.clone())
+    }
+
+    fn to_json(&self) -> Json {
         let members = self.members.iter().map(|member| JsonMember {
             snapshot: member.snapshot.to_string(),
             source: member.source.clone(),
             size: member.size,
         });
-        let json = Json {
-            version: VERSION,
+        Json {
             id: self.id.to_string(),
             members: members.collect(),
             mount_options: self.mount_options.clone(),
             state: self.state,
             created: self.created,
-        };
-        let failed = |e| Error::Internal(format!("writing the record of group {}: {e}", self.id));
-        let bytes = serde_json::to_vec(&json).map_err(failed)?;
-        // The word for its state may become longer.
-        if bytes.len() + 16 > SMALL {
-            let reason = format!("{} volumes are too many for one group; make several", self.members.len());
-            return Err(Error::invalid("source_volume_ids", reason));
+            attempt: self.attempt,
         }
-        Ok(bytes)
     }
 
-    /// The record of the group `name` from the bytes of its file.
-    pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
-        let bad = |reason: String| {
-            Error::Record(format!(
-                "the record `.csi-nfs/snapshots/{name}{SUFFIX}` cannot be used: {reason}; restore the file, or remove it and delete its snapshots one by one"
-            ))
-        };
-        let json: Json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if json.version > VERSION {
-            return Err(bad(format!("it is of version {}, and this driver knows {VERSION}: upgrade it", json.version)));
-        }
-        let id = GroupId::parse(&json.id).map_err(|e| bad(e.to_string()))?;
-        if id.name != *name {
-            return Err(bad(format!("it is of another group, {id}")));
-        }
+    fn from_json(json: Json) -> Result<Self> {
+        let id = GroupId::parse(&json.id)?;
         let member = |JsonMember { snapshot, source, size }| {
             VolumeName::parse("snapshot", &snapshot).map(|snapshot| Member { snapshot, source, size })
         };
-        let members = json.members.into_iter().map(member).collect::<Result<_>>().map_err(|e| bad(e.to_string()))?;
-        Ok(Self { id, members, mount_options: json.mount_options, state: json.state, created: json.created })
+        let members = json.members.into_iter().map(member).collect::<Result<_>>()?;
+        let (mount_options, state) = (json.mount_options, json.state);
+        Ok(Self { id, members, mount_options, state, created: json.created, attempt: json.attempt })
     }
-
-    /// The name of the record's file.
-    pub fn file(name: &VolumeName) -> Result<Name> {
-        name.file(SUFFIX)
-    }
-
-    /// The group whose record is in the file of that name; `None` for a file that is no record of a group.
-    pub fn group(file: &Name) -> Option<VolumeName> {
-        VolumeName::of_file(file, SUFFIX)
-    }
-
-    /// Reads a group's record; `None` where there is none.
-    pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
-        let Some(layout) = export.layout().await? else { return Ok(None) };
-        let bytes = export.read_small(&layout.snapshots, &Self::file(name)?).await?;
-        bytes.map(|bytes| Self::decode(name, &bytes)).transpose()
-    }
-
-    /// Writes the record, in place of one that is there. The caller holds the group's lock.
-    pub async fn write<F: Fs>(&self, export: &Export<F>) -> Result<()> {
-        let (layout, name) = (export.make_layout().await?, &self.id.name);
-        export.write_small_under(&lock_name(name), &layout.snapshots, &Self::file(name)?, self.encode()?).await
-    }
-
-    /// Removes the record. The caller holds the group's lock.
-    pub async fn remove<F: Fs>(&self, export: &Export<F>) -> Result<()> {
-        let layout = export.make_layout().await?;
-        gone(export.fs().unlink(&layout.snapshots, &Self::file(&self.id.name)?).await)
-            .map_err(|status| export.failed(format!("removing the record of group `{}`", self.id), status))
-    }
-}
-
-/// What the lock of a group's record is called. (No volume's name has a `#`.)
-pub fn lock_name(name: &VolumeName) -> String {
-    format!("#group#{name}")
 }
 
 #[cfg(test)]
@@ -185,6 +168,7 @@ mod tests {
             mount_options: vec!["vers=4.2".to_owned()],
             state: State::Ready,
             created: 1_700_000_000,
+            attempt: None,
         }
     }
 
@@ -220,6 +204,7 @@ mod tests {
     fn more_members_than_can_be_read_back_are_refused() {
         let mut many = record();
         many.members = vec![Member { source: "x".repeat(1000), ..many.members[0].clone() }; 100];
-        assert!(matches!(many.encode(), Err(Error::Invalid { .. })));
+        assert!(matches!(many.check_size(), Err(Error::Invalid { .. })));
+        record().check_size().unwrap();
     }
 }

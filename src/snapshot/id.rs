@@ -8,7 +8,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::nfs::source::{Server, Share, Source, SubDir};
-use crate::volume::id::VolumeName;
+use crate::volume::id::{VolumeName, existing};
 
 const FIELD: &str = "snapshot_id";
 
@@ -117,6 +117,14 @@ impl KnownId {
         }))
     }
 
+    /// Parses the identifier of a snapshot that has to exist.
+    ///
+    /// # Errors
+    /// As [`existing`].
+    pub fn parse_existing(text: &str) -> Result<Self> {
+        existing("snapshot", text, Self::parse(text))
+    }
+
     /// The export that the snapshot is on.
     pub fn export(&self) -> Source {
         match self {
@@ -156,6 +164,14 @@ impl GroupId {
         }
         let (server, share, name) = parse_parts(FIELD, text, "group")?;
         Ok(Self { export: Source::share(server, share), name })
+    }
+
+    /// Parses the identifier of a group that has to exist.
+    ///
+    /// # Errors
+    /// As [`existing`].
+    pub fn parse_existing(text: &str) -> Result<Self> {
+        existing("group", text, Self::parse(text))
     }
 }
 

@@ -2,14 +2,22 @@
 //! half.
 
 pub mod archive;
-pub mod clone;
+pub mod content;
+pub mod create_snapshot;
+pub mod create_volume;
+pub mod delete;
+pub mod delete_snapshot;
+pub mod delete_volume;
+pub mod find;
 pub mod group;
 pub mod group_record;
 pub mod id;
+pub mod in_use;
 pub mod jobs;
-pub mod lifecycle;
+pub mod lock;
 pub mod parameters;
 pub mod record;
+pub mod single;
 pub mod snapshot_backed;
 pub mod tree;
 pub mod usage;

@@ -1,10 +1,11 @@
 //! The parameters of a VolumeSnapshotClass, parsed at the door.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
+use crate::volume::id::VolumeId;
 use crate::volume::parameters::INJECTED;
 
 /// Where a snapshot is put; `None` for where its volume is.
@@ -25,6 +26,25 @@ impl Parameters {
             self.server.clone().unwrap_or_else(|| of.server.clone()),
             self.share.clone().unwrap_or_else(|| of.share.clone()),
         )
+    }
+
+    /// The one export that the snapshots of all these volumes are put on: the record of a group decides for all of its snapshots,
+    /// which has to be one write.
+    ///
+    /// # Errors
+    /// [`Error::Precondition`] where the volumes are on several exports, and the parameters name none.
+    pub fn one_place(&self, volumes: &[VolumeId]) -> Result<Source> {
+        let places: BTreeSet<Source> = volumes.iter().map(|volume| self.place(&volume.export())).collect();
+        match &places.iter().collect::<Vec<_>>()[..] {
+            [place] => Ok((*place).clone()),
+            several => {
+                let named: Vec<String> = several.iter().map(ToString::to_string).collect();
+                Err(Error::Precondition(format!(
+                    "the volumes of a group are on several exports, {}, and its snapshots have to be on one: say on which by the parameters server and share of the class",
+                    named.join(", ")
+                )))
+            }
+        }
     }
 
     /// Parses the parameters of CreateSnapshot. Keys are compared without regard to case.

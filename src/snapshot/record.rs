@@ -3,14 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::export::Export;
+use crate::error::Result;
 use crate::export::fs::{Fs, Name};
+use crate::export::layout::Layout;
 use crate::snapshot::id::{GroupId, SnapshotId};
 use crate::volume::id::VolumeName;
-
-/// The form of the records that this driver writes. Reading refuses a newer one.
-const VERSION: u32 = 1;
+use crate::volume::record_file::RecordFile;
 
 /// How far a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,12 +39,14 @@ pub struct Record {
     pub group: Option<VolumeName>,
     /// How far it is.
     pub state: State,
+    /// Tells it from an earlier attempt at the same snapshot, while it is pending.
+    pub attempt: Option<u64>,
 }
 
+/// The form of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Json {
-    version: u32,
+pub struct Json {
     id: String,
     source: String,
     size: u64,
@@ -56,54 +56,14 @@ struct Json {
     group: Option<String>,
     state: State,
     created: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 impl Record {
-    /// The bytes of the file.
-    pub fn encode(&self) -> Result<Vec<u8>> {
-        let json = Json {
-            version: VERSION,
-            id: self.id.to_string(),
-            source: self.source.clone(),
-            size: self.size,
-            mount_options: self.mount_options.clone(),
-            group: self.group.as_ref().map(VolumeName::to_string),
-            state: self.state,
-            created: self.created,
-        };
-        let failed = |e| Error::Internal(format!("writing the record of snapshot {}: {e}", self.id));
-        serde_json::to_vec(&json).map_err(failed)
-    }
-
-    /// The record of the snapshot `name` from the bytes of its file.
-    pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
-        let bad = |reason: String| {
-            Error::Record(format!(
-                "the record `.csi-nfs/snapshots/{name}.json` cannot be used: {reason}; restore the file, or remove it and `{name}.tree` beside it"
-            ))
-        };
-        let json: Json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if json.version > VERSION {
-            return Err(bad(format!("it is of version {}, and this driver knows {VERSION}: upgrade it", json.version)));
-        }
-        let id = SnapshotId::parse(&json.id).map_err(|e| bad(e.to_string()))?;
-        if id.name != *name {
-            return Err(bad(format!("it is of another snapshot, {id}")));
-        }
-        let group = json.group.map(|group| VolumeName::parse("group", &group)).transpose();
-        let group = group.map_err(|e| bad(e.to_string()))?;
-        let Json { source, size, created, mount_options, state, .. } = json;
-        Ok(Self { id, source, size, created, mount_options, group, state })
-    }
-
     /// The identifier of the group that it is a member of.
     pub fn group_id(&self) -> Option<GroupId> {
         self.group.clone().map(|name| GroupId { export: self.id.export(), name })
-    }
-
-    /// The name of the record's file.
-    pub fn file(name: &VolumeName) -> Result<Name> {
-        name.file(".json")
     }
 
     /// The name of the tree.
@@ -115,30 +75,54 @@ impl Record {
     pub fn shown(name: &VolumeName) -> Result<Name> {
         name.file(".shown")
     }
-
-    /// The snapshot whose record is in the file of that name; `None` for a file that is no record.
-    pub fn snapshot(file: &Name) -> Option<VolumeName> {
-        VolumeName::of_file(file, ".json")
-    }
-
-    /// Reads a snapshot's record; `None` where there is none.
-    pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
-        let Some(layout) = export.layout().await? else { return Ok(None) };
-        let bytes = export.read_small(&layout.snapshots, &Self::file(name)?).await?;
-        bytes.map(|bytes| Self::decode(name, &bytes)).transpose()
-    }
-
-    /// Writes the record, in place of one that is there. The caller holds the snapshot's lock.
-    pub async fn write<F: Fs>(&self, export: &Export<F>) -> Result<()> {
-        let layout = export.make_layout().await?;
-        let name = &self.id.name;
-        export.write_small_under(&lock_name(name), &layout.snapshots, &Self::file(name)?, self.encode()?).await
-    }
 }
 
-/// What the lock of a snapshot's record is called. (No volume's name has a `#`.)
-pub fn lock_name(name: &VolumeName) -> String {
-    format!("#record#{name}")
+impl RecordFile for Record {
+    type Json = Json;
+    const OF: &'static str = "snapshot";
+    const DIRECTORY: &'static str = "snapshots";
+    const SUFFIX: &'static str = ".json";
+
+    fn advice(name: &VolumeName) -> String {
+        format!("restore the file, or remove it and `{name}.tree` beside it")
+    }
+
+    fn directory<F: Fs>(layout: &Layout<F>) -> &F::Handle {
+        &layout.snapshots
+    }
+
+    // No volume's name has a `#`.
+    fn lock_name(name: &VolumeName) -> String {
+        format!("#record#{name}")
+    }
+
+    fn identifier(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn name(&self) -> Option<VolumeName> {
+        Some(self.id.name.clone())
+    }
+
+    fn to_json(&self) -> Json {
+        Json {
+            id: self.id.to_string(),
+            source: self.source.clone(),
+            size: self.size,
+            mount_options: self.mount_options.clone(),
+            group: self.group.as_ref().map(VolumeName::to_string),
+            state: self.state,
+            created: self.created,
+            attempt: self.attempt,
+        }
+    }
+
+    fn from_json(json: Json) -> Result<Self> {
+        let id = SnapshotId::parse(&json.id)?;
+        let group = json.group.map(|group| VolumeName::parse("group", &group)).transpose()?;
+        let Json { source, size, created, mount_options, state, attempt, .. } = json;
+        Ok(Self { id, source, size, created, mount_options, group, state, attempt })
+    }
 }
 
 #[cfg(test)]
@@ -154,6 +138,7 @@ mod tests {
             mount_options: vec!["vers=4.2".to_owned()],
             group: None,
             state: State::Pending,
+            attempt: None,
         }
     }
 
@@ -171,7 +156,8 @@ mod tests {
     #[test]
     fn a_member_of_a_group_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "s").unwrap();
-        let member = Record { group: Some(VolumeName::parse("name", "g").unwrap()), ..record() };
+        let group = Some(VolumeName::parse("name", "g").unwrap());
+        let member = Record { group, attempt: Some(u64::MAX), ..record() };
         assert_eq!(Record::decode(&name, &member.encode().unwrap()).unwrap(), member);
         let outside = String::from_utf8(member.encode().unwrap()).unwrap().replace("\"g\"", "\"../g\"");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());

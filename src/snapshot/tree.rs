@@ -9,6 +9,7 @@ use crate::export::copy::{self, CopyError, Progress, Side, copy_tree};
 use crate::export::fs::{Attr, Fs, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
+use crate::volume::id::VolumeName;
 
 /// What is copied: a directory on an export.
 pub struct Tree<F: Fs> {
@@ -16,13 +17,23 @@ pub struct Tree<F: Fs> {
     pub export: Arc<Export<F>>,
     /// The names that lead to it from the share.
     pub path: Vec<Name>,
-    /// What to call it, such as ``volume `ID` ``.
-    pub what: String,
+    /// The identifier of the volume, or of the snapshot, that it is.
+    pub of: String,
+    /// The bytes that a volume with this content has at least; 0 where that is not known.
+    pub size: u64,
+    /// The name of the snapshot that it is; `None` for a volume.
+    pub snapshot: Option<VolumeName>,
 }
 
 impl<F: Fs> Clone for Tree<F> {
     fn clone(&self) -> Self {
-        Self { export: self.export.clone(), path: self.path.clone(), what: self.what.clone() }
+        Self {
+            export: self.export.clone(),
+            path: self.path.clone(),
+            of: self.of.clone(),
+            size: self.size,
+            snapshot: self.snapshot.clone(),
+        }
     }
 }
 
@@ -33,12 +44,18 @@ impl<F: Fs> Tree<F> {
         Self { export: export.clone(), ..self.clone() }
     }
 
+    /// What to call it in a message.
+    fn what(&self) -> String {
+        let kind = if self.snapshot.is_some() { "snapshot" } else { "volume" };
+        format!("{kind} `{}`", self.of)
+    }
+
     async fn open(&self) -> Result<(F::Handle, Attr)> {
         let fs = self.export.fs();
         let found = self.export.find_dir(&fs.root(), self.path.iter().cloned()).await?;
-        let gone = || Error::not_found(&self.what, format!("{} has no such directory", self.export.source()));
+        let gone = || Error::not_found(self.what(), format!("{} has no such directory", self.export.source()));
         let dir = found.ok_or_else(gone)?;
-        let attr = fs.getattr(&dir).await.map_err(|e| self.export.failed(format!("opening {}", self.what), e))?;
+        let attr = fs.getattr(&dir).await.map_err(|e| self.export.failed(format!("opening {}", self.what()), e))?;
         Ok((dir, attr))
     }
 
@@ -131,7 +148,7 @@ impl<F: Fs> Stage<F> {
         match copied {
             Ok(_) => {}
             Err(CopyError::Cancelled) => {
-                return Err(Error::Interrupted(format!("copying {} was broken off; call again", source.what)));
+                return Err(Error::Interrupted(format!("copying {} was broken off; call again", source.what())));
             }
             Err(CopyError::Failed { side, action, path, status }) => {
                 // That it is gone says more than what could not be read of it.
@@ -139,7 +156,7 @@ impl<F: Fs> Stage<F> {
                     self.check_in_place(&source, before.fileid).await?;
                 }
                 let export = if side == Side::Source { &source.export } else { &self.export };
-                return Err(export.failed(format!("copying {}: {action} `{path}`", source.what), status));
+                return Err(export.failed(format!("copying {}: {action} `{path}`", source.what()), status));
             }
         }
         self.check_in_place(&source, before.fileid).await?;
@@ -150,7 +167,7 @@ impl<F: Fs> Stage<F> {
         match source.open().await {
             Ok((_, now)) if now.fileid == fileid => Ok(()),
             Ok(_) | Err(Error::NotFound { .. }) => {
-                Err(Error::not_found(&source.what, "it was deleted while it was copied"))
+                Err(Error::not_found(source.what(), "it was deleted while it was copied"))
             }
             Err(error) => Err(error),
         }

@@ -13,19 +13,22 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Kind};
 use crate::nfs::source::SubDir;
-use crate::snapshot::lifecycle as snapshots;
+use crate::snapshot::record::Record as SnapshotRecord;
 use crate::testing::crash_harness::reach;
-use crate::testing::create;
+use crate::testing::create as default_create;
 use crate::testing::memory::{Crash, MemoryFs, MemoryHandle, MemoryServer, Node, race};
 use crate::volume::access::CapacityRange;
+use crate::volume::change;
+use crate::volume::create::{self, Create};
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::{self, Create};
 use crate::volume::limits::{Limits, Quota};
+use crate::volume::lock::lock;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::quota::{self, Snapshots};
 use crate::volume::record::{Record, snapshot_tree};
+use crate::volume::record_file::RecordFile as _;
 
 /// Project quotas in memory. They outlive the agents that set them.
 #[derive(Clone, Default)]
@@ -103,22 +106,22 @@ pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<
 }
 
 async fn create(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<Record> {
-    let create = create::volume(name, bytes);
-    let lock = lifecycle::lock(export, &create.id(export)?).await?;
-    lifecycle::create(export, &create, quota::patience(), &lock).await
+    let create = default_create::volume(name, bytes);
+    let lock = lock(export, &create.id(export)?).await?;
+    create::create(export, &create, quota::patience(), &lock).await
 }
 
 async fn remove(export: &Export<MemoryFs>, name: &str) -> Result<()> {
     let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
     let policy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
-    let lock = lifecycle::lock(export, &id).await?;
+    let lock = lock(export, &id).await?;
     delete::delete(export, &id, policy, &lock).await.map(drop)
 }
 
 async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64> {
     let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
-    let lock = lifecycle::lock(export, &id).await?;
-    lifecycle::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), quota::patience(), &lock).await
+    let lock = lock(export, &id).await?;
+    change::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), quota::patience(), &lock).await
 }
 
 /// Every recorded volume has its limit, on a project ID of its own that its directory and everything in it have, and
@@ -128,7 +131,7 @@ pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what:
     let export = reach(server);
     let mut limits = BTreeMap::new();
     let (mut limited, mut sharing) = (BTreeSet::new(), BTreeSet::new());
-    for name in lifecycle::names(&export).await.unwrap() {
+    for name in Record::names(&export).await.unwrap() {
         let record = Record::read(&export, &name).await.unwrap().unwrap();
         let answer = quota::answer(&export, &name).await.unwrap();
         let wanted = record.limits();
@@ -154,7 +157,7 @@ pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what:
         assert!(limits.insert(project, KEPT).is_none(), "{what}: snapshots have a volume's ID");
     }
     assert_eq!(table.0.lock().unwrap().limits, limits, "{what}");
-    for name in snapshots::names(&export).await.unwrap() {
+    for name in SnapshotRecord::names(&export).await.unwrap() {
         let project = snapshots.unwrap_or_else(|| panic!("{what}: {name} is not counted")).project;
         let path = snapshot_tree(&name).unwrap();
         let tree = export.find_dir(&export.fs().root(), path).await.unwrap();
@@ -271,10 +274,10 @@ async fn a_required_limit_that_no_agent_sets_leaves_nothing() {
     let export = reach(&server);
     let required = Attributes { quota: Some(Quota::Required), ..Attributes::default() };
     let sub_dir = Some(SubDir::parse("subDir", "team/new").unwrap());
-    let create = Create { sub_dir, asked: required, ..create::volume("new", 4096) };
-    let lock = lifecycle::lock(&export, &create.id(&export).unwrap()).await.unwrap();
+    let create = Create { sub_dir, asked: required, ..default_create::volume("new", 4096) };
+    let lock = lock(&export, &create.id(&export).unwrap()).await.unwrap();
     let begin = tokio::time::Instant::now();
-    let error = lifecycle::create(&export, &create, quota::patience(), &lock).await.unwrap_err();
+    let error = create::create(&export, &create, quota::patience(), &lock).await.unwrap_err();
     assert!(matches!(error, Error::NoAgent { .. }), "{error}");
     assert!(begin.elapsed() < AGAIN.1);
     assert_eq!(server.tree().paths(), before.paths());

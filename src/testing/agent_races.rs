@@ -97,7 +97,7 @@ async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
             let at_work = AtomicUsize::new(exports.len());
             let mut racers: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = Vec::new();
             for (export, calls) in exports.iter().zip(&controllers) {
-                export.fs().interleave(true);
+                export.fs().interleave_by(seed);
                 let at_work = &at_work;
                 racers.push(Box::pin(async move {
                     for call in calls {

@@ -2,26 +2,19 @@
 //! archives that are deleted: on an export in memory, at every point there is.
 
 use crate::check::Finding;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::nfs::source::Source;
 use crate::snapshot::archive::tests::{archive, file, member};
-use crate::snapshot::archive::{Archive, delete, find_in, get, names};
-use crate::snapshot::clone::{self, Content};
-use crate::snapshot::id::ArchiveId;
-use crate::snapshot::tree::How;
+use crate::snapshot::archive::{find_in, names};
+use crate::snapshot::delete_snapshot::delete_snapshot;
+use crate::snapshot::id::{ArchiveId, KnownId};
 use crate::testing::crash_harness::{self, Connection, connect, settle};
 use crate::testing::memory::{Crash, MemoryServer, Node};
 use crate::volume::access::CapacityRange;
-use crate::volume::delete::{self as volumes, DeletePolicy};
-use crate::volume::fill::{self, Begun};
-use crate::volume::id::VolumeId;
-use crate::volume::id::VolumeName;
-use crate::volume::lifecycle;
-use crate::volume::on_delete::OnDelete;
+use crate::volume::create::Create;
+use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
-use crate::volume::quota;
 use crate::volume::record::Origin;
-use crate::volume::record::Record as VolumeRecord;
 
 const CAPACITY: u64 = 10_000;
 
@@ -46,7 +39,7 @@ fn snapshot(export: &Source) -> ArchiveId {
 }
 
 async fn restore(export: &Connection, name: &str) -> Result<String> {
-    let create = lifecycle::Create {
+    let create = Create {
         name: named(name),
         sub_dir: None,
         capacity: CapacityRange::new(CAPACITY.cast_signed(), 0).unwrap(),
@@ -55,23 +48,7 @@ async fn restore(export: &Connection, name: &str) -> Result<String> {
         mount_options: Vec::new(),
         origin: Some(Origin::Snapshot(snapshot(export.source()).to_string())),
     };
-    let known = VolumeRecord::read(export, &create.name).await?;
-    let content = match known {
-        Some(record) if !record.pending => None,
-        _ => Some(get(export, &snapshot(export.source())).await?),
-    };
-    let lock = lifecycle::lock(export, &create.id(export)?).await?;
-    let begun =
-        fill::begin(export, &create, content.as_ref().map(|found| found.size), quota::patience(), &lock).await?;
-    drop(lock);
-    if let (Begun::Pending(_), Some(found)) = (begun, content) {
-        let content = Content::Archive(Archive::new(export.clone(), found, CAPACITY));
-        clone::fill(export, &create.name, &content, &How::default()).await?;
-    }
-    match VolumeRecord::read(export, &create.name).await? {
-        Some(record) if !record.pending => Ok(format!("{} {}", record.id, record.capacity)),
-        _ => Err(Error::Interrupted("changed".to_owned())),
-    }
+    crash_harness::create(export, create, false).await.map(|record| format!("{} {}", record.id, record.capacity))
 }
 
 impl crash_harness::Call for Call {
@@ -79,15 +56,13 @@ impl crash_harness::Call for Call {
         match self {
             Restore(name) => restore(export, name).await,
             Delete(name) => {
-                const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
                 let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
-                if !volumes::is_gone(export, &id).await? {
-                    let lock = lifecycle::lock(export, &id).await?;
-                    volumes::delete(export, &id, POLICY, &lock).await?;
-                }
-                Ok("gone".to_owned())
+                crash_harness::delete(export, &id).await
             }
-            DeleteSnapshot => delete(export, &snapshot(export.source())).await.map(|()| "gone".to_owned()),
+            DeleteSnapshot => {
+                let id = KnownId::Archive(snapshot(export.source()));
+                delete_snapshot(&export.exports, &export.jobs, &id, None).await.map(|()| "gone".to_owned())
+            }
             List => {
                 let mut listed = Vec::new();
                 for name in names(export).await? {

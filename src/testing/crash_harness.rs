@@ -4,28 +4,78 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
+
 use crate::check::{Finding, check};
 use crate::error::{Error, Result};
+use crate::export::copy::Options;
 use crate::export::fs::Status;
+use crate::export::pool::Pool;
 use crate::export::{Export, trash};
-use crate::nfs::source::{Server, Share, Source};
+use crate::nfs::options::MountOptions;
+use crate::snapshot::create_volume::{CreateVolume, create_volume};
+use crate::snapshot::delete_volume::delete_volume;
+use crate::snapshot::jobs::Jobs;
 use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Tree, race};
+use crate::testing::memory_servers::{Process, Servers, export_of};
+use crate::volume::create::Create;
+use crate::volume::delete::DeletePolicy;
+use crate::volume::exports::Exports;
+use crate::volume::id::VolumeId;
+use crate::volume::on_delete::OnDelete;
+use crate::volume::quota;
+use crate::volume::record::Record;
 
 /// The export `nfs:/export`, by a connection of its own.
 pub(crate) fn reach(server: &MemoryServer) -> Export<MemoryFs> {
-    let share = Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/export").unwrap());
-    Export::new(share, server.client(), Arc::default())
+    Export::new(export_of("nfs"), server.client(), Arc::default())
 }
 
-/// A controller's connection to it.
-pub(crate) type Connection = Arc<Export<MemoryFs>>;
+/// A controller of that export, as a process has it: its connection, from the pool that its calls take it from, and its copies.
+pub(crate) struct Connection {
+    export: Arc<Export<MemoryFs>>,
+    pub(crate) exports: Exports<Arc<Process>>,
+    pub(crate) jobs: Arc<Jobs>,
+}
+
+impl Deref for Connection {
+    type Target = Export<MemoryFs>;
+
+    fn deref(&self) -> &Export<MemoryFs> {
+        &self.export
+    }
+}
 
 /// A new one.
 pub(crate) fn connect(server: &MemoryServer) -> Connection {
-    Arc::new(reach(server))
+    let share = export_of("nfs");
+    let servers = Servers::new([(share.clone(), server.clone())].into(), "");
+    let pool = Arc::new(Pool::new(Process::new(&servers), []));
+    let options = MountOptions::default();
+    // In memory it takes no time, whatever its task has done before.
+    let export = tokio::task::unconstrained(pool.get(&share, &options)).now_or_never().unwrap().unwrap();
+    let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+    Connection { export, exports: Exports::new(pool, options), jobs }
+}
+
+/// What deletes volumes: the driver's defaults.
+pub(crate) const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
+
+/// CreateVolume.
+pub(crate) async fn create(on: &Connection, volume: Create, may_show: bool) -> Result<Record> {
+    let (share, options) = (on.source().clone(), MountOptions::default());
+    let asked = CreateVolume { volume, share, options, secret: None, may_show, until: quota::patience() };
+    create_volume(&on.exports, &on.jobs, &asked).await
+}
+
+/// DeleteVolume.
+pub(crate) async fn delete(on: &Connection, id: &VolumeId) -> Result<String> {
+    delete_volume(&on.exports, &on.jobs, id, POLICY, None).await.map(|()| "gone".to_owned())
 }
 
 /// One call to a controller.
@@ -63,7 +113,7 @@ pub(crate) async fn until_done<C: Call>(call: &C, export: &Connection) -> Result
 }
 
 /// Lets a controller do in the background what it does there.
-pub(crate) async fn settle(export: &Connection) {
+pub(crate) async fn settle(export: &Export<MemoryFs>) {
     trash::sweep_staging(export).await.unwrap();
     assert_eq!(trash::clear(export).await.unwrap(), 0);
 }
@@ -153,8 +203,9 @@ pub(crate) async fn raced<C: Call>(
     let racers = exports
         .iter()
         .zip(controllers)
-        .map(|(export, calls)| {
-            export.fs().interleave(true);
+        .zip([seed, !seed])
+        .map(|((export, calls), pace)| {
+            export.fs().interleave_by(pace);
             Box::pin(async move {
                 let mut answers = Vec::new();
                 for call in calls {

@@ -1,8 +1,8 @@
 //! Requests for volumes in tests: a default, of which a test changes the fields that it is about.
 
 use crate::volume::access::CapacityRange;
+use crate::volume::create::Create;
 use crate::volume::id::VolumeName;
-use crate::volume::lifecycle::Create;
 use crate::volume::parameters::Attributes;
 
 /// An empty volume of this name and capacity, in a directory that is named after it, with default attributes.

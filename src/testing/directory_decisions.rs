@@ -4,11 +4,11 @@
 use crate::check::{Finding, check};
 use crate::error::Error;
 use crate::testing::crash_harness::{Call as _, connect, settle};
-use crate::testing::memory::MemoryServer;
+use crate::testing::memory::{MemoryServer, Node};
 use crate::testing::volume_crashes::Call::{self, Create as Make, Decide, Delete, Write};
 use crate::volume::delete::{self, DeletePolicy};
 use crate::volume::id::VolumeId;
-use crate::volume::lifecycle;
+use crate::volume::lock::lock;
 use crate::volume::on_delete::OnDelete;
 
 const V: &str = "nfs#export#media#v#";
@@ -55,7 +55,7 @@ async fn the_drivers_default_is_no_reason_to_delete_what_was_kept_and_none_to_ke
     let id = VolumeId::parse("nfs#export#v##").unwrap();
     for default in [OnDelete::Delete, OnDelete::Archive, OnDelete::Retain] {
         let policy = DeletePolicy { default, replace_archive: true };
-        delete::delete(&export, &id, policy, &lifecycle::lock(&export, &id).await.unwrap()).await.unwrap();
+        delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
         assert!(server.tree().has("v/data"), "{default:?}");
     }
 }
@@ -141,4 +141,27 @@ async fn a_kept_record_goes_when_its_directory_is_gone() {
         assert_eq!(check(&export).await.unwrap(), [], "{next:?}");
         assert!(!server.tree().to_string().contains("adopted"), "{next:?}");
     }
+}
+
+#[tokio::test]
+async fn an_empty_directory_never_replaces_an_archive_that_has_content() {
+    let policy = DeletePolicy { default: OnDelete::Archive, replace_archive: true };
+    let id = VolumeId::parse(V).unwrap();
+    let archive = async |server: &MemoryServer| {
+        let export = connect(server);
+        delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
+        assert!(!server.tree().has("media"));
+    };
+    let server = after(&[make("v"), Write("media")]).await;
+    archive(&server).await;
+    // Both calls arrive once more, late.
+    make("v").run(&connect(&server)).await.unwrap();
+    archive(&server).await;
+    assert_eq!(server.tree().get("archived-media/data").unwrap().text(), "media");
+    assert_eq!(check(&connect(&server)).await.unwrap().len(), 0);
+    // What has content replaces it, and so does what is empty an archive that is empty.
+    make("v").run(&connect(&server)).await.unwrap();
+    server.plant("media/other", Node::file(0o600, "later")).unwrap();
+    archive(&server).await;
+    assert_eq!(server.tree().below("archived-media").paths(), ["other"]);
 }

@@ -8,6 +8,7 @@ use crate::testing::memory::{Crash, MemoryServer, Node};
 use crate::testing::snapshot_crashes::Call::{self, CloneShared, DeleteShared, Make, MakeShared};
 use crate::testing::snapshot_crashes::named;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// Servers on which a controller died while it filled the volume `a` with what is in `v`, at each operation that leaves
 /// it pending.

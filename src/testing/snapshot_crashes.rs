@@ -1,28 +1,27 @@
 //! What a crash, a lost answer or another controller at any point leaves of snapshots, and of volumes that are made of
 //! content: on an export in memory, at every point there is.
 
+use std::collections::BTreeMap;
+
 use crate::check::{Finding, repair};
 use crate::error::{Error, Result};
 use crate::nfs::source::SubDir;
-use crate::snapshot::clone::Content;
-use crate::snapshot::group_record::GroupRecord;
-use crate::snapshot::lifecycle::{self, Create};
-use crate::snapshot::record::{Record, State};
-use crate::snapshot::tree::{How, Tree};
-use crate::snapshot::{clone, group, snapshot_backed};
-use crate::testing::crash_harness::{self, Call as _, Connection, connect, settle};
-use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
+use crate::snapshot::create_snapshot::{CreateSnapshot, Taken, create_snapshot};
+use crate::snapshot::delete_snapshot::{delete_group, delete_snapshot};
+use crate::snapshot::id::{GroupId, KnownId, SnapshotId};
+use crate::snapshot::record::State;
+use crate::snapshot::{content, find, group, single};
+use crate::testing::crash_harness::{self, Call as _, Connection, connect, seen, settle};
+use crate::testing::memory::{Crash, MemoryServer, Node};
 use crate::volume::access::CapacityRange;
-use crate::volume::delete::{self, DeletePolicy};
+use crate::volume::create::Create;
 use crate::volume::fill::{self, Begun};
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle as volumes;
-use crate::volume::on_delete::OnDelete;
+use crate::volume::lock::lock;
 use crate::volume::parameters::Attributes;
 use crate::volume::quota;
-use crate::volume::record::{Origin, Record as VolumeRecord};
-
-const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
+use crate::volume::record::{Origin, Record};
+use crate::volume::record_file::RecordFile as _;
 
 /// One call to a controller. Volumes and snapshots are named; `v` is the volume that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,45 +61,41 @@ fn id(name: &str) -> VolumeId {
     VolumeId::parse(&format!("nfs#export#{name}##")).unwrap()
 }
 
+fn snapshot_id(name: &str) -> SnapshotId {
+    SnapshotId::parse(&format!("nfs#export#{name}###snapshot")).unwrap()
+}
+
 impl crash_harness::Call for Call {
     async fn run(&self, export: &Connection) -> Result<String> {
+        let of_volume = |of: &str| Some(Origin::Volume(id(of).to_string()));
+        let of_snapshot = |of: &str| Some(Origin::Snapshot(snapshot_id(of).to_string()));
         match self {
-            Make(name) => made(export, create(name, None)).await,
-            MakeShared(name) => made(export, shared(create(name, None))).await,
+            Make(name) => made(export, create(name, None), false).await,
+            MakeShared(name) => made(export, shared(create(name, None)), false).await,
             Snapshot(name, of) => snapshot(export, name, of).await,
-            CloneOf(name, of) => {
-                let origin = Origin::Volume(id(of).to_string());
-                filled(export, create(name, Some(origin)), false, of).await
-            }
-            CloneShared(name, of) => {
-                let origin = Origin::Volume(id(of).to_string());
-                filled(export, shared(create(name, Some(origin))), false, of).await
-            }
-            Restore(name, of) => {
-                let origin = Origin::Snapshot((*of).to_owned());
-                filled(export, create(name, Some(origin)), false, of).await
-            }
-            Show(name, of) => {
-                let origin = Origin::Snapshot((*of).to_owned());
-                filled(export, create(name, Some(origin)), true, of).await
-            }
+            CloneOf(name, of) => made(export, create(name, of_volume(of)), false).await,
+            CloneShared(name, of) => made(export, shared(create(name, of_volume(of))), false).await,
+            Restore(name, of) => made(export, owned(create(name, of_snapshot(of))), false).await,
+            Show(name, of) => made(export, create(name, of_snapshot(of)), true).await,
             Group(name, of) => grouped(export, name, of).await,
             DeleteGroup(name, members) => {
-                let members: Vec<String> =
-                    members.iter().map(|member| format!("nfs#export#{member}###snapshot")).collect();
-                group::delete(export, &named(name), &members).await.map(|()| "gone".to_owned())
+                let members: Vec<String> = members.iter().map(|member| snapshot_id(member).to_string()).collect();
+                let group = GroupId { export: export.source().clone(), name: named(name) };
+                let deleted = delete_group(&export.exports, &export.jobs, &group, &members, None).await;
+                deleted.map(|()| "gone".to_owned())
             }
-            DeleteSnapshot(name) => lifecycle::delete(export, &named(name)).await.map(|()| "gone".to_owned()),
-            Delete(name) => deleted(export, id(name)).await,
-            DeleteShared(name) => deleted(export, VolumeId::parse(&format!("nfs#export#media#{name}#")).unwrap()).await,
+            DeleteSnapshot(name) => {
+                let id = KnownId::Own(snapshot_id(name));
+                delete_snapshot(&export.exports, &export.jobs, &id, None).await.map(|()| "gone".to_owned())
+            }
+            Delete(name) => crash_harness::delete(export, &id(name)).await,
+            DeleteShared(name) => {
+                let id = VolumeId::parse(&format!("nfs#export#media#{name}#")).unwrap();
+                crash_harness::delete(export, &id).await
+            }
             List => {
-                let mut listed = Vec::new();
-                for name in lifecycle::names(export).await? {
-                    if lifecycle::read(export, &name).await?.is_some_and(|record| record.state == State::Ready) {
-                        listed.push(name);
-                    }
-                }
-                Ok(format!("{listed:?}"))
+                let listed = find::list(export, None, None, usize::MAX).await?;
+                Ok(format!("{:?}", listed.into_iter().map(|(name, _)| name).collect::<Vec<_>>()))
             }
         }
     }
@@ -129,130 +124,55 @@ impl crash_harness::Call for Call {
     }
 }
 
-fn create(name: &str, origin: Option<Origin>) -> volumes::Create {
-    // What is filled is as large as its content.
-    let capacity = if origin.is_some() { 0 } else { 1000 };
-    let asked = match origin {
-        Some(Origin::Snapshot(_)) => Attributes { uid: Some(7), ..Attributes::default() },
-        _ => Attributes::default(),
-    };
-    volumes::Create {
+fn create(name: &str, origin: Option<Origin>) -> Create {
+    Create {
         name: named(name),
         sub_dir: None,
-        capacity: CapacityRange::new(capacity, 0).unwrap(),
-        asked,
+        // What is filled is as large as its content.
+        capacity: CapacityRange::new(if origin.is_some() { 0 } else { 1000 }, 0).unwrap(),
+        asked: Attributes::default(),
         defaults: Attributes::default(),
         mount_options: Vec::new(),
         origin,
     }
 }
 
-fn shared(create: volumes::Create) -> volumes::Create {
-    volumes::Create { sub_dir: Some(SubDir::parse("subDir", "media").unwrap()), ..create }
+fn shared(create: Create) -> Create {
+    Create { sub_dir: Some(SubDir::parse("subDir", "media").unwrap()), ..create }
 }
 
-async fn made(export: &Connection, create: volumes::Create) -> Result<String> {
-    let lock = volumes::lock(export, &create.id(export)?).await?;
-    volumes::create(export, &create, quota::patience(), &lock).await.map(|record| record.id.to_string())
+fn owned(create: Create) -> Create {
+    Create { asked: Attributes { uid: Some(7), ..Attributes::default() }, ..create }
 }
 
-async fn deleted(export: &Connection, id: VolumeId) -> Result<String> {
-    if delete::is_gone(export, &id).await? {
-        return Ok("gone".to_owned());
+async fn made(export: &Connection, create: Create, may_show: bool) -> Result<String> {
+    let record = crash_harness::create(export, create, may_show).await?;
+    Ok(match &record.origin {
+        Some(_) => format!("{} {} {:?}", record.id, record.capacity, record.backing_snapshot),
+        None => record.id.to_string(),
+    })
+}
+
+/// CreateSnapshot, or CreateVolumeGroupSnapshot; one that is not ready in time is asked for again, as its caller does.
+async fn taken<T: Taken>(export: &Connection, what: T, of: &[&str]) -> Result<T::Record> {
+    let (volumes, share) = (of.iter().map(|of| id(of)).collect(), export.source().clone());
+    let asked = CreateSnapshot { what, volumes, share, options: None, secret: None };
+    match create_snapshot(&export.exports, &export.jobs, &asked).await? {
+        record if T::state(&record) == State::Ready => Ok(record),
+        _ => Err(Error::Interrupted("it is not ready yet".to_owned())),
     }
-    let lock = volumes::lock(export, &id).await?;
-    if let Some(record) = delete::delete(export, &id, POLICY, &lock).await? {
-        snapshot_backed::delete(export, &record, &lock).await?;
-    }
-    Ok("gone".to_owned())
-}
-
-async fn volume(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
-    let found = volumes::get_settled(export, &id(name)).await?;
-    let unrecorded = || (id(name).sub_dir.names().collect(), 0);
-    let (path, capacity) = found.record.map_or_else(unrecorded, |record| (record.path().unwrap(), record.capacity));
-    Ok((Tree { export: export.clone(), path, what: format!("volume `{name}`") }, capacity))
-}
-
-async fn ready(export: &Connection, name: &str) -> Result<(Tree<MemoryFs>, u64)> {
-    let record = lifecycle::get(export, &named(name)).await?;
-    if record.state != State::Ready {
-        return Err(Error::Precondition("not ready".to_owned()));
-    }
-    let path = crate::volume::record::snapshot_tree(&named(name))?;
-    Ok((Tree { export: export.clone(), path, what: format!("snapshot `{name}`") }, record.size))
 }
 
 async fn snapshot(export: &Connection, name: &str, of: &str) -> Result<String> {
-    let (name, source) = (named(name), id(of).to_string());
-    let shown = |record: Record| format!("{} {} {:?}", record.id, record.size, record.state);
-    if let Some(record) = lifecycle::find(export, &name, &source).await?
-        && record.state == State::Ready
-    {
-        return Ok(shown(record));
-    }
-    let (tree, size) = volume(export, of).await?;
-    let create = Create { name: name.clone(), source, size, mount_options: Vec::new() };
-    if lifecycle::begin(export, &create, &tree).await?.state == State::Pending {
-        lifecycle::fill(export, &name, &tree, &How::default()).await?;
-    }
-    lifecycle::get(export, &name).await.map(shown)
+    let what = single::Create { name: named(name), source: id(of).to_string() };
+    let record = taken(export, what, &[of]).await?;
+    Ok(format!("{} {} {:?}", record.id, record.size, record.state))
 }
 
 async fn grouped(export: &Connection, name: &str, of: &[&str]) -> Result<String> {
-    let name = named(name);
-    let shown = |record: GroupRecord| format!("{} {:?} {:?}", record.id, record.members, record.state);
-    let sources: Vec<String> = of.iter().map(|of| id(of).to_string()).collect();
-    if let Some(record) = group::find(export, &name, &sources).await?
-        && record.state == State::Ready
-    {
-        return Ok(shown(record));
-    }
-    let (mut trees, mut sizes) = (Vec::new(), Vec::new());
-    for of in of {
-        let (tree, size) = volume(export, of).await?;
-        trees.push(tree);
-        sizes.push(size);
-    }
-    let create = group::Create { name: name.clone(), sources, sizes, mount_options: Vec::new() };
-    if group::begin(export, &create, &trees).await?.state == State::Pending {
-        group::fill(export, &name, &trees, &How::default()).await?;
-    }
-    group::get(export, &name).await.map(shown)
-}
-
-async fn filled(export: &Connection, mut create: volumes::Create, show: bool, of: &str) -> Result<String> {
-    let Some(origin) = create.origin.clone() else { panic!("it is filled with something") };
-    if show {
-        create.asked = Attributes::default();
-    }
-    let known = VolumeRecord::read(export, &create.name).await?;
-    let content = match &origin {
-        _ if known.is_some_and(|record| !record.pending) => None,
-        Origin::Volume(_) => Some(volume(export, of).await?),
-        Origin::Snapshot(_) => Some(ready(export, of).await?),
-    };
-    let lock = volumes::lock(export, &create.id(export)?).await?;
-    let begun = match (&origin, VolumeRecord::read(export, &create.name).await?) {
-        (Origin::Snapshot(snapshot), None) if show => {
-            Begun::Whole(snapshot_backed::create(export, &create, &named(snapshot), &lock).await?)
-        }
-        _ => fill::begin(export, &create, content.as_ref().map(|(_, size)| *size), quota::patience(), &lock).await?,
-    };
-    drop(lock);
-    match (begun, content) {
-        (Begun::Pending(_), Some((tree, _))) => {
-            clone::fill(export, &create.name, &Content::Tree(tree), &How::default()).await?
-        }
-        (Begun::Pending(_), None) => return Err(Error::Interrupted("changed".to_owned())),
-        (Begun::Whole(_), _) => {}
-    }
-    match VolumeRecord::read(export, &create.name).await? {
-        Some(record) if !record.pending => {
-            Ok(format!("{} {} {:?}", record.id, record.capacity, record.backing_snapshot))
-        }
-        _ => Err(Error::Interrupted("changed".to_owned())),
-    }
+    let what = group::Create { name: named(name), sources: of.iter().map(|of| id(of).to_string()).collect() };
+    let record = taken(export, what, of).await?;
+    Ok(format!("{} {:?} {:?}", record.id, record.members, record.state))
 }
 
 /// Each call under test with what is there before it.
@@ -375,4 +295,98 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
         assert_eq!(List.faults(&connect(server)).await, [], "{what}");
     };
     crash_harness::concurrent_controllers(concurrent_controllers(), 3_000, agrees).await;
+}
+
+/// An attempt that was given up, or deleted, and begun again in the same second is another one: what a controller still
+/// does about the first does not reach the second.
+#[tokio::test]
+async fn a_late_give_up_of_an_earlier_attempt_leaves_the_one_that_was_begun_again() {
+    let server = Call::prepared(&[Make("v"), Make("w")]).await;
+    let export = connect(&server);
+    let tree = async |of: &str| content::tree_of_volume(&export.exports, &id(of), None).await.unwrap();
+    let trees = [tree("v").await, tree("w").await];
+
+    let wanted = single::Create { name: named("s"), source: id("v").to_string() };
+    let first = single::begin(&export, &wanted, &trees[0], Vec::new()).await.unwrap();
+    DeleteSnapshot("s").run(&export).await.unwrap();
+    let second = single::begin(&export, &wanted, &trees[0], Vec::new()).await.unwrap();
+    single::give_up(&export, &first).await.unwrap();
+    assert_eq!(find::get(&export, &named("s")).await, Ok(second));
+
+    let wanted = group::Create { name: named("g"), sources: vec![id("v").to_string(), id("w").to_string()] };
+    let first = group::begin(&export, &wanted, &trees, Vec::new()).await.unwrap();
+    DeleteGroup("g", &["g-0", "g-1"]).run(&export).await.unwrap();
+    let second = group::begin(&export, &wanted, &trees, Vec::new()).await.unwrap();
+    group::give_up(&export, &first).await.unwrap();
+    assert_eq!(group::get(&export, &named("g")).await, Ok(second));
+
+    let wanted = create("c", Some(Origin::Volume(id("v").to_string())));
+    let begin = async || {
+        let lock = lock(&export, &id("c")).await.unwrap();
+        match fill::begin(&export, &wanted, Some(0), quota::patience(), &lock).await.unwrap() {
+            Begun::Pending(record) => record,
+            Begun::Whole(record) => panic!("{record:?}"),
+        }
+    };
+    let first = begin().await;
+    Delete("c").run(&export).await.unwrap();
+    let second = begin().await;
+    let lock = lock(&export, &id("c")).await.unwrap();
+    fill::abandon(&export, &first, &named("c"), &lock).await.unwrap();
+    assert_eq!(Record::read(&export, &named("c")).await, Ok(Some(second)));
+}
+
+/// A volume goes after a snapshot of it was begun by a controller that died at any moment: a retry finds no volume, and gives up what
+/// was begun, a group as a whole. The give-up, cut short at any operation, is finished by another retry.
+#[tokio::test(start_paused = true)]
+async fn what_was_begun_of_a_volume_that_is_gone_is_given_up_also_where_that_is_cut_short() {
+    for take in [Snapshot("s", "v"), Group("g", &["v", "w"])] {
+        let mut points = 0;
+        for left in left_pending(&take).await {
+            for n in 0.. {
+                let server = left.copy();
+                let export = connect(&server);
+                export.fs().crash_at(n, Crash::AfterEffect);
+                let first = take.run(&export).await;
+                let whole = export.fs().operations() <= n;
+                let export = connect(&server);
+                let retried = take.run(&export).await;
+                settle(&export).await;
+                let at = format!("{take:?}, its give-up dies after {n}: {first:?}");
+                assert!(matches!(retried, Err(Error::NotFound { .. })), "{at}: {retried:?}");
+                let left = server.tree().below(".csi-nfs/snapshots");
+                assert!(left.0.is_empty(), "{at}: {left}");
+                if whole {
+                    break;
+                }
+                points += 1;
+            }
+        }
+        assert!(points > 50, "only {points} points of {take:?} were tried");
+    }
+}
+
+/// The different exports that a controller leaves which dies as it takes `take`, before that is ready, and whose volume is
+/// deleted then.
+async fn left_pending(take: &Call) -> Vec<MemoryServer> {
+    let prepared = Call::prepared(&[Make("v"), Make("w")]).await;
+    let mut left = BTreeMap::new();
+    for n in 0.. {
+        let server = prepared.copy();
+        let export = connect(&server);
+        export.fs().crash_at(n, Crash::BeforeEffect);
+        let _ = take.run(&export).await;
+        if export.fs().operations() <= n {
+            break;
+        }
+        let export = connect(&server);
+        settle(&export).await;
+        let begun = !server.tree().below(".csi-nfs/snapshots").0.is_empty();
+        if begun && List.run(&export).await.unwrap() == "[]" {
+            Delete("v").run(&export).await.unwrap();
+            settle(&export).await;
+            left.insert(seen(&server).to_string(), server);
+        }
+    }
+    left.into_values().collect()
 }

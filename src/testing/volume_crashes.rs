@@ -1,23 +1,25 @@
 //! What a crash, a lost answer or another controller at any point leaves of the life of volumes: on an export in
 //! memory, at every point there is.
 
+use std::sync::Arc;
+
 use crate::check::{Finding, check};
 use crate::error::Result;
+use crate::export::Export;
 use crate::export::fs::{Fs as _, Name};
 use crate::nfs::source::SubDir;
 use crate::testing::crash_harness::{self, Call as _, Connection, connect, seen, settle};
-use crate::testing::memory::{Crash, MemoryServer, Node};
+use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::volume::access::CapacityRange;
-use crate::volume::delete::{self, DeletePolicy};
+use crate::volume::create::Create;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::{self, Create};
 use crate::volume::limits::Overcommit;
+use crate::volume::lock::lock;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
-use crate::volume::{overcommit, quota};
-
-const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
+use crate::volume::record_file::RecordFile as _;
+use crate::volume::{change, overcommit, quota};
 
 /// One call to a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,17 +57,14 @@ impl crash_harness::Call for Call {
                 let overcommit = Some(Overcommit::parse("overcommit", "0.001").unwrap());
                 create(export, name, None, PROMISED / 2, Attributes { overcommit, ..Attributes::default() }).await
             }
-            Delete(volume) => {
-                let id = id(volume);
-                if !delete::is_gone(export, &id).await? {
-                    delete::delete(export, &id, POLICY, &lifecycle::lock(export, &id).await?).await?;
-                }
-                Ok("gone".to_owned())
-            }
+            Delete(volume) => crash_harness::delete(export, &id(volume)).await,
             Expand(volume, to) => {
                 let (id, range) = (id(volume), CapacityRange::new(*to, 0).unwrap());
-                let lock = lifecycle::lock(export, &id).await?;
-                lifecycle::expand(export, &id, range, quota::patience(), &lock).await.map(|bytes| bytes.to_string())
+                let grow = |export: Arc<Export<MemoryFs>>, lock| {
+                    let id = id.clone();
+                    async move { change::expand(&export, &id, range, quota::patience(), &lock).await }
+                };
+                export.exports.change(&id, None, grow).await.map(|bytes| bytes.to_string())
             }
             Modify(volume) => {
                 let changes = Attributes { mode: Some(0o700), gid: Some(7), ..Attributes::default() };
@@ -87,7 +86,7 @@ impl crash_harness::Call for Call {
                     .await?;
                 Ok("written".to_owned())
             }
-            List => lifecycle::names(export).await.map(|names| format!("{names:?}")),
+            List => Record::names(export).await.map(|names| format!("{names:?}")),
         }
     }
 
@@ -117,8 +116,11 @@ impl crash_harness::Call for Call {
 }
 
 async fn modify(export: &Connection, id: &VolumeId, changes: Attributes) -> Result<String> {
-    let lock = lifecycle::lock(export, id).await?;
-    lifecycle::modify(export, id, changes, quota::patience(), &lock).await.map(|()| "changed".to_owned())
+    let modify = |export: Arc<Export<MemoryFs>>, lock| {
+        let id = id.clone();
+        async move { change::modify(&export, &id, changes, quota::patience(), &lock).await }
+    };
+    export.exports.change(id, None, modify).await.map(|()| "changed".to_owned())
 }
 
 async fn create(
@@ -137,10 +139,7 @@ async fn create(
         mount_options: Vec::new(),
         origin: None,
     };
-    let lock = lifecycle::lock(export, &create.id(export)?).await?;
-    lifecycle::create(export, &create, quota::patience(), &lock)
-        .await
-        .map(|record| format!("{} {}", record.id, record.capacity))
+    crash_harness::create(export, create, false).await.map(|record| format!("{} {}", record.id, record.capacity))
 }
 
 /// Each call under test with what is there before it.
@@ -259,23 +258,20 @@ async fn what_is_promised_is_what_the_records_say_whatever_became_of_them_since_
         let bytes = i64::from(random >> 8 & 0xff) * 1000;
         match choice {
             0 | 1 => drop(create(&one, name, None, bytes, Attributes::default()).await),
-            2 => drop(delete::delete(&two, &id, POLICY, &lifecycle::lock(&two, &id).await.unwrap()).await.unwrap()),
+            2 => drop(crash_harness::delete(&two, &id).await.unwrap()),
             3 | 4 => {
                 let range = CapacityRange::new(bytes, 0).unwrap();
-                let lock = lifecycle::lock(&two, &id).await.unwrap();
-                drop(lifecycle::expand(&two, &id, range, quota::patience(), &lock).await);
+                let lock = lock(&two, &id).await.unwrap();
+                drop(change::expand(&two, &id, range, quota::patience(), &lock).await);
             }
             _ => {
                 let mut promised = 0;
-                for name in lifecycle::names(&one).await.unwrap() {
+                for name in Record::names(&one).await.unwrap() {
                     promised += Record::read(&one, &name).await.unwrap().unwrap().capacity;
                 }
                 let left = overcommit::left(if choice == 5 { &one } else { &two }, Some(bound)).await.unwrap();
                 assert_eq!((1 << 40) - left, promised);
-                assert_eq!(
-                    server.tree().below(".csi-nfs/promised").0.len(),
-                    lifecycle::names(&one).await.unwrap().len()
-                );
+                assert_eq!(server.tree().below(".csi-nfs/promised").0.len(), Record::names(&one).await.unwrap().len());
             }
         }
     }

@@ -3,17 +3,18 @@
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::export::fs::{Fs, Name, Status, gone};
+use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
 use crate::volume::directory_owners::{self, Neighbours};
+use crate::volume::find::read_own;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::read_own;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
-use crate::volume::{fill, kept};
+use crate::volume::record_file::RecordFile as _;
+use crate::volume::{directory, kept};
 
 /// Beyond this many archives of one directory, the next one is numbered at random.
 const ARCHIVES: u32 = 100;
@@ -57,11 +58,11 @@ pub async fn delete<F: Fs>(
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, me).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     match fate(export, id, record.as_ref(), policy, &neighbours).await? {
-        Fate::Kept if kept::directory(export, &id.sub_dir).await?.is_some() => {
+        Fate::Kept if directory::find(export, &id.sub_dir).await?.is_some() => {
             kept::keep(export, id, record.as_ref(), lock).await?;
             return Ok(None);
         }
-        Fate::Untouched if kept::directory(export, &id.sub_dir).await?.is_some() => return Ok(None),
+        Fate::Untouched if directory::find(export, &id.sub_dir).await?.is_some() => return Ok(None),
         // What was to be kept is gone.
         Fate::Kept | Fate::Untouched => kept::forget(export, &id.sub_dir, &neighbours.kept).await?,
         Fate::Shared => {
@@ -123,7 +124,7 @@ async fn fate<F: Fs>(
     let on_delete = match record {
         // Nobody ever had it, so that nothing of it is kept; but a directory that it was not put into is somebody else's.
         Some(record) if record.pending => {
-            return Ok(if fill::is_placed(export, record).await? { of(OnDelete::Delete) } else { Fate::Shared });
+            return Ok(if directory::is_placed(export, record).await? { of(OnDelete::Delete) } else { Fate::Shared });
         }
         // A repeated call, or a late one: what was decided when the volume was deleted counts.
         None if !neighbours.kept.is_empty() || neighbours.kept_above.is_some() => return Ok(Fate::Untouched),
@@ -167,7 +168,7 @@ async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bo
 /// Removes a volume's record, and its claim on its directory.
 pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Guard<F>) -> Result<()> {
     if let Some(name) = id.name() {
-        forget(export, &name).await?;
+        Record::remove(export, &name).await?;
     }
     directory_owners::release(export, id).await
 }
@@ -175,20 +176,13 @@ pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Gua
 /// Takes back a volume that was just made, and that nobody has seen: its directory goes where it is empty and its own.
 pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(name)).await?;
-    forget(export, name).await?;
+    Record::remove(export, name).await?;
     if neighbours.same.is_none() && neighbours.kept.is_empty() {
         let place = place(export, &id.sub_dir).await?;
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
         remove_empty(export, &made).await?;
     }
     directory_owners::release(export, id).await
-}
-
-/// Removes a volume's record.
-async fn forget<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
-    let layout = export.make_layout().await?;
-    gone(export.fs().unlink(&layout.volumes, &Record::file(name)?).await)
-        .map_err(|status| export.failed(format!("removing the record of volume `{name}`"), status))
 }
 
 /// Where a directory is, or was.
@@ -231,7 +225,12 @@ async fn archive<F: Fs>(
     let dir = export.make_dirs(&export.fs().root(), names, 0o755).await?;
     let target = match export.find(&dir, &name).await? {
         None => name,
-        Some(_) if replace => {
+        Some((archived, attr)) if replace => {
+            // A Create and a Delete that arrive once more, late, must not cost what the first ones archived.
+            let keeps = attr.kind != Kind::Directory || !export.is_empty(&archived).await?;
+            if keeps && remove_if_empty(export, from_dir, from).await? {
+                return Ok(true);
+            }
             trash::discard(export, &dir, &name).await?;
             name
         }
@@ -258,11 +257,18 @@ async fn free_name<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> R
 /// Removes the directories that led to one that is gone, as far as they are empty and may be removed.
 async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) -> Result<()> {
     for (dir, name) in parents.iter().rev() {
-        match export.fs().rmdir(dir, name).await {
-            Ok(()) | Err(Status::NoEnt) => {}
-            Err(Status::NotEmpty | Status::Access | Status::Perm) => break,
-            Err(status) => return Err(export.failed(format!("removing the empty directory `{name}`"), status)),
+        if !remove_if_empty(export, dir, name).await? {
+            break;
         }
     }
     Ok(())
+}
+
+/// Removes a directory if it is empty and may be removed; answers whether it is gone.
+async fn remove_if_empty<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<bool> {
+    match export.fs().rmdir(dir, name).await {
+        Ok(()) | Err(Status::NoEnt) => Ok(true),
+        Err(Status::NotEmpty | Status::Access | Status::Perm) => Ok(false),
+        Err(status) => Err(export.failed(format!("removing the empty directory `{name}`"), status)),
+    }
 }

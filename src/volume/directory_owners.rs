@@ -15,8 +15,21 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::kept;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
+
+/// The end of a kept record's name. No volume's name has a `#`: this is no claim.
+const KEPT: &str = "#kept";
+
+/// The name of the file that keeps the record of the deleted volume `name`.
+pub fn kept_file(name: &VolumeName) -> Result<Name> {
+    name.file(KEPT)
+}
+
+/// The volume that a file beside the claims is the kept record of; `None` for a claim.
+pub fn kept_volume(file: &Name) -> Option<VolumeName> {
+    VolumeName::of_file(file, KEPT)
+}
 
 /// The volumes whose directories have to do with a given one.
 #[derive(Debug, PartialEq, Eq, Default)]
@@ -147,7 +160,7 @@ async fn owners<F: Fs>(
     let mut owners = Owners::default();
     let Some(claims) = export.find_dir(node, [claims_dir()?]).await? else { return Ok(owners) };
     for entry in export.names(&claims).await? {
-        owners.kept.extend(kept::volume(&entry));
+        owners.kept.extend(kept_volume(&entry));
         let Some(name) = VolumeName::of_file(&entry, "").filter(|name| me != Some(name)) else { continue };
         if owners.live.is_some() {
             continue;

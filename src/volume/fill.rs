@@ -12,12 +12,14 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
+use crate::volume::create::{Create, check_same, new};
 use crate::volume::delete::forget_volume;
 use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::{Create, check_same, check_space, lock, make_parent, new, set_attr};
+use crate::volume::lock::lock;
 use crate::volume::record::Record;
-use crate::volume::{kept, overcommit, quota};
+use crate::volume::record_file::{RecordFile as _, new_attempt};
+use crate::volume::{directory, kept, overcommit, quota, space};
 
 /// A volume that [`begin`] found, or began.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub enum Begun {
 /// # Errors
 /// [`Error::Interrupted`] where there is no content, and the volume was deleted meanwhile.
 /// [`Error::CapacityOutOfRange`] for less than `size`; [`Error::Conflict`] where the name is another volume's, or something
-/// is in the directory; otherwise as [`create`](super::lifecycle::create).
+/// is in the directory; otherwise as [`create`](super::create::create).
 pub async fn begin<F: Fs>(
     export: &Export<F>,
     create: &Create,
@@ -59,7 +61,7 @@ pub async fn begin<F: Fs>(
     let _promise = overcommit::check(export, record.attributes.overcommit, record.capacity).await?;
     make_way(export, &record).await?;
     directory_owners::claim(export, &id).await?;
-    record.write(export, &create.name).await?;
+    record.write(export).await?;
     Ok(Begun::Pending(record))
 }
 
@@ -70,9 +72,9 @@ pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _loc
     neighbours.check_nesting(&id.sub_dir)?;
     check_alone(&id, &neighbours)?;
     let capacity = capacity(create, size)?;
-    check_space(export, capacity).await?;
+    space::check_free(export, capacity).await?;
     let adopted = kept::holds(export, &id.sub_dir, &neighbours).await?;
-    Ok(Record { pending: true, ..new(create, id, capacity, adopted) })
+    Ok(Record { pending: true, attempt: new_attempt(), ..new(create, id, capacity, adopted) })
 }
 
 /// Refuses a directory that another volume has.
@@ -116,27 +118,12 @@ fn taken(record: &Record) -> Error {
     )
 }
 
-/// Whether the content is in its place already: the directory there is the one that was staged.
-pub async fn is_placed<F: Fs>(export: &Export<F>, record: &Record) -> Result<bool> {
-    let found = in_place(export, record).await?;
-    Ok(found.is_some() && found == record.staged)
-}
-
-/// The file ID of the directory that is in the volume's place.
-async fn in_place<F: Fs>(export: &Export<F>, record: &Record) -> Result<Option<u64>> {
-    let failed = |status| export.failed(format!("looking at directory `{}`", record.id.sub_dir), status);
-    match kept::directory(export, &record.id.sub_dir).await? {
-        Some(dir) => Ok(Some(export.fs().getattr(&dir).await.map_err(failed)?.fileid)),
-        None => Ok(None),
-    }
-}
-
 /// Refuses a directory in the volume's place, which is not what was staged for it.
 ///
 /// # Errors
 /// [`Error::Conflict`].
 pub async fn check_free<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
-    if in_place(export, record).await?.is_some() { Err(taken(record)) } else { Ok(()) }
+    if directory::file_id(export, record).await?.is_some() { Err(taken(record)) } else { Ok(()) }
 }
 
 /// Forgets what was staged before, as it is staged anew: its file ID may be given to another directory. Answers the record
@@ -148,7 +135,7 @@ pub async fn begin_anew<F: Fs>(export: &Export<F>, record: Record, name: &Volume
     let _lock = lock(export, &record.id).await?;
     check_pending(export, &record, name).await?;
     let anew = Record { staged: None, ..record };
-    anew.write(export, name).await?;
+    anew.write(export).await?;
     Ok(anew)
 }
 
@@ -171,12 +158,12 @@ pub async fn place<F: Fs>(
     check_free(export, record).await?;
     kept::forget(export, &record.id.sub_dir, &neighbours.kept).await?;
     let failed = |status| export.failed(format!("putting directory `{}` in place", record.id.sub_dir), status);
-    export.fs().setattr(content, set_attr(record.attributes)).await.map_err(failed)?;
+    export.fs().setattr(content, directory::set_attr(record.attributes)).await.map_err(failed)?;
     let fileid = export.fs().getattr(content).await.map_err(failed)?.fileid;
     let record = Record { staged: Some(fileid), ..record.clone() };
-    record.write(export, name).await?;
+    record.write(export).await?;
     let layout = export.make_layout().await?;
-    let (parent, last) = make_parent(export, &record.id.sub_dir).await?;
+    let (parent, last) = directory::make_parent(export, &record.id.sub_dir).await?;
     match export.fs().rename(&layout.staging, staged, &parent, &last).await {
         Err(Status::NotEmpty | Status::Exist | Status::NotDir) => Err(taken(&record)),
         renamed => renamed.map_err(failed).map(|()| record),
@@ -186,8 +173,8 @@ pub async fn place<F: Fs>(
 /// Makes the volume exist, its content being in place. The caller holds the volume's lock.
 pub async fn finish<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, _lock: &Guard<F>) -> Result<Record> {
     check_pending(export, record, name).await?;
-    let whole = Record { pending: false, staged: None, ..record.clone() };
-    whole.write(export, name).await?;
+    let whole = Record { pending: false, staged: None, attempt: None, ..record.clone() };
+    whole.write(export).await?;
     quota::enforced_where_required(export, name, &whole, quota::patience()).await?;
     Ok(whole)
 }

@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, SetAttr, Status};
 pub use crate::nfs::condition::{Condition, Severity};
+use crate::volume::find::Found;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::Found;
 use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
 

@@ -74,6 +74,19 @@ pub struct VolumeId {
     pub on_delete: Option<OnDelete>,
 }
 
+/// What the identifier `text`, of something that has to exist, was parsed to: one that is none names nothing that is there.
+///
+/// # Errors
+/// [`Error::NotFound`] for one that is none; [`Error::Invalid`] where it is missing.
+pub fn existing<T>(what: &str, text: &str, parsed: Result<T>) -> Result<T> {
+    parsed.map_err(|error| match error {
+        Error::Invalid { reason, .. } if !text.is_empty() => {
+            Error::not_found(format!("{what} `{}`", excerpt(text)), reason)
+        }
+        error => error,
+    })
+}
+
 impl VolumeId {
     /// Parses an identifier.
     ///
@@ -105,6 +118,14 @@ impl VolumeId {
             uuid: if uuid.is_empty() { None } else { Some(VolumeName::parse(FIELD, uuid)?) },
             on_delete: if on_delete.is_empty() { None } else { Some(OnDelete::parse(FIELD, on_delete)?) },
         })
+    }
+
+    /// Parses the identifier of a volume that has to exist.
+    ///
+    /// # Errors
+    /// As [`existing`].
+    pub fn parse_existing(text: &str) -> Result<Self> {
+        existing("volume", text, Self::parse(text))
     }
 
     /// The name that the volume was created under; `None` where the identifier does not tell (a nested directory without

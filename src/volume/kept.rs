@@ -8,27 +8,16 @@
 //!
 //! The caller holds the volume's lock.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export::Export;
-use crate::export::fs::{Fs, Name, Status};
+use crate::export::fs::Fs;
 use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
-use crate::volume::directory_owners::{self, Neighbours};
+use crate::volume::directory;
+use crate::volume::directory_owners::{self, Neighbours, kept_file};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
-
-/// No volume's name has a `#`: this is no claim.
-const SUFFIX: &str = "#kept";
-
-/// The name of the file that keeps the record of the deleted volume `name`.
-pub fn file(name: &VolumeName) -> Result<Name> {
-    name.file(SUFFIX)
-}
-
-/// The volume that a file beside the claims is the kept record of; `None` for a claim.
-pub fn volume(file: &Name) -> Option<VolumeName> {
-    VolumeName::of_file(file, SUFFIX)
-}
+use crate::volume::record_file::RecordFile as _;
 
 /// Deletes a volume whose directory stays. `record` is `None` for one that has no record.
 pub(super) async fn keep<F: Fs>(
@@ -40,7 +29,7 @@ pub(super) async fn keep<F: Fs>(
     // A volume whose ID does not tell its name is deleted by its ID alone, always with the same answer.
     let Some(name) = id.name() else { return Ok(()) };
     let node = directory_owners::make_node(export, &id.sub_dir).await?;
-    let kept = file(&name)?;
+    let kept = kept_file(&name)?;
     match record {
         Some(_) => {
             let layout = export.make_layout().await?;
@@ -57,13 +46,13 @@ pub(super) async fn is_kept<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<
     let (Some(name), Some(layout)) = (id.name(), export.layout().await?) else { return Ok(false) };
     let path = id.sub_dir.names().chain([directory_owners::claims_dir()?]);
     let Some(node) = export.find_dir(&layout.paths, path).await? else { return Ok(false) };
-    Ok(export.find(&node, &file(&name)?).await?.is_some())
+    Ok(export.find(&node, &kept_file(&name)?).await?.is_some())
 }
 
 /// Removes the records of volumes whose directory, which was kept, is gone or in use again.
 pub(super) async fn forget<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volumes: &[VolumeName]) -> Result<()> {
     for name in volumes {
-        directory_owners::remove_entry(export, sub_dir, &file(name)?).await?;
+        directory_owners::remove_entry(export, sub_dir, &kept_file(name)?).await?;
     }
     Ok(())
 }
@@ -73,7 +62,7 @@ pub(super) async fn holds<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbour
     if neighbours.kept.is_empty() {
         return Ok(false);
     }
-    let there = directory(export, sub_dir).await?.is_some();
+    let there = directory::find(export, sub_dir).await?.is_some();
     if !there {
         forget(export, sub_dir, &neighbours.kept).await?;
     }
@@ -93,23 +82,8 @@ pub(super) async fn replace<F: Fs>(export: &Export<F>, record: &Record, name: &V
 pub async fn mend<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     let again = Record::read(export, name).await?.is_some_and(|record| record.id.sub_dir == *sub_dir);
-    if again || directory(export, sub_dir).await?.is_none() {
+    if again || directory::find(export, sub_dir).await?.is_none() {
         forget(export, sub_dir, std::slice::from_ref(name)).await?;
     }
     Ok(())
-}
-
-/// The directory; `None` where it is not there, or something else is.
-pub async fn directory<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Option<F::Handle>> {
-    match export.find_dir(&export.fs().root(), sub_dir.names()).await {
-        Err(Error::Export { status: Status::NotDir, .. }) => Ok(None),
-        found => found,
-    }
-}
-
-/// Whether a directory is there, with anything in it.
-pub(super) async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<bool> {
-    let Some(dir) = directory(export, sub_dir).await? else { return Ok(false) };
-    let page = export.fs().readdir(&dir, 0).await;
-    Ok(!page.map_err(|e| export.failed(format!("listing directory `{sub_dir}`"), e))?.entries.is_empty())
 }

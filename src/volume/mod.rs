@@ -1,16 +1,23 @@
 //! Volumes: identifiers, parameters, records and their life on an export.
 
 pub mod access;
+pub mod change;
+pub mod create;
 pub mod delete;
+pub mod directory;
 pub mod directory_owners;
+pub mod exports;
 pub mod fill;
+pub mod find;
 pub mod health;
 pub mod id;
 pub mod kept;
-pub mod lifecycle;
 pub mod limits;
+pub mod lock;
 pub mod on_delete;
 pub mod overcommit;
 pub mod parameters;
 pub mod quota;
 pub mod record;
+pub mod record_file;
+pub mod space;

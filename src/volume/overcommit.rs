@@ -20,6 +20,7 @@ use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::limits::Overcommit;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// The lock of who counts. (No volume's name has a `#`.)
 const LOCK: &str = "#promised";
@@ -62,7 +63,7 @@ async fn count<F: Fs>(export: &Export<F>) -> Result<(Guard<F>, u64, u64)> {
         export.entries(&counted).await?.into_iter().map(|entry| (entry.fileid, entry)).collect();
     let (mut promised, mut unknown) = (0_u64, Vec::new());
     for entry in export.entries(&layout.volumes).await? {
-        let Some(volume) = Record::volume(&entry.name) else { continue };
+        let Some(volume) = Record::of_file(&entry.name) else { continue };
         match known.get(&entry.fileid).and_then(|entry| capacity(&entry.name)) {
             Some(capacity) => {
                 known.remove(&entry.fileid);

@@ -21,6 +21,7 @@ use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::limits::{Limits, Quota};
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// How long a limit is waited for, and an agent to show itself, by a caller that sets no limit itself.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -98,7 +99,7 @@ pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Opti
 /// The volumes that the agent says something of.
 pub async fn answered<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
     match directory(export, "volumes").await? {
-        Some(dir) => Ok(export.names(&dir).await?.iter().filter_map(Record::volume).collect()),
+        Some(dir) => Ok(export.names(&dir).await?.iter().filter_map(Record::of_file).collect()),
         None => Ok(Vec::new()),
     }
 }

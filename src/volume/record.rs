@@ -2,18 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::export::Export;
+use crate::error::Result;
 use crate::export::fs::{Fs, Name};
+use crate::export::layout::Layout;
 use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::now;
 use crate::volume::limits::{Limits, Quota};
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
-
-/// The form of the records that this driver writes. Reading refuses a newer one.
-const VERSION: u32 = 1;
+use crate::volume::record_file::{RecordFile, now};
 
 /// What a volume was filled with when it was made (CSI `VolumeContentSource`): the identifier, as it was given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,12 +49,14 @@ pub struct Record {
     pub pending: bool,
     /// The file ID of what is put in its place, while it is pending: a directory with another one is not its own.
     pub staged: Option<u64>,
+    /// Tells it from an earlier attempt at the same volume, while it is pending.
+    pub attempt: Option<u64>,
 }
 
+/// The form of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Json {
-    version: u32,
+pub struct Json {
     id: String,
     capacity: u64,
     created_with: Attributes,
@@ -78,6 +77,8 @@ struct Json {
     pending: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     staged: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    attempt: Option<u64>,
 }
 
 impl Record {
@@ -96,6 +97,7 @@ impl Record {
             backing_snapshot: None,
             pending: false,
             staged: None,
+            attempt: None,
         }
     }
 
@@ -104,59 +106,6 @@ impl Record {
     pub fn explicit_on_delete(&self) -> Option<OnDelete> {
         let explicit = self.created_with.on_delete.is_some() || self.on_delete_modified;
         self.attributes.on_delete.filter(|_| explicit)
-    }
-
-    /// The bytes of the file.
-    pub fn encode(&self) -> Result<Vec<u8>> {
-        let json = Json {
-            version: VERSION,
-            id: self.id.to_string(),
-            capacity: self.capacity,
-            created_with: self.created_with,
-            attributes: self.attributes,
-            on_delete_modified: self.on_delete_modified,
-            adopted: self.adopted,
-            mount_options: self.mount_options.clone(),
-            created: self.created,
-            origin: self.origin.clone(),
-            backing_snapshot: self.backing_snapshot.as_ref().map(VolumeName::to_string),
-            pending: self.pending,
-            staged: self.staged,
-        };
-        serde_json::to_vec(&json).map_err(|e| Error::Internal(format!("writing the record of volume {}: {e}", self.id)))
-    }
-
-    /// The record of the volume `name` from the bytes of its file.
-    pub fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
-        let bad = |reason: String| {
-            Error::Record(format!(
-                "the record `.csi-nfs/volumes/{name}.json` cannot be used: {reason}; restore the file, or move it away and treat the volume as one without a record"
-            ))
-        };
-        let json: Json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        if json.version > VERSION {
-            return Err(bad(format!("it is of version {}, and this driver knows {VERSION}: upgrade it", json.version)));
-        }
-        let id = VolumeId::parse(&json.id).map_err(|e| bad(e.to_string()))?;
-        if id.name().as_ref() != Some(name) {
-            return Err(bad(format!("it is of another volume, {id}")));
-        }
-        let backing_snapshot = json.backing_snapshot.map(|name| VolumeName::parse("shows", &name)).transpose();
-        let backing_snapshot = backing_snapshot.map_err(|e| bad(e.to_string()))?;
-        Ok(Self {
-            id,
-            capacity: json.capacity,
-            created_with: json.created_with,
-            attributes: json.attributes,
-            on_delete_modified: json.on_delete_modified,
-            adopted: json.adopted,
-            mount_options: json.mount_options,
-            created: json.created,
-            origin: json.origin,
-            backing_snapshot,
-            pending: json.pending,
-            staged: json.staged,
-        })
     }
 
     /// The limits that the volume is to have.
@@ -178,48 +127,68 @@ impl Record {
             None => Ok(self.id.sub_dir.names().collect()),
         }
     }
-
-    /// The name of the record's file.
-    pub fn file(name: &VolumeName) -> Result<Name> {
-        name.file(".json")
-    }
-
-    /// The volume whose record is in the file of that name; `None` for a file that is no record.
-    pub fn volume(file: &Name) -> Option<VolumeName> {
-        VolumeName::of_file(file, ".json")
-    }
-
-    /// Reads a volume's record; `None` where there is none.
-    pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
-        match export.layout().await? {
-            Some(layout) => match export.read_small(&layout.volumes, &Self::file(name)?).await? {
-                Some(bytes) => Self::decode(name, &bytes).map(Some),
-                None => Ok(None),
-            },
-            None => Ok(None),
-        }
-    }
-
-    /// The same for a list: `None` also for a record that cannot be used.
-    pub async fn read_or_skip<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Self>> {
-        or_skip(export, Self::read(export, name).await)
-    }
-
-    /// Writes a volume's record, in place of one that is there. The caller holds the volume's lock.
-    pub async fn write<F: Fs>(&self, export: &Export<F>, name: &VolumeName) -> Result<()> {
-        let layout = export.make_layout().await?;
-        export.write_small(&layout.volumes, &Self::file(name)?, self.encode()?).await
-    }
 }
 
-/// What was read for a list: a record that cannot be used is logged, and keeps no other from being listed.
-pub fn or_skip<F: Fs, T>(export: &Export<F>, read: Result<Option<T>>) -> Result<Option<T>> {
-    match read {
-        Err(error @ Error::Record(_)) => {
-            tracing::error!(export = %export.source(), %error, "left out of a list");
-            Ok(None)
+impl RecordFile for Record {
+    type Json = Json;
+    const OF: &'static str = "volume";
+    const DIRECTORY: &'static str = "volumes";
+    const SUFFIX: &'static str = ".json";
+
+    fn advice(_: &VolumeName) -> String {
+        "restore the file, or move it away and treat the volume as one without a record".to_owned()
+    }
+
+    fn directory<F: Fs>(layout: &Layout<F>) -> &F::Handle {
+        &layout.volumes
+    }
+
+    fn lock_name(name: &VolumeName) -> String {
+        name.to_string()
+    }
+
+    fn identifier(&self) -> String {
+        self.id.to_string()
+    }
+
+    fn name(&self) -> Option<VolumeName> {
+        self.id.name()
+    }
+
+    fn to_json(&self) -> Json {
+        Json {
+            id: self.id.to_string(),
+            capacity: self.capacity,
+            created_with: self.created_with,
+            attributes: self.attributes,
+            on_delete_modified: self.on_delete_modified,
+            adopted: self.adopted,
+            mount_options: self.mount_options.clone(),
+            created: self.created,
+            origin: self.origin.clone(),
+            backing_snapshot: self.backing_snapshot.as_ref().map(VolumeName::to_string),
+            pending: self.pending,
+            staged: self.staged,
+            attempt: self.attempt,
         }
-        read => read,
+    }
+
+    fn from_json(json: Json) -> Result<Self> {
+        Ok(Self {
+            id: VolumeId::parse(&json.id)?,
+            capacity: json.capacity,
+            created_with: json.created_with,
+            attributes: json.attributes,
+            on_delete_modified: json.on_delete_modified,
+            adopted: json.adopted,
+            mount_options: json.mount_options,
+            created: json.created,
+            origin: json.origin,
+            backing_snapshot: json.backing_snapshot.map(|name| VolumeName::parse("shows", &name)).transpose()?,
+            pending: json.pending,
+            staged: json.staged,
+            attempt: json.attempt,
+        })
     }
 }
 
@@ -247,6 +216,7 @@ mod tests {
             backing_snapshot: None,
             pending: false,
             staged: None,
+            attempt: None,
         }
     }
 
@@ -271,8 +241,14 @@ mod tests {
     fn a_record_of_a_volume_that_was_filled_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "pvc-1").unwrap();
         let origin = Some(Origin::Snapshot("nfs#export#s###snapshot".to_owned()));
-        let filled =
-            Record { origin, backing_snapshot: Some(name.clone()), pending: true, staged: Some(u64::MAX), ..record() };
+        let filled = Record {
+            origin,
+            backing_snapshot: Some(name.clone()),
+            pending: true,
+            staged: Some(u64::MAX),
+            attempt: Some(u64::MAX),
+            ..record()
+        };
         assert_eq!(Record::decode(&name, &filled.encode().unwrap()).unwrap(), filled);
         let outside = String::from_utf8(filled.encode().unwrap()).unwrap().replace("\"shows\":\"", "\"shows\":\"../");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());

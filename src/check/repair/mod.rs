@@ -9,9 +9,10 @@ use crate::error::Result;
 use crate::export::fs::Fs;
 use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
-use crate::snapshot::{group as groups, lifecycle as snapshots};
+use crate::snapshot::{delete as snapshots, group as groups};
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 use crate::volume::{directory_owners, kept};
 
 /// Repairs what it can. Another check finds what remains.

@@ -38,7 +38,7 @@ async fn repaired_after(
 async fn write(export: &Export<MemoryFs>, id: &str) {
     let id = VolumeId::parse(id).unwrap();
     directory_owners::claim(export, &id).await.unwrap();
-    Record::unrecorded(&id).write(export, &id.name().unwrap()).await.unwrap();
+    Record::unrecorded(&id).write(export).await.unwrap();
 }
 
 #[tokio::test]
@@ -75,6 +75,7 @@ async fn a_snapshot_that_was_made_anew_since_its_deletion_was_found_stays() {
             mount_options: Vec::new(),
             group: None,
             state,
+            attempt: None,
         };
         record.write(export).await.unwrap();
     };
@@ -99,6 +100,7 @@ async fn a_group_that_was_made_anew_since_its_deletion_was_found_stays() {
             mount_options: Vec::new(),
             state,
             created: 0,
+            attempt: None,
         };
         group.write(export).await.unwrap();
         let member = SnapshotRecord {
@@ -109,6 +111,7 @@ async fn a_group_that_was_made_anew_since_its_deletion_was_found_stays() {
             mount_options: Vec::new(),
             group: Some(named("g")),
             state: State::Ready,
+            attempt: None,
         };
         member.write(export).await.unwrap();
     };
@@ -138,7 +141,7 @@ async fn an_owner_is_neither_removed_nor_added_where_its_volume_came_or_went_mea
 #[tokio::test]
 async fn a_kept_record_stays_where_its_directory_is_there_again() {
     let server = MemoryServer::new();
-    let kept = format!(".csi-nfs/paths/media/#/{}", kept::file(&named("v")).unwrap());
+    let kept = format!(".csi-nfs/paths/media/#/{}", directory_owners::kept_file(&named("v")).unwrap());
     let record = Record::unrecorded(&VolumeId::parse("nfs#export#media#v#").unwrap()).encode().unwrap();
     reach(&server).make_layout().await.unwrap();
     server.plant(&kept, Node::file(0o600, record)).unwrap();

@@ -3,32 +3,34 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
-use super::Controller;
+use super::{Controller, existing_volume, secret_options};
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::pool::Connect;
 use crate::nfs::source::Source;
 use crate::service::controller::list::{Page, Token};
-use crate::service::controller::volumes::known_id;
 use crate::service::health_response::volume_health;
 use crate::service::proto::csi;
+use crate::volume::find::{self, Found};
 use crate::volume::health::{self, Condition};
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::{self, Found};
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn volume_health(
         &self,
         request: csi::ControllerGetVolumeHealthRequest,
     ) -> Result<csi::VolumeHealth> {
-        let id = known_id(&request.volume_id)?;
+        let id = existing_volume(&request.volume_id)?;
+        let secret = secret_options(&request.secrets)?;
         let conditions = self
-            .on_volume(&id, &request.secrets, |export| {
+            .exports
+            .on_volume(&id, secret.as_ref(), |export| {
                 let id = id.clone();
                 async move {
-                    let found = lifecycle::get(&export, &id).await?;
+                    let found = find::get(&export, &id).await?;
                     let mut conditions: Vec<_> = health::of_volume(&id, &found).into_iter().collect();
                     if let (Some(name), Some(record)) = (id.name(), &found.record) {
                         conditions.extend(health::of_limits(&export, &name, record).await?);
@@ -47,7 +49,7 @@ impl<C: Connect> Controller<C> {
         request: csi::ControllerListVolumeHealthRequest,
     ) -> Result<csi::ControllerListVolumeHealthResponse> {
         let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
-        for (share, options) in self.pool.known() {
+        for (share, options) in self.exports.pool().known() {
             if start.is_after(&share) {
                 continue;
             }
@@ -56,7 +58,7 @@ impl<C: Connect> Controller<C> {
                 let (after, room) = (after.clone(), page.room());
                 async move { survey(&export, after.as_ref(), room).await }
             };
-            let unhealthy = match self.on(&share, &options, survey).await {
+            let unhealthy = match self.exports.on(&share, &options, survey).await {
                 Ok(Survey { seen, unhealthy }) => {
                     self.surveyed
                         .lock()
@@ -104,7 +106,7 @@ struct Survey {
 async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usize) -> Result<Survey> {
     let mut survey = Survey { seen: BTreeMap::new(), unhealthy: Vec::new() };
     let of_export = health::of_export(export).await?;
-    for name in lifecycle::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
+    for name in Record::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
         // One that went since its name was read is not looked at.
         let Some(record) = Record::read_or_skip(export, &name).await? else { continue };
         if record.pending {

@@ -16,23 +16,24 @@ use crate::export::Export;
 use crate::export::pool::Connect;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
-use crate::service::controller::volumes::volume;
+use crate::service::controller::volumes::answer;
 use crate::service::proto::csi;
 use crate::volume::id::VolumeName;
-use crate::volume::lifecycle;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// Records read at once.
-pub(super) const READS: usize = 16;
+const READS: usize = 16;
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn list(&self, request: csi::ListVolumesRequest) -> Result<csi::ListVolumesResponse> {
         let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
-        for (share, options) in self.pool.known() {
+        for (share, options) in self.exports.pool().known() {
             if start.is_after(&share) {
                 continue;
             }
-            let mut names = self.on(&share, &options, |export| async move { lifecycle::names(&export).await }).await?;
+            let mut names =
+                self.exports.on(&share, &options, |export| async move { Record::names(&export).await }).await?;
             names.retain(|name| start.last_of(&share).is_none_or(|last| name > last));
             if !page.take(&share, names.into_iter().map(|name| (name, options.clone())).collect()) {
                 break;
@@ -44,11 +45,11 @@ impl<C: Connect> Controller<C> {
                 let name = name.clone();
                 async move { Record::read_or_skip(&export, &name).await }
             };
-            self.on(&share, &options, read).await
+            self.exports.on(&share, &options, read).await
         };
         let records: Vec<Option<Record>> = stream::iter(page.entries).map(read).buffered(READS).try_collect().await?;
         // One that went since its name was read is not listed.
-        let listed = |record| csi::list_volumes_response::Entry { volume: Some(volume(&record)), status: None };
+        let listed = |record| csi::list_volumes_response::Entry { volume: Some(answer(&record)), status: None };
         Ok(csi::ListVolumesResponse {
             entries: records.into_iter().flatten().filter(|record| !record.pending).map(listed).collect(),
             next_token,

@@ -1,6 +1,5 @@
 //! CSI Controller, and Group Controller.
 
-mod content;
 mod groups;
 mod health;
 mod list;
@@ -8,31 +7,25 @@ mod snapshots;
 mod volumes;
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use tonic::{Request, Response, Status};
 
 use super::int64;
-use crate::error::{Error, Result};
-use crate::export::Export;
-use crate::export::locks::Guard;
+use crate::error::Result;
 use crate::export::pool::{Connect, Pool};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::nfs::text::excerpt;
 use crate::service::call_span;
 use crate::service::deadline;
 use crate::service::proto::csi;
 use crate::service::proto::csi::controller_server::Controller as Rpc;
 use crate::service::proto::csi::controller_service_capability::{self as capability_of, rpc::Type};
-use crate::service::run_to_completion::run_to_completion;
 use crate::snapshot::jobs::Jobs;
 use crate::volume::delete::DeletePolicy;
+use crate::volume::exports::Exports;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle;
 use crate::volume::parameters::Attributes;
-use crate::volume::record::Record;
 
 /// What the driver's flags say to the controller.
 #[derive(Debug, Clone)]
@@ -47,7 +40,7 @@ pub struct Settings {
 
 /// The Controller service, and the Group Controller service.
 pub struct Controller<C: Connect> {
-    pool: Arc<Pool<C>>,
+    exports: Exports<C>,
     settings: Settings,
     /// The copies under way.
     jobs: Arc<Jobs>,
@@ -58,128 +51,16 @@ pub struct Controller<C: Connect> {
 impl<C: Connect> Controller<C> {
     /// A controller for the exports of `pool`, with its copies in `jobs`.
     pub fn new(pool: Arc<Pool<C>>, settings: Settings, jobs: Arc<Jobs>) -> Self {
-        Self { pool, settings, jobs, surveyed: Mutex::default() }
-    }
-
-    /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale. (One that times
-    /// out has taken its time: it is the next call that gets a fresh one.)
-    async fn on<T, W>(
-        &self,
-        share: &Source,
-        options: &MountOptions,
-        work: impl Fn(Arc<Export<C::Fs>>) -> W,
-    ) -> Result<T>
-    where
-        W: Future<Output = Result<T>>,
-    {
-        let export = self.pool.get(share, options).await?;
-        let done = work(export.clone()).await;
-        match &done {
-            Err(Error::Export { status, .. }) if self.pool.failed(&export, options, *status).await => {
-                work(self.pool.get(share, options).await?).await
-            }
-            _ => done,
-        }
-    }
-
-    /// Makes a change to a volume under its lock. Who waits for the lock may give up; once the change has begun it is made
-    /// to its end, whatever becomes of the caller, and a retry of the call waits for it at the lock.
-    async fn change<T, W>(
-        &self,
-        export: Arc<Export<C::Fs>>,
-        id: &VolumeId,
-        change: impl FnOnce(Arc<Export<C::Fs>>, Guard<C::Fs>) -> W,
-    ) -> Result<T>
-    where
-        T: Send + 'static,
-        W: Future<Output = Result<T>> + Send + 'static,
-    {
-        let lock = lifecycle::lock(&export, id).await?;
-        run_to_completion(change(export, lock)).await
-    }
-
-    /// Does `work` on the export of a volume.
-    async fn on_volume<T, W>(
-        &self,
-        id: &VolumeId,
-        secrets: &HashMap<String, String>,
-        work: impl Fn(Arc<Export<C::Fs>>) -> W,
-    ) -> Result<T>
-    where
-        W: Future<Output = Result<T>>,
-    {
-        let share = id.export();
-        call_span::server(share.server.as_str());
-        let options = self.volume_options(id, &share, secrets).await?;
-        self.on(&share, &options, work).await
-    }
-
-    /// The options to reach a volume's export by: the secrets', else those of the volume's record.
-    async fn volume_options(
-        &self,
-        id: &VolumeId,
-        share: &Source,
-        secrets: &HashMap<String, String>,
-    ) -> Result<MountOptions> {
-        let recorded = |export: Arc<Export<C::Fs>>| async move {
-            let Some(name) = id.name() else { return Ok(None) };
-            let record = Record::read(&export, &name).await?.filter(|record| record.id.sub_dir == id.sub_dir);
-            Ok(record.map(|record| record.mount_options))
-        };
-        self.recorded_options(share, secrets, recorded).await
-    }
-
-    /// The options to reach an export by: the secrets', else those that are `recorded` on that export itself.
-    async fn recorded_options<W>(
-        &self,
-        share: &Source,
-        secrets: &HashMap<String, String>,
-        recorded: impl Fn(Arc<Export<C::Fs>>) -> W,
-    ) -> Result<MountOptions>
-    where
-        W: Future<Output = Result<Option<Vec<String>>>>,
-    {
-        if let Some(options) = secret_options(secrets)? {
-            return Ok(options);
-        }
-        let options = self.reach(share).await?;
-        match self.on(share, &options, recorded).await? {
-            Some(recorded) if !recorded.is_empty() => MountOptions::parse("mountOptions", recorded),
-            _ => Ok(options),
-        }
-    }
-
-    /// Options that an export can be reached by, where only a record on that very export knows the right ones: those of
-    /// the last time, the driver's, or the driver's with TLS, which a server may insist on.
-    async fn reach(&self, share: &Source) -> Result<MountOptions> {
-        let configured = &self.settings.mount_options;
-        let tls = || MountOptions::parse("mountOptions", configured.to_vec().into_iter().chain(["xprtsec=tls".into()]));
-        let mut candidates: Vec<MountOptions> = self.pool.options(share).into_iter().collect();
-        candidates.extend([Some(configured.clone()), tls().ok()].into_iter().flatten());
-        let mut refused = None;
-        for options in candidates {
-            match self.pool.get(share, &options).await {
-                Ok(_) => return Ok(options),
-                // The first refusal is the one to tell of: it is about the options that should have worked.
-                Err(error @ Error::Mount { .. }) => refused = refused.or(Some(error)),
-                Err(error) => return Err(error),
-            }
-        }
-        Err(refused.unwrap_or_else(|| Error::Internal(format!("no options to reach {share} by"))))
+        let exports = Exports::new(pool, settings.mount_options.clone());
+        Self { exports, settings, jobs, surveyed: Mutex::default() }
     }
 }
 
-/// What an identifier that has to exist was parsed to: one that cannot be any is of nothing that is there.
-///
-/// # Errors
-/// [`Error::NotFound`] for it; [`Error::Invalid`] where it is missing.
-fn known<T>(what: &str, text: &str, parsed: Result<T>) -> Result<T> {
-    parsed.map_err(|error| match error {
-        Error::Invalid { reason, .. } if !text.is_empty() => {
-            Error::not_found(format!("{what} `{}`", excerpt(text)), reason)
-        }
-        error => error,
-    })
+/// Parses the identifier of a volume that has to exist.
+fn existing_volume(text: &str) -> Result<VolumeId> {
+    let id = VolumeId::parse_existing(text)?;
+    call_span::server(id.server.as_str());
+    Ok(id)
 }
 
 /// The mount options among the secrets. Only this one key is read, and no value is ever shown.
@@ -312,7 +193,7 @@ impl<C: Connect> Rpc for Controller<C> {
     ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
         let request = request.into_inner();
         call_span::volume(&request.snapshot_id);
-        let snapshot = Some(self.get_snapshot(&request.snapshot_id, &request.secrets).await?);
+        let snapshot = Some(self.get_snapshot(&request.snapshot_id, secret_options(&request.secrets)?.as_ref()).await?);
         Ok(Response::new(csi::GetSnapshotResponse { snapshot }))
     }
 

@@ -5,22 +5,25 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::{Controller, known, secret_options};
+use super::{Controller, existing_volume, secret_options};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
+use crate::nfs::options::MountOptions;
 use crate::service::call_span;
 use crate::service::proto::csi;
 use crate::service::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::service::proto::csi::volume_content_source::Type as SourceType;
 use crate::service::{capability, int64};
-use crate::snapshot::{clone, snapshot_backed};
+use crate::snapshot::create_volume::{CreateVolume, create_volume};
+use crate::snapshot::delete_volume::delete_volume;
 use crate::volume::access::CapacityRange;
-use crate::volume::delete;
+use crate::volume::create::Create;
+use crate::volume::find::{self, Found};
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::lifecycle::{self, Create, Found};
 use crate::volume::parameters::{Attributes, Parameters};
 use crate::volume::record::{Origin, Record};
+use crate::volume::{change, space};
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn create(&self, request: csi::CreateVolumeRequest, until: Instant) -> Result<csi::Volume> {
@@ -31,13 +34,11 @@ impl<C: Connect> Controller<C> {
         let parameters = Parameters::parse(&request.parameters)?;
         call_span::server(parameters.export.server.as_str());
         let changes = Attributes::parse(&request.mutable_parameters)?;
+        let secret = secret_options(&request.secrets)?;
         let read_only = capabilities.iter().all(|capability| capability.mode.is_read_only());
         let flags = capabilities.into_iter().map(|c| c.mount_options).find(|options| !options.is_empty());
-        let options = match flags {
-            Some(options) => options,
-            None => secret_options(&request.secrets)?.unwrap_or_else(|| self.settings.mount_options.clone()),
-        };
-        let create = Create {
+        let options = flags.or_else(|| secret.clone()).unwrap_or_else(|| self.settings.mount_options.clone());
+        let volume = Create {
             name,
             sub_dir: parameters.sub_dir,
             capacity,
@@ -47,22 +48,9 @@ impl<C: Connect> Controller<C> {
             mount_options: options.recorded(),
             origin,
         };
-        if let Some(origin) = create.origin.clone() {
-            let may_show = read_only && parameters.show_snapshots;
-            let on = (&parameters.export, &options);
-            return self.create_filled(create, &origin, on, may_show, until, &request.secrets).await;
-        }
-        let work = |export: Arc<Export<C::Fs>>| {
-            let create = create.clone();
-            async move {
-                let id = create.id(&export)?;
-                let make = async move |export: Arc<Export<C::Fs>>, lock| {
-                    lifecycle::create(&export, &create, until, &lock).await
-                };
-                self.change(export, &id, make).await
-            }
-        };
-        self.on(&parameters.export, &options, work).await.map(|record| volume(&record))
+        let (share, may_show) = (parameters.export, read_only && parameters.show_snapshots);
+        let asked = CreateVolume { volume, share, options, secret, may_show, until };
+        create_volume(&self.exports, &self.jobs, &asked).await.map(|record| answer(&record))
     }
 
     pub(super) async fn delete(&self, request: csi::DeleteVolumeRequest) -> Result<()> {
@@ -71,44 +59,26 @@ impl<C: Connect> Controller<C> {
         }
         // CSI: a volume that cannot exist is deleted.
         let Ok(id) = VolumeId::parse(&request.volume_id) else { return Ok(()) };
-        let policy = self.settings.delete;
-        let id = &id;
-        if let Some(name) = id.name() {
-            self.jobs.end(&(id.export(), clone::job(&name))).await;
-        }
-        self.on_volume(id, &request.secrets, |export| async move {
-            if delete::is_gone(&export, id).await? {
-                return Ok(());
-            }
-            let gone = id.clone();
-            let delete =
-                async move |export: Arc<Export<C::Fs>>, lock| match delete::delete(&export, &gone, policy, &lock)
-                    .await?
-                {
-                    Some(record) => snapshot_backed::delete(&export, &record, &lock).await,
-                    None => Ok(()),
-                };
-            self.change(export, id, delete).await
-        })
-        .await?;
-        self.jobs.end_copies_of(&id.to_string());
-        Ok(())
+        call_span::server(id.server.as_str());
+        let secret = secret_options(&request.secrets)?;
+        delete_volume(&self.exports, &self.jobs, &id, self.settings.delete, secret.as_ref()).await
     }
 
-    pub(super) async fn find(&self, id: &VolumeId, secrets: &HashMap<String, String>) -> Result<Found> {
-        self.on_volume(id, secrets, |export| async move { lifecycle::get(&export, id).await }).await
+    async fn find(&self, id: &VolumeId, secret: Option<&MountOptions>) -> Result<Found> {
+        self.exports.on_volume(id, secret, |export| async move { find::get(&export, id).await }).await
     }
 
     pub(super) async fn validate(
         &self,
         request: csi::ValidateVolumeCapabilitiesRequest,
     ) -> Result<csi::ValidateVolumeCapabilitiesResponse> {
-        let id = known_id(&request.volume_id)?;
+        let id = existing_volume(&request.volume_id)?;
+        let secret = secret_options(&request.secrets)?;
         let capabilities = capability::parse_all(&request.volume_capabilities);
         if request.volume_capabilities.is_empty() {
             capabilities.as_ref().map_err(Clone::clone)?;
         }
-        self.find(&id, &request.secrets).await?;
+        self.find(&id, secret.as_ref()).await?;
         // What the driver cannot serve is not confirmed, and the message says why.
         let refused =
             capabilities.err().or_else(|| Attributes::parse(&request.mutable_parameters).err()).or_else(|| {
@@ -136,20 +106,21 @@ impl<C: Connect> Controller<C> {
         }
         let mut overcommit = None;
         let exports = if request.parameters.is_empty() {
-            self.pool.known()
+            self.exports.pool().known()
         } else {
             // A class's subDir may name a claim, and there is none yet: the export is all that is asked about.
             let mut parameters = request.parameters;
             parameters.retain(|key, _| !key.eq_ignore_ascii_case("subDir"));
             let Parameters { export: share, attributes, .. } = Parameters::parse(&parameters)?;
             overcommit = attributes.overcommit;
-            let options = self.pool.options(&share).unwrap_or_else(|| self.settings.mount_options.clone());
+            let options = self.exports.pool().options(&share);
+            let options = options.unwrap_or_else(|| self.settings.mount_options.clone());
             vec![(share, options)]
         };
         let (mut available, mut largest) = (0, 0);
         for (share, options) in exports {
-            let free = |export: Arc<Export<C::Fs>>| async move { lifecycle::available(&export, overcommit).await };
-            let bytes = int64(self.on(&share, &options, free).await?);
+            let free = |export: Arc<Export<C::Fs>>| async move { space::available(&export, overcommit).await };
+            let bytes = int64(self.exports.on(&share, &options, free).await?);
             available = i64::saturating_add(available, bytes);
             largest = largest.max(bytes);
         }
@@ -161,53 +132,42 @@ impl<C: Connect> Controller<C> {
     }
 
     pub(super) async fn expand(&self, request: csi::ControllerExpandVolumeRequest, until: Instant) -> Result<u64> {
-        let id = known_id(&request.volume_id)?;
+        let id = existing_volume(&request.volume_id)?;
         let range = request.capacity_range.as_ref().ok_or_else(|| Error::invalid("capacity_range", "missing"))?;
         let range = CapacityRange::new(range.required_bytes, range.limit_bytes)?;
         if request.volume_capability.is_some() {
             capability::parse(request.volume_capability.as_ref())?;
         }
-        let id = &id;
-        self.on_volume(id, &request.secrets, |export| {
-            let grown = id.clone();
-            let grow = async move |export: Arc<Export<C::Fs>>, lock| {
-                lifecycle::expand(&export, &grown, range, until, &lock).await
-            };
-            self.change(export, id, grow)
-        })
-        .await
+        let secret = secret_options(&request.secrets)?;
+        let grow = |export: Arc<Export<C::Fs>>, lock| {
+            let id = id.clone();
+            async move { change::expand(&export, &id, range, until, &lock).await }
+        };
+        self.exports.change(&id, secret.as_ref(), grow).await
     }
 
     pub(super) async fn modify(&self, request: csi::ControllerModifyVolumeRequest, until: Instant) -> Result<()> {
-        let id = known_id(&request.volume_id)?;
+        let id = existing_volume(&request.volume_id)?;
         let changes = Attributes::parse(&request.mutable_parameters)?;
-        let id = &id;
-        self.on_volume(id, &request.secrets, |export| {
-            let changed = id.clone();
-            let make = async move |export: Arc<Export<C::Fs>>, lock| {
-                lifecycle::modify(&export, &changed, changes, until, &lock).await
-            };
-            self.change(export, id, make)
-        })
-        .await
+        let secret = secret_options(&request.secrets)?;
+        let modify = |export: Arc<Export<C::Fs>>, lock| {
+            let id = id.clone();
+            async move { change::modify(&export, &id, changes, until, &lock).await }
+        };
+        self.exports.change(&id, secret.as_ref(), modify).await
     }
 
     pub(super) async fn get(&self, volume_id: &str) -> Result<csi::Volume> {
-        let id = known_id(volume_id)?;
-        let found = self.find(&id, &HashMap::new()).await?;
-        Ok(match found.record {
-            Some(record) => volume(&record),
+        let id = existing_volume(volume_id)?;
+        Ok(match self.find(&id, None).await?.record {
+            Some(record) => answer(&record),
             None => csi::Volume { volume_id: volume_id.to_owned(), volume_context: context(&id), ..Default::default() },
         })
     }
 }
 
-/// Parses the identifier of a volume that has to exist.
-pub(super) fn known_id(text: &str) -> Result<VolumeId> {
-    known("volume", text, VolumeId::parse(text))
-}
-
-pub(super) fn volume(record: &Record) -> csi::Volume {
+/// A volume as it is answered.
+pub(super) fn answer(record: &Record) -> csi::Volume {
     csi::Volume {
         capacity_bytes: int64(record.capacity),
         volume_id: record.id.to_string(),

@@ -15,9 +15,9 @@ use crate::snapshot::id::ArchiveId;
 use crate::snapshot::tree::{How, Stage};
 use crate::volume::directory_owners;
 use crate::volume::id::VolumeName;
-use crate::volume::lifecycle;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record as VolumeRecord;
+use crate::volume::record_file::RecordFile as _;
 
 mod input;
 mod members;
@@ -165,7 +165,7 @@ pub async fn names<F: Fs>(export: &Export<F>) -> Result<BTreeSet<VolumeName>> {
     let mut names: BTreeSet<VolumeName> =
         export.names(&export.fs().root()).await?.iter().filter_map(|name| VolumeName::of_file(name, "")).collect();
     names.retain(|name| name.as_str() != SubDir::PRIVATE && !name.as_str().starts_with(ARCHIVED));
-    for volume in lifecycle::names(export).await? {
+    for volume in VolumeRecord::names(export).await? {
         names.remove(&volume);
     }
     Ok(names)
@@ -223,14 +223,20 @@ impl<F: Fs> Clone for Archive<F> {
 }
 
 impl<F: Fs> Archive<F> {
-    /// The archive that was found on an export, for a volume of up to `limit` bytes.
+    /// The archive that was found on an export, for a volume of up to `limit` bytes; `u64::MAX` for one that has what there is
+    /// room for.
     pub fn new(export: Arc<Export<F>>, found: Found, limit: u64) -> Self {
         Self { export, found, limit }
     }
 
-    /// The export that it is on.
-    pub fn export(&self) -> &Arc<Export<F>> {
-        &self.export
+    /// Its identifier.
+    pub fn id(&self) -> &ArchiveId {
+        &self.found.id
+    }
+
+    /// The bytes that its volume has at least. How much is in it shows only while it is unpacked; without a limit that is not asked.
+    pub fn size(&self) -> u64 {
+        if self.limit == u64::MAX { 0 } else { self.found.size }
     }
 
     /// Unpacks it in staging, whole; answers its root.

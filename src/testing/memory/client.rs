@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::locked;
+use super::race::next;
 use crate::export::fs::{
     Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
     check_special, check_symlink_target, lock_offset,
@@ -33,6 +34,8 @@ struct Plan {
     faults: HashMap<u64, Fault>,
     dead: bool,
     interleave: bool,
+    /// Decides how often others run first.
+    pace: Option<u64>,
     delay: Duration,
 }
 
@@ -109,6 +112,13 @@ impl MemoryFs {
         locked(&self.client.plan).interleave = on;
     }
 
+    /// Like [`Self::interleave`], with a number that says how many times other tasks run first: an executor would
+    /// otherwise run the tasks in turn.
+    pub fn interleave_by(&self, seed: u64) {
+        let mut plan = locked(&self.client.plan);
+        (plan.interleave, plan.pace) = (true, Some(seed));
+    }
+
     /// How long every operation takes on tokio's clock, which may be paused.
     pub fn delay(&self, each: Duration) {
         locked(&self.client.plan).delay = each;
@@ -119,11 +129,12 @@ impl MemoryFs {
     }
 
     async fn operate<T>(&self, words: String, effect: impl FnOnce(&mut State) -> FsResult<T>) -> FsResult<T> {
-        let (interleave, delay) = {
-            let plan = locked(&self.client.plan);
-            (plan.interleave, plan.delay)
+        let (yields, delay) = {
+            let mut plan = locked(&self.client.plan);
+            let more = plan.pace.as_mut().map_or(0, |state| next(state) % 4);
+            (if plan.interleave { 1 + more } else { 0 }, plan.delay)
         };
-        if interleave {
+        for _ in 0..yields {
             yield_once().await;
         }
         if !delay.is_zero() {

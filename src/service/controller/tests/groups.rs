@@ -159,20 +159,19 @@ async fn a_member_that_fails_is_named_and_takes_all_the_others_with_it() {
 async fn a_group_that_a_crash_left_pending_is_given_up_when_a_volume_of_it_is_gone() {
     let mut lab = Lab::new("");
     let [v, w] = lab.pair().await;
-    let share = Source::share(Server::parse("", "a").unwrap(), Share::parse("", "/export").unwrap());
-    let export = Arc::new(Export::new(share, lab.server("a").client(), Arc::default()));
+    let export = Arc::new(Export::new(export_of("a"), lab.server("a").client(), Arc::default()));
     let trees = ["v", "w"].map(|name| crate::snapshot::tree::Tree {
         export: export.clone(),
         path: vec![crate::export::fs::Name::new(name).unwrap()],
-        what: name.to_owned(),
+        of: name.to_owned(),
+        size: 0,
+        snapshot: None,
     });
     let create = crate::snapshot::group::Create {
         name: VolumeName::parse("", "g").unwrap(),
         sources: vec![v.clone(), w.clone()],
-        sizes: vec![0, 0],
-        mount_options: Vec::new(),
     };
-    crate::snapshot::group::begin(&export, &create, &trees).await.unwrap();
+    crate::snapshot::group::begin(&export, &create, &trees, Vec::new()).await.unwrap();
     lab.restart();
     let id = "a#export#g###group";
     let members = ["a#export#g-0###snapshot".to_owned(), "a#export#g-1###snapshot".to_owned()];

@@ -4,85 +4,31 @@ mod groups;
 mod moves;
 mod snapshots;
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::*;
+use crate::error::Error;
+use crate::export::Export;
 use crate::export::copy::Options;
 use crate::export::fs::Fs as _;
-use crate::nfs::source::{Server, Share};
 use crate::service::proto::csi::volume_capability::access_mode::Mode;
 use crate::service::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use crate::testing::memory::{MemoryFs, MemoryServer, Node};
+use crate::testing::memory_servers::{ELSEWHERE, Process, Servers, export_of};
 use crate::volume::on_delete::OnDelete;
-
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-
-/// NFS servers that only take some mount options, or are gone.
-struct Servers {
-    servers: HashMap<Source, MemoryServer>,
-    /// What their names lead to, once they have moved.
-    elsewhere: HashMap<Source, MemoryServer>,
-    address: Mutex<IpAddr>,
-    takes: &'static str,
-    gone: AtomicBool,
-    times_out: AtomicBool,
-    connections: AtomicUsize,
-}
-
-impl Connect for Arc<Servers> {
-    type Fs = MemoryFs;
-
-    async fn check(&self, share: &Source, options: &MountOptions) -> Result<IpAddr> {
-        if self.gone.load(Ordering::Relaxed) {
-            let (server, reason) = (share.server.to_string(), "no answer".to_owned());
-            return Err(Error::Unreachable { server, port: options.port(), reason });
-        }
-        Ok(*self.address.lock().unwrap())
-    }
-
-    async fn connect(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Result<MemoryFs> {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        let refused = |errno| Error::Mount {
-            source_name: share.to_string(),
-            options: options.to_string(),
-            reason: "refused".to_owned(),
-            errno,
-        };
-        if self.times_out.load(Ordering::Relaxed) {
-            return Err(refused(110));
-        }
-        if options.to_vec().join(",") != self.takes {
-            return Err(refused(13));
-        }
-        let servers = if address == ELSEWHERE { &self.elsewhere } else { &self.servers };
-        servers.get(share).map(MemoryServer::client).ok_or_else(|| refused(2))
-    }
-}
 
 struct Lab {
     servers: Arc<Servers>,
-    controller: Controller<Arc<Servers>>,
+    controller: Controller<Arc<Process>>,
 }
 
 impl Lab {
     fn new(takes: &'static str) -> Self {
-        let share =
-            |server| Source::share(Server::parse("server", server).unwrap(), Share::parse("share", "/export").unwrap());
-        let servers = || ["a", "b"].map(|server| (share(server), MemoryServer::new())).into();
-        let servers = Arc::new(Servers {
-            servers: servers(),
-            elsewhere: servers(),
-            address: Mutex::new(HERE),
-            takes,
-            gone: AtomicBool::new(false),
-            times_out: AtomicBool::new(false),
-            connections: AtomicUsize::new(0),
-        });
+        let servers = ["a", "b"].map(|server| (export_of(server), MemoryServer::new()));
+        let servers = Servers::new(servers.into(), takes);
         let mut lab = Self { controller: controller(&servers), servers };
         lab.restart();
         lab
@@ -93,8 +39,7 @@ impl Lab {
     }
 
     fn server(&self, name: &str) -> &MemoryServer {
-        let share = Source::share(Server::parse("server", name).unwrap(), Share::parse("share", "/export").unwrap());
-        &self.servers.servers[&share]
+        &self.servers.servers[&export_of(name)]
     }
 
     async fn create(&self, server: &str, name: &str, secrets: &[(&str, &str)]) -> Result<String, Status> {
@@ -128,14 +73,14 @@ impl Lab {
     }
 }
 
-fn controller(servers: &Arc<Servers>) -> Controller<Arc<Servers>> {
+fn controller(servers: &Arc<Servers>) -> Controller<Arc<Process>> {
     let settings = Settings {
         mount_options: MountOptions::default(),
         defaults: Attributes { on_delete: Some(OnDelete::Delete), ..Attributes::default() },
         delete: DeletePolicy { default: OnDelete::Delete, replace_archive: false },
     };
     let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
-    Controller::new(Arc::new(Pool::new(servers.clone(), [])), settings, jobs)
+    Controller::new(Arc::new(Pool::new(Process::new(servers), [])), settings, jobs)
 }
 
 fn reasons(health: csi::VolumeHealth) -> (String, Vec<String>) {

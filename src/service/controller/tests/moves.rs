@@ -1,5 +1,7 @@
 //! Servers whose names lead to another address: what was there is another server.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::export::fs::Status as FsStatus;
 
@@ -10,13 +12,12 @@ impl Lab {
 
     async fn export(&self) -> Arc<Export<MemoryFs>> {
         let (share, options) = share_a();
-        self.controller.pool.get(&share, &options).await.unwrap()
+        self.controller.exports.pool().get(&share, &options).await.unwrap()
     }
 }
 
 fn share_a() -> (Source, MountOptions) {
-    let server = Server::parse("server", "a").unwrap();
-    (Source::share(server, Share::parse("share", "/export").unwrap()), MountOptions::default())
+    (export_of("a"), MountOptions::default())
 }
 
 #[tokio::test]
@@ -59,7 +60,7 @@ async fn a_lock_at_the_old_address_is_not_taken_for_one_at_the_new_one() {
 async fn a_connection_that_times_out_is_made_anew_where_its_server_answers() {
     let lab = Lab::new("");
     let (_, options) = share_a();
-    let (pool, export) = (&lab.controller.pool, lab.export().await);
+    let (pool, export) = (lab.controller.exports.pool(), lab.export().await);
     lab.servers.gone.store(true, Ordering::Relaxed);
     assert!(!pool.failed(&export, &options, FsStatus::TimedOut).await);
     lab.servers.gone.store(false, Ordering::Relaxed);
@@ -78,7 +79,7 @@ async fn mounting_that_times_out_is_left_alone_for_a_while() {
     let (share, options) = share_a();
     let attempts = || lab.servers.connections.load(Ordering::Relaxed);
     for _ in 0..3 {
-        let refused = lab.controller.pool.get(&share, &options).await;
+        let refused = lab.controller.exports.pool().get(&share, &options).await;
         assert!(matches!(refused, Err(Error::Mount { errno: 110, .. })));
         assert_eq!(attempts(), 1, "each attempt would keep in being what it is held back by");
     }

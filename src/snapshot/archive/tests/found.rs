@@ -3,7 +3,8 @@
 use super::*;
 use crate::export::fs::Status;
 use crate::volume::access::CapacityRange;
-use crate::volume::lifecycle::{Create, create, lock};
+use crate::volume::create::{Create, create};
+use crate::volume::lock::lock;
 use crate::volume::parameters::Attributes;
 use crate::volume::quota;
 

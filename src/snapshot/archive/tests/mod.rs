@@ -8,12 +8,16 @@ use tar::Header;
 
 use super::*;
 use crate::snapshot::id::KnownId;
-use crate::testing::crash_harness::connect;
+use crate::testing::crash_harness::reach;
 use crate::testing::memory::{MemoryFs, MemoryServer, Node, Tree};
 
 mod found;
 mod gnu;
 mod hostile;
+
+fn connect(server: &MemoryServer) -> Arc<Export<MemoryFs>> {
+    Arc::new(reach(server))
+}
 
 const LIMIT: u64 = 64 << 20;
 
@@ -46,7 +50,7 @@ async fn unpacked_from(file: &str, bytes: &[u8], limit: u64) -> Result<Tree> {
     let server = MemoryServer::new();
     server.plant("theirs/precious", Node::file(0o644, "kept")).unwrap();
     server.plant(file, Node::file(0o644, bytes)).unwrap();
-    let export: Arc<Export<MemoryFs>> = connect(&server);
+    let export = connect(&server);
     let before = outside(&server);
     let result = unpack_on(&export, limit, &How::default()).await;
     assert_eq!(outside(&server), before, "only what is in staging was touched");

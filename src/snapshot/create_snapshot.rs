@@ -1,0 +1,216 @@
+//! CreateSnapshot and CreateVolumeGroupSnapshot: one workflow, of one volume or of several.
+//!
+//! What is asked for is begun (its record says `pending`), copied by a job of the process, which a retry joins, and then made
+//! ready. `single.rs` and `group.rs` say what that is on the export.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::time::timeout;
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::Fs;
+use crate::export::pool::Connect;
+use crate::export::run_to_completion::run_to_completion;
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::Source;
+use crate::snapshot::content::tree_of_volume;
+use crate::snapshot::group_record::GroupRecord;
+use crate::snapshot::jobs::Jobs;
+use crate::snapshot::lock::job;
+use crate::snapshot::record::{Record, State};
+use crate::snapshot::tree::{How, Tree};
+use crate::snapshot::{find, group, single};
+use crate::volume::exports::Exports;
+use crate::volume::id::VolumeId;
+
+/// How long the copy is waited for; then the answer is that the snapshot is not ready.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What can be taken of volumes: a snapshot of one, or a group of snapshots.
+pub trait Taken: Clone + Send + Sync + 'static {
+    /// Its record.
+    type Record: Clone + Send + Sync + 'static;
+
+    /// What its copying is called.
+    fn job(&self) -> String;
+    /// How far it is.
+    fn state(record: &Self::Record) -> State;
+    /// The one that an earlier call began.
+    fn find<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<Option<Self::Record>>> + Send;
+    /// Begins it, or finds the one that an earlier call began.
+    fn begin<F: Fs>(
+        &self,
+        export: &Export<F>,
+        trees: &[Tree<F>],
+        mount_options: Vec<String>,
+    ) -> impl Future<Output = Result<Self::Record>> + Send;
+    /// Copies the volumes' trees, and makes it ready.
+    fn fill<F: Fs>(
+        &self,
+        export: &Arc<Export<F>>,
+        trees: &[Tree<F>],
+        how: &How,
+    ) -> impl Future<Output = Result<()>> + Send;
+    /// Gives it up, where it is still the one of that record.
+    fn give_up<F: Fs>(export: &Export<F>, record: &Self::Record) -> impl Future<Output = Result<()>> + Send;
+    /// What it is now.
+    fn get<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<Self::Record>> + Send;
+}
+
+impl Taken for single::Create {
+    type Record = Record;
+
+    fn job(&self) -> String {
+        job(&self.name)
+    }
+
+    fn state(record: &Record) -> State {
+        record.state
+    }
+
+    async fn find<F: Fs>(&self, export: &Export<F>) -> Result<Option<Record>> {
+        single::find(export, &self.name, &self.source).await
+    }
+
+    async fn begin<F: Fs>(&self, export: &Export<F>, trees: &[Tree<F>], mount_options: Vec<String>) -> Result<Record> {
+        single::begin(export, self, only(trees)?, mount_options).await
+    }
+
+    async fn fill<F: Fs>(&self, export: &Arc<Export<F>>, trees: &[Tree<F>], how: &How) -> Result<()> {
+        single::fill(export, &self.name, only(trees)?, how).await
+    }
+
+    async fn give_up<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
+        single::give_up(export, record).await
+    }
+
+    async fn get<F: Fs>(&self, export: &Export<F>) -> Result<Record> {
+        find::get(export, &self.name).await
+    }
+}
+
+/// The tree of the one volume that a snapshot is of.
+fn only<F: Fs>(trees: &[Tree<F>]) -> Result<&Tree<F>> {
+    match trees {
+        [tree] => Ok(tree),
+        _ => Err(Error::Internal(format!("a snapshot is of one volume, and not of {}", trees.len()))),
+    }
+}
+
+impl Taken for group::Create {
+    type Record = GroupRecord;
+
+    fn job(&self) -> String {
+        group::job(&self.name)
+    }
+
+    fn state(record: &GroupRecord) -> State {
+        record.state
+    }
+
+    async fn find<F: Fs>(&self, export: &Export<F>) -> Result<Option<GroupRecord>> {
+        group::find(export, &self.name, &self.sources).await
+    }
+
+    async fn begin<F: Fs>(
+        &self,
+        export: &Export<F>,
+        trees: &[Tree<F>],
+        mount_options: Vec<String>,
+    ) -> Result<GroupRecord> {
+        group::begin(export, self, trees, mount_options).await
+    }
+
+    async fn fill<F: Fs>(&self, export: &Arc<Export<F>>, trees: &[Tree<F>], how: &How) -> Result<()> {
+        group::fill(export, &self.name, trees, how).await
+    }
+
+    async fn give_up<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<()> {
+        group::give_up(export, record).await
+    }
+
+    async fn get<F: Fs>(&self, export: &Export<F>) -> Result<GroupRecord> {
+        group::get(export, &self.name).await
+    }
+}
+
+/// A snapshot, or a group of them, that is asked for.
+#[derive(Debug, Clone)]
+pub struct CreateSnapshot<T> {
+    /// Which.
+    pub what: T,
+    /// The volumes, in the order that their sources are named in `what`.
+    pub volumes: Vec<VolumeId>,
+    /// The export that it is put on.
+    pub share: Source,
+    /// The options to mount that export with, where the class or the secrets name any.
+    pub options: Option<MountOptions>,
+    /// The options among the secrets: the volumes are reached by them.
+    pub secret: Option<MountOptions>,
+}
+
+/// Takes a snapshot of a volume, or a group of snapshots, or finds the one that an earlier call with the same arguments took; joins the
+/// copying that an earlier call began. After [`PATIENCE`] it is answered as it is, pending, and the copying goes on.
+///
+/// # Errors
+/// As [`single::begin`] and [`group::begin`]; [`Error::NotFound`] where a volume is gone, and then what an earlier call began is
+/// given up; the error of the copy, also of one whose caller is gone.
+pub async fn create_snapshot<C: Connect, T: Taken>(
+    exports: &Exports<C>,
+    jobs: &Arc<Jobs>,
+    asked: &CreateSnapshot<T>,
+) -> Result<T::Record> {
+    let CreateSnapshot { what, share, secret, .. } = asked;
+    let options = &mount_options(exports, asked).await?;
+    let key = &(share.clone(), what.job());
+    if let Some(error) = jobs.failure(key) {
+        return Err(error);
+    }
+    let work = |export: Arc<Export<C::Fs>>| async move {
+        let found = what.find(&export).await?;
+        if let Some(record) = found.as_ref().filter(|record| T::state(record) == State::Ready) {
+            return Ok(record.clone());
+        }
+        let trees = asked.volumes.iter().map(|volume| tree_of_volume(exports, volume, secret.as_ref()));
+        let trees = try_join_all(trees).await;
+        if let (Err(Error::NotFound { .. }), Some(pending)) = (&trees, found) {
+            let export = export.clone();
+            run_to_completion(async move { T::give_up(&export, &pending).await }).await?;
+        }
+        let trees = trees?;
+        let begin = {
+            let (what, export, trees, options) = (what.clone(), export.clone(), trees.clone(), options.recorded());
+            async move { what.begin(&export, &trees, options).await }
+        };
+        let begun = run_to_completion(begin).await?;
+        if T::state(&begun) == State::Ready {
+            return Ok(begun);
+        }
+        let of = trees.iter().map(|tree| tree.of.clone()).collect();
+        let (taken, target) = (what.clone(), export.clone());
+        let copy = async move |how| taken.fill(&target, &trees, &how).await;
+        match timeout(PATIENCE, jobs.join(key.clone(), of, copy).wait()).await {
+            Ok(done) => {
+                done?;
+                what.get(&export).await
+            }
+            Err(_) => Ok(begun),
+        }
+    };
+    exports.on(share, options, work).await
+}
+
+/// The options to mount the export with that it is put on.
+async fn mount_options<C: Connect, T>(exports: &Exports<C>, asked: &CreateSnapshot<T>) -> Result<MountOptions> {
+    match (&asked.options, asked.volumes.first()) {
+        (Some(options), _) => Ok(options.clone()),
+        (None, Some(volume)) if asked.share == volume.export() => {
+            exports.volume_options(volume, asked.secret.as_ref()).await
+        }
+        (None, _) => Ok(exports.configured().clone()),
+    }
+}

@@ -1,0 +1,182 @@
+//! CreateVolume: an empty volume, or one that begins with content.
+//!
+//! A volume with content is begun (its record says `pending`), filled by a job of the process, which a retry joins, and then made
+//! whole (`volume/fill.rs` says how it is put in place). A volume that is only read may show a snapshot itself, without a copy.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::Fs;
+use crate::export::pool::Connect;
+use crate::export::run_to_completion::run_to_completion;
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::Source;
+use crate::snapshot::content::{self, Content};
+use crate::snapshot::jobs::{Jobs, Key};
+use crate::snapshot::snapshot_backed;
+use crate::snapshot::tree::{How, Stage};
+use crate::volume::create::{Create, create};
+use crate::volume::directory;
+use crate::volume::exports::Exports;
+use crate::volume::fill::{self, Begun};
+use crate::volume::id::VolumeName;
+use crate::volume::lock::lock;
+use crate::volume::record::{Origin, Record};
+use crate::volume::record_file::RecordFile as _;
+
+/// A volume that is asked for.
+#[derive(Debug, Clone)]
+pub struct CreateVolume {
+    /// The volume.
+    pub volume: Create,
+    /// The export that it is put on.
+    pub share: Source,
+    /// The options to mount that export with.
+    pub options: MountOptions,
+    /// The options among the secrets: what it is made of is reached by them.
+    pub secret: Option<MountOptions>,
+    /// Whether it may show a snapshot itself: nobody will write to it, and its class allows it.
+    pub may_show: bool,
+    /// Until when the quota agent is waited for.
+    pub until: Instant,
+}
+
+impl CreateVolume {
+    fn key(&self) -> Key {
+        (self.share.clone(), job(&self.volume.name))
+    }
+
+    /// Whether it may show a snapshot: only a directory of its own could be given a mode or an owner.
+    fn may_show(&self) -> bool {
+        let asked = &self.volume.asked;
+        self.may_show && asked.mode.is_none() && asked.uid.is_none() && asked.gid.is_none()
+    }
+}
+
+/// Makes a volume, or finds the one that an earlier call with the same arguments made; joins the copying that an earlier call began.
+///
+/// # Errors
+/// As [`create`](crate::volume::create::create), [`fill::begin`] and [`content::find`]; the error of the copy, also of one whose
+/// caller is gone.
+pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, asked: &CreateVolume) -> Result<Record> {
+    let Some(origin) = &asked.volume.origin else {
+        return exports.on(&asked.share, &asked.options, |export| empty(export, asked)).await;
+    };
+    if let Some(error) = jobs.failure(&asked.key()) {
+        return Err(error);
+    }
+    let work = |export: Arc<Export<C::Fs>>| async move {
+        let name = &asked.volume.name;
+        let content = match Record::read(&export, name).await? {
+            // What it was made of may be gone; it is compared, and answered.
+            Some(record) if !record.pending => None,
+            _ => Some(find(exports, asked, origin).await?),
+        };
+        match (begin(&export, asked, content.as_ref()).await?, content) {
+            (Begun::Whole(record), _) => return Ok(record),
+            (Begun::Pending(_), Some(content)) => {
+                let (of, target, filled) = (vec![content.of()], export.clone(), name.clone());
+                let copy = async move |how| fill(&target, &filled, &content, &how).await;
+                jobs.join(asked.key(), of, copy).wait().await?;
+            }
+            (Begun::Pending(_), None) => {}
+        }
+        match Record::read(&export, name).await? {
+            Some(record) if !record.pending => Ok(record),
+            _ => Err(Error::Interrupted(format!("volume `{name}` changed while it was made; call again"))),
+        }
+    };
+    exports.on(&asked.share, &asked.options, work).await
+}
+
+async fn empty<F: Fs>(export: Arc<Export<F>>, asked: &CreateVolume) -> Result<Record> {
+    // Who waits for the lock may give up; once the volume is begun it is made to its end.
+    let lock = lock(&export, &asked.volume.id(&export)?).await?;
+    let (volume, until) = (asked.volume.clone(), asked.until);
+    run_to_completion(async move { create(&export, &volume, until, &lock).await }).await
+}
+
+async fn find<C: Connect>(exports: &Exports<C>, asked: &CreateVolume, origin: &Origin) -> Result<Content<C::Fs>> {
+    content::find(exports, origin, asked.volume.capacity, asked.secret.as_ref()).await
+}
+
+/// Begins a volume with content, or finds it. There is no content (`None`) where the volume was seen to be whole.
+async fn begin<F: Fs>(export: &Arc<Export<F>>, asked: &CreateVolume, content: Option<&Content<F>>) -> Result<Begun> {
+    let lock = lock(export, &asked.volume.id(export)?).await?;
+    let size = content.map(Content::size);
+    let shown = content.filter(|_| asked.may_show()).and_then(|content| content.snapshot_on(export.source())).cloned();
+    let (export, volume, until) = (export.clone(), asked.volume.clone(), asked.until);
+    run_to_completion(async move {
+        let begun = Record::read(&export, &volume.name).await?;
+        match shown.filter(|_| begun.is_none()) {
+            Some(snapshot) => snapshot_backed::create(&export, &volume, &snapshot, &lock).await.map(Begun::Whole),
+            None => fill::begin(&export, &volume, size, until, &lock).await,
+        }
+    })
+    .await
+}
+
+/// What the copy for a volume is called in staging, and its lock. (No volume's name has a `#`.)
+pub fn job(name: &VolumeName) -> String {
+    format!("#volume#{name}")
+}
+
+/// Fills a volume that is pending, and makes it whole. One that cannot be filled is given up.
+///
+/// # Errors
+/// As [`Stage::fill`] and [`Archive::unpack`]; [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where something is
+/// in its directory.
+pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &Content<F>, how: &How) -> Result<()> {
+    let stage = Stage::take(export, &job(name), &how.cancel).await?;
+    let record = match Record::read(export, name).await? {
+        Some(record) if !record.pending => return Ok(()),
+        Some(record) => record,
+        None => return Err(Error::Interrupted(format!("volume `{name}` was deleted while it was filled"))),
+    };
+    let (record, filled) = if directory::is_placed(export, &record).await? {
+        (record, Ok(None))
+    } else {
+        let record = fill::begin_anew(export, record, name).await?;
+        let filled = match fill::check_free(export, &record).await {
+            Ok(()) => content.fill(&stage, how).await.map(Some),
+            Err(taken) => Err(taken),
+        };
+        (record, filled)
+    };
+    let root = match filled {
+        Ok(root) => root,
+        Err(error) => {
+            give_up(export, &stage, &record, name, how).await?;
+            return Err(error);
+        }
+    };
+    let lock = lock(export, &record.id).await?;
+    let placed = match root {
+        Some(root) => fill::place(export, &record, name, (&root, stage.name()), &lock).await,
+        None => Ok(record.clone()),
+    };
+    if let Err(error @ (Error::Conflict { .. } | Error::Interrupted(_))) = placed {
+        drop(lock);
+        give_up(export, &stage, &record, name, how).await?;
+        return Err(error);
+    }
+    fill::finish(export, &placed?, name, &lock).await.map(drop)
+}
+
+async fn give_up<F: Fs>(
+    export: &Export<F>,
+    stage: &Stage<F>,
+    record: &Record,
+    name: &VolumeName,
+    how: &How,
+) -> Result<()> {
+    stage.discard().await?;
+    if how.ending.is_cancelled() {
+        return Ok(());
+    }
+    let lock = lock(export, &record.id).await?;
+    fill::abandon(export, record, name, &lock).await
+}

@@ -1,0 +1,49 @@
+//! DeleteVolume, also of a volume that is being filled, is copied, or shows a snapshot.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::export::Export;
+use crate::export::pool::Connect;
+use crate::export::run_to_completion::run_to_completion;
+use crate::nfs::options::MountOptions;
+use crate::snapshot::create_volume::job;
+use crate::snapshot::jobs::Jobs;
+use crate::snapshot::snapshot_backed;
+use crate::volume::delete::{self, DeletePolicy};
+use crate::volume::exports::Exports;
+use crate::volume::id::VolumeId;
+use crate::volume::lock::lock;
+
+/// Deletes a volume. One that is not there is deleted.
+///
+/// # Errors
+/// As [`delete::delete`].
+pub async fn delete_volume<C: Connect>(
+    exports: &Exports<C>,
+    jobs: &Jobs,
+    id: &VolumeId,
+    policy: DeletePolicy,
+    secret: Option<&MountOptions>,
+) -> Result<()> {
+    if let Some(name) = id.name() {
+        jobs.end(&(id.export(), job(&name))).await;
+    }
+    let delete = |export: Arc<Export<C::Fs>>| async move {
+        if delete::is_gone(&export, id).await? {
+            return Ok(());
+        }
+        // Who waits for the lock may give up; once the deletion has begun it is made to its end.
+        let (id, lock) = (id.clone(), lock(&export, id).await?);
+        run_to_completion(async move {
+            match delete::delete(&export, &id, policy, &lock).await? {
+                Some(record) => snapshot_backed::delete(&export, &record, &lock).await,
+                None => Ok(()),
+            }
+        })
+        .await
+    };
+    exports.on_volume(id, secret, delete).await?;
+    jobs.end_copies_of(&id.to_string());
+    Ok(())
+}

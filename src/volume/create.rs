@@ -1,0 +1,135 @@
+//! Making an empty volume (CSI `CreateVolume`).
+//!
+//! The caller holds the volume's lock (so that it can give up waiting for it), and hands it in as a proof. The order is such that a
+//! repeated call finishes what a crash cut short: claim, directory, record, limit. The record is what makes the volume exist.
+
+use tokio::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::Fs;
+use crate::export::locks::Guard;
+use crate::nfs::source::SubDir;
+use crate::volume::access::CapacityRange;
+use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::on_delete::OnDelete;
+use crate::volume::parameters::{Attributes, volume_directory};
+use crate::volume::record::{Origin, Record};
+use crate::volume::record_file::{RecordFile as _, now};
+use crate::volume::{delete, directory, directory_owners, kept, overcommit, quota, space};
+
+/// A volume to be made.
+#[derive(Debug, Clone)]
+pub struct Create {
+    /// Its name.
+    pub name: VolumeName,
+    /// Its directory; `None` for one named after it.
+    pub sub_dir: Option<SubDir>,
+    /// Its capacity.
+    pub capacity: CapacityRange,
+    /// What was asked for.
+    pub asked: Attributes,
+    /// What holds where nothing was asked for: the driver's defaults.
+    pub defaults: Attributes,
+    /// The options that the controller mounts the export with.
+    pub mount_options: Vec<String>,
+    /// What it is to be filled with.
+    pub origin: Option<Origin>,
+}
+
+impl Create {
+    /// The identifier that the volume will have.
+    pub fn id<F: Fs>(&self, export: &Export<F>) -> Result<VolumeId> {
+        let on_delete = self.asked.or(self.defaults).on_delete.filter(|policy| *policy != OnDelete::Delete);
+        let (sub_dir, uuid) = match &self.sub_dir {
+            Some(sub_dir) => (sub_dir.clone(), Some(self.name.clone())),
+            None => (volume_directory("name", self.name.as_str())?, None),
+        };
+        let source = export.source();
+        Ok(VolumeId { server: source.server.clone(), share: source.share.clone(), sub_dir, uuid, on_delete })
+    }
+}
+
+/// Makes a volume, or finds the one that an earlier call with the same arguments made (CSI `CreateVolume`). A limit that is
+/// required is waited for `until` then.
+///
+/// # Errors
+/// [`Error::Conflict`] where the name belongs to a volume of another capacity or other parameters,
+/// [`Error::Precondition`] where the directory is inside another volume's, [`Error::Exhausted`] where the export has not
+/// enough free or is promised to others; [`Error::NoAgent`] where a limit is required and cannot be had: nothing of the volume stays then.
+pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, lock: &Guard<F>) -> Result<Record> {
+    let id = create.id(export)?;
+    let wanted = create.asked.or(create.defaults);
+    if let Some(record) = Record::read(export, &create.name).await? {
+        check_same(create, &id, &record)?;
+        // Whoever wrote the record had made the directory; it may have been removed by hand since.
+        directory::make(export, &create.name, &id.sub_dir, record.attributes).await?;
+        quota::enforced_where_required(export, &create.name, &record, until).await?;
+        kept::replace(export, &record, &create.name).await?;
+        return Ok(record);
+    }
+    quota::check_possible(export, wanted.quota, until).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    neighbours.check_nesting(&id.sub_dir)?;
+    neighbours.check_filled(&id.sub_dir)?;
+    let capacity = create.capacity.choose();
+    space::check_free(export, capacity).await?;
+    let promise = overcommit::check(export, wanted.overcommit, capacity).await?;
+    directory_owners::claim(export, &id).await?;
+    let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
+    let was_there = directory::make(export, &create.name, &id.sub_dir, wanted).await?;
+    let adopted = match &neighbours.same {
+        Some(_) => directory_owners::is_adopted(export, &id.sub_dir, &neighbours).await?,
+        // One that is empty may be this volume's own, made by an earlier call that came no further.
+        None => was_there && directory::has_content(export, &id.sub_dir).await?,
+    };
+    let record = new(create, id, capacity, kept || adopted);
+    record.write(export).await?;
+    drop(promise);
+    if let Err(error) = quota::enforced_where_required(export, &create.name, &record, until).await {
+        delete::undo(export, &record.id, &create.name, lock).await?;
+        return Err(error);
+    }
+    kept::replace(export, &record, &create.name).await?;
+    Ok(record)
+}
+
+/// The record of a new volume.
+pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -> Record {
+    Record {
+        id,
+        capacity,
+        created_with: create.asked,
+        attributes: create.asked.or(create.defaults),
+        on_delete_modified: false,
+        adopted,
+        mount_options: create.mount_options.clone(),
+        created: now(),
+        origin: create.origin.clone(),
+        backing_snapshot: None,
+        pending: false,
+        staged: None,
+        attempt: None,
+    }
+}
+
+pub(super) fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
+    let differs = |what: &str, is: String, asked: String| {
+        let reason = format!("it has {what} {is}, and {asked} is asked for now; choose another name");
+        Err(Error::conflict(format!("volume `{}`", create.name), reason))
+    };
+    if (&id.server, &id.share, &id.sub_dir) != (&record.id.server, &record.id.share, &record.id.sub_dir) {
+        return differs("directory", record.id.source().to_string(), id.source().to_string());
+    }
+    if !create.capacity.allows(record.capacity) {
+        let asked = format!("{:?}", create.capacity);
+        return differs("capacity", record.capacity.to_string(), asked);
+    }
+    if create.origin != record.origin {
+        return differs("content", format!("{:?}", record.origin), format!("{:?}", create.origin));
+    }
+    if create.asked != record.created_with {
+        return differs("parameters", format!("{:?}", record.created_with), format!("{:?}", create.asked));
+    }
+    Ok(())
+}

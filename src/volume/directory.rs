@@ -1,0 +1,101 @@
+//! The directory of a volume: found, and made.
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, Kind, Name, SetAttr, Status};
+use crate::nfs::source::SubDir;
+use crate::volume::id::VolumeName;
+use crate::volume::parameters::Attributes;
+use crate::volume::record::Record;
+
+/// The mode of a volume's directory, and of the directories above it, where none was asked for.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// The directory; `None` where it is not there, or something else is.
+pub async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Option<F::Handle>> {
+    match export.find_dir(&export.fs().root(), sub_dir.names()).await {
+        Err(Error::Export { status: Status::NotDir, .. }) => Ok(None),
+        found => found,
+    }
+}
+
+/// Whether a directory is there, with anything in it.
+pub(super) async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<bool> {
+    match find(export, sub_dir).await? {
+        Some(dir) => Ok(!export.is_empty(&dir).await?),
+        None => Ok(false),
+    }
+}
+
+/// Whether the content is in its place already: the directory there is the one that was staged.
+pub async fn is_placed<F: Fs>(export: &Export<F>, record: &Record) -> Result<bool> {
+    let found = file_id(export, record).await?;
+    Ok(found.is_some() && found == record.staged)
+}
+
+/// The file ID of the directory that is in the volume's place.
+pub(super) async fn file_id<F: Fs>(export: &Export<F>, record: &Record) -> Result<Option<u64>> {
+    let failed = |status| export.failed(format!("looking at directory `{}`", record.id.sub_dir), status);
+    match find(export, &record.id.sub_dir).await? {
+        Some(dir) => Ok(Some(export.fs().getattr(&dir).await.map_err(failed)?.fileid)),
+        None => Ok(None),
+    }
+}
+
+/// Makes a volume's directory so that nobody sees it without its mode and owner. One that is there is taken as it is, and
+/// given what `attributes` say. Answers whether it was there.
+pub(super) async fn make<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    sub_dir: &SubDir,
+    attributes: Attributes,
+) -> Result<bool> {
+    let fs = export.fs();
+    let failed = |status| export.failed(format!("creating directory `{sub_dir}`"), status);
+    let (parent, last) = make_parent(export, sub_dir).await?;
+    let mode = attributes.mode.unwrap_or(DIRECTORY_MODE);
+    let plain = attributes.uid.is_none() && attributes.gid.is_none() && mode <= 0o777;
+    if plain {
+        match fs.mkdir(&parent, &last, mode).await {
+            Err(Status::Exist) => {}
+            made => return made.map(|_| false).map_err(failed),
+        }
+    }
+    if let Some((directory, attr)) = export.find(&parent, &last).await? {
+        if attr.kind != Kind::Directory {
+            return Err(failed(Status::NotDir));
+        }
+        return fs.setattr(&directory, set_attr(attributes)).await.map(|()| true).map_err(failed);
+    }
+    let layout = export.make_layout().await?;
+    let staged = Name::new(name.as_str()).map_err(failed)?;
+    let (directory, _) = match fs.mkdir(&layout.staging, &staged, 0o700).await {
+        // Left by a process that died here: the lock says that nobody else uses it.
+        Err(Status::Exist) => fs.lookup(&layout.staging, &staged).await.map_err(failed)?,
+        made => made.map_err(failed)?,
+    };
+    let attr = SetAttr { mode: Some(mode), ..set_attr(attributes) };
+    let place = async {
+        fs.setattr(&directory, attr).await?;
+        fs.rename(&layout.staging, &staged, &parent, &last).await
+    };
+    let placed = place.await;
+    if let Err(status) = placed
+        && status != Status::TimedOut
+        && let Err(left) = fs.rmdir(&layout.staging, &staged).await
+    {
+        // A server that squashes root, say, gives it no other owner. What does not go now is swept later.
+        tracing::debug!(name = %staged, %left, "nothing is cleared in staging");
+    }
+    placed.map(|()| false).map_err(failed)
+}
+
+pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
+    let mut names: Vec<Name> = sub_dir.names().collect();
+    let last = names.pop().ok_or_else(|| Error::Internal("a directory without a name".to_owned()))?;
+    Ok((export.make_dirs(&export.fs().root(), names, DIRECTORY_MODE).await?, last))
+}
+
+pub(super) fn set_attr(attributes: Attributes) -> SetAttr {
+    SetAttr { mode: attributes.mode, uid: attributes.uid, gid: attributes.gid, ..SetAttr::default() }
+}

@@ -1,0 +1,57 @@
+//! Finding a volume by its identifier (CSI `ControllerGetVolume`).
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::Fs;
+use crate::volume::id::VolumeId;
+use crate::volume::lock::lock;
+use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
+
+/// A volume as it is found on the export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its record; `None` for one that was made by hand or by csi-driver-nfs.
+    pub record: Option<Record>,
+    /// Whether its directory is there.
+    pub directory: bool,
+}
+
+/// Looks a volume up by its identifier (CSI `ControllerGetVolume`).
+///
+/// # Errors
+/// [`Error::NotFound`] where there is neither a record nor a directory.
+pub async fn get<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
+    let record = read_own(export, id).await?;
+    let pending = record.as_ref().is_some_and(|record| record.pending);
+    let record = record.filter(|record| !record.pending);
+    let path = record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), Record::path)?;
+    let directory = export.find_dir(&export.fs().root(), path).await?.filter(|_| !pending);
+    if record.is_none() && directory.is_none() {
+        let reason = format!("{} has no directory `{}`", export.source(), id.sub_dir);
+        return Err(Error::not_found(format!("volume `{id}`"), reason));
+    }
+    Ok(Found { record, directory: directory.is_some() })
+}
+
+/// The same for a volume that is to be copied. One without a record is looked up under its lock: its CreateVolume may have
+/// made its directory, and be about to record what its size is.
+///
+/// # Errors
+/// As [`get`].
+pub async fn get_settled<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
+    let found = get(export, id).await?;
+    if found.record.is_some() || export.layout().await?.is_none() {
+        return Ok(found);
+    }
+    let _lock = lock(export, id).await?;
+    get(export, id).await
+}
+
+/// The record of the volume that `id` names; `None` where the name's record is of a volume with another directory.
+pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Option<Record>> {
+    match id.name() {
+        Some(name) => Ok(Record::read(export, &name).await?.filter(|record| record.id.sub_dir == id.sub_dir)),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,163 @@
+//! The form that all records have: a small JSON file named after what it is a record of, which begins with its version.
+
+use std::future::Future;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::export::Export;
+use crate::export::fs::{Fs, Name, gone};
+use crate::export::layout::Layout;
+use crate::volume::id::VolumeName;
+
+/// The version of the records that this driver writes. Reading refuses a newer one.
+const VERSION: u32 = 1;
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Serialize)]
+struct Versioned<J> {
+    version: u32,
+    #[serde(flatten)]
+    record: J,
+}
+
+/// A record in a directory of `.csi-nfs`.
+pub trait RecordFile: Sized + Send + Sync {
+    /// What is in the file beside the version.
+    type Json: Serialize + DeserializeOwned;
+
+    /// What it is a record of, in a message.
+    const OF: &'static str;
+    /// The directory below `.csi-nfs`, in a message.
+    const DIRECTORY: &'static str;
+    /// The end of the file's name, behind the name of what it is a record of.
+    const SUFFIX: &'static str;
+
+    /// What an operator can do about a record that cannot be used.
+    fn advice(name: &VolumeName) -> String;
+    /// The directory that the file is in.
+    fn directory<F: Fs>(layout: &Layout<F>) -> &F::Handle;
+    /// What the lock is called under which the record is written.
+    fn lock_name(name: &VolumeName) -> String;
+    /// The identifier of what it is a record of.
+    fn identifier(&self) -> String;
+    /// The name in that identifier.
+    fn name(&self) -> Option<VolumeName>;
+    /// What is written.
+    fn to_json(&self) -> Self::Json;
+    /// The record from what was read.
+    fn from_json(json: Self::Json) -> Result<Self>;
+
+    /// The bytes of the file.
+    fn encode(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(&Versioned { version: VERSION, record: self.to_json() })
+            .map_err(|e| Error::Internal(format!("writing the record of {} {}: {e}", Self::OF, self.identifier())))
+    }
+
+    /// The record of `name` from the bytes of its file.
+    ///
+    /// # Errors
+    /// [`Error::Record`].
+    fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
+        let bad = |reason: String| {
+            let (directory, suffix, advice) = (Self::DIRECTORY, Self::SUFFIX, Self::advice(name));
+            Error::Record(format!(
+                "the record `.csi-nfs/{directory}/{name}{suffix}` cannot be used: {reason}; {advice}"
+            ))
+        };
+        let Version { version } = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        if version > VERSION {
+            return Err(bad(format!("it is of version {version}, and this driver knows {VERSION}: upgrade it")));
+        }
+        let json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        let record = Self::from_json(json).map_err(|e| bad(e.to_string()))?;
+        if record.name().as_ref() != Some(name) {
+            return Err(bad(format!("it is of another {}, {}", Self::OF, record.identifier())));
+        }
+        Ok(record)
+    }
+
+    /// The name of the record's file.
+    fn file(name: &VolumeName) -> Result<Name> {
+        name.file(Self::SUFFIX)
+    }
+
+    /// The name of what the file of that name is the record of; `None` for a file that is no such record.
+    fn of_file(file: &Name) -> Option<VolumeName> {
+        VolumeName::of_file(file, Self::SUFFIX)
+    }
+
+    /// Reads the record of `name`; `None` where there is none.
+    fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<Option<Self>>> + Send {
+        async move {
+            let Some(layout) = export.layout().await? else { return Ok(None) };
+            let bytes = export.read_small(Self::directory(&layout), &Self::file(name)?).await?;
+            bytes.map(|bytes| Self::decode(name, &bytes)).transpose()
+        }
+    }
+
+    /// The same for a list: `None` also for a record that cannot be used.
+    fn read_or_skip<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<Option<Self>>> + Send {
+        async move { or_skip(export, Self::read(export, name).await) }
+    }
+
+    /// Writes the record, in place of one that is there. The caller holds its lock ([`lock_name`](Self::lock_name)).
+    fn write<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let nameless = || Error::Internal(format!("{} {} has no name for its record", Self::OF, self.identifier()));
+            let (name, bytes) = (self.name().ok_or_else(nameless)?, self.encode()?);
+            let layout = export.make_layout().await?;
+            let (lock, file) = (Self::lock_name(&name), Self::file(&name)?);
+            export.write_small_under(&lock, Self::directory(&layout), &file, bytes).await
+        }
+    }
+
+    /// Removes the record of `name`, if there is one. The caller holds its lock.
+    fn remove<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let layout = export.make_layout().await?;
+            gone(export.fs().unlink(Self::directory(&layout), &Self::file(name)?).await)
+                .map_err(|status| export.failed(format!("removing the record of {} `{name}`", Self::OF), status))
+        }
+    }
+
+    /// The names of all that have records on an export, sorted.
+    fn names<F: Fs>(export: &Export<F>) -> impl Future<Output = Result<Vec<VolumeName>>> + Send {
+        async move {
+            let Some(layout) = export.layout().await? else { return Ok(Vec::new()) };
+            let files = export.names(Self::directory(&layout)).await?;
+            let mut names: Vec<VolumeName> = files.iter().filter_map(Self::of_file).collect();
+            names.sort_unstable();
+            Ok(names)
+        }
+    }
+}
+
+/// What was read for a list: a record that cannot be used is logged, and keeps no other from being listed.
+pub fn or_skip<F: Fs, T>(export: &Export<F>, read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(error @ Error::Record(_)) => {
+            tracing::error!(export = %export.source(), %error, "left out of a list");
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
+/// The time that a record says, in seconds since the epoch.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A number for a record that is pending, which no other attempt at the same thing has. The time in a record is too coarse to tell
+/// two attempts apart.
+pub fn new_attempt() -> Option<u64> {
+    Some(Uuid::new_v4().as_u64_pair().0)
+}
