@@ -303,3 +303,24 @@ fn links_lead_somewhere(#[case] document: &str) {
         assert!(heading.is_empty() || headings.any(|other| other == heading), "{link}");
     }
 }
+
+/// ARCHITECTURE.md follows calls through the source: each step is a file, and most name a function in it.
+#[test]
+fn every_file_and_function_that_the_architecture_names_exists() {
+    let text: Vec<_> = include_str!("../../ARCHITECTURE.md").split_whitespace().collect();
+    let text = text.join(" ");
+    let pieces: Vec<&str> = text.split('`').collect();
+    let mut functions = 0;
+    for at in (1..pieces.len()).step_by(2).filter(|at| pieces[*at].ends_with(".rs")) {
+        let places = [root().join("src"), root()].map(|directory| directory.join(pieces[at]));
+        let path = places.iter().find(|path| path.exists()).unwrap_or_else(|| panic!("{} does not exist", pieces[at]));
+        match pieces[at + 1..] {
+            [", ", function, ..] if !function.contains(['/', '.']) => {
+                assert!(source(path).contains(&format!("fn {function}")), "{}: {function}", pieces[at]);
+                functions += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(functions > 20, "{functions}");
+}
