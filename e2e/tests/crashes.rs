@@ -252,7 +252,7 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
 
 /// Asserts that the export holds everything in `world` and nothing else.
 async fn assert_agrees(driver: &Driver, share: &Share, world: &World) {
-    checked::at_rest(&share).await;
+    checked::at_rest(share).await;
     let mut expected: Vec<String> = world.volumes.values().map(|volume| volume.directory.clone()).collect();
     expected.extend(world.archives.iter().cloned());
     expected.sort();

@@ -7,7 +7,9 @@ use super::lab::Share;
 
 /// Runs `csi-nfs check` on a share.
 pub fn check(share: &Share, arguments: &[&str]) -> Output {
-    let export = format!("--export={}:{}", share.server, share.share);
+    let bare_ipv6 = share.server.contains(':') && !share.server.starts_with('[');
+    let server = if bare_ipv6 { format!("[{}]", share.server) } else { share.server.clone() };
+    let export = format!("--export={server}:{}", share.share);
     Command::new(program()).arg("check").arg(export).args(arguments).output().unwrap()
 }
 
