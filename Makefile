@@ -27,7 +27,7 @@ demo: setup release  ## the main job, step by step, on a real NFS server
 test: test-unit test-chart e2e  ## every test but those on a Kubernetes cluster
 
 # The number of races of each kind: two controllers with volumes, with snapshots, with archives, and with an agent.
-test-unit: export CSI_NFS_RACES ?= 50000
+test-unit: export CSI_NFS_RACES ?= 20000
 # So many random histories of calls, which a reference model judges (src/testing/model).
 test-unit: export CSI_NFS_HISTORIES ?= 20000
 test-unit:  ## the tests that need no NFS
