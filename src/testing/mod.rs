@@ -21,6 +21,8 @@ pub(crate) mod fake_server;
 #[cfg(test)]
 pub(crate) mod local_directory;
 #[cfg(test)]
+pub(crate) mod log;
+#[cfg(test)]
 pub(crate) mod memory_servers;
 #[cfg(test)]
 mod model;

@@ -7,6 +7,7 @@ use tower::{Layer, ServiceExt};
 use super::*;
 use crate::nfs::text::Format;
 use crate::service::call_span::{server, volume};
+use crate::testing::log::{Logging, log_to};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -32,10 +33,10 @@ impl Write for Log {
 }
 
 /// Logs to memory until the guard is dropped.
-fn logging(format: Format, verbosity: u32) -> (Log, tracing::subscriber::DefaultGuard) {
+fn logging(format: Format, verbosity: u32) -> (Log, Logging) {
     let log = Log::default();
     let writer = log.clone();
-    let guard = tracing::subscriber::set_default(subscriber(format, verbosity, move || writer.clone()));
+    let guard = log_to(subscriber(format, verbosity, move || writer.clone()));
     (log, guard)
 }
 

@@ -161,7 +161,7 @@ async fn a_copy_that_takes_long_tells_how_far_it_is_every_ten_seconds() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let _logging = crate::testing::log::log_to(subscriber);
     let fs = planted(true).await.client();
     fs.delay(Duration::from_secs(5));
     let start = tokio::time::Instant::now();
