@@ -261,7 +261,7 @@ async fn one_of_two_agents_works_and_the_other_takes_over() {
     let mut first = Agent::start(&share);
     driver.create(required(&share, "a", 4)).await.unwrap();
     let second = Agent::start(&share);
-    until("standing by", Duration::from_secs(10), || second.log().contains("stands by").then_some(())).await;
+    until("standing by", Duration::from_secs(10), || second.log().contains("is on standby").then_some(())).await;
     driver.create(required(&share, "b", 4)).await.unwrap();
     first.kill();
     driver.create(required(&share, "c", 4)).await.unwrap();
