@@ -186,8 +186,16 @@ impl<F: Fs> Export<F> {
 
     /// Whether there is nothing in a directory.
     pub async fn is_empty(&self, dir: &F::Handle) -> Result<bool> {
-        let page = self.fs.readdir(dir, 0).await.map_err(|e| self.failed("listing a directory", e))?;
-        Ok(page.entries.is_empty())
+        let mut from = 0;
+        loop {
+            let page = self.fs.readdir(dir, from).await.map_err(|e| self.failed("listing a directory", e))?;
+            match page.next {
+                // A page without entries is not the end.
+                _ if !page.entries.is_empty() => return Ok(false),
+                Some(next) => from = next,
+                None => return Ok(true),
+            }
+        }
     }
 
     /// The content of a small file of the driver; `None` if there is no such file.
