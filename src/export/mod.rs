@@ -283,3 +283,29 @@ impl<F: Fs> Export<F> {
         written.map_err(|status| self.failed(format!("writing `{name}`"), status))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::crash_harness::reach;
+    use crate::testing::memory::{MemoryServer, Node};
+
+    #[tokio::test]
+    async fn a_directory_whose_first_page_is_empty_is_not_empty() {
+        let server = MemoryServer::new();
+        let export = reach(&server);
+        let root = export.fs().root();
+        for number in 0..40 {
+            server.plant(format!("{number}"), Node::file(0o600, "")).unwrap();
+        }
+        for number in 0..39 {
+            server.remove(format!("{number}")).unwrap();
+        }
+        let first = export.fs().readdir(&root, 0).await.unwrap();
+        assert!(first.entries.is_empty() && first.next.is_some());
+        assert!(!export.is_empty(&root).await.unwrap());
+        assert_eq!(export.names(&root).await.unwrap(), [Name::new("39").unwrap()]);
+        server.remove("39").unwrap();
+        assert!(export.is_empty(&root).await.unwrap());
+    }
+}

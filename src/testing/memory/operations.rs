@@ -5,8 +5,9 @@ use crate::testing::memory::content::Content;
 use crate::testing::memory::inode::{Body, Directory};
 use crate::testing::memory::state::{Holder, NOBODY, READ, SEARCH, State, WRITE};
 
-/// Small, so that listings have several pages.
-const PAGE: usize = 16;
+/// A page covers so many cookies: few, so that listings have several pages. Names that were removed leave pages that are
+/// short, or empty.
+const PAGE: u64 = 16;
 
 impl State {
     pub(super) fn lookup(&self, dir: u64, name: &Name) -> FsResult<(u64, Attr)> {
@@ -194,14 +195,17 @@ impl State {
     pub(super) fn readdir(&self, dir: u64, from: Cookie) -> FsResult<Page> {
         let directory = self.directory(dir)?;
         self.permit(dir, READ)?;
-        let mut rest = directory.entries.range(from.saturating_add(1)..);
+        let last = from.saturating_add(PAGE);
         let (mut entries, mut next) = (Vec::new(), None);
-        for (cookie, (name, fileid)) in rest.by_ref().take(PAGE) {
+        for (cookie, (name, fileid)) in directory.entries.range(from.saturating_add(1)..) {
+            if *cookie > last {
+                next = Some(last);
+                break;
+            }
             let kind = Some(self.inode(*fileid)?.kind());
             entries.push(Entry { name: name.clone(), kind, fileid: *fileid, cookie: *cookie });
-            next = Some(*cookie);
         }
-        Ok(Page { entries, next: next.filter(|_| rest.next().is_some()) })
+        Ok(Page { entries, next })
     }
 
     pub(super) fn statfs(&self, dir: u64) -> FsResult<FsStat> {

@@ -15,8 +15,8 @@ const SNAPSHOTS: [&str; 2] = ["s", "t"];
 #[derive(Clone, Copy, PartialEq)]
 enum Theme {
     All,
-    /// One snapshot that comes and goes, and repairs.
-    OneSnapshot,
+    /// A snapshot whose deletion is cut short, is found by a check, and is repaired after somebody took it anew.
+    Repair,
     /// Volumes that are filled in a directory that others have an eye on.
     Copies,
 }
@@ -34,12 +34,14 @@ struct Maker {
     checked: bool,
     /// Whether the last call had a fault: then it is time to call again, or to look.
     troubled: bool,
+    /// How far the usual course of the theme has come.
+    course: usize,
 }
 
 /// The history that a seed stands for, and the policies that its controllers start with.
 pub fn history(seed: u64) -> Vec<Step> {
     let mut random = Random(seed);
-    let theme = random.of(&[Theme::All, Theme::All, Theme::All, Theme::OneSnapshot, Theme::Copies]);
+    let theme = random.of(&[Theme::All, Theme::All, Theme::All, Theme::Repair, Theme::Copies]);
     let mut maker = Maker {
         random,
         theme,
@@ -48,6 +50,7 @@ pub fn history(seed: u64) -> Vec<Step> {
         ids: Vec::new(),
         checked: false,
         troubled: false,
+        course: 0,
     };
     let length = 5 + maker.random.below(10);
     (0..length).map(|number| maker.step(number)).collect()
@@ -56,13 +59,15 @@ pub fn history(seed: u64) -> Vec<Step> {
 impl Maker {
     fn step(&mut self, number: usize) -> Step {
         let at = self.random.below(2);
-        let looks = if self.theme == Theme::OneSnapshot { 60 } else { 20 };
-        if std::mem::take(&mut self.troubled) && self.random.percent(looks) {
+        if self.theme == Theme::Repair
+            && self.random.percent(75)
+            && let Some(step) = self.course(at)
+        {
+            return step;
+        }
+        if std::mem::take(&mut self.troubled) && self.random.percent(20) {
             self.checked = true;
             return Step::Check;
-        }
-        if self.checked && self.theme == Theme::OneSnapshot && self.random.percent(20) {
-            return Step::Repair;
         }
         match self.random.below(100) {
             0..13 => Step::Write { dir: self.dir(), number },
@@ -91,6 +96,24 @@ impl Maker {
                 Step::Call { at, call, fault }
             }
         }
+    }
+
+    /// The next step of a history about repairs, in which nothing else happens.
+    fn course(&mut self, at: usize) -> Option<Step> {
+        self.course += 1;
+        let (call, fault) = match self.course {
+            1 => (self.create(at), None),
+            2 | 5 => (Call::Snapshot { name: "s", of: *self.ids.first()? }, None),
+            3 => (Call::DeleteSnapshot("s"), Some(self.fault(false))),
+            4 => {
+                self.checked = true;
+                return Some(Step::Check);
+            }
+            6 => return Some(Step::Repair),
+            _ => return None,
+        };
+        self.calls.push(call.clone());
+        Some(Step::Call { at, call, fault })
     }
 
     /// With `late`, mostly where copies, and deletions of them, are begun and not done.
@@ -130,10 +153,6 @@ impl Maker {
     fn new_call(&mut self, at: usize) -> Call {
         match self.theme {
             _ if self.ids.is_empty() => return self.create(at),
-            Theme::OneSnapshot if self.random.percent(50) => {
-                return Call::Snapshot { name: "s", of: self.ids[0] };
-            }
-            Theme::OneSnapshot if self.random.percent(80) => return Call::DeleteSnapshot("s"),
             Theme::Copies if self.random.percent(70) => {
                 let (name, dir) = (self.random.of(&NAMES), Some("media"));
                 let from = self.random.percent(60).then_some(Origin::Volume(self.ids[0]));
