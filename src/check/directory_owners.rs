@@ -1,4 +1,4 @@
-//! Checks the directory owners in `.csi-nfs/paths`, and the records of directories that were kept, against the volumes.
+//! Checks the directory owners in `.csi-nfs/paths`, and the records of kept directories, against the volumes.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +13,8 @@ use crate::volume::directory_owners::kept_volume;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
 
-/// Adds owners without volumes, volumes that are not recorded as owners, and directories that were kept. Returns the
-/// last.
+/// Adds owners without volumes, volumes that are not recorded as owners, and kept directories. Returns the kept
+/// directories, each with the name of its deleted volume.
 pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     layout: &Layout<F>,
@@ -57,7 +57,7 @@ pub(super) async fn check<F: Fs>(
     Ok(all_kept)
 }
 
-/// The deleted volume, and its directory, if this file in `.csi-nfs/paths` is the record of a directory that was kept.
+/// The deleted volume and its directory, if this file in `.csi-nfs/paths` is the record of a kept directory.
 fn parse_kept(above: &str, file: &Name) -> Option<(VolumeName, SubDir)> {
     Some((kept_volume(file)?, SubDir::parse("directory", above.strip_suffix("/#/")?).ok()?))
 }

@@ -1,4 +1,4 @@
-//! Checks the records of groups against those of their snapshots.
+//! Checks the records of groups against the records of their snapshots.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +37,7 @@ impl Groups {
         Ok(Self(groups))
     }
 
-    /// Whether the snapshot belongs to a group that is being created or deleted, which then reports it.
+    /// Whether the snapshot belongs to a pending or deleted group. The group's own finding then covers the snapshot.
     pub(super) fn half_done(&self, snapshot: &Record) -> bool {
         let group = snapshot.group.as_ref().and_then(|group| self.0.get(group));
         matches!(group, Some(Some(group)) if group.state != State::Ready)
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_fit_of_groups_is_found_and_only_a_deletion_is_finished() {
+    async fn inconsistent_groups_are_found_and_only_deletions_are_repaired() {
         let server = MemoryServer::new();
         let export = reach(&server);
         for (name, state) in [

@@ -1,7 +1,7 @@
-//! Checks that the records on an export and its directories agree.
+//! Checks that the records on an export agree with its directories.
 //!
-//! The export should be at rest. What a running operation has in staging or has not recorded yet is reported like the
-//! leftovers of a crash.
+//! The check may run while the driver serves. It then reports the unfinished work of a running call like the leftovers
+//! of a crash.
 
 mod directory_owners;
 mod groups;
@@ -34,12 +34,12 @@ use crate::volume::record_file::RecordFile as _;
 pub enum Finding {
     /// A record that cannot be read.
     RecordUnreadable {
-        /// Its file in `.csi-nfs/volumes`.
+        /// Its file in `.csi-nfs/volumes` or `.csi-nfs/snapshots`.
         file: String,
-        /// Why.
+        /// Why the record cannot be read, and what to do.
         reason: String,
     },
-    /// A volume whose directory is gone.
+    /// A volume whose directory does not exist.
     DirectoryMissing {
         /// The volume's name.
         volume: String,
@@ -79,31 +79,31 @@ pub enum Finding {
         /// The directory.
         directory: String,
     },
-    /// A volume that was never filled, because CreateVolume was not retried.
+    /// A pending volume: CreateVolume is running, or failed and was not retried.
     VolumePending {
         /// The volume's name.
         volume: String,
     },
-    /// A snapshot that was never finished, because CreateSnapshot was not retried.
+    /// A pending snapshot: CreateSnapshot is running, or failed and was not retried.
     SnapshotPending {
         /// The snapshot's name.
         snapshot: String,
     },
-    /// A snapshot whose tree is gone.
+    /// A snapshot whose tree does not exist.
     TreeMissing {
         /// The snapshot's name.
         snapshot: String,
     },
-    /// An entry among the snapshots' records that belongs to none of them.
+    /// An entry in `.csi-nfs/snapshots` that belongs to no record.
     TreeUnrecorded {
         /// Its name in `.csi-nfs/snapshots`.
         entry: String,
     },
-    /// A volume that is backed by a snapshot, which nothing keeps from being deleted.
+    /// A volume that is backed by a snapshot without a note of it, so that a deletion removes the snapshot's tree.
     NoteMissing {
         /// The volume's name.
         volume: String,
-        /// The snapshot's.
+        /// The snapshot's name.
         snapshot: String,
     },
     /// A note that a volume is backed by a snapshot, although it is not.
@@ -116,7 +116,7 @@ pub enum Finding {
         /// The snapshot's name.
         snapshot: String,
     },
-    /// A group of snapshots that was never finished, because CreateVolumeGroupSnapshot was not retried.
+    /// A pending group of snapshots: CreateVolumeGroupSnapshot is running, or failed and was not retried.
     GroupPending {
         /// The group's name.
         group: String,
@@ -130,7 +130,7 @@ pub enum Finding {
     MemberMissing {
         /// The group's name.
         group: String,
-        /// The snapshot's.
+        /// The snapshot's name.
         snapshot: String,
     },
     /// A snapshot whose group has no record, or a record that does not name it. It is not listed and cannot be
@@ -138,14 +138,14 @@ pub enum Finding {
     GroupMissing {
         /// The snapshot's name.
         snapshot: String,
-        /// The group's.
+        /// The group's name.
         group: String,
     },
     /// A volume whose size should be enforced and is not.
     LimitNotInForce {
         /// The volume's name.
         volume: String,
-        /// Why.
+        /// Why the size is not enforced.
         reason: String,
     },
     /// A limit on a volume that should have none or is deleted.
@@ -153,7 +153,7 @@ pub enum Finding {
         /// The volume's name.
         volume: String,
     },
-    /// Volumes that are accounted together.
+    /// Volumes that share a project ID, so that the server counts them together.
     ProjectShared {
         /// Their project ID.
         project: u32,
@@ -194,8 +194,10 @@ impl fmt::Display for Finding {
                      is gone or in use again"
                 )
             }
-            Self::VolumePending { volume } => write!(f, "volume {volume} was begun and never filled"),
-            Self::SnapshotPending { snapshot } => write!(f, "snapshot {snapshot} was begun and never finished"),
+            Self::VolumePending { volume } => write!(f, "volume {volume} is pending: CreateVolume has not finished"),
+            Self::SnapshotPending { snapshot } => {
+                write!(f, "snapshot {snapshot} is pending: CreateSnapshot has not finished")
+            }
             Self::TreeMissing { snapshot } => write!(f, "snapshot {snapshot} has a record, but its tree is gone"),
             Self::TreeUnrecorded { entry } => write!(f, "{entry} belongs to no recorded snapshot"),
             Self::NoteMissing { volume, snapshot } => {
@@ -205,12 +207,14 @@ impl fmt::Display for Finding {
             Self::SnapshotUnused { snapshot } => {
                 write!(f, "snapshot {snapshot} was deleted and still exists, although it backs no volume")
             }
-            Self::GroupPending { group } => write!(f, "group {group} of snapshots was begun and never finished"),
+            Self::GroupPending { group } => {
+                write!(f, "group {group} of snapshots is pending: CreateVolumeGroupSnapshot has not finished")
+            }
             Self::GroupDeleted { group } => {
-                write!(f, "group {group} of snapshots was deleted, but not all of it is gone")
+                write!(f, "group {group} of snapshots was deleted, but parts of it still exist")
             }
             Self::MemberMissing { group, snapshot } => {
-                write!(f, "group {group} has a record, but its snapshot {snapshot} has none")
+                write!(f, "group {group} has a record, but its snapshot {snapshot} is missing")
             }
             Self::GroupMissing { snapshot, group } => {
                 write!(f, "snapshot {snapshot} belongs to group {group}, which has no record of it")

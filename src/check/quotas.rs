@@ -20,12 +20,12 @@ use crate::volume::record_file::RecordFile as _;
 
 /// How long the agent may take to check all volumes.
 const AGENT_PASS: Duration = Duration::from_secs(10);
-/// How long it may take after that for volumes that wait for others.
+/// How long the agent may then take for volumes that wait for others.
 const AGENT_SECOND_PASS: Duration = Duration::from_secs(2);
 /// The pause between two checks of what the agent did.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Adds what does not fit.
+/// Adds volumes whose sizes are not enforced, limits that should not exist, and volumes that share a project ID.
 pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     records: &BTreeMap<VolumeName, Record>,
@@ -43,11 +43,13 @@ pub(super) async fn check<F: Fs>(
         let answer = quota::answer(export, volume).await?;
         match quota::state_of(export, record, answer.as_ref()).await? {
             State::Unlimited | State::InForce(_) => {}
-            // Volumes share the directory on purpose, and one of them has the limit.
+            // Several volumes have this directory, and only one of them can have the limit.
             State::Refused(_) if shares_directory(records, volume, record) => {}
             State::Refused(reason) => findings.push(not_in_force(&reason)),
             State::Open if agent.is_none() => findings.push(not_in_force("no agent ever worked on that export")),
-            State::Open => findings.push(not_in_force("the agent does not say so, or the server's figures do not")),
+            State::Open => {
+                findings.push(not_in_force("the agent has not confirmed the limit, or the server does not report it"))
+            }
         }
         if let Some(answer) = answer {
             projects.entry(answer.project).or_default().insert(volume);
@@ -84,7 +86,7 @@ pub(super) fn is_about_quotas(finding: &Finding) -> bool {
 /// Asks the agent to check all volumes, and waits until it has repaired what was found or can do no more.
 pub(super) async fn repair<F: Fs>(export: &Export<F>) -> Result<()> {
     let (layout, before) = (export.make_layout().await?, quota::agent(export).await?);
-    let failed = |status| export.failed("asking the agent to look at all volumes", status);
+    let failed = |status| export.failed("asking the agent to check all volumes", status);
     let look = quota::look().map_err(failed)?;
     match export.fs().create(&layout.volumes, &look, 0o600).await {
         Ok(_) | Err(Status::Exist) => {}

@@ -40,8 +40,8 @@ pub struct Report {
 /// Checks an export, and repairs it if `settings` say so.
 ///
 /// # Errors
-///  [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount),
-/// or the error of an operation on the export.
+/// [`Error::Unreachable`](crate::error::Error::Unreachable), [`Error::Mount`](crate::error::Error::Mount), or the error
+/// of an operation on the export.
 pub async fn run(settings: &Settings) -> Result<Report> {
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
@@ -63,7 +63,7 @@ impl Report {
     /// The report in the requested format.
     pub fn print(&self, format: Format) -> String {
         match format {
-            // Names from the export are strings here, so this cannot fail.
+            // All fields are strings and numbers, so serialization cannot fail.
             Format::Json => serde_json::to_string(self).unwrap_or_default() + "\n",
             Format::Text => {
                 let repaired =
@@ -85,13 +85,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_is_for_people_or_for_programs() {
+    fn a_report_prints_as_text_or_as_json() {
         let stale = Finding::TrashLeftover { entry: "x\ny".to_owned() };
         let report = Report { export: "nfs:/e".to_owned(), findings: vec![stale], repaired: Vec::new() };
         assert_eq!(report.print(Format::Text), "x\\ny is left in the trash\nnfs:/e: 1 finding\n");
         assert_eq!(
             report.print(Format::Json),
-            "{\"export\":\"nfs:/e\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\"repaired\":[]}\n"
+            "{\"export\":\"nfs:/e\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\
+             \"repaired\":[]}\n"
         );
     }
 }

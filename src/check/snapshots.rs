@@ -1,4 +1,4 @@
-//! Checks the records of snapshots against their trees and the volumes that they back.
+//! Checks the records of snapshots against their trees and against the volumes that they back.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What a volume is made of: a copy of another volume or of a snapshot, or what is in an archive.
+//! The content that a new volume starts with: a copy of a volume or of a snapshot, or the content of an archive.
 
 use std::sync::Arc;
 
@@ -19,16 +19,16 @@ use crate::volume::find::get_settled;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::{Origin, Record, snapshot_tree};
 
-/// What a volume is made of.
+/// The content that a new volume starts with.
 pub enum Content<F: Fs> {
-    /// A copy of a tree.
+    /// The tree of a volume or of a snapshot, to copy.
     Tree(Tree<F>),
-    /// What is in an archive.
+    /// An archive, to unpack.
     Archive(Archive<F>),
 }
 
 impl<F: Fs> Content<F> {
-    /// Its identifier.
+    /// The identifier of the volume or snapshot.
     pub fn of(&self) -> String {
         match self {
             Self::Tree(tree) => tree.of.clone(),
@@ -36,7 +36,7 @@ impl<F: Fs> Content<F> {
         }
     }
 
-    /// The bytes that a volume with this content has at least; 0 where that is not known.
+    /// The least size in bytes of a volume with this content; 0 if unknown.
     pub fn size(&self) -> u64 {
         match self {
             Self::Tree(tree) => tree.size,
@@ -44,7 +44,7 @@ impl<F: Fs> Content<F> {
         }
     }
 
-    /// The name of the snapshot that it is the tree of, where that is on `export`.
+    /// The name of the snapshot, if the content is the tree of a snapshot on `export`.
     pub fn snapshot_on(&self, export: &Source) -> Option<&VolumeName> {
         match self {
             Self::Tree(tree) if tree.export.source() == export => tree.snapshot.as_ref(),
@@ -52,7 +52,7 @@ impl<F: Fs> Content<F> {
         }
     }
 
-    /// Copies it to its place in staging.
+    /// Copies or unpacks the content into a staging directory. Returns the root of the copy.
     pub(super) async fn fill(&self, stage: &Stage<F>, how: &How) -> Result<F::Handle> {
         match self {
             Self::Tree(tree) => stage.fill(tree, how).await,
@@ -61,10 +61,10 @@ impl<F: Fs> Content<F> {
     }
 }
 
-/// Finds what a volume of that capacity is to be made of.
+/// Finds the content for a new volume of that capacity.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Precondition`] for a snapshot that is not ready.
+/// [`Error::NotFound`]; [`Error::Precondition`] if the snapshot is not ready.
 pub async fn find<C: Connect>(
     exports: &Exports<C>,
     origin: &Origin,
@@ -78,23 +78,23 @@ pub async fn find<C: Connect>(
         Origin::Snapshot(id) => KnownId::parse_existing(id)?,
     };
     match find::find(exports, &id, secret).await? {
-        (_, Found::Own(record)) if record.state != State::Ready => {
-            Err(Error::Precondition(format!("snapshot `{id}` is not ready yet")))
-        }
+        (_, Found::Own(record)) if record.state != State::Ready => Err(Error::Precondition(format!(
+            "snapshot `{id}` is not ready yet; call again when CreateSnapshot has completed it"
+        ))),
         (export, Found::Own(record)) => {
             let (name, size) = (record.id.name, record.size);
             let path = snapshot_tree(&name)?;
             Ok(Content::Tree(Tree { export, path, of: id.to_string(), size, snapshot: Some(name) }))
         }
         (export, Found::Archive(found)) => {
-            // A volume without a size gets what there is room for.
+            // Without a requested size, only the space on the export limits the volume.
             let limit = Some(capacity.choose()).filter(|&chosen| chosen > 0).unwrap_or(u64::MAX);
             Ok(Content::Archive(Archive::new(export, found, limit)))
         }
     }
 }
 
-/// Finds the tree of a volume that is to be copied.
+/// Finds the tree of an existing volume, to copy.
 ///
 /// # Errors
 /// [`Error::NotFound`].

@@ -1,7 +1,8 @@
-//! CreateSnapshot and CreateVolumeGroupSnapshot: one workflow, of one volume or of several.
+//! CreateSnapshot and CreateVolumeGroupSnapshot: one workflow for a snapshot of one volume and for a group of
+//! snapshots.
 //!
-//! What is asked for is begun (its record says `pending`), copied by a job of the process, which a retry joins, and then made
-//! ready. `single.rs` and `group.rs` say what that is on the export.
+//! The call writes a record that says `pending`. A job of the process copies the trees and changes the record to
+//! `ready`. A retry joins the job. `single.rs` and `group.rs` have the steps on the export.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -27,37 +28,37 @@ use crate::snapshot::{find, group, single};
 use crate::volume::exports::Exports;
 use crate::volume::id::VolumeId;
 
-/// How long the copy is waited for; then the answer is that the snapshot is not ready.
+/// How long a call waits for the copy. After that, it answers that the snapshot is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What can be taken of volumes: a snapshot of one, or a group of snapshots.
+/// A snapshot of one volume, or a group of snapshots.
 pub trait Taken: Clone + Send + Sync + 'static {
-    /// Its record.
+    /// The record of the snapshot or group.
     type Record: Clone + Send + Sync + 'static;
 
-    /// What its copying is called.
+    /// The name of the copy job.
     fn job(&self) -> String;
-    /// How far it is.
+    /// The state that the record says.
     fn state(record: &Self::Record) -> State;
-    /// The one that an earlier call began.
+    /// Finds the record that an earlier call wrote.
     fn find<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<Option<Self::Record>>> + Send;
-    /// Begins it, or finds the one that an earlier call began.
+    /// Writes the pending record, or finds the record that an earlier call wrote.
     fn begin<F: Fs>(
         &self,
         export: &Export<F>,
         trees: &[Tree<F>],
         mount_options: Vec<String>,
     ) -> impl Future<Output = Result<Self::Record>> + Send;
-    /// Copies the volumes' trees, and makes it ready.
+    /// Copies the volumes' trees, and changes the record to `ready`.
     fn fill<F: Fs>(
         &self,
         export: &Arc<Export<F>>,
         trees: &[Tree<F>],
         how: &How,
     ) -> impl Future<Output = Result<()>> + Send;
-    /// Gives it up, where it is still the one of that record.
+    /// Deletes the pending snapshot or group of that record. Does nothing if the record has changed.
     fn give_up<F: Fs>(export: &Export<F>, record: &Self::Record) -> impl Future<Output = Result<()>> + Send;
-    /// What it is now.
+    /// Reads the record, which must exist.
     fn get<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<Self::Record>> + Send;
 }
 
@@ -93,11 +94,11 @@ impl Taken for single::Create {
     }
 }
 
-/// The tree of the one volume that a snapshot is of.
+/// The tree of the snapshot's one source volume.
 fn only<F: Fs>(trees: &[Tree<F>]) -> Result<&Tree<F>> {
     match trees {
         [tree] => Ok(tree),
-        _ => Err(Error::Internal(format!("a snapshot is of one volume, and not of {}", trees.len()))),
+        _ => Err(Error::Internal(format!("a snapshot has one source volume, not {}", trees.len()))),
     }
 }
 
@@ -138,27 +139,29 @@ impl Taken for group::Create {
     }
 }
 
-/// A snapshot, or a group of them, that is asked for.
+/// A request for a snapshot or for a group of snapshots.
 #[derive(Debug, Clone)]
 pub struct CreateSnapshot<T> {
-    /// Which.
+    /// The snapshot or group.
     pub what: T,
-    /// The volumes, in the order that their sources are named in `what`.
+    /// The source volumes, in the order in which `what` names them.
     pub volumes: Vec<VolumeId>,
-    /// The export that it is put on.
+    /// The export that the snapshot or group is created on.
     pub share: Source,
-    /// The options to mount that export with, where the class or the secrets name any.
+    /// The mount options for that export, if the class or the secret has any.
     pub options: Option<MountOptions>,
-    /// The options among the secrets: the volumes are reached by them.
+    /// The mount options of the secret. The driver uses them for the exports of the source volumes.
     pub secret: Option<MountOptions>,
 }
 
-/// Takes a snapshot of a volume, or a group of snapshots, or finds the one that an earlier call with the same arguments took; joins the
-/// copying that an earlier call began. After [`PATIENCE`] it is answered as it is, pending, and the copying goes on.
+/// Creates a snapshot or a group of snapshots, or finds the one that an earlier call with the same arguments created.
+///
+/// If the copy of an earlier call is under way, this call joins it. If the copy takes longer than [`PATIENCE`], the
+/// call returns the pending record, and the copy continues.
 ///
 /// # Errors
-/// As [`single::begin`] and [`group::begin`]; [`Error::NotFound`] where a volume is gone, and then what an earlier call began is
-/// given up; the error of the copy, also of one whose caller is gone.
+/// As [`single::begin`] and [`group::begin`]. [`Error::NotFound`] if a source volume does not exist: then the pending
+/// snapshot or group of an earlier call is deleted. The error of the copy, including a copy whose caller had gone.
 pub async fn create_snapshot<C: Connect, T: Taken>(
     exports: &Exports<C>,
     jobs: &Arc<Jobs>,
@@ -204,7 +207,7 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
     exports.on(share, options, work).await
 }
 
-/// The options to mount the export with that it is put on.
+/// The mount options for the export that the snapshot or group is created on.
 async fn mount_options<C: Connect, T>(exports: &Exports<C>, asked: &CreateSnapshot<T>) -> Result<MountOptions> {
     match (&asked.options, asked.volumes.first()) {
         (Some(options), _) => Ok(options.clone()),

@@ -1,7 +1,8 @@
-//! CreateVolume: an empty volume, or one that begins with content.
+//! CreateVolume: an empty volume, or a volume with content.
 //!
-//! A volume with content is begun (its record says `pending`), filled by a job of the process, which a retry joins, and then made
-//! whole (`volume/fill.rs` says how it is put in place). A volume that is only read may show a snapshot itself, without a copy.
+//! For a volume with content, the call writes a record that says `pending`. A job of the process copies the content
+//! into place (`volume/fill.rs`) and completes the record. A retry joins the job. A read-only volume may be backed by a
+//! snapshot instead, without a copy.
 
 use std::sync::Arc;
 
@@ -27,20 +28,20 @@ use crate::volume::lock::lock;
 use crate::volume::record::{Origin, Record};
 use crate::volume::record_file::RecordFile as _;
 
-/// A volume that is asked for.
+/// A request for a volume.
 #[derive(Debug, Clone)]
 pub struct CreateVolume {
     /// The volume.
     pub volume: Create,
-    /// The export that it is put on.
+    /// The export that the volume is created on.
     pub share: Source,
-    /// The options to mount that export with.
+    /// The mount options for that export.
     pub options: MountOptions,
-    /// The options among the secrets: what it is made of is reached by them.
+    /// The mount options of the secret. The driver uses them for the export of the content's source.
     pub secret: Option<MountOptions>,
-    /// Whether it may show a snapshot itself: nobody will write to it, and its class allows it.
+    /// Whether a snapshot may back the volume: the volume is read-only, and its class allows it.
     pub may_show: bool,
-    /// Until when the quota agent is waited for.
+    /// Until when the call waits for the quota agent.
     pub until: Instant,
 }
 
@@ -49,18 +50,19 @@ impl CreateVolume {
         (self.share.clone(), job(&self.volume.name))
     }
 
-    /// Whether it may show a snapshot: only a directory of its own could be given a mode or an owner.
+    /// Whether a snapshot may back the volume. A requested mode or owner needs a directory of the volume's own.
     fn may_show(&self) -> bool {
         let asked = &self.volume.asked;
         self.may_show && asked.mode.is_none() && asked.uid.is_none() && asked.gid.is_none()
     }
 }
 
-/// Makes a volume, or finds the one that an earlier call with the same arguments made; joins the copying that an earlier call began.
+/// Creates a volume, or finds the one that an earlier call with the same arguments created. If the copy of an earlier
+/// call is under way, this call joins it.
 ///
 /// # Errors
-/// As [`create`](crate::volume::create::create), [`fill::begin`] and [`content::find`]; the error of the copy, also of one whose
-/// caller is gone.
+/// As [`create`](crate::volume::create::create), [`fill::begin`] and [`content::find`]; the error of the copy,
+/// including a copy whose caller had gone.
 pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, asked: &CreateVolume) -> Result<Record> {
     let Some(origin) = &asked.volume.origin else {
         return exports.on(&asked.share, &asked.options, |export| empty(export, asked)).await;
@@ -71,7 +73,7 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
     let work = |export: Arc<Export<C::Fs>>| async move {
         let name = &asked.volume.name;
         let content = match Record::read(&export, name).await? {
-            // What it was made of may be gone; it is compared, and answered.
+            // The volume is complete. Its source may be deleted by now, so the source is not looked for.
             Some(record) if !record.pending => None,
             _ => Some(find(exports, asked, origin).await?),
         };
@@ -93,7 +95,7 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
 }
 
 async fn empty<F: Fs>(export: Arc<Export<F>>, asked: &CreateVolume) -> Result<Record> {
-    // Who waits for the lock may give up; once the volume is begun it is made to its end.
+    // A caller may give up while it waits for the lock. After that, the creation runs to completion.
     let lock = lock(&export, &asked.volume.id(&export)?).await?;
     let (volume, until) = (asked.volume.clone(), asked.until);
     run_to_completion(async move { create(&export, &volume, until, &lock).await }).await
@@ -103,7 +105,8 @@ async fn find<C: Connect>(exports: &Exports<C>, asked: &CreateVolume, origin: &O
     content::find(exports, origin, asked.volume.capacity, asked.secret.as_ref()).await
 }
 
-/// Begins a volume with content, or finds it. There is no content (`None`) where the volume was seen to be whole.
+/// Writes the pending record of a volume with content, or finds the record of an earlier call. `content` is `None` if
+/// the volume is complete already.
 async fn begin<F: Fs>(export: &Arc<Export<F>>, asked: &CreateVolume, content: Option<&Content<F>>) -> Result<Begun> {
     let lock = lock(export, &asked.volume.id(export)?).await?;
     let size = content.map(Content::size);
@@ -119,16 +122,16 @@ async fn begin<F: Fs>(export: &Arc<Export<F>>, asked: &CreateVolume, content: Op
     .await
 }
 
-/// What the copy for a volume is called in staging, and its lock. (No volume's name has a `#`.)
+/// The name of a volume's copy in staging, and of the lock of that copy. It has a `#`, which no volume's name has.
 pub fn job(name: &VolumeName) -> String {
     format!("#volume#{name}")
 }
 
-/// Fills a volume that is pending, and makes it whole. One that cannot be filled is given up.
+/// Copies the content of a pending volume, and completes the volume's record. If the copy fails, gives the volume up.
 ///
 /// # Errors
-/// As [`Stage::fill`] and [`Archive::unpack`]; [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where something is
-/// in its directory.
+/// As [`Stage::fill`] and [`Archive::unpack`](crate::snapshot::archive::Archive::unpack); [`Error::Interrupted`] if the
+/// volume was deleted during the copy; [`Error::Conflict`] if the volume's directory has other content.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &Content<F>, how: &How) -> Result<()> {
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
     let record = match Record::read(export, name).await? {

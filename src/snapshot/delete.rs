@@ -1,6 +1,7 @@
-//! Deleting a snapshot on its export.
+//! Deletes a snapshot on its export.
 //!
-//! The record says so first, where there is room to write, and is removed last, when the tree is gone: who finds it goes on.
+//! The record is changed to `deleted` first and removed last, after the tree. So a retry after a crash finds the record
+//! and continues. If the export is too full to write, the record is removed first.
 
 use crate::error::{Error, Result};
 use crate::export::fs::{Fs, Status};
@@ -14,10 +15,11 @@ use crate::snapshot::tree::Stage;
 use crate::volume::id::VolumeName;
 use crate::volume::record_file::RecordFile as _;
 
-/// Deletes a snapshot (CSI `DeleteSnapshot`). One that is not there is deleted. Its tree stays as long as volumes show it.
+/// Deletes a snapshot (CSI `DeleteSnapshot`). Succeeds if the snapshot does not exist. The tree stays as long as it
+/// backs volumes.
 ///
 /// # Errors
-/// [`Error::Invalid`] where it is of a group that is there: its record is what keeps or deletes it.
+/// [`Error::Invalid`] if the snapshot belongs to a group that has a record: only the group can be deleted.
 pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     if export.layout().await?.is_none() {
         return Ok(());
@@ -28,13 +30,14 @@ pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> 
         && *state != State::Deleted
         && let Some(group) = GroupRecord::read(export, group).await?
     {
-        let reason = format!("snapshot `{name}` is of group `{}`, and goes with it: delete that one", group.id);
+        let reason =
+            format!("snapshot `{name}` belongs to group `{}` and is deleted with it: delete the group", group.id);
         return Err(Error::invalid("snapshot_id", reason));
     }
     delete_locked(export, name, record, &lock).await
 }
 
-/// Finishes the deletion of a snapshot that was cut short. One that is there by now is another one, and stays.
+/// Finishes a deletion that was interrupted. Does nothing if the name belongs to a new snapshot by now.
 pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let lock = lock(export, name).await?;
     match Record::read(export, name).await? {
@@ -43,11 +46,11 @@ pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Re
     }
 }
 
-/// Deletes a snapshot of a group, whose lock the caller holds.
+/// Deletes a snapshot of a group. The caller holds the group's lock.
 pub(super) async fn delete_member<F: Fs>(export: &Export<F>, name: &VolumeName, group: &VolumeName) -> Result<()> {
     let lock = lock(export, name).await?;
     match Record::read(export, name).await? {
-        // Another snapshot has the name.
+        // The name belongs to a snapshot outside the group.
         Some(record) if record.group.as_ref() != Some(group) => Ok(()),
         record => delete_locked(export, name, record, &lock).await,
     }
@@ -63,7 +66,7 @@ pub(super) async fn delete_locked<F: Fs>(
         let shown = in_use::is_shown(export, name, lock).await?;
         if record.state != State::Deleted {
             match (Record { state: State::Deleted, attempt: None, ..record }).write(export).await {
-                // A full export must not keep anything from going: then the record goes first.
+                // A deletion must succeed on a full export: remove the record first.
                 Err(error) if is_full(&error) && !shown => Record::remove(export, name).await?,
                 written => written?,
             }
@@ -72,33 +75,37 @@ pub(super) async fn delete_locked<F: Fs>(
             return Ok(());
         }
     }
-    // Also without a record: an earlier call may have come no further.
+    // Without a record, too: an earlier call may have removed the record, and not yet the rest.
     purge(export, name, lock).await?;
     Stage::clear(export, &job(name)).await
 }
 
-/// Whether there was no room to write.
+/// Whether the error says that the export has no space to write.
 pub(super) fn is_full(error: &Error) -> bool {
     matches!(error, Error::Export { status: Status::NoSpc | Status::DQuot, .. })
 }
 
-/// Removes what is left of a snapshot that is deleted, and that volumes do not show any more.
+/// Removes the tree, the notes and the record of a deleted snapshot that backs no volume.
 pub(super) async fn purge<F: Fs>(export: &Export<F>, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
     discard_parts(export, name).await?;
     Record::remove(export, name).await
 }
 
-/// Finishes the deletion of the snapshot that has the name.
+/// Finishes the deletion of the snapshot of that name, so that a new one can have it.
+///
+/// # Errors
+/// [`Error::Precondition`] if volumes are still backed by the deleted snapshot.
 pub(super) async fn make_way<F: Fs>(export: &Export<F>, name: &VolumeName, lock: &Guard<F>) -> Result<()> {
     if in_use::is_shown(export, name, lock).await? {
         return Err(Error::Precondition(format!(
-            "a snapshot `{name}` was deleted, and volumes still show its data; choose another name"
+            "snapshot `{name}` was deleted, but volumes are still backed by its data; delete these volumes, or choose \
+             another name"
         )));
     }
     purge(export, name, lock).await
 }
 
-/// Moves what belongs to no snapshot that is there into the trash.
+/// Moves the tree and the notes of a snapshot into the trash.
 pub(super) async fn discard_parts<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;
     trash::discard(export, &layout.snapshots, &Record::tree(name)?).await?;

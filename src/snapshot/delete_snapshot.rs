@@ -1,4 +1,4 @@
-//! DeleteSnapshot and DeleteVolumeGroupSnapshot, also while they are taken or restored.
+//! DeleteSnapshot and DeleteVolumeGroupSnapshot, also of a snapshot that is being created or restored.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::snapshot::{archive, delete, find, group};
 use crate::volume::exports::Exports;
 use crate::volume::record_file::RecordFile as _;
 
-/// Deletes a snapshot. One that is not there is deleted.
+/// Deletes a snapshot. Cancels its copy, and the restores from it. Succeeds if the snapshot does not exist.
 ///
 /// # Errors
 /// As [`delete::delete`] and [`archive::delete`].
@@ -43,7 +43,7 @@ pub async fn delete_snapshot<C: Connect>(
     Ok(())
 }
 
-/// Deletes a group with these snapshots, which are all of its. One that is not there is deleted.
+/// Deletes a group and its snapshots. `snapshots` must name exactly these. Succeeds if the group does not exist.
 ///
 /// # Errors
 /// As [`group::delete`].
@@ -57,7 +57,7 @@ pub async fn delete_group<C: Connect>(
     let options = find::group_options(exports, id, secret).await?;
     let read = |export: Arc<Export<C::Fs>>| async move { GroupRecord::read(&export, &id.name).await };
     if let Some(record) = exports.on(&id.export, &options, read).await? {
-        // Before its copying is ended.
+        // A call that is refused must not cancel the copy.
         record.check_members(snapshots)?;
     }
     jobs.end(&(id.export.clone(), group::job(&id.name))).await;

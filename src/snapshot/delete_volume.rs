@@ -1,4 +1,4 @@
-//! DeleteVolume, also of a volume that is being filled, is copied, or shows a snapshot.
+//! DeleteVolume, also of a volume that is being created, copied, or backed by a snapshot.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::volume::exports::Exports;
 use crate::volume::id::VolumeId;
 use crate::volume::lock::lock;
 
-/// Deletes a volume. One that is not there is deleted.
+/// Deletes a volume. Cancels its creation, and the copies of it. Succeeds if the volume does not exist.
 ///
 /// # Errors
 /// As [`delete::delete`].
@@ -33,7 +33,7 @@ pub async fn delete_volume<C: Connect>(
         if delete::is_gone(&export, id).await? {
             return Ok(());
         }
-        // Who waits for the lock may give up; once the deletion has begun it is made to its end.
+        // A caller may give up while it waits for the lock. After that, the deletion runs to completion.
         let (id, lock) = (id.clone(), lock(&export, id).await?);
         run_to_completion(async move {
             match delete::delete(&export, &id, policy, &lock).await? {

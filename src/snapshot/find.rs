@@ -1,4 +1,5 @@
-//! Finding snapshots and groups: by an identifier (CSI `GetSnapshot`), and all of an export (CSI `ListSnapshots`).
+//! Finds snapshots and groups by their identifiers (CSI `GetSnapshot`), and lists the snapshots of an export (CSI
+//! `ListSnapshots`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,20 +19,20 @@ use crate::volume::exports::Exports;
 use crate::volume::id::VolumeName;
 use crate::volume::record_file::{RecordFile as _, or_skip};
 
-/// Records read at once.
+/// How many snapshots [`list`] reads at the same time.
 const READS: usize = 16;
 
 /// A snapshot that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// One of this driver's.
+    /// A snapshot of this driver.
     Own(Record),
-    /// One that csi-driver-nfs has left.
+    /// A snapshot of csi-driver-nfs.
     Archive(archive::Found),
 }
 
 impl Found {
-    /// The identifier of the volume that it is of.
+    /// The identifier of the snapshot's source volume.
     pub async fn source<F: Fs>(&self, export: &Export<F>) -> Result<String> {
         match self {
             Self::Own(record) => Ok(record.source.clone()),
@@ -40,7 +41,7 @@ impl Found {
     }
 }
 
-/// Finds a snapshot, pending or ready, and the export that it is on.
+/// Finds a snapshot, pending or ready. Returns it with the export that it is on.
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -59,7 +60,7 @@ pub async fn find<C: Connect>(
     exports.on(&id.export(), &options(exports, id, secret).await?, find).await
 }
 
-/// The options to reach a snapshot's export by: the secrets', else those of the snapshot's record.
+/// The mount options for a snapshot's export: those of the secret, or else those of the snapshot's record.
 pub async fn options<C: Connect>(
     exports: &Exports<C>,
     id: &KnownId,
@@ -86,7 +87,7 @@ pub async fn find_group<C: Connect>(
     exports.on(&id.export, &options, get).await
 }
 
-/// The options to reach a group's export by: the secrets', else those of the group's record.
+/// The mount options for a group's export: those of the secret, or else those of the group's record.
 pub async fn group_options<C: Connect>(
     exports: &Exports<C>,
     id: &GroupId,
@@ -98,7 +99,7 @@ pub async fn group_options<C: Connect>(
     exports.recorded_options(&id.export, secret, recorded).await
 }
 
-/// The snapshot, pending or ready (CSI `GetSnapshot`).
+/// Reads a snapshot, pending or ready, that must exist (CSI `GetSnapshot`).
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -108,7 +109,7 @@ pub async fn get<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Record>
     })
 }
 
-/// A snapshot as it is seen from outside, pending or ready: one of a group is as far as its group.
+/// Reads a snapshot, pending or ready. A snapshot of a group has the state of its group.
 pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Record>> {
     let record = Record::read(export, name).await?.filter(|record| record.state != State::Deleted);
     let Some(Record { group: Some(group), .. }) = &record else { return Ok(record) };
@@ -119,15 +120,18 @@ pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option
     }
 }
 
-/// The snapshots of an export that are ready, each with the identifier of its volume: in the order of their names, those behind
-/// `after`, of the volume `source` where that is given, and at most one more than `room`.
+/// Lists the snapshots of an export that are ready, sorted by name, each with the identifier of its source volume.
+///
+/// The list starts behind the name `after` and has at most `room` + 1 snapshots. If `source` is given, the list has
+/// only snapshots of that volume.
 pub async fn list<F: Fs>(
     export: &Export<F>,
     after: Option<&VolumeName>,
     source: Option<&str>,
     room: usize,
 ) -> Result<Vec<(VolumeName, (Found, String))>> {
-    // Whether it has a record. A name is listed once: an archive of the same name is found by its identifier.
+    // Each name, and whether a snapshot of that name has a record. A name is listed once: an archive with the name of a
+    // recorded snapshot is not listed, and is found only by its identifier.
     let archives = archive::names(export).await?.into_iter().map(|name| (name, false));
     let mut names: BTreeMap<VolumeName, bool> = archives.collect();
     names.extend(Record::names(export).await?.into_iter().map(|name| (name, true)));

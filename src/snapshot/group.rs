@@ -1,10 +1,15 @@
-//! Groups of snapshots on an export, all of them or none: create, get, delete.
+//! Creates, reads and deletes groups of snapshots on an export. All snapshots of a group exist, or none.
 //!
-//! The group's record decides for its members: they are there when it says `ready`, and that one write makes them so, all at
-//! once. It comes first and says `pending`, then come the members' records; their trees are copied at the same time, each as
-//! that of a snapshot of its own. A deletion, or a member that fails, turns it to `deleted`, which takes all of them away at
-//! once; it is removed when nothing of them is left. Who finds it goes on where a crash cut that short. (Where there is no room
-//! to write that, it is removed first; a repeated deletion is told the members, and finds what is left of them.)
+//! The group's record decides for its snapshots, called members: they exist if the record says `ready`. So one write
+//! makes all of them visible.
+//!
+//! Create: the group's record is written first and says `pending`. Then the members' records are written, and their
+//! trees are copied at the same time, each like that of a single snapshot. The last write changes the group's record to
+//! `ready`.
+//!
+//! Delete: a deletion, or a member whose copy fails, changes the group's record to `deleted`. That one write removes
+//! all members from view. The record itself is removed last, so that a retry after a crash finds it and continues. If
+//! the export is too full to write, the record is removed first: the retried deletion names the members.
 
 use std::sync::Arc;
 
@@ -22,16 +27,16 @@ use crate::snapshot::{delete, single};
 use crate::volume::id::VolumeName;
 use crate::volume::record_file::{RecordFile as _, new_attempt, now};
 
-/// A group to be made.
+/// A group to create.
 #[derive(Debug, Clone)]
 pub struct Create {
-    /// Its name.
+    /// The group's name.
     pub name: VolumeName,
-    /// The identifiers of the volumes that it is of, sorted, each once.
+    /// The identifiers of the source volumes, sorted, each once.
     pub sources: Vec<String>,
 }
 
-/// What the copying of a group is called, and its lock. (No volume's name has a `#`.)
+/// The name of a group's copy job, and of the lock of that job. It has a `#`, which no volume's name has.
 pub fn job(name: &VolumeName) -> String {
     format!("#groupcopy#{name}")
 }
@@ -40,13 +45,13 @@ async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Guard<F>> 
     export.lock(&[&GroupRecord::lock_name(name)]).await
 }
 
-/// What the `n`-th snapshot of a group is called: after the group, as far as a name has room for that.
+/// The name of the `n`-th snapshot of a group: `GROUP-n`. A long group name is shortened and gets a hash.
 fn member(group: &VolumeName, n: usize) -> Result<VolumeName> {
     let suffix = format!("-{n}");
     if let Ok(name) = VolumeName::parse("name", &format!("{group}{suffix}")) {
         return Ok(name);
     }
-    // The hash tells it from that of a group whose name begins alike.
+    // The hash tells groups apart whose names begin alike.
     let suffix = format!("-{:016x}{suffix}", fnv(group.as_str()));
     let head = group.as_str().floor_char_boundary(VolumeName::MAX - suffix.len());
     VolumeName::parse("name", &format!("{}{suffix}", &group.as_str()[..head]))
@@ -59,28 +64,31 @@ fn fnv(text: &str) -> u64 {
     hasher.finish()
 }
 
-/// The group of that name, pending, ready or deleted; `None` where there is none.
+/// Finds the group of that name, pending, ready or deleted.
 ///
 /// # Errors
-/// [`Error::Conflict`] where it is of other volumes than `sources` (sorted).
+/// [`Error::Conflict`] if the group has other source volumes than `sources` (sorted).
 pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, sources: &[String]) -> Result<Option<GroupRecord>> {
     let found = GroupRecord::read(export, name).await?;
     if let Some(record) = found.as_ref().filter(|record| record.state != State::Deleted) {
         let own: Vec<&str> = record.members.iter().map(|member| member.source.as_str()).collect();
         if own != sources {
-            let reason = format!("it is of the volumes {}; choose another name", own.join(", "));
+            let reason = format!("it has snapshots of the volumes {}; choose another name", own.join(", "));
             return Err(Error::conflict(format!("group `{name}`"), reason));
         }
     }
     Ok(found)
 }
 
-/// Begins a group, or finds the one that an earlier call began (CSI `CreateVolumeGroupSnapshot`): pending, to be filled, or
-/// ready. `trees` are those of the volumes, in their order.
+/// Writes the pending records of a group, or finds those of an earlier call (CSI `CreateVolumeGroupSnapshot`).
+///
+/// `trees` are the trees of the source volumes, in the order of `create.sources`. The returned record is `ready`, or
+/// `pending`: then [`fill`] comes next.
 ///
 /// # Errors
-/// [`Error::Conflict`] where the name is that of a group of other volumes, or a member's that of another snapshot;
-/// [`Error::NotFound`] where one of the trees is not there. Nothing of the group stays then.
+/// [`Error::Conflict`] if the name belongs to a group of other volumes, or a member's name to another snapshot;
+/// [`Error::Precondition`] if volumes are still backed by a deleted snapshot with a member's name; [`Error::NotFound`]
+/// if one of the trees does not exist; [`Error::Invalid`] if the group is too large. An error leaves no new records.
 pub async fn begin<F: Fs>(
     export: &Export<F>,
     create: &Create,
@@ -100,7 +108,7 @@ pub async fn begin<F: Fs>(
             }
             let record = GroupRecord { mount_options, ..new(export, create, trees)? };
             record.check_size()?;
-            // What a deletion left that could not say so.
+            // A deletion on a full export may have left members without a group record.
             delete_members(export, &record).await?;
             record.write(export).await?;
             record
@@ -144,19 +152,22 @@ async fn begin_members<F: Fs>(export: &Export<F>, group: &GroupRecord) -> Result
     Ok(())
 }
 
-/// Copies the trees of a group that is pending, all at the same time, and makes it ready. Where one cannot be copied, all are
-/// given up.
+/// Copies the trees of a pending group, all at the same time, and changes the record to `ready`. If one copy fails,
+/// gives the whole group up.
 ///
 /// # Errors
-/// As [`single::fill`], of the member that failed first; [`Error::Interrupted`] where the group was deleted meanwhile.
+/// As [`single::fill`], for the member that failed first; [`Error::Interrupted`] if the group was deleted during the
+/// copy.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, trees: &[Tree<F>], how: &How) -> Result<()> {
-    // One controller at a time: another one's failure would be this one's.
+    // Only one controller copies at a time: if another controller's copy fails, it deletes the members.
     let job = job(name);
     let names = [job.as_str()];
     let _copying = tokio::select! {
         lock = export.lock(&names) => lock?,
         () = how.cancel.cancelled() => {
-            return Err(Error::Interrupted(format!("waiting for group `{name}`, which another controller copies, was broken off; call again")));
+            return Err(Error::Interrupted(format!(
+                "waiting for another controller's copy of group `{name}` was interrupted; call again"
+            )));
         }
     };
     let record = match GroupRecord::read(export, name).await? {
@@ -184,7 +195,7 @@ async fn fill_members<F: Fs>(
     how: &How,
 ) -> Result<()> {
     let mut how = How { cancel: how.cancel.child_token(), ..how.clone() };
-    // Together they are one copy to the server.
+    // All members together put the load of one copy on the server.
     how.options.in_flight = how.options.in_flight.div_ceil(record.members.len().max(1));
     let copy = async |(member, tree): (&Member, &Tree<F>)| {
         let copied = single::fill(export, &member.snapshot, tree, &how).await;
@@ -195,16 +206,16 @@ async fn fill_members<F: Fs>(
     };
     let errors: Vec<Error> =
         join_all(record.members.iter().zip(trees).map(copy)).await.into_iter().filter_map(Result::err).collect();
-    // Those that were broken off for it say less.
+    // The first failure interrupts the other copies, so their errors do not tell the cause.
     let cause = errors.iter().find(|error| !matches!(error, Error::Interrupted(_))).or(errors.first());
     cause.cloned().map_or(Ok(()), Err)
 }
 
 fn deleted(name: &VolumeName) -> Error {
-    Error::Interrupted(format!("group `{name}` was deleted while it was made"))
+    Error::Interrupted(format!("group `{name}` was deleted while it was being created"))
 }
 
-/// Gives up a pending group.
+/// Deletes the pending group of that record. Does nothing if the record has changed.
 pub async fn give_up<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<()> {
     let lock = lock(export, &record.id.name).await?;
     match GroupRecord::read(export, &record.id.name).await? {
@@ -213,7 +224,7 @@ pub async fn give_up<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<
     }
 }
 
-/// The group, pending or ready (CSI `GetVolumeGroupSnapshot`).
+/// Reads a group, pending or ready, that must exist (CSI `GetVolumeGroupSnapshot`).
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -223,11 +234,10 @@ pub async fn get<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<GroupRe
     record.ok_or_else(|| Error::not_found(format!("group `{name}`"), reason()))
 }
 
-/// Deletes a group with these snapshots, which are all of its (CSI `DeleteVolumeGroupSnapshot`). One that is not there is
-/// deleted.
+/// Deletes a group and its snapshots (CSI `DeleteVolumeGroupSnapshot`). Succeeds if the group does not exist.
 ///
 /// # Errors
-/// [`Error::Invalid`] where these are not its snapshots.
+/// [`Error::Invalid`] if `snapshots` are not exactly the group's snapshots.
 pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName, snapshots: &[String]) -> Result<()> {
     if export.layout().await?.is_none() {
         return Ok(());
@@ -238,7 +248,7 @@ pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName, snapshots: &[S
             record.check_members(snapshots)?;
             remove(export, &record, &lock).await
         }
-        // An earlier call may have come no further.
+        // An earlier call on a full export may have removed the group's record, and not yet its members.
         None => {
             for id in snapshots.iter().filter_map(|id| SnapshotId::parse(id).ok()) {
                 if id.export() == *export.source() {
@@ -250,7 +260,7 @@ pub async fn delete<F: Fs>(export: &Export<F>, name: &VolumeName, snapshots: &[S
     }
 }
 
-/// Finishes the deletion of a group that was cut short.
+/// Finishes a deletion that was interrupted. Does nothing to a group that is not deleted.
 pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
     let lock = lock(export, name).await?;
     match GroupRecord::read(export, name).await? {
@@ -262,7 +272,7 @@ pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Re
 async fn remove<F: Fs>(export: &Export<F>, record: &GroupRecord, _lock: &Guard<F>) -> Result<()> {
     if record.state != State::Deleted {
         match (GroupRecord { state: State::Deleted, attempt: None, ..record.clone() }).write(export).await {
-            // A full export must not keep anything from going: without the record the members are as gone.
+            // A deletion must succeed on a full export. Without the group's record, the members do not exist either.
             Err(error) if delete::is_full(&error) => GroupRecord::remove(export, &record.id.name).await?,
             written => written?,
         }
@@ -283,7 +293,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_called_after_their_group_and_after_no_other_one() {
+    fn member_names_belong_to_one_group_only() {
         let name = |text: &str| VolumeName::parse("", text).unwrap();
         assert_eq!(member(&name("g"), 1).unwrap().as_str(), "g-1");
         let (one, two) = (name(&"é".repeat(64)), name(&format!("{}ab", "é".repeat(63))));

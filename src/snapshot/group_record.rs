@@ -1,5 +1,5 @@
-//! What the driver remembers of a group of snapshots: a small JSON file `.csi-nfs/snapshots/NAME.group`, beside the records of
-//! its members.
+//! The record of a group of snapshots: a small JSON file, `.csi-nfs/snapshots/NAME.group`, beside the records of the
+//! group's snapshots.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,32 +15,32 @@ use crate::volume::record_file::RecordFile;
 /// A snapshot of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its name.
+    /// The snapshot's name.
     pub snapshot: VolumeName,
-    /// The identifier of the volume that it is of, as it was given.
+    /// The identifier of the source volume, as the caller wrote it.
     pub source: String,
-    /// The bytes that a volume made from it has at least; 0 where that is not known.
+    /// The least size in bytes of a volume restored from the snapshot; 0 if unknown.
     pub size: u64,
 }
 
-/// A group.
+/// A group of snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupRecord {
-    /// Its identifier.
+    /// The group's identifier.
     pub id: GroupId,
-    /// Its snapshots, in the order of the volumes' identifiers.
+    /// The group's snapshots, sorted by the identifiers of their source volumes.
     pub members: Vec<Member>,
     /// The options that the controller needs to mount the export.
     pub mount_options: Vec<String>,
-    /// How far all of it is: a member is there when its group is ready.
+    /// The state of the whole group. Its snapshots exist for callers only if it is ready.
     pub state: State,
-    /// When it was begun, in seconds since the epoch.
+    /// When the pending record was written, in seconds since the epoch.
     pub created: u64,
-    /// Tells it from an earlier attempt at the same group, while it is pending.
+    /// A number that tells a pending group from an earlier attempt to create the same group.
     pub attempt: Option<u64>,
 }
 
-/// The form of the file.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Json {
@@ -62,25 +62,25 @@ struct JsonMember {
 }
 
 impl GroupRecord {
-    /// The identifier of a member.
+    /// The identifier of a snapshot of the group.
     pub fn snapshot_id(&self, member: &Member) -> SnapshotId {
         SnapshotId::new(&self.id.export, member.snapshot.clone())
     }
 
-    /// Refuses a group of more members than a record has room for: one that is larger could not be read back.
+    /// Refuses a group with too many snapshots for one record: the driver could not read a larger record.
     ///
     /// # Errors
     /// [`Error::Invalid`].
     pub fn check_size(&self) -> Result<()> {
-        // The word for its state may become longer.
+        // The name of a later state may be longer.
         if self.encode()?.len() + 16 > SMALL {
-            let reason = format!("{} volumes are too many for one group; make several", self.members.len());
+            let reason = format!("{} volumes are too many for one group; create several groups", self.members.len());
             return Err(Error::invalid("source_volume_ids", reason));
         }
         Ok(())
     }
 
-    /// Refuses another list of snapshots than the group's, in any order.
+    /// Refuses a list of identifiers that are not exactly the group's snapshots. The order does not matter.
     ///
     /// # Errors
     /// [`Error::Invalid`] (CSI: "Snapshot list mismatch").
@@ -105,14 +105,14 @@ impl RecordFile for GroupRecord {
     const SUFFIX: &'static str = ".group";
 
     fn advice(_: &VolumeName) -> String {
-        "restore the file, or remove it and delete its snapshots one by one".to_owned()
+        "restore the file, or remove it and delete the group's snapshots one by one".to_owned()
     }
 
     fn directory<F: Fs>(layout: &Layout<F>) -> &F::Handle {
         &layout.snapshots
     }
 
-    // No volume's name has a `#`.
+    // No volume's name has a `#`, so the lock is no volume's lock.
     fn lock_name(name: &VolumeName) -> String {
         format!("#group#{name}")
     }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_back_as_it_was_written_and_no_other_is_taken() {
+    fn a_record_reads_back_as_it_was_written_and_any_other_content_is_refused() {
         let name = VolumeName::parse("name", "g").unwrap();
         let bytes = record().encode().unwrap();
         assert_eq!(GroupRecord::decode(&name, &bytes).unwrap(), record());
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_its_snapshots_fits_in_any_order_and_no_other_does() {
+    fn the_list_of_its_snapshots_is_accepted_in_any_order_and_other_lists_are_refused() {
         let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
         let (one, two) = ("nfs#export#g-0###snapshot", "nfs#export#g-1###snapshot");
         record().check_members(&ids(&[two, one])).unwrap();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn more_members_than_can_be_read_back_are_refused() {
+    fn a_group_with_too_many_snapshots_for_a_record_is_refused() {
         let mut many = record();
         many.members = vec![Member { source: "x".repeat(1000), ..many.members[0].clone() }; 100];
         assert!(matches!(many.check_size(), Err(Error::Invalid { .. })));

@@ -1,8 +1,8 @@
-//! Identifiers of snapshots and of groups of them.
+//! Identifiers of snapshots and of groups of snapshots.
 //!
-//! Those of this driver are `SERVER#SHARE#NAME###snapshot` and `SERVER#SHARE#NAME###group`: six parts, so that csi-driver-nfs,
-//! whose own have five (`SERVER#SHARE#NAME#NAME#SOURCE`), takes none of them for its own. This driver knows both, and tells
-//! them apart.
+//! This driver writes `SERVER#SHARE#NAME###snapshot` and `SERVER#SHARE#NAME###group`. These have six parts. Identifiers
+//! of csi-driver-nfs have five (`SERVER#SHARE#NAME#NAME#SOURCE`), so csi-driver-nfs does not take this driver's
+//! identifiers for its own. This driver reads the identifiers of both drivers.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ const FIELD: &str = "snapshot_id";
 /// A snapshot's identifier, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SnapshotId {
-    /// The server, as it was named when the snapshot was made.
+    /// The server's name when the snapshot was created.
     pub server: Server,
     /// The share that the snapshot is on.
     pub share: Share,
@@ -32,7 +32,7 @@ impl SnapshotId {
     /// Parses an identifier.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has not the form.
+    /// [`Error::Invalid`] if the text does not have the form.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::invalid(FIELD, "missing"));
@@ -53,22 +53,22 @@ impl fmt::Display for SnapshotId {
     }
 }
 
-/// The identifier of a snapshot of csi-driver-nfs's: an archive `NAME/SOURCE.tar.gz`, or `.tar`, on the share.
+/// The identifier of a snapshot of csi-driver-nfs: the archive `NAME/SOURCE.tar.gz` or `NAME/SOURCE.tar` on the share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ArchiveId {
-    /// The server, as it was named when the snapshot was made.
+    /// The server's name when the snapshot was created.
     pub server: Server,
     /// The share that the archive is on.
     pub share: Share,
-    /// The snapshot's name, which is that of the directory.
+    /// The snapshot's name, which is also the name of its directory.
     pub name: VolumeName,
-    /// The name of the volume that it is of.
+    /// The name of the source volume.
     pub source: VolumeName,
 }
 
 impl ArchiveId {
-    /// The identifier of the archive of the volume `source` in the directory `name` of an export; `None` where no snapshot can
-    /// be there.
+    /// The identifier of the archive of the volume `source` in the directory `name` of an export; `None` if a snapshot
+    /// cannot have that directory.
     pub fn new(export: &Source, name: VolumeName, source: VolumeName) -> Option<Self> {
         let (server, share) = (export.server.clone(), export.share.clone());
         SubDir::parse(FIELD, name.as_str()).is_ok().then_some(Self { server, share, name, source })
@@ -87,12 +87,12 @@ impl fmt::Display for ArchiveId {
     }
 }
 
-/// The identifier of a snapshot that is there, whoever made it.
+/// The identifier of an existing snapshot of either driver.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KnownId {
-    /// This driver.
+    /// A snapshot of this driver.
     Own(SnapshotId),
-    /// csi-driver-nfs.
+    /// A snapshot of csi-driver-nfs.
     Archive(ArchiveId),
 }
 
@@ -100,7 +100,7 @@ impl KnownId {
     /// Parses an identifier of either form.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has neither.
+    /// [`Error::Invalid`] if the text has neither form.
     pub fn parse(text: &str) -> Result<Self> {
         let [server, share, name, again, source] = text.split('#').collect::<Vec<_>>()[..] else {
             return SnapshotId::parse(text).map(Self::Own);
@@ -117,7 +117,7 @@ impl KnownId {
         }))
     }
 
-    /// Parses the identifier of a snapshot that has to exist.
+    /// Parses the identifier of a snapshot that must exist.
     ///
     /// # Errors
     /// As [`existing`].
@@ -156,7 +156,7 @@ impl GroupId {
     /// Parses an identifier.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has not the form.
+    /// [`Error::Invalid`] if the text does not have the form.
     pub fn parse(text: &str) -> Result<Self> {
         const FIELD: &str = "group_snapshot_id";
         if text.is_empty() {
@@ -166,7 +166,7 @@ impl GroupId {
         Ok(Self { export: Source::share(server, share), name })
     }
 
-    /// Parses the identifier of a group that has to exist.
+    /// Parses the identifier of a group that must exist.
     ///
     /// # Errors
     /// As [`existing`].
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[rstest]
-    fn an_archive_that_no_snapshot_can_be_is_refused(
+    fn an_id_that_names_no_archive_is_refused(
         #[values(
             "s#a#n#m#pvc-1",
             "s#a###pvc-1",
@@ -253,7 +253,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back_the_same_and_is_no_volume_s(
+        fn an_id_reads_back_as_it_was_written_and_is_not_a_volume_id(
             server in "[a-z][a-z0-9-]{0,20}",
             share in "([a-zA-Z0-9_ é.]{1,8}x/){0,3}",
             name in "[a-z][a-z0-9.-]{0,40}",

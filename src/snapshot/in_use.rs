@@ -1,8 +1,8 @@
-//! Which volumes show a snapshot's tree itself, and so keep it.
+//! Notes of the volumes that a snapshot's tree backs. A note keeps the tree when the snapshot is deleted.
 //!
-//! An empty file `.csi-nfs/snapshots/SNAPSHOT.shown/VOLUME`, a note, keeps the tree when the snapshot is deleted. It is written
-//! before the volume's record and removed before it, under the snapshot's lock. So a note without a record is left from a
-//! crash, means nothing, and is cleared away.
+//! A note is an empty file, `.csi-nfs/snapshots/SNAPSHOT.shown/VOLUME`. Under the snapshot's lock, it is written before
+//! the volume's record, and removed before the record is removed. So a note without a record is the leftover of a
+//! crash, and the driver removes it.
 
 use crate::error::Result;
 use crate::export::Export;
@@ -13,7 +13,7 @@ use crate::volume::id::VolumeName;
 use crate::volume::record::Record as VolumeRecord;
 use crate::volume::record_file::RecordFile as _;
 
-/// Whether a volume shows the snapshot. The caller holds the snapshot's lock.
+/// Whether the snapshot backs any volume. Removes stale notes. The caller holds the snapshot's lock.
 pub(super) async fn is_shown<F: Fs>(export: &Export<F>, snapshot: &VolumeName, _lock: &Guard<F>) -> Result<bool> {
     let layout = export.make_layout().await?;
     let shown = Record::shown(snapshot)?;
@@ -35,7 +35,7 @@ pub(super) async fn is_shown<F: Fs>(export: &Export<F>, snapshot: &VolumeName, _
     Ok(live)
 }
 
-/// Whether the volume that a file is named after shows the snapshot.
+/// Whether the snapshot backs the volume that the note `file` is named after.
 pub async fn shows<F: Fs>(export: &Export<F>, file: &Name, snapshot: &VolumeName) -> Result<bool> {
     let Some(name) = VolumeName::of_file(file, "") else { return Ok(false) };
     Ok(VolumeRecord::read(export, &name)
@@ -43,17 +43,19 @@ pub async fn shows<F: Fs>(export: &Export<F>, file: &Name, snapshot: &VolumeName
         .is_some_and(|record| record.backing_snapshot.as_ref() == Some(snapshot)))
 }
 
-/// Notes that a volume shows the snapshot, whose lock the caller holds.
+/// Writes the note that the snapshot backs a volume. The caller holds the snapshot's lock.
 pub(super) async fn note<F: Fs>(export: &Export<F>, snapshot: &VolumeName, volume: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;
     let shown = export.make_dirs(&layout.snapshots, [Record::shown(snapshot)?], 0o700).await?;
     match export.fs().create(&shown, &volume.file("")?, 0o600).await {
         Ok(_) | Err(Status::Exist) => Ok(()),
-        Err(status) => Err(export.failed(format!("noting that a volume shows snapshot `{snapshot}`"), status)),
+        Err(status) => {
+            Err(export.failed(format!("writing the note of volume `{volume}` at snapshot `{snapshot}`"), status))
+        }
     }
 }
 
-/// Removes the note of a volume.
+/// Removes the note of a volume. The caller holds the snapshot's lock.
 pub(super) async fn unnote<F: Fs>(export: &Export<F>, snapshot: &VolumeName, volume: &VolumeName) -> Result<()> {
     let layout = export.make_layout().await?;
     match export.find_dir(&layout.snapshots, [Record::shown(snapshot)?]).await? {

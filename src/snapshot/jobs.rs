@@ -1,4 +1,5 @@
-//! The copies of this process. They go on when the call that began them is over; a retry of the call joins its copy.
+//! The copies that this process makes. A copy continues when the call that started it ends. A retry of the call joins
+//! it.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -17,17 +18,17 @@ use crate::export::copy::{Options, Progress};
 use crate::nfs::source::Source;
 use crate::snapshot::tree::How;
 
-/// Copies under way at once; each has [`Options::in_flight`] entries in flight. The others wait for their turn.
+/// How many copies run at the same time, each with [`Options::in_flight`] entries in flight. Other copies wait.
 const COPIES: usize = 4;
 
-/// How long an error waits for a caller that has gone.
+/// How long after a copy's start its error is kept for a retry, if no caller waited for the copy.
 const KEPT: Duration = Duration::from_secs(600);
 
-/// Which copy it is: the export that the copy is made on, and what its place in staging is called.
+/// Identifies a copy: the export that it is made on, and its name in staging.
 pub type Key = (Source, String);
 
 struct Job {
-    /// What is copied, by the identifiers.
+    /// The identifiers of the volumes or snapshots that are copied.
     of: Vec<String>,
     cancel: CancellationToken,
     done: watch::Receiver<Option<Result<()>>>,
@@ -56,17 +57,18 @@ pub struct Jobs {
 pub struct Running(watch::Receiver<Option<Result<()>>>);
 
 impl Running {
-    /// Waits for its end. Cancel-safe.
+    /// Waits for the copy's result. Cancel-safe.
     pub async fn wait(&mut self) -> Result<()> {
-        let broke_off = || Error::Internal("a copy broke off".to_owned());
+        let broke_off =
+            || Error::Internal("the copy stopped without a result; the driver's log has the cause".to_owned());
         let ended = self.0.wait_for(Option::is_some).await.map_err(|_| broke_off())?;
         ended.clone().unwrap_or_else(|| Err(broke_off()))
     }
 }
 
 impl Jobs {
-    /// No copies yet. `ending` ends them all, for the end of the process: whoever waits for one is told, and what was begun is
-    /// left for a retry.
+    /// Creates an empty list. `ending` cancels all copies because the process ends: each waiting call gets an error,
+    /// and a retry finds the pending records.
     pub fn new(options: Options, ending: CancellationToken) -> Self {
         Self {
             jobs: Mutex::default(),
@@ -79,7 +81,7 @@ impl Jobs {
         }
     }
 
-    /// Begins a copy of `of`, or joins the one of the same key that is under way.
+    /// Starts a copy of the volumes or snapshots `of`, or joins the copy with the same key that is under way.
     pub fn join<W>(self: &Arc<Self>, key: Key, of: Vec<String>, work: impl FnOnce(How) -> W) -> Running
     where
         W: Future<Output = Result<()>> + Send + 'static,
@@ -107,13 +109,13 @@ impl Jobs {
                 let result = all.run(work, &cancel).await;
                 let (copied, took) = (progress.totals(), begun.elapsed());
                 match &result {
-                    Ok(()) => tracing::info!(entries = copied.entries, bytes = copied.bytes, ?took, "copied"),
+                    Ok(()) => tracing::info!(entries = copied.entries, bytes = copied.bytes, ?took, "copy finished"),
                     Err(error) => {
-                        tracing::warn!(entries = copied.entries, bytes = copied.bytes, ?took, %error, "not copied")
+                        tracing::warn!(entries = copied.entries, bytes = copied.bytes, ?took, %error, "copy failed")
                     }
                 }
                 let mut jobs = all.lock();
-                // One receiver is the list's own. An error that nobody waits for is told to who asks next.
+                // The list has one receiver of its own. If there is no other, the error is kept for the next call.
                 if result.is_ok() || ended.receiver_count() > 1 {
                     jobs.remove(&key);
                 }
@@ -133,14 +135,14 @@ impl Jobs {
         };
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
-        // Also one that is cancelled already runs, and clears away what it was for.
+        // A copy that is cancelled runs, too: `work` looks at the token, and cleans up what it has made.
         let result = work.await;
         self.running.fetch_sub(1, Ordering::Relaxed);
         drop(turn);
         result
     }
 
-    /// Takes the error of a copy that ended with nobody waiting for it.
+    /// Takes the error of a copy that failed while no caller waited for it.
     pub fn failure(&self, key: &Key) -> Option<Error> {
         let mut jobs = self.lock();
         let error = jobs.get(key)?.done.borrow().clone()?.err();
@@ -148,23 +150,23 @@ impl Jobs {
         error
     }
 
-    /// Ends a copy, and waits until it is over.
+    /// Cancels a copy, and waits until it has ended.
     pub async fn end(&self, key: &Key) {
         let job = self.lock().get(key).map(|job| (job.cancel.clone(), Running(job.done.clone())));
         if let Some((cancel, mut running)) = job {
             cancel.cancel();
-            // How it ended is of no interest any more.
+            // The caller deletes the target of the copy, so the result does not matter.
             let _ = running.wait().await;
             self.failure(key);
         }
     }
 
-    /// Ends the copies of what has this identifier. Each of them ends with an error of its own.
+    /// Cancels all copies of the volume or snapshot with this identifier.
     pub fn end_copies_of(&self, of: &str) {
         self.lock().values().filter(|job| job.of.iter().any(|one| one == of)).for_each(|job| job.cancel.cancel());
     }
 
-    /// Waits for the end of all copies, which were told to end; those that have not after `limit` are left.
+    /// Waits until all copies, which are cancelled already, have ended, but no longer than `limit`.
     pub async fn ended(&self, limit: Duration) {
         self.tasks.close();
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
@@ -172,12 +174,12 @@ impl Jobs {
         }
     }
 
-    /// Copies in progress.
+    /// How many copies are in progress.
     pub fn running(&self) -> usize {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Copies that wait for their turn.
+    /// How many copies wait for their turn.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_call_joins_the_copy_of_the_first_and_both_hear_how_it_ended() {
+    async fn a_second_call_joins_the_copy_of_the_first_and_both_get_its_result() {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
         let end = Arc::new(Notify::new());
         let wait = end.clone();
@@ -215,11 +217,11 @@ mod tests {
         let mut second = jobs.join(key("a"), vec!["v".to_owned()], |_| async { Ok(()) });
         end.notify_one();
         assert_eq!((first.wait().await, second.wait().await), (failed(), failed()));
-        assert_eq!(jobs.failure(&key("a")), None, "told already");
+        assert_eq!(jobs.failure(&key("a")), None, "both calls have the error already");
     }
 
     #[tokio::test]
-    async fn an_error_that_nobody_heard_is_told_to_who_asks_next_and_once() {
+    async fn an_error_that_no_call_waited_for_is_returned_once_to_the_next_call() {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
         drop(jobs.join(key("a"), vec!["v".to_owned()], |_| async { failed() }));
         jobs.tasks.close();
@@ -229,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn copies_end_with_what_they_are_of_with_their_target_and_with_the_process() {
+    async fn copies_end_when_their_source_or_target_is_deleted_or_the_process_ends() {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
         let work = |how: How| async move {
             how.cancel.cancelled().await;

@@ -1,4 +1,4 @@
-//! The locks of a snapshot: of its record, and of its copy.
+//! The two locks of a snapshot: one for its record, one for its copy in staging.
 
 use crate::error::Result;
 use crate::export::Export;
@@ -8,7 +8,7 @@ use crate::snapshot::record::Record;
 use crate::volume::id::VolumeName;
 use crate::volume::record_file::RecordFile as _;
 
-/// What the copy of a snapshot is called in staging, and its lock. (No volume's name has a `#`.)
+/// The name of a snapshot's copy in staging, and of the lock of that copy. It has a `#`, which no volume's name has.
 pub fn job(name: &VolumeName) -> String {
     format!("#snapshot#{name}")
 }

@@ -1,5 +1,6 @@
-//! Snapshots, and volumes made from snapshots and from volumes: trees that are copied on the server, and are never there by
-//! half.
+//! Snapshots, and volumes that are created from snapshots or from other volumes.
+//!
+//! Each of them is a copied directory tree, and becomes visible only when the copy is complete.
 
 pub mod archive;
 pub mod content;

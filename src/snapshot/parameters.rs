@@ -1,4 +1,4 @@
-//! The parameters of a VolumeSnapshotClass, parsed at the door.
+//! The parameters of a VolumeSnapshotClass, as CreateSnapshot gets them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,19 +8,19 @@ use crate::nfs::source::{Server, Share, Source};
 use crate::volume::id::VolumeId;
 use crate::volume::parameters::INJECTED;
 
-/// Where a snapshot is put; `None` for where its volume is.
+/// Where to create a snapshot. `None` means the same as for its volume.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Parameters {
     /// The server.
     pub server: Option<Server>,
     /// The share.
     pub share: Option<Share>,
-    /// What the controller mounts the share with.
+    /// The options that the controller mounts the share with.
     pub mount_options: Option<MountOptions>,
 }
 
 impl Parameters {
-    /// The export that a snapshot of a volume on the export `of` is put on.
+    /// The export for a snapshot of a volume on the export `of`.
     pub fn place(&self, of: &Source) -> Source {
         Source::share(
             self.server.clone().unwrap_or_else(|| of.server.clone()),
@@ -28,11 +28,11 @@ impl Parameters {
         )
     }
 
-    /// The one export that the snapshots of all these volumes are put on: the record of a group decides for all of its snapshots,
-    /// which has to be one write.
+    /// The one export for the snapshots of all these volumes. A group's record makes all its snapshots visible in one
+    /// write, so all of them must be on the record's export.
     ///
     /// # Errors
-    /// [`Error::Precondition`] where the volumes are on several exports, and the parameters name none.
+    /// [`Error::Precondition`] if the snapshots would be on several exports.
     pub fn one_place(&self, volumes: &[VolumeId]) -> Result<Source> {
         let places: BTreeSet<Source> = volumes.iter().map(|volume| self.place(&volume.export())).collect();
         match &places.iter().collect::<Vec<_>>()[..] {
@@ -40,7 +40,8 @@ impl Parameters {
             several => {
                 let named: Vec<String> = several.iter().map(ToString::to_string).collect();
                 Err(Error::Precondition(format!(
-                    "the volumes of a group are on several exports, {}, and its snapshots have to be on one: say on which by the parameters server and share of the class",
+                    "the volumes of a group are on several exports, {}, but all its snapshots must be on one: name \
+                     that export by the parameters server and share of the VolumeGroupSnapshotClass",
                     named.join(", ")
                 )))
             }

@@ -1,5 +1,4 @@
-//! What the driver remembers of a snapshot: a small JSON file in `.csi-nfs/snapshots`, named after the snapshot, beside the
-//! tree.
+//! The record of a snapshot: a small JSON file, `.csi-nfs/snapshots/NAME.json`, beside the snapshot's tree.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,40 +9,40 @@ use crate::snapshot::id::{GroupId, SnapshotId};
 use crate::volume::id::VolumeName;
 use crate::volume::record_file::RecordFile;
 
-/// How far a snapshot is.
+/// The state of a snapshot or of a group of snapshots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It is being copied.
+    /// The copy is not complete.
     Pending,
-    /// It is there.
+    /// The copy is complete.
     Ready,
-    /// It is deleted, and its tree stays for the volumes that show it.
+    /// Deleted, but not removed: the deletion is not finished, or volumes are still backed by the snapshot's tree.
     Deleted,
 }
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its identifier.
+    /// The snapshot's identifier.
     pub id: SnapshotId,
-    /// The identifier of the volume that it is of, as it was given.
+    /// The identifier of the source volume, as the caller wrote it.
     pub source: String,
-    /// The bytes that a volume made from it has at least; 0 where that is not known.
+    /// The least size in bytes of a volume restored from the snapshot; 0 if unknown.
     pub size: u64,
-    /// When it was begun, in seconds since the epoch.
+    /// When the pending record was written, in seconds since the epoch.
     pub created: u64,
     /// The options that the controller needs to mount the export.
     pub mount_options: Vec<String>,
-    /// The group that it is a member of, on the same export. It is there when that group is.
+    /// The group that the snapshot belongs to, on the same export. The snapshot has the state of that group.
     pub group: Option<VolumeName>,
-    /// How far it is.
+    /// The state of this snapshot alone.
     pub state: State,
-    /// Tells it from an earlier attempt at the same snapshot, while it is pending.
+    /// A number that tells a pending snapshot from an earlier attempt to create the same snapshot.
     pub attempt: Option<u64>,
 }
 
-/// The form of the file.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Json {
@@ -61,17 +60,17 @@ pub struct Json {
 }
 
 impl Record {
-    /// The identifier of the group that it is a member of.
+    /// The identifier of the group that the snapshot belongs to.
     pub fn group_id(&self) -> Option<GroupId> {
         self.group.clone().map(|name| GroupId { export: self.id.export(), name })
     }
 
-    /// The name of the tree.
+    /// The file name of the snapshot's tree.
     pub fn tree(name: &VolumeName) -> Result<Name> {
         name.file(".tree")
     }
 
-    /// The name of the directory with the names of the volumes that show the tree.
+    /// The file name of the directory with a note for each volume that the snapshot's tree backs.
     pub fn shown(name: &VolumeName) -> Result<Name> {
         name.file(".shown")
     }
@@ -91,7 +90,7 @@ impl RecordFile for Record {
         &layout.snapshots
     }
 
-    // No volume's name has a `#`.
+    // No volume's name has a `#`, so the lock is no volume's lock.
     fn lock_name(name: &VolumeName) -> String {
         format!("#record#{name}")
     }
@@ -143,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_reads_back_as_it_was_written_and_no_other_is_taken() {
+    fn a_record_reads_back_as_it_was_written_and_any_other_content_is_refused() {
         let name = VolumeName::parse("name", "s").unwrap();
         let bytes = record().encode().unwrap();
         assert_eq!(Record::decode(&name, &bytes).unwrap(), record());

@@ -1,8 +1,10 @@
-//! A snapshot on its export: begun, filled, given up.
+//! Creates one snapshot on its export: [`begin`], [`fill`], [`give_up`].
 //!
-//! The record comes first and says `pending`; the tree is copied in staging without the record's lock, then, under it,
-//! renamed beside the record, which is made final. The tree was not there when the pending record was written: where it is
-//! found beside one, an earlier call put it there, whole.
+//! [`begin`] writes a record that says `pending`. [`fill`] copies the tree in staging without holding the record's
+//! lock. Under the lock it then renames the tree to its place beside the record, and changes the record to `ready`.
+//!
+//! [`begin`] clears the tree's place before it writes the pending record. So a tree beside a pending record is the
+//! complete copy of an earlier call.
 
 use std::sync::Arc;
 
@@ -17,38 +19,44 @@ use crate::snapshot::tree::{How, Stage, Tree};
 use crate::volume::id::VolumeName;
 use crate::volume::record_file::{RecordFile as _, new_attempt, now};
 
-/// A snapshot to be made.
+/// A snapshot to create.
 #[derive(Debug, Clone)]
 pub struct Create {
-    /// Its name.
+    /// The snapshot's name.
     pub name: VolumeName,
-    /// The identifier of the volume that it is of.
+    /// The identifier of the source volume.
     pub source: String,
 }
 
-/// The snapshot of that name, pending, ready or deleted; `None` where there is none.
+/// Finds the snapshot of that name, pending, ready or deleted.
 ///
 /// # Errors
-/// [`Error::Conflict`] where it is of another volume than `source`, or of a group.
+/// [`Error::Conflict`] if the snapshot has another source volume than `source`, or belongs to a group.
 pub async fn find<F: Fs>(export: &Export<F>, name: &VolumeName, source: &str) -> Result<Option<Record>> {
     match Record::read(export, name).await? {
         Some(record) if record.source != source && record.state != State::Deleted => Err(Error::conflict(
             format!("snapshot `{name}`"),
-            format!("it is of volume `{}`, and one of `{source}` is asked for now; choose another name", record.source),
+            format!(
+                "it is a snapshot of volume `{}`, and a snapshot of `{source}` is requested; choose another name",
+                record.source
+            ),
         )),
         Some(Record { group: Some(group), state, .. }) if state != State::Deleted => {
-            Err(Error::conflict(format!("snapshot `{name}`"), format!("it is of group `{group}`; choose another name")))
+            let reason = format!("it belongs to group `{group}`; choose another name");
+            Err(Error::conflict(format!("snapshot `{name}`"), reason))
         }
         found => Ok(found),
     }
 }
 
-/// Begins a snapshot of `tree`, or finds the one that an earlier call began (CSI `CreateSnapshot`): pending, to be filled,
-/// or ready. `mount_options` are those that the controller mounts the export with.
+/// Writes the pending record of a snapshot of `tree`, or finds the record of an earlier call (CSI `CreateSnapshot`).
+///
+/// The controller mounts the export with `mount_options`. The returned record is `ready`, or `pending`: then [`fill`]
+/// comes next.
 ///
 /// # Errors
-/// [`Error::Conflict`] where the name is that of a snapshot of another volume; [`Error::Precondition`] where it is that of a
-/// deleted one, which volumes show; [`Error::NotFound`] where there is no such tree.
+/// As [`find`]; [`Error::Precondition`] if volumes are still backed by a deleted snapshot of that name;
+/// [`Error::NotFound`] if `tree` does not exist.
 pub async fn begin<F: Fs>(
     export: &Export<F>,
     create: &Create,
@@ -77,11 +85,11 @@ pub async fn begin<F: Fs>(
     Ok(record)
 }
 
-/// Begins the snapshot of a group that is pending, unless an earlier call did. The caller holds the group's lock.
+/// Writes the pending record of a group's snapshot, unless an earlier call did. The caller holds the group's lock.
 ///
 /// # Errors
-/// [`Error::Conflict`] where another snapshot has the name; [`Error::Precondition`] where a deleted one has, which volumes
-/// show.
+/// [`Error::Conflict`] if another snapshot has the name; [`Error::Precondition`] if volumes are still backed by a
+/// deleted snapshot of that name.
 pub(super) async fn begin_member<F: Fs>(export: &Export<F>, member: &Record) -> Result<()> {
     let name = &member.id.name;
     let lock = lock(export, name).await?;
@@ -89,7 +97,10 @@ pub(super) async fn begin_member<F: Fs>(export: &Export<F>, member: &Record) -> 
         Some(record) if record.state == State::Deleted => make_way(export, name, &lock).await?,
         Some(record) if record.group == member.group && record.source == member.source => return Ok(()),
         Some(record) => {
-            let reason = format!("it is of volume `{}`, and not of this group; choose another name", record.source);
+            let reason = format!(
+                "it is a snapshot of volume `{}` and does not belong to this group; choose another name for the group",
+                record.source
+            );
             return Err(Error::conflict(format!("snapshot `{name}`"), reason));
         }
         None => {}
@@ -98,10 +109,10 @@ pub(super) async fn begin_member<F: Fs>(export: &Export<F>, member: &Record) -> 
     member.write(export).await
 }
 
-/// Copies the tree of a snapshot that is pending, and makes it ready. One that cannot be copied is given up.
+/// Copies `tree` for a pending snapshot, and changes the record to `ready`. If the copy fails, gives the snapshot up.
 ///
 /// # Errors
-/// As [`Stage::fill`]; [`Error::Interrupted`] where the snapshot was deleted meanwhile.
+/// As [`Stage::fill`]; [`Error::Interrupted`] if the snapshot was deleted during the copy.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<()> {
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
     let record = match Record::read(export, name).await? {
@@ -125,16 +136,16 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree
     }
     if !in_place {
         let renamed = export.fs().rename(&layout.staging, stage.name(), &layout.snapshots, &placed).await;
-        renamed.map_err(|e| export.failed(format!("putting snapshot `{name}` in place"), e))?;
+        renamed.map_err(|e| export.failed(format!("renaming snapshot `{name}` into place"), e))?;
     }
     Record { state: State::Ready, attempt: None, ..record }.write(export).await
 }
 
 fn deleted(name: &VolumeName) -> Error {
-    Error::Interrupted(format!("snapshot `{name}` was deleted while it was made"))
+    Error::Interrupted(format!("snapshot `{name}` was deleted while it was being created"))
 }
 
-/// Gives up a pending snapshot.
+/// Deletes the pending snapshot of that record. Does nothing if the record has changed.
 pub async fn give_up<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
     let name = &record.id.name;
     let lock = lock(export, name).await?;

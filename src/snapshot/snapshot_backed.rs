@@ -1,6 +1,6 @@
-//! Volumes that show a snapshot's tree, for reading, and have no directory of their own.
+//! Read-only volumes that are backed by a snapshot's tree and have no directory of their own.
 //!
-//! A note beside the tree (`in_use.rs`) keeps the tree when the snapshot is deleted.
+//! A note beside the tree (`in_use.rs`) keeps the tree if the snapshot is deleted.
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -18,11 +18,11 @@ use crate::volume::id::VolumeName;
 use crate::volume::record::Record as VolumeRecord;
 use crate::volume::record_file::RecordFile as _;
 
-/// Makes a volume that shows a snapshot on the same export. The caller holds the volume's lock, and has seen that there is
-/// no such volume yet.
+/// Creates a volume that is backed by a snapshot on the same export. The caller holds the volume's lock, and has
+/// checked that the volume does not exist.
 ///
 /// # Errors
-/// [`Error::NotFound`] where there is no such snapshot, or it is not ready; otherwise as [`fill::begin`].
+/// [`Error::NotFound`] if the snapshot does not exist or is not ready; otherwise as [`fill::begin`].
 pub async fn create<F: Fs>(
     export: &Export<F>,
     create: &Create,
@@ -31,7 +31,12 @@ pub async fn create<F: Fs>(
 ) -> Result<VolumeRecord> {
     let _lock = lock(export, snapshot).await?;
     let ready = find::read(export, snapshot).await?.filter(|record| record.state == State::Ready);
-    let gone = || Error::not_found(format!("snapshot `{snapshot}`"), format!("{} has none", export.source()));
+    let gone = || {
+        Error::not_found(
+            format!("snapshot `{snapshot}`"),
+            format!("{} has no ready snapshot of that name", export.source()),
+        )
+    };
     let size = ready.ok_or_else(gone)?.size;
     let prepared = fill::prepare(export, create, size, volume).await?;
     let record = VolumeRecord {
@@ -47,13 +52,13 @@ pub async fn create<F: Fs>(
     Ok(record)
 }
 
-/// Deletes a volume that shows a snapshot; the snapshot's tree goes with the last one, where the snapshot is deleted. The
-/// caller holds the volume's lock.
+/// Deletes a volume that is backed by a snapshot. If the snapshot is deleted and backs no other volume, deletes its
+/// tree, too. The caller holds the volume's lock.
 pub async fn delete<F: Fs>(export: &Export<F>, record: &VolumeRecord, volume: &Guard<F>) -> Result<()> {
     let (Some(snapshot), Some(name)) = (&record.backing_snapshot, record.id.name()) else { return Ok(()) };
     let lock = lock(export, snapshot).await?;
     in_use::unnote(export, snapshot, &name).await?;
-    // Also without a record of the snapshot: an earlier call may have come no further.
+    // Without a snapshot's record, too: an earlier call may have removed the record, and not yet the rest.
     if !in_use::is_shown(export, snapshot, &lock).await?
         && Record::read(export, snapshot).await?.is_none_or(|record| record.state == State::Deleted)
     {

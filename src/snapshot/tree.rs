@@ -1,4 +1,4 @@
-//! A tree that is copied, and the place in staging that its copy is made in.
+//! A tree to copy, and the staging directory that receives the copy.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use crate::export::locks::Guard;
 use crate::export::{Export, trash};
 use crate::volume::id::VolumeName;
 
-/// What is copied: a directory on an export.
+/// A tree to copy: a directory on an export.
 pub struct Tree<F: Fs> {
-    /// Where it is.
+    /// The export that the directory is on.
     pub export: Arc<Export<F>>,
-    /// The names that lead to it from the share.
+    /// The path of the directory below the share.
     pub path: Vec<Name>,
-    /// The identifier of the volume, or of the snapshot, that it is.
+    /// The identifier of the volume or snapshot.
     pub of: String,
-    /// The bytes that a volume with this content has at least; 0 where that is not known.
+    /// The least size in bytes of a volume with this content; 0 if unknown.
     pub size: u64,
-    /// The name of the snapshot that it is; `None` for a volume.
+    /// The snapshot's name; `None` for a volume.
     pub snapshot: Option<VolumeName>,
 }
 
@@ -38,13 +38,13 @@ impl<F: Fs> Clone for Tree<F> {
 }
 
 impl<F: Fs> Tree<F> {
-    /// The tree as a copy to `target` reads it: where both are one export, the server does the copying.
+    /// The tree on the connection of `target`, if both are on one export: then the server does the copying.
     fn seen_from(&self, target: &Arc<Export<F>>) -> Self {
         let export = if self.export.source() == target.source() { target } else { &self.export };
         Self { export: export.clone(), ..self.clone() }
     }
 
-    /// What to call it in a message.
+    /// The volume or snapshot, for a message.
     fn what(&self) -> String {
         let kind = if self.snapshot.is_some() { "snapshot" } else { "volume" };
         format!("{kind} `{}`", self.of)
@@ -59,7 +59,7 @@ impl<F: Fs> Tree<F> {
         Ok((dir, attr))
     }
 
-    /// Refuses a tree that is not there.
+    /// Checks that the directory exists.
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -68,20 +68,20 @@ impl<F: Fs> Tree<F> {
     }
 }
 
-/// How trees are copied.
+/// How to copy trees.
 #[derive(Debug, Clone, Default)]
 pub struct How {
-    /// Options of the copy engine.
+    /// The options of the copy engine.
     pub options: copy::Options,
-    /// What is copied already.
+    /// How much has been copied.
     pub progress: Progress,
-    /// Ends the copy.
+    /// Cancels the copy.
     pub cancel: CancellationToken,
-    /// The process ends: what is begun is left for the caller's retry, which finds another process.
+    /// Cancelled when the process ends. Pending records then stay, and a retry with the next process continues.
     pub ending: CancellationToken,
 }
 
-/// A place in staging, which nobody else uses as long as this lives: neither in this process nor another controller.
+/// A staging directory. As long as this value lives, no other call and no other controller uses it.
 pub struct Stage<F: Fs> {
     export: Arc<Export<F>>,
     name: Name,
@@ -89,13 +89,17 @@ pub struct Stage<F: Fs> {
 }
 
 impl<F: Fs> Stage<F> {
-    /// Waits for the place called `job`, unless it is cancelled; what an earlier process left there goes.
+    /// Waits for the staging directory `job`, and removes what an earlier process left there.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if `cancel` is cancelled first.
     pub async fn take(export: &Arc<Export<F>>, job: &str, cancel: &CancellationToken) -> Result<Self> {
         let names = [job];
         let lock = tokio::select! {
             lock = export.lock(&names) => lock?,
             () = cancel.cancelled() => {
-                return Err(Error::Interrupted("waiting for another controller's copy was broken off; call again".to_owned()));
+                let reason = "waiting for another controller's copy was interrupted; call again";
+                return Err(Error::Interrupted(reason.to_owned()));
             }
         };
         let name = Name::new(job).map_err(|e| export.failed(format!("naming `{job}` in staging"), e))?;
@@ -104,7 +108,7 @@ impl<F: Fs> Stage<F> {
         Ok(stage)
     }
 
-    /// Clears the place called `job`, if nobody uses it.
+    /// Removes the staging directory `job`, unless a copy is using it.
     pub async fn clear(export: &Export<F>, job: &str) -> Result<()> {
         let name = Name::new(job).map_err(|e| export.failed(format!("naming `{job}` in staging"), e))?;
         let layout = export.make_layout().await?;
@@ -117,27 +121,27 @@ impl<F: Fs> Stage<F> {
         }
     }
 
-    /// What it is called in staging.
+    /// The directory's name in staging.
     pub fn name(&self) -> &Name {
         &self.name
     }
 
-    /// The export that it is on.
+    /// The export that the staging directory is on.
     pub fn export(&self) -> &Arc<Export<F>> {
         &self.export
     }
 
-    /// Makes the root of what is to be here.
+    /// Creates the staging directory, and returns it.
     pub async fn make(&self) -> Result<F::Handle> {
         let layout = self.export.make_layout().await?;
         let made = self.export.fs().mkdir(&layout.staging, &self.name, 0o700).await;
         made.map(|(dir, _)| dir).map_err(|e| self.export.failed(format!("creating `{}` in staging", self.name), e))
     }
 
-    /// Copies a tree here, whole; answers its root.
+    /// Copies a whole tree here, and returns the root of the copy.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where the tree is gone, or not where it was, when the copy ends; [`Error::Interrupted`] where it
+    /// [`Error::NotFound`] if the tree was deleted or moved before the copy ended; [`Error::Interrupted`] if the copy
     /// was cancelled; [`Error::Export`] with the path that could not be copied.
     pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<F::Handle> {
         let source = source.seen_from(&self.export);
@@ -148,10 +152,10 @@ impl<F: Fs> Stage<F> {
         match copied {
             Ok(_) => {}
             Err(CopyError::Cancelled) => {
-                return Err(Error::Interrupted(format!("copying {} was broken off; call again", source.what())));
+                return Err(Error::Interrupted(format!("copying {} was interrupted; call again", source.what())));
             }
             Err(CopyError::Failed { side, action, path, status }) => {
-                // That it is gone says more than what could not be read of it.
+                // If the whole tree was deleted, that error says more than one about a path in it.
                 if side == Side::Source && matches!(status, Status::NoEnt | Status::Stale) {
                     self.check_in_place(&source, before.fileid).await?;
                 }
@@ -167,13 +171,13 @@ impl<F: Fs> Stage<F> {
         match source.open().await {
             Ok((_, now)) if now.fileid == fileid => Ok(()),
             Ok(_) | Err(Error::NotFound { .. }) => {
-                Err(Error::not_found(source.what(), "it was deleted while it was copied"))
+                Err(Error::not_found(source.what(), "it was deleted during the copy"))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// Clears the place.
+    /// Removes the staging directory.
     pub async fn discard(&self) -> Result<()> {
         let layout = self.export.make_layout().await?;
         trash::discard(&self.export, &layout.staging, &self.name).await.map(drop)

@@ -1,4 +1,5 @@
-//! What snapshots take, for whoever watches the driver: the agent on the server counts it, and here it is read.
+//! The space that snapshots use, for the metrics. The agent on each server counts it, and this module reads the
+//! figures.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,22 +8,22 @@ use std::time::Duration;
 use crate::export::pool::{Connect, Pool};
 use crate::volume::quota;
 
-/// How often the agents' figures are read.
+/// The pause between two reads of the agents' figures.
 const EVERY: Duration = Duration::from_secs(60);
-/// And as long as there are none.
+/// The pause as long as no agent has a figure.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Bytes, by export.
+/// The bytes that snapshots use, by export.
 #[derive(Debug, Default)]
 pub struct Usage(Mutex<BTreeMap<String, u64>>);
 
 impl Usage {
-    /// What was read last, of the exports in use.
+    /// The last figures of the exports that are connected.
     pub fn known(&self) -> BTreeMap<String, u64> {
         self.all().clone()
     }
 
-    /// Reads it again and again, for ever. Exports are not connected to for that.
+    /// Reads the figures of the connected exports repeatedly, without end. Never connects an export.
     pub async fn keep<C: Connect>(&self, pool: &Pool<C>) {
         loop {
             let mut all = BTreeMap::new();
@@ -31,7 +32,7 @@ impl Usage {
                     Ok(Some(snapshots)) => drop(all.insert(export.source().to_string(), snapshots.bytes)),
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::debug!(export = %export.source(), %error, "what snapshots take is not known")
+                        tracing::debug!(export = %export.source(), %error, "cannot read how much space snapshots use")
                     }
                 }
             }

@@ -1,8 +1,8 @@
-//! Repairs what `csi-nfs check` found, if no data can be lost by it.
+//! Repairs the findings of `csi-nfs check`, if the repair cannot lose data.
 //!
 //! A finding may be minutes old, and the driver may be serving meanwhile. So each repair takes the driver's lock,
-//! checks that the finding still holds, and only then acts. The agent repairs limits from the records. Staging is swept
-//! only where nobody holds the lock, and nothing in the trash is ever used again.
+//! checks that the finding still holds, and only then acts. The agent repairs limits from the records. An entry in
+//! staging is removed only if nobody holds its lock. Nothing in the trash is ever used again.
 
 use super::{Finding, quotas};
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::{directory_owners, kept};
 
-/// Repairs what it can. Another check finds what remains.
+/// Repairs the findings that can be repaired. Another check finds those that remain.
 pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<()> {
     for finding in findings {
         match finding {
@@ -25,7 +25,7 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
                 let name = VolumeName::parse("volume", volume)?;
                 kept::mend(export, &SubDir::parse("directory", directory)?, &name).await?;
             }
-            // A record or a directory may be all that is left of somebody's data.
+            // The record or directory may be the last trace of somebody's data.
             Finding::RecordUnreadable { .. }
             | Finding::DirectoryMissing { .. }
             | Finding::DirectoryUnrecorded { .. }
@@ -35,7 +35,7 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
             | Finding::NoteMissing { .. }
             | Finding::MemberMissing { .. }
             | Finding::GroupMissing { .. } => {}
-            // A retry of the call that began it continues it. A deletion of the snapshot reads its notes again.
+            // A retry of the call continues the pending work. A deletion of the snapshot removes its stale notes.
             Finding::VolumePending { .. }
             | Finding::SnapshotPending { .. }
             | Finding::GroupPending { .. }
@@ -68,7 +68,7 @@ async fn add_owner<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> 
 }
 
 async fn remove_owner<F: Fs>(export: &Export<F>, owner: &str) -> Result<()> {
-    // The driver did not write an entry of any other form.
+    // The driver did not write an entry of another form, so leave it.
     let Some((directory, name)) = owner.rsplit_once("/#/") else { return Ok(()) };
     let Ok(name) = VolumeName::parse("volume", name) else { return Ok(()) };
     let Ok(sub_dir) = SubDir::parse("directory", directory) else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What is repaired, what is left alone, and what changed since it was found.
+//! Which findings are repaired, which are left alone, and which no longer hold.
 
 use super::*;
 use crate::check::check;
@@ -19,7 +19,7 @@ fn named(text: &str) -> VolumeName {
     VolumeName::parse("", text).unwrap()
 }
 
-/// What a controller does between a check and the repair of what it found.
+/// Checks that a repair does nothing after a controller made `change` since the check.
 async fn repaired_after(
     server: &MemoryServer,
     found: fn(&Finding) -> bool,
@@ -42,7 +42,7 @@ async fn write(export: &Export<MemoryFs>, id: &str) {
 }
 
 #[tokio::test]
-async fn what_can_be_repaired_is_and_what_may_hold_data_stays() {
+async fn leftovers_are_repaired_and_possible_data_stays() {
     let export = reach(&MemoryServer::new());
     let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
     directory_owners::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
@@ -64,7 +64,7 @@ async fn what_can_be_repaired_is_and_what_may_hold_data_stays() {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_was_made_anew_since_its_deletion_was_found_stays() {
+async fn a_snapshot_that_was_created_again_after_the_check_stays() {
     let server = MemoryServer::new();
     let write = async |export: &Export<MemoryFs>, state| {
         let record = SnapshotRecord {
@@ -91,7 +91,7 @@ async fn a_snapshot_that_was_made_anew_since_its_deletion_was_found_stays() {
 }
 
 #[tokio::test]
-async fn a_group_that_was_made_anew_since_its_deletion_was_found_stays() {
+async fn a_group_that_was_created_again_after_the_check_stays() {
     let server = MemoryServer::new();
     let write = async |export: &Export<MemoryFs>, state| {
         let group = GroupRecord {
@@ -122,7 +122,7 @@ async fn a_group_that_was_made_anew_since_its_deletion_was_found_stays() {
 }
 
 #[tokio::test]
-async fn an_owner_is_neither_removed_nor_added_where_its_volume_came_or_went_meanwhile() {
+async fn an_owner_is_left_alone_if_its_volume_was_created_or_deleted_after_the_check() {
     let id = "nfs#export#team/data#v#";
     let (server, volume) = (MemoryServer::new(), VolumeId::parse(id).unwrap());
     server.plant("team/data", Node::directory(0o755)).unwrap();
@@ -139,7 +139,7 @@ async fn an_owner_is_neither_removed_nor_added_where_its_volume_came_or_went_mea
 }
 
 #[tokio::test]
-async fn a_kept_record_stays_where_its_directory_is_there_again() {
+async fn a_kept_record_stays_if_its_directory_exists_again() {
     let server = MemoryServer::new();
     let kept = format!(".csi-nfs/paths/media/#/{}", directory_owners::kept_file(&named("v")).unwrap());
     let record = Record::unrecorded(&VolumeId::parse("nfs#export#media#v#").unwrap()).encode().unwrap();
@@ -149,7 +149,7 @@ async fn a_kept_record_stays_where_its_directory_is_there_again() {
     let change = async |_: &Export<MemoryFs>| server.plant("media/data", Node::file(0o600, "kept")).unwrap();
     let export = repaired_after(&server, stale, change).await;
     assert!(matches!(&check(&export).await.unwrap()[..], [Finding::VolumeKept { .. }]));
-    // If the directory is really gone, the record is removed.
+    // If the directory does not exist, the record is removed.
     let (fs, media) = (export.fs(), name("media"));
     let (dir, _) = fs.lookup(&fs.root(), &media).await.unwrap();
     fs.unlink(&dir, &name("data")).await.unwrap();
@@ -161,7 +161,7 @@ async fn a_kept_record_stays_where_its_directory_is_there_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_is_left_to_the_agent_which_knows_whether_a_volume_has_it_by_now() {
+async fn a_limit_is_left_to_the_agent() {
     let server = MemoryServer::new();
     reach(&server).make_layout().await.unwrap();
     let answer = quota::Answer { project: 100, limits: Default::default(), since: 0, reason: None };
@@ -172,7 +172,7 @@ async fn a_limit_is_left_to_the_agent_which_knows_whether_a_volume_has_it_by_now
 }
 
 #[tokio::test]
-async fn what_is_staged_anew_meanwhile_is_left_to_who_holds_its_lock() {
+async fn a_staging_entry_stays_as_long_as_its_lock_is_held() {
     let server = MemoryServer::new();
     let export = reach(&server);
     let layout = export.make_layout().await.unwrap();

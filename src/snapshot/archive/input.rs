@@ -1,7 +1,7 @@
-//! The bytes of an archive as they come from the export, decompressed on the way.
+//! Reads an archive from the export, and decompresses it.
 //!
-//! Nothing blocks here: what was read is pushed through the decompressor, which gives at most 32 KiB for each push, so that
-//! memory is bounded whatever the archive says, and the work can end at any point.
+//! No thread blocks: the bytes that were read are pushed through the decompressor, which returns at most 32 KiB for
+//! each push. So memory is bounded whatever the archive says, and the caller can cancel the work at any point.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -12,39 +12,39 @@ use super::Stop;
 use crate::export::Export;
 use crate::export::fs::Fs;
 
-/// As much as is read at once.
+/// The bytes of one read.
 const CHUNK: usize = 1 << 20;
-/// After so many bytes that need no waiting, others get their turn.
+/// After so many bytes the task yields, so that other tasks run.
 const TURN: usize = 1 << 20;
 
 /// An archive that is being read.
 pub(super) struct Input<F: Fs> {
     export: Arc<Export<F>>,
     file: F::Handle,
-    /// Where reading goes on, and where it ends.
+    /// The offsets of the next read and of the end.
     at: u64,
     end: u64,
-    /// What was read and is not decompressed yet, from `pushed` on.
+    /// The bytes that were read. Those from `pushed` on are not decompressed yet.
     raw: Vec<u8>,
     pushed: usize,
     gzip: Option<Box<MultiGzDecoder<Vec<u8>>>>,
-    /// What can be taken, from `taken` on.
+    /// The decompressed bytes. Those from `taken` on can be taken.
     ready: Vec<u8>,
     taken: usize,
     turn: usize,
 }
 
 impl<F: Fs> Input<F> {
-    /// The content of `file`, which is `size` bytes long, compressed by gzip(1) or not.
+    /// Reads `file`, which is `size` bytes long and may be compressed by gzip(1).
     pub(super) fn new(export: Arc<Export<F>>, file: F::Handle, size: u64, gzip: bool) -> Self {
         let gzip = gzip.then(|| Box::new(MultiGzDecoder::new(Vec::new())));
         Self { export, file, at: 0, end: size, raw: Vec::new(), pushed: 0, gzip, ready: Vec::new(), taken: 0, turn: 0 }
     }
 
-    /// Some bytes, at most `most`; none at the end.
+    /// The next bytes, at most `most`; empty at the end.
     ///
     /// # Errors
-    /// [`Stop::Damaged`] where it cannot be decompressed, or the checksum of what was does not fit.
+    /// [`Stop::Damaged`] if the data cannot be decompressed, or its checksum is wrong; [`Stop::Reading`].
     pub(super) async fn take(&mut self, most: usize) -> Result<&[u8], Stop> {
         while self.taken == self.ready.len() && self.more().await? {}
         let length = most.min(self.ready.len() - self.taken);
@@ -58,7 +58,7 @@ impl<F: Fs> Input<F> {
         Ok(&self.ready[from..from + length])
     }
 
-    /// Goes a step on; false where there is no more.
+    /// Reads or decompresses more bytes. Returns false at the end.
     async fn more(&mut self) -> Result<bool, Stop> {
         self.taken = 0;
         self.ready.clear();
@@ -87,7 +87,7 @@ impl<F: Fs> Input<F> {
         Ok(true)
     }
 
-    /// Takes what the decompressor still has; false where there was nothing.
+    /// Takes the last bytes from the decompressor. Returns false if that was done before.
     fn finish(&mut self) -> Result<bool, Stop> {
         let Some(gzip) = self.gzip.take() else { return Ok(false) };
         self.ready = gzip.finish().map_err(|error| not_gzip(&error))?;

@@ -1,7 +1,7 @@
-//! The members of an archive, one after the other: tar(5), what POSIX calls pax, and what GNU tar adds.
+//! Reads the members of an archive one by one: tar(5), the pax format of POSIX, and the extensions of GNU tar.
 //!
-//! The crate's own iterator takes names and pax records into memory whatever length the archive claims, and knows no end but
-//! that of the file; so the blocks are read here, and what they hold is left to the crate.
+//! This module reads the blocks, and the tar crate parses the headers in them. The crate's own iterator is not safe
+//! with hostile archives: it reads names and pax records of any length into memory, and reads to the end of the file.
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
@@ -11,31 +11,32 @@ use crate::snapshot::archive::input::Input;
 use crate::snapshot::archive::pax::Pax;
 
 const BLOCK: usize = 512;
-/// The longest path of a member, and the longest pax header, in bytes.
+/// The longest path of a member, in bytes.
 const PATH: u64 = 32 << 10;
+/// The longest pax header, in bytes.
 const PAX: u64 = 1 << 20;
-/// The most parts with data of a sparse file.
+/// The most parts with data that a sparse file may have.
 const PARTS: usize = 1 << 16;
-/// What follows an archive's end up to that of its file: GNU tar fills up a record, of 10 KiB where nobody says otherwise.
+/// The most bytes after an archive's end. GNU tar pads the file to a full record, which has 10 KiB by default.
 const FILLING: usize = 1 << 20;
 
-/// Something in an archive.
+/// A member of an archive.
 pub(super) struct Member {
-    /// The names that lead to it from the root; none for the root itself.
+    /// The member's path; empty for the root.
     pub(super) path: Vec<Name>,
-    /// What it is to be.
+    /// The kind of object to create.
     pub(super) what: What,
-    /// Its attributes; size, links and numbers are none of the archive's.
+    /// The member's attributes. Its size, link count and file ID are not from the archive.
     pub(super) attr: Attr,
 }
 
-/// What a member is.
+/// The kind of a member, with what only that kind has.
 pub(super) enum What {
     Directory,
     File(Content),
-    /// A symbolic link, and its target.
+    /// A symbolic link with this target.
     Symlink(Vec<u8>),
-    /// One more name of what is at that path.
+    /// A hard link to the object at this path.
     Link(Vec<Name>),
     /// A FIFO or a device.
     Special,
@@ -43,34 +44,34 @@ pub(super) enum What {
 
 /// The content of a regular file.
 pub(super) struct Content {
-    /// Bytes, holes included.
+    /// The file's size in bytes, including holes.
     pub(super) size: u64,
-    /// Bytes in the archive.
+    /// The number of bytes in the archive.
     pub(super) stored: u64,
-    /// The beginnings and lengths of its parts with data, in order.
+    /// The offsets and lengths of the parts with data, in order.
     pub(super) parts: Vec<(u64, u64)>,
 }
 
-/// An archive's members.
+/// The members of an archive.
 pub(super) struct Members<F: Fs> {
     input: Input<F>,
-    /// What a pax header said of all that follow.
+    /// The global pax header, for all members that follow it.
     global: Pax,
-    /// What is left of the member's content, and of what fills its last block.
+    /// How many bytes of the member's content, and of the padding of its last block, are not read yet.
     left: u64,
     filling: u64,
-    /// Headers that may still come.
+    /// How many more headers the archive may have.
     headers: u64,
 }
 
 impl<F: Fs> Members<F> {
-    /// Those of an archive, which may have up to `most`.
+    /// The members of an archive, which may have up to `most` headers.
     pub(super) fn new(input: Input<F>, most: u64) -> Self {
         Self { input, global: Pax::default(), left: 0, filling: 0, headers: most }
     }
 
-    /// The next member; what is left of the last one's content is passed over. `None` after the last one, when all of the
-    /// file has been seen.
+    /// The next member, skipping the unread content of the last one. `None` at the end, when the whole file has been
+    /// read.
     pub(super) async fn next(&mut self) -> Result<Option<Member>, Stop> {
         self.left += std::mem::take(&mut self.filling);
         while self.left > 0 {
@@ -97,7 +98,7 @@ impl<F: Fs> Members<F> {
         }
     }
 
-    /// Some bytes of the member's content, at most `most`; none at its end.
+    /// The next bytes of the member's content, at most `most`; empty at the end.
     pub(super) async fn data(&mut self, most: usize) -> Result<&[u8], Stop> {
         let most = most.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         if most == 0 {
@@ -123,13 +124,13 @@ impl<F: Fs> Members<F> {
                     more => rest += more,
                 }
             }
-            return Err(Stop::damaged("goes on after its end"));
+            return Err(Stop::damaged("has data after its end"));
         }
         let sum = |bytes: &[u8]| bytes.iter().map(|byte| u32::from(*byte)).sum::<u32>();
         let bytes = header.as_bytes();
         let expected = sum(&bytes[..148]) + 8 * u32::from(b' ') + sum(&bytes[156..]);
         if header.cksum().ok() != Some(expected) {
-            return Err(Stop::damaged("is damaged, or no archive: the checksum of a header does not fit"));
+            return Err(Stop::damaged("is damaged or not a tar archive: the checksum of a header is wrong"));
         }
         self.headers = self.headers.checked_sub(1).ok_or(Stop::TooMany)?;
         Ok(Some(header))
@@ -148,7 +149,7 @@ impl<F: Fs> Members<F> {
         Ok(())
     }
 
-    /// The content of a header that says something of the next one.
+    /// The content of an extension header, which describes the next member.
     async fn text(&mut self, header: &Header, most: u64) -> Result<Vec<u8>, Stop> {
         let size = header.entry_size().map_err(|error| Stop::damaged(&format!("is damaged: {error}")))?;
         if size > most {
@@ -168,14 +169,14 @@ impl<F: Fs> Members<F> {
 
     async fn member(&mut self, header: &Header, pax: Pax) -> Result<Member, Stop> {
         if pax.sparse {
-            return Err(Stop::damaged("has a sparse file in the form of pax, which the driver does not read"));
+            return Err(Stop::damaged("has a sparse file in pax format, which the driver does not support"));
         }
         let wrong = |error: std::io::Error| Stop::damaged(&format!("is damaged: {error}"));
         let bytes = pax.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let path = components(&bytes)?;
         let link = pax.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let kind = header.entry_type().as_byte();
-        // A directory, before there was a type for it.
+        // Old formats mark a directory only by the slash at the end of its name.
         let kind = if matches!(kind, 0 | b'0') && bytes.ends_with(b"/") { b'5' } else { kind };
         let mut device = (0, 0);
         let (what, kind) = match kind {
@@ -200,22 +201,22 @@ impl<F: Fs> Members<F> {
         };
         if let What::File(content) = &what {
             if content.size.max(content.stored) > i64::MAX.cast_unsigned() {
-                return Err(Stop::damaged("is damaged: it has a file that is longer than any can be"));
+                return Err(Stop::damaged("is damaged: it has a file of an impossible size"));
             }
             self.left = content.stored;
             self.filling = padding(content.stored);
         }
         if path.is_empty() && kind != Kind::Directory {
-            return Err(Stop::damaged("has a root that is no directory"));
+            return Err(Stop::damaged("has a root that is not a directory"));
         }
         let owner = |said: Option<u64>, header: std::io::Result<u64>| {
             let id = said.map_or(header, Ok).map_err(wrong)?;
             let id = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
-            id.ok_or_else(|| Stop::damaged("has a member with an owner that cannot be"))
+            id.ok_or_else(|| Stop::damaged("has a member with an invalid owner"))
         };
         let mtime = match pax.mtime {
             Some(time) => time,
-            // The number is of two's complement where it is not octal.
+            // A number that is not octal is in two's complement.
             None => Time { seconds: header.mtime().map_err(wrong)?.cast_signed(), nanoseconds: 0 },
         };
         let attr = Attr {
@@ -234,12 +235,12 @@ impl<F: Fs> Members<F> {
         Ok(Member { path, what, attr })
     }
 
-    /// The content of a sparse file, as GNU tar writes it in its own form.
+    /// The content of a sparse file in GNU tar's own format.
     async fn sparse(&mut self, header: &Header) -> Result<Content, Stop> {
         let wrong = |error: std::io::Error| Stop::damaged(&format!("is damaged: {error}"));
         let gnu = header
             .as_gnu()
-            .ok_or_else(|| Stop::damaged("is damaged: it has a sparse file that is none of GNU tar's"))?;
+            .ok_or_else(|| Stop::damaged("is damaged: it has a sparse file that is not in GNU tar's format"))?;
         let (size, stored) = (gnu.real_size().map_err(wrong)?, header.entry_size().map_err(wrong)?);
         let mut parts: Vec<(u64, u64)> = Vec::new();
         let (mut end, mut held) = (0_u64, 0_u64);
@@ -248,13 +249,13 @@ impl<F: Fs> Members<F> {
                 let (offset, length) = (part.offset().map_err(wrong)?, part.length().map_err(wrong)?);
                 let next = offset.checked_add(length).filter(|next| offset >= end && *next <= size);
                 end = next.ok_or_else(|| Stop::damaged("is damaged: the parts of a sparse file overlap"))?;
-                // All lie in a file, so their sum is at most its size.
+                // No overflow: the parts do not overlap, so their sum is at most the file's size.
                 held += length;
                 if length > 0 {
                     parts.push((offset, length));
                 }
                 if parts.len() > PARTS {
-                    return Err(Stop::damaged("has a sparse file of more parts than the driver reads"));
+                    return Err(Stop::damaged("has a sparse file with more parts than the driver supports"));
                 }
             }
             Ok(())
@@ -269,18 +270,18 @@ impl<F: Fs> Members<F> {
             self.headers = self.headers.checked_sub(1).ok_or(Stop::TooMany)?;
         }
         if held != stored {
-            return Err(Stop::damaged("is damaged: the parts of a sparse file are not as long as its data"));
+            return Err(Stop::damaged("is damaged: the parts of a sparse file do not add up to its data"));
         }
         Ok(Content { size, stored, parts })
     }
 }
 
-/// What fills the last block of so many bytes.
+/// The padding of the last block after so many bytes.
 fn padding(size: u64) -> u64 {
     (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64
 }
 
-/// GNU tar ends names with a NUL.
+/// Removes the NUL with which GNU tar ends names.
 fn name(mut text: Vec<u8>) -> Vec<u8> {
     if text.last() == Some(&0) {
         text.pop();
@@ -288,29 +289,29 @@ fn name(mut text: Vec<u8>) -> Vec<u8> {
     text
 }
 
-/// The names of a path inside the archive, with or without a `./` in front.
+/// The components of a path in the archive. A path may start with `./`.
 fn components(path: &[u8]) -> Result<Vec<Name>, Stop> {
     let refuse = |why: &str| {
         let shown: String = path.escape_ascii().take(200).map(char::from).collect();
-        Err(Stop::damaged(&format!("names `{shown}`, which {why}: nothing outside a volume is touched")))
+        Err(Stop::damaged(&format!("has the path `{shown}`, which {why}: the driver touches nothing outside a volume")))
     };
     if path.starts_with(b"/") {
         return refuse("is absolute");
     }
     if path.len() as u64 > PATH {
-        return refuse("is longer than the driver reads");
+        return refuse("is longer than the driver supports");
     }
     let mut names = Vec::new();
     for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".") {
         match Name::new(part) {
             Ok(name) => names.push(name),
             Err(_) if part == b".." => return refuse("leads upwards"),
-            Err(_) => return refuse("has a part that is no name"),
+            Err(_) => return refuse("has a component that is not a valid name"),
         }
     }
     Ok(names)
 }
 
 fn too_short() -> Stop {
-    Stop::damaged("ends before its end: it was cut off, or is still being written")
+    Stop::damaged("is truncated, or is still being written")
 }

@@ -1,8 +1,8 @@
-//! Snapshots of csi-driver-nfs's: an archive of a volume, `NAME/SOURCE.tar.gz` or `NAME/SOURCE.tar` on the share, which tar(1)
-//! made.
+//! Snapshots of csi-driver-nfs: tar(1) archives, `NAME/SOURCE.tar.gz` or `NAME/SOURCE.tar` on the share.
 //!
-//! Nothing is kept of them but what they are: whoever finds one, finds it by its form. A directory that is a volume's, or has
-//! one in it, is none. The archive is hostile, and may be changed while it is read.
+//! The driver has no records of these snapshots and recognizes them by their names. The directory of a volume, or a
+//! directory that contains one, is never a snapshot. An archive may be hostile, and may change while the driver reads
+//! it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,31 +24,31 @@ mod members;
 mod pax;
 mod unpack;
 
-/// The ends of archives' names, and whether these are compressed.
+/// The suffixes of archive names, and whether such an archive is compressed.
 const FORMS: [(&str, bool); 2] = [(".tar.gz", true), (".tar", false)];
 
-/// The most members of an archive, in any case; beyond it, as many as the volume has units of the other size, in bytes.
+/// The limit on the tar headers of an archive: 1,000,000, or one for each 1024 bytes of the volume if that is more.
 const MEMBERS: (u64, u64) = (1_000_000, 1024);
 
-/// Why an archive is not unpacked, or not further.
+/// Why unpacking an archive stopped.
 #[derive(Debug)]
 enum Stop {
-    /// What is wrong with it, as it goes on behind its name.
+    /// The archive is refused. The text says why, and follows the archive's name in the message.
     Damaged(String),
-    /// It holds more bytes than the volume.
+    /// The files have more bytes than the volume may have.
     TooLarge,
-    /// It has more members than the volume may have.
+    /// The archive has more members than the volume may have.
     TooMany,
-    /// It cannot be read.
+    /// The archive cannot be read.
     Reading(Status),
-    /// A member cannot be made.
+    /// A member cannot be created.
     Making {
-        /// Its path in the volume.
+        /// The member's path in the volume.
         path: String,
-        /// What the server said.
+        /// The server's answer.
         status: Status,
     },
-    /// The other side has ended, with the error that counts.
+    /// The other half of the work has ended. Its error is the one to report.
     Ended,
 }
 
@@ -60,19 +60,20 @@ impl Stop {
     fn making(path: &str, status: Status) -> Self {
         match status {
             Status::Inval | Status::NameTooLong | Status::FBig => {
-                Self::Damaged(format!("has a member `{path}` that cannot be made: {status}"))
+                Self::Damaged(format!("has a member `{path}` that cannot be created: {status}"))
             }
             status => Self::Making { path: path.to_owned(), status },
         }
     }
 }
 
-/// A snapshot that was found.
+/// An archive that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its identifier.
+    /// The snapshot's identifier.
     pub id: ArchiveId,
-    /// The archive's size in bytes: as much as csi-driver-nfs said of it. How much is in it, nobody knows who has not read it.
+    /// The size of the archive file in bytes, which csi-driver-nfs reports, too. Only unpacking shows the size of the
+    /// content.
     pub size: u64,
     /// When the archive was last written.
     pub created: Time,
@@ -82,8 +83,8 @@ pub struct Found {
 }
 
 impl Found {
-    /// The identifier of the volume that it is of, as far as can be told: that of the volume with a record, or else the one
-    /// which csi-driver-nfs gives a volume without a `subDir`.
+    /// The likely identifier of the source volume: that of the recorded volume with its name, or else the identifier
+    /// that csi-driver-nfs gives a volume of that name without a `subDir`.
     pub async fn source<F: Fs>(&self, export: &Export<F>) -> Result<String> {
         let ArchiveId { server, share, source, .. } = &self.id;
         Ok(match VolumeRecord::read_or_skip(export, source).await? {
@@ -93,7 +94,7 @@ impl Found {
     }
 }
 
-/// The snapshot with that identifier; `None` where there is none.
+/// Finds the snapshot with that identifier.
 pub async fn find<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<Option<Found>> {
     if is_volumes(export, &id.name).await? {
         return Ok(None);
@@ -111,7 +112,7 @@ pub async fn find<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<Option<Fo
     Ok(None)
 }
 
-/// The same, of a snapshot that has to be there (CSI `GetSnapshot`).
+/// Finds a snapshot that must exist (CSI `GetSnapshot`).
 ///
 /// # Errors
 /// [`Error::NotFound`].
@@ -124,15 +125,16 @@ pub async fn get<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<Found> {
     find(export, id).await?.ok_or_else(none)
 }
 
-/// The snapshot in the directory of that name, which has nothing else in it; `None` where there is none. What cannot be
-/// looked at is none of this driver's.
+/// Finds the snapshot in the directory of that name. The archive must be the directory's only entry. A directory that
+/// the driver cannot read is not a snapshot.
 pub async fn find_in<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Found>> {
     match only_archive(export, name).await {
         Ok(Some(found)) if !is_volumes(export, name).await? => Ok(Some(found)),
         Ok(_) => Ok(None),
         Err(status @ Status::TimedOut) => Err(export.failed(format!("looking at directory `{name}`"), status)),
         Err(status) => {
-            tracing::debug!(export = %export.source(), directory = %name, %status, "whether it is a snapshot cannot be seen");
+            let export = export.source();
+            tracing::debug!(%export, directory = %name, %status, "cannot tell whether this directory is a snapshot");
             Ok(None)
         }
     }
@@ -160,7 +162,8 @@ fn found(id: ArchiveId, file: Name, gzip: bool, attr: &Attr) -> Found {
     Found { id, size: attr.size, created: attr.mtime, file, gzip, fileid: attr.fileid }
 }
 
-/// The names of directories that may be snapshots, sorted: those that are no recorded volume's of the same name.
+/// The names on the share that may be directories of snapshots, sorted: all but the driver's own directory, archived
+/// volumes, and the names of recorded volumes.
 pub async fn names<F: Fs>(export: &Export<F>) -> Result<BTreeSet<VolumeName>> {
     let mut names: BTreeSet<VolumeName> =
         export.names(&export.fs().root()).await?.iter().filter_map(|name| VolumeName::of_file(name, "")).collect();
@@ -171,7 +174,7 @@ pub async fn names<F: Fs>(export: &Export<F>) -> Result<BTreeSet<VolumeName>> {
     Ok(names)
 }
 
-/// The directory of that name on the share; `None` where there is none.
+/// The directory of that name on the share.
 async fn directory<F: Fs>(export: &Export<F>, name: &VolumeName) -> FsResult<Option<F::Handle>> {
     match export.fs().lookup(&export.fs().root(), &Name::new(name.as_str())?).await {
         Ok((dir, attr)) => Ok((attr.kind == Kind::Directory).then_some(dir)),
@@ -180,11 +183,12 @@ async fn directory<F: Fs>(export: &Export<F>, name: &VolumeName) -> FsResult<Opt
     }
 }
 
-/// Whether the directory of that name is a volume's, or a volume with a record is in it.
+/// Whether the directory of that name belongs to a recorded volume, or `.csi-nfs/paths` has an entry for it or for a
+/// directory in it.
 async fn is_volumes<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<bool> {
     match VolumeRecord::read(export, name).await {
         Ok(Some(record)) if record.id.sub_dir.as_str() == name.as_str() => return Ok(true),
-        // Nobody knows which directory it is of.
+        // The record does not say which directory the volume has, so assume this one.
         Err(Error::Record(_)) => return Ok(true),
         read => drop(read?),
     }
@@ -192,12 +196,12 @@ async fn is_volumes<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<bool
     Ok(export.find(&layout.paths, &name.file("")?).await?.is_some())
 }
 
-/// Deletes a snapshot (CSI `DeleteSnapshot`): its archive, and its directory where nothing else is in that. One that is not
-/// there is deleted.
+/// Deletes a snapshot (CSI `DeleteSnapshot`): its archive, and its directory if that has no other content. Succeeds if
+/// the snapshot does not exist.
 pub async fn delete<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<()> {
-    // As a volume with that directory would be locked.
+    // The lock of a volume that would have this directory.
     let _lock = export.lock(&[id.name.as_str()]).await?;
-    // What a volume that is gone has left of a claim is cleared away.
+    // This clears stale owner entries, which would make the directory look like one of a volume.
     directory_owners::neighbours(export, &SubDir::parse("snapshot_id", id.name.as_str())?, None).await?;
     let Some(found) = find(export, id).await? else { return Ok(()) };
     let failed = |status| export.failed(format!("deleting snapshot `{id}`"), status);
@@ -205,11 +209,11 @@ pub async fn delete<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<()> {
     if only_archive(export, &id.name).await.map_err(failed)?.as_ref() == Some(&found) {
         return trash::discard(export, &export.fs().root(), &id.name.file("")?).await.map(drop);
     }
-    tracing::warn!(export = %export.source(), snapshot = %id, "its directory holds something else, and stays");
+    tracing::warn!(export = %export.source(), snapshot = %id, "kept the snapshot's directory, which has other content");
     trash::discard(export, &dir, &found.file).await.map(drop)
 }
 
-/// An archive that a volume is made from.
+/// An archive to create a volume from.
 pub struct Archive<F: Fs> {
     export: Arc<Export<F>>,
     found: Found,
@@ -223,28 +227,29 @@ impl<F: Fs> Clone for Archive<F> {
 }
 
 impl<F: Fs> Archive<F> {
-    /// The archive that was found on an export, for a volume of up to `limit` bytes; `u64::MAX` for one that has what there is
-    /// room for.
+    /// An archive that was found on `export`, for a volume of up to `limit` bytes; `u64::MAX` is no limit.
     pub fn new(export: Arc<Export<F>>, found: Found, limit: u64) -> Self {
         Self { export, found, limit }
     }
 
-    /// Its identifier.
+    /// The snapshot's identifier.
     pub fn id(&self) -> &ArchiveId {
         &self.found.id
     }
 
-    /// The bytes that its volume has at least. How much is in it shows only while it is unpacked; without a limit that is not asked.
+    /// The least size in bytes of the volume: the archive's size, or 0 if the volume has no limit. The content may be
+    /// larger; only unpacking shows that.
     pub fn size(&self) -> u64 {
         if self.limit == u64::MAX { 0 } else { self.found.size }
     }
 
-    /// Unpacks it in staging, whole; answers its root.
+    /// Unpacks the whole archive into a staging directory, and returns that directory.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where it is gone; [`Error::Precondition`] where it is damaged, leads out of the volume, or changed
-    /// meanwhile; [`Error::CapacityOutOfRange`] where it holds more than the limit; [`Error::Interrupted`] where the work was
-    /// cancelled; [`Error::Export`] with the path that could not be made.
+    /// [`Error::NotFound`] if the archive was deleted or replaced; [`Error::Precondition`] if the archive is damaged,
+    /// leads out of the volume, or changed during the call; [`Error::CapacityOutOfRange`] if the content exceeds the
+    /// limit; [`Error::Interrupted`] if the work was cancelled; [`Error::Export`] with the path that could not be
+    /// created.
     pub async fn unpack(&self, stage: &Stage<F>, how: &How) -> Result<F::Handle> {
         let (file, attr) = self.open().await?;
         let to = stage.make().await?;
@@ -255,7 +260,7 @@ impl<F: Fs> Archive<F> {
         let stopped = tokio::select! {
             biased;
             () = how.cancel.cancelled() => {
-                return Err(Error::Interrupted(format!("unpacking {self} was broken off; call again")));
+                return Err(Error::Interrupted(format!("unpacking {self} was interrupted; call again")));
             }
             () = how.progress.tell() => Ok(()),
             done = unpack::unpack(&mut members, target.fs(), &to, limits, &how.progress) => done,
@@ -269,10 +274,11 @@ impl<F: Fs> Archive<F> {
         stopped.map_err(|stop| self.error(target, stop)).map(|()| to)
     }
 
-    /// Opens the archive, which is the one that was found.
+    /// Opens the archive, and checks that it is still the file that was found.
     async fn open(&self) -> Result<(F::Handle, Attr)> {
         let Found { id, file, fileid, .. } = &self.found;
-        let gone = || Error::not_found(format!("snapshot `{id}`"), "its archive was deleted meanwhile");
+        let gone =
+            || Error::not_found(format!("snapshot `{id}`"), "its archive was deleted or replaced during the call");
         let failed = |status| self.export.failed(format!("opening {self}"), status);
         let dir = directory(&self.export, &id.name).await.map_err(failed)?.ok_or_else(gone)?;
         match self.export.fs().open(&dir, file, OpenMode::Read).await {
@@ -286,17 +292,17 @@ impl<F: Fs> Archive<F> {
         let limit = self.limit;
         match stop {
             Stop::Damaged(reason) => Error::Precondition(format!(
-                "{self} {reason}; put the archive in order, or delete the snapshot and make the volume of something else"
+                "{self} {reason}; repair the archive, or delete the snapshot and create the volume from another source"
             )),
-            Stop::TooLarge => Error::CapacityOutOfRange(format!(
-                "{self} holds more than {limit} bytes; ask for a volume that is large enough for what is in it"
-            )),
+            Stop::TooLarge => {
+                Error::CapacityOutOfRange(format!("{self} holds more than {limit} bytes; create a larger volume"))
+            }
             Stop::TooMany => Error::CapacityOutOfRange(format!(
-                "{self} has more members than a volume of {limit} bytes may have; ask for a larger one"
+                "{self} has more members than a volume of {limit} bytes may have; create a larger volume"
             )),
             Stop::Reading(status) => self.export.failed(format!("reading {self}"), status),
-            Stop::Making { path, status } => target.failed(format!("unpacking {self}: making `{path}`"), status),
-            Stop::Ended => Error::Internal(format!("unpacking {self} broke off")),
+            Stop::Making { path, status } => target.failed(format!("unpacking {self}: creating `{path}`"), status),
+            Stop::Ended => Error::Internal(format!("unpacking {self} stopped without a result")),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Pax records (pax(1), "pax Header Block"): `LENGTH KEY=VALUE\n`, of any bytes, so that a name may hold a newline.
+//! Pax records (pax(1), "pax Header Block"): `LENGTH KEY=VALUE\n`. A value may have any bytes, also newlines.
 
 use super::Stop;
 use crate::export::fs::Time;
 
-/// What pax records say of a member.
+/// The attributes of a member that pax records give.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
@@ -13,18 +13,19 @@ pub(super) struct Pax {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<Time>,
     pub(super) atime: Option<Time>,
-    /// It is sparse, in a form of GNU tar's that needs more than a header to be read.
+    /// Whether the file is sparse in GNU tar's pax format, which this driver does not support.
     pub(super) sparse: bool,
 }
 
 impl Pax {
-    /// Adds what the records say.
+    /// Adds the attributes of these records. A later record replaces an earlier one.
     pub(super) fn add(&mut self, mut records: &[u8]) -> Result<(), Stop> {
         while !records.is_empty() {
             let (key, value, rest) = record(records)
-                .ok_or_else(|| Stop::damaged("is damaged: a pax record has not the form LENGTH KEY=VALUE"))?;
+                .ok_or_else(|| Stop::damaged("is damaged: a pax record does not have the form LENGTH KEY=VALUE"))?;
             records = rest;
-            let wrong = || Stop::damaged(&format!("is damaged: the pax record `{}` has no value", key.escape_ascii()));
+            let wrong =
+                || Stop::damaged(&format!("is damaged: the pax record `{}` has an invalid value", key.escape_ascii()));
             match key {
                 b"path" => self.path = Some(value.to_vec()),
                 b"linkpath" => self.link = Some(value.to_vec()),
@@ -41,7 +42,7 @@ impl Pax {
     }
 }
 
-/// The first record's key and value, and what follows it.
+/// The key and value of the first record, and the records after it.
 fn record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let space = records.iter().position(|byte| *byte == b' ')?;
     let length = usize::try_from(number(&records[..space])?).ok()?;
@@ -52,11 +53,11 @@ fn record(records: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 }
 
 fn number(text: &[u8]) -> Option<u64> {
-    // `parse` takes a sign, too.
+    // `parse` alone would accept a sign.
     std::str::from_utf8(text).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?.parse().ok()
 }
 
-/// Seconds since the epoch, which may be negative and have any number of decimals.
+/// A time in seconds since the epoch. It may be negative and have any number of decimals.
 fn time(text: &[u8]) -> Option<Time> {
     let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
     let dot = text.iter().position(|byte| *byte == b'.').unwrap_or(text.len());
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[rstest]
-    fn what_has_not_the_form_is_refused(
+    fn records_of_another_form_are_refused(
         #[values(
             "x",
             "4 a=\n",

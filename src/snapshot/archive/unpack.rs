@@ -1,8 +1,8 @@
-//! Making what an archive holds, below a directory that nobody else works in.
+//! Creates the members of an archive below a directory that nobody else uses.
 //!
-//! Every member is made by a walk from that directory, name by name, on handles: what is no directory is never gone through,
-//! so that no link that the archive made leads anywhere. A directory gets its attributes when the archive has left it.
-//! Files that fit into memory are made several at once; as much is in flight as in a copy of a tree.
+//! For every member, the driver walks from that directory on handles, one name at a time, and goes only through
+//! directories. So a symbolic link from the archive leads nowhere. A directory gets its attributes when the walk leaves
+//! it. Small files are held in memory and created several at a time, as many as a copy of a tree has in flight.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,17 +15,18 @@ use crate::export::copy::{Progress, difference};
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, SetAttr, Status};
 use crate::snapshot::archive::members::{Content, Member, Members, What};
 
-/// Files up to this size are taken into memory.
+/// Files up to this size, in bytes, are held in memory.
 const SMALL: u64 = 256 << 10;
-/// As much of a larger one is written at once, and as much before it is committed.
+/// The bytes of one write to a larger file.
 const CHUNK: usize = 1 << 20;
+/// The bytes of a larger file between two commits.
 const PART: u64 = 32 << 20;
-/// Levels whose directories are kept open; from those below, the way back leads over their parents.
+/// How many levels of directories are kept open. Below that, the driver looks up the parent on the way back.
 const OPEN: usize = 64;
-/// Names of one directory that may be in flight, or have been since they last were waited for.
+/// The most names of one directory that are created before the driver waits for all of them.
 const NAMES: usize = 4096;
 
-/// A file to be made of what is in memory.
+/// A file to create, whose content is in memory.
 struct Job<F: Fs> {
     dir: F::Handle,
     path: String,
@@ -35,32 +36,33 @@ struct Job<F: Fs> {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A directory on the way to where members are made.
+/// A directory on the path from the root to the current directory.
 struct Level<F: Fs> {
     name: Option<Name>,
-    /// Kept down to [`OPEN`] levels.
+    /// The open directory, down to [`OPEN`] levels.
     dir: Option<F::Handle>,
-    /// What it gets when it is left.
+    /// The attributes that the directory gets when the walk leaves it.
     attr: SetAttr,
 }
 
 struct Unpacker<'a, F: Fs> {
     fs: &'a F,
     progress: &'a Progress,
-    /// Never empty: the first is the root.
+    /// The path to the current directory. The first level is the root.
     levels: Vec<Level<F>>,
     here: F::Handle,
     root: F::Handle,
     jobs: mpsc::Sender<Job<F>>,
     permits: Arc<Semaphore>,
     in_flight: u32,
-    /// The names that may be in flight in the directory at hand.
+    /// The names in the current directory that may be in flight.
     names: HashSet<Name>,
-    /// Bytes that may still be written.
+    /// How many more bytes may be written.
     room: u64,
 }
 
-/// Makes all members below `to`, which is empty, of at most `limit` bytes, `in_flight` at once.
+/// Creates all members below `to`, which is empty. The files may have `limit` bytes in total. At most `in_flight` files
+/// are created at the same time.
 pub(super) async fn unpack<F: Fs>(
     members: &mut Members<F>,
     fs: &F,
@@ -105,7 +107,7 @@ pub(super) async fn unpack<F: Fs>(
     futures_util::future::try_join(read, write).await.map(drop)
 }
 
-/// Makes a file; answers its bytes.
+/// Creates a file. Returns the number of its bytes.
 async fn file<F: Fs>(fs: &F, job: Job<F>) -> Result<u64, Stop> {
     let Job { dir, path, name, attr, content, _permit } = job;
     let bytes = content.len() as u64;
@@ -121,7 +123,7 @@ async fn file<F: Fs>(fs: &F, job: Job<F>) -> Result<u64, Stop> {
     Ok(bytes)
 }
 
-/// Creates a file, in place of what has its name.
+/// Creates a file, and replaces an object that has its name.
 async fn create<F: Fs>(fs: &F, dir: &F::Handle, name: &Name, mode: u32) -> FsResult<(F::Handle, Attr)> {
     match fs.create(dir, name, mode & 0o777).await {
         Err(Status::Exist) => {
@@ -133,7 +135,7 @@ async fn create<F: Fs>(fs: &F, dir: &F::Handle, name: &Name, mode: u32) -> FsRes
 }
 
 impl<F: Fs> Unpacker<'_, F> {
-    /// Makes a member.
+    /// Creates a member.
     async fn make(&mut self, member: Member, members: &mut Members<F>) -> Result<(), Stop> {
         let Member { path, what, attr } = member;
         let Some((name, above)) = path.split_last() else {
@@ -175,7 +177,8 @@ impl<F: Fs> Unpacker<'_, F> {
         Ok(())
     }
 
-    /// Makes what is no file, in place of what has its name, unless that is a directory.
+    /// Creates an object that is not a regular file, and replaces an object that has its name. Fails if that is a
+    /// directory.
     async fn instead(&self, name: &Name, what: &What, attr: &Attr) -> FsResult<(F::Handle, Attr)> {
         match self.create(name, what, attr).await {
             Err(Status::Exist) => {
@@ -209,7 +212,7 @@ impl<F: Fs> Unpacker<'_, F> {
         let _permit = self.permits.clone().acquire_owned().await.map_err(|_| Stop::Ended)?;
         self.names.insert(name.clone());
         let job = Job { dir: self.here.clone(), path, name: name.clone(), attr, content: bytes, _permit };
-        // An error would mean that who makes files has ended, with the error that counts.
+        // Sending fails if the writing half has ended. Its error is the one to report.
         self.jobs.send(job).await.map_err(|_| Stop::Ended)
     }
 
@@ -266,7 +269,7 @@ impl<F: Fs> Unpacker<'_, F> {
         Ok(())
     }
 
-    /// One more name for what an earlier member made.
+    /// Creates a hard link to the object of an earlier member.
     async fn link(&mut self, target: &[Name], name: &Name, path: &str) -> Result<(), Stop> {
         let bad = |why: &str| Stop::damaged(&format!("has a hard link `{path}` to `{}`, {why}", shown(target)));
         let failed = |status| match status {
@@ -299,7 +302,7 @@ impl<F: Fs> Unpacker<'_, F> {
         }
     }
 
-    /// Goes to the directory at that path from the root. What is missing of it is made.
+    /// Makes the directory at that path the current one. Creates missing directories.
     async fn enter(&mut self, path: &[Name]) -> Result<(), Stop> {
         let common = self.levels[1..].iter().zip(path).take_while(|(level, name)| level.name.as_ref() == Some(name));
         let common = common.count() + 1;
@@ -313,7 +316,7 @@ impl<F: Fs> Unpacker<'_, F> {
             }
             match self.fs.lookup(&self.here, name).await {
                 Ok((dir, attr)) if attr.kind == Kind::Directory => {
-                    // It was left before, with all its attributes; what is made in it now moves its times.
+                    // The directory has its attributes already. New entries change its times, so set these again later.
                     let times = SetAttr { atime: Some(attr.atime), mtime: Some(attr.mtime), ..SetAttr::default() };
                     self.descend(name, dir, times);
                 }
@@ -330,14 +333,14 @@ impl<F: Fs> Unpacker<'_, F> {
     }
 
     fn descend(&mut self, name: &Name, dir: F::Handle, attr: SetAttr) {
-        // What is in flight above is waited for on the way back there.
+        // `leave` waits for everything in flight, so the names of the directory above need no memory.
         self.names.clear();
         let kept = (self.levels.len() < OPEN).then(|| dir.clone());
         self.levels.push(Level { name: Some(name.clone()), dir: kept, attr });
         self.here = dir;
     }
 
-    /// Leaves the directory at hand for the one above it: nothing is in flight in it then, and it has its attributes.
+    /// Waits for everything in flight, sets the current directory's attributes, and returns to the directory above.
     async fn leave(&mut self) -> Result<(), Stop> {
         self.settle().await?;
         let Some(level) = self.levels.pop() else { return Ok(()) };
@@ -361,14 +364,14 @@ impl<F: Fs> Unpacker<'_, F> {
         Ok(())
     }
 
-    /// Waits for what is in flight.
+    /// Waits until no file is in flight.
     async fn settle(&mut self) -> Result<(), Stop> {
         self.names.clear();
         self.permits.acquire_many(self.in_flight).await.map(drop).map_err(|_| Stop::Ended)
     }
 }
 
-/// What a directory gets.
+/// The attributes to set on a directory.
 fn set_attr(attr: &Attr) -> SetAttr {
     SetAttr {
         size: None,
@@ -381,7 +384,9 @@ fn set_attr(attr: &Attr) -> SetAttr {
 }
 
 fn through(path: &str) -> Stop {
-    Stop::damaged(&format!("leads through `{path}`, which is no directory: nothing outside a volume is touched"))
+    Stop::damaged(&format!(
+        "leads through `{path}`, which is not a directory: the driver touches nothing outside a volume"
+    ))
 }
 
 /// A path for a message, shortened from the left.

@@ -1,4 +1,4 @@
-//! Which directories are snapshots, and which are somebody's.
+//! Which directories are snapshots, and which are not.
 
 use super::*;
 use crate::export::fs::Status;
@@ -16,7 +16,7 @@ async fn listed(export: &Export<MemoryFs>) -> Vec<String> {
     listed
 }
 
-/// A volume in that directory.
+/// Creates a volume in that directory.
 async fn volume(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>) {
     let create_ = Create {
         name: VolumeName::parse("", name).unwrap(),
@@ -32,7 +32,7 @@ async fn volume(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>) {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_found_by_its_form_alone_and_is_no_volume_s() {
+async fn a_snapshot_is_recognized_by_its_names_and_never_in_a_volume() {
     let server = MemoryServer::new();
     let export = connect(&server);
     let plant = |path: &str| server.plant(path, Node::file(0o644, "archive")).unwrap();
@@ -54,12 +54,12 @@ async fn a_snapshot_is_found_by_its_form_alone_and_is_no_volume_s() {
     for other in ["s3#s3#v", "s4#s4#v", "s5#s5#v", "s6#s6#v", "own#own#x", "given#given#x", "s1#s1#w", "none#none#v"] {
         assert_eq!(find(&export, &id(&format!("nfs#export#{other}"))).await.unwrap(), None, "{other}");
     }
-    // By its identifier it is also found beside something else.
+    // By its identifier, a snapshot is found even if its directory has other content.
     assert!(find(&export, &id("nfs#export#two#two#b")).await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn its_source_is_the_volume_of_that_name() {
+async fn the_source_of_an_archive_is_the_volume_of_that_name() {
     let server = MemoryServer::new();
     let export = connect(&server);
     server.plant("s/v.tar.gz", Node::file(0o644, "archive")).unwrap();
@@ -71,7 +71,7 @@ async fn its_source_is_the_volume_of_that_name() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_looked_at_keeps_no_other_from_being_listed() {
+async fn a_directory_that_cannot_be_read_does_not_hide_the_others() {
     let server = MemoryServer::new();
     let export = connect(&server);
     server.plant("secret", Node::directory(0o700)).unwrap();
@@ -80,11 +80,11 @@ async fn a_directory_that_cannot_be_looked_at_keeps_no_other_from_being_listed()
     assert_eq!(listed(&export).await, ["nfs#export#s#s#v"]);
     let name = VolumeName::parse("", "s").unwrap();
     export.fs().fail_at(export.fs().operations(), Status::TimedOut);
-    assert!(find_in(&export, &name).await.is_err(), "a server that is gone is no empty list");
+    assert!(find_in(&export, &name).await.is_err(), "a server that does not answer is an error, not an empty list");
 }
 
 #[tokio::test]
-async fn deleting_takes_what_has_the_form_and_nothing_else() {
+async fn deleting_removes_the_snapshot_and_nothing_else() {
     let server = MemoryServer::new();
     let export = connect(&server);
     let plant = |path: &str| server.plant(path, Node::file(0o644, "archive")).unwrap();
@@ -110,11 +110,11 @@ async fn deleting_takes_what_has_the_form_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_link_that_is_put_in_an_archive_s_place_is_not_followed() {
+async fn a_link_that_replaces_an_archive_is_not_followed() {
     let server = MemoryServer::new();
     server.plant("s/v.tar", Node::file(0o644, archive(&[file("a", "x")]))).unwrap();
     let export = connect(&server);
-    let unpacker = Archive::new(export.clone(), get(&export, &snapshot()).await.unwrap(), LIMIT);
+    let unpacker = Archive::new(export.clone(), get(&export, &snapshot()).await.unwrap(), CAPACITY_LIMIT);
     let fs = export.fs();
     let name = |text: &str| Name::new(text).unwrap();
     let (dir, _) = fs.lookup(&fs.root(), &name("s")).await.unwrap();

@@ -1,4 +1,4 @@
-//! What GNU tar packs is unpacked as it was.
+//! Archives of GNU tar unpack to the original tree.
 
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _, chown, symlink};
 use std::path::Path;
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 const COMPARED: Compared = Compared { atimes: false, holes: false, link_times: true };
 
-/// A local directory as an export, with a directory `source`.
+/// A local directory as an export, with the directories `source` and `s`.
 struct Place {
     dir: TempDir,
     export: Arc<Export<KernelFs>>,
@@ -40,7 +40,7 @@ impl Place {
         self.dir.path().join("source")
     }
 
-    /// Packs `source` as csi-driver-nfs does, with more arguments for tar.
+    /// Packs `source` as csi-driver-nfs does, with additional arguments for tar.
     fn pack(&self, end: &str, arguments: &[&str]) {
         let archive = self.dir.path().join(format!("s/v{end}"));
         let compress = if end == ".tar.gz" { "-czf" } else { "-cf" };
@@ -59,9 +59,9 @@ impl Place {
     /// Unpacks the archive, and compares it with `source`.
     async fn unpack_and_compare(&self, in_flight: usize) {
         let how = How { options: Options { in_flight }, ..How::default() };
-        // tar keeps no times of access, and reading moves them.
+        // tar does not store access times, and reading changes them.
         touch(&self.source(), &["-a", "-d", "2200-01-01"]);
-        let (root, _stage) = unpack_on(&self.export, LIMIT, &how).await.unwrap();
+        let (root, _stage) = unpack_on(&self.export, CAPACITY_LIMIT, &how).await.unwrap();
         let fs = self.export.fs();
         let (source, _) = fs.lookup(&fs.root(), &Name::new("source").unwrap()).await.unwrap();
         assert_same_tree(fs, &source, fs, &root, COMPARED).await;
@@ -72,7 +72,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// What tar keeps of these: no sockets, and no second names of devices and FIFOs.
+/// The objects that tar can store: no sockets, and no devices and FIFOs if there are hard links.
 fn packed(mut objects: Vec<Object>, whole_seconds: bool) -> Vec<Object> {
     let linked = objects.iter().any(|object| matches!(object.what, What::Link(_)));
     objects.retain(|object| match object.what {
@@ -103,9 +103,9 @@ proptest! {
             fs.setattr(&source, SetAttr { mtime, ..SetAttr::default() }).await.unwrap();
             let format = if posix { "--format=posix" } else { "--format=gnu" };
             let mut arguments = vec![format];
-            // Members without a `./` in front.
+            // Without `./` at the start of the members' paths.
             arguments.extend(bare.then_some("--transform=s,^\\./,,S"));
-            // In the form of pax these are refused.
+            // The driver refuses sparse files in pax format.
             arguments.extend((sparse && !posix).then_some("--sparse"));
             place.pack(if gzip { ".tar.gz" } else { ".tar" }, &arguments);
             place.unpack_and_compare(in_flight).await;
@@ -141,7 +141,7 @@ async fn long_names_links_owners_special_bits_and_holes_are_restored() {
     }
 }
 
-/// Gives a directory, and all that is below it, the times that these arguments say.
+/// Runs touch(1) with these arguments on a directory and everything below it.
 fn touch(dir: &Path, time: &[&str]) {
     let mut find = Command::new("find");
     find.arg(dir).args(["-exec", "touch", "-h"]).args(time).args(["{}", "+"]);
@@ -149,7 +149,7 @@ fn touch(dir: &Path, time: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_hole_stays_one_and_takes_no_room_where_tar_says_so() {
+async fn the_holes_of_a_sparse_file_are_restored_if_tar_records_them() {
     let place = Place::new();
     let disk = fs::File::create(place.source().join("disk")).unwrap();
     for part in 0..100 {
@@ -164,6 +164,6 @@ async fn a_hole_stays_one_and_takes_no_room_where_tar_says_so() {
 
     place.pack(".tar", &["--sparse", "--format=posix"]);
     fs::remove_file(place.dir.path().join("s/v.tar.gz")).unwrap();
-    let refused = unpack_on(&place.export, LIMIT, &How::default()).await.err().unwrap();
-    assert!(refused.to_string().contains("sparse file in the form of pax"), "{refused}");
+    let refused = unpack_on(&place.export, CAPACITY_LIMIT, &How::default()).await.err().unwrap();
+    assert!(refused.to_string().contains("sparse file in pax format"), "{refused}");
 }

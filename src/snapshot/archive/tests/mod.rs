@@ -1,4 +1,4 @@
-//! Archives that GNU tar made, as csi-driver-nfs lets it, and archives that nobody should make.
+//! Tests with archives of GNU tar, and with hostile archives.
 
 use std::io::Write as _;
 
@@ -19,7 +19,7 @@ fn connect(server: &MemoryServer) -> Arc<Export<MemoryFs>> {
     Arc::new(reach(server))
 }
 
-const LIMIT: u64 = 64 << 20;
+const CAPACITY_LIMIT: u64 = 64 << 20;
 
 fn id(text: &str) -> ArchiveId {
     match KnownId::parse(text).unwrap() {
@@ -33,7 +33,7 @@ fn snapshot() -> ArchiveId {
     id("nfs#export#s#s#v")
 }
 
-/// Unpacks that snapshot; answers the root, with the place that it is in.
+/// Unpacks that snapshot. Returns the root and its staging directory.
 async fn unpack_on<F: Fs>(export: &Arc<Export<F>>, limit: u64, how: &How) -> Result<(F::Handle, Stage<F>)> {
     let found = get(export, &snapshot()).await?;
     let stage = Stage::take(export, "r", &how.cancel).await?;
@@ -41,7 +41,7 @@ async fn unpack_on<F: Fs>(export: &Arc<Export<F>>, limit: u64, how: &How) -> Res
     Ok((root, stage))
 }
 
-/// Unpacks these bytes, an archive that is not compressed; answers the tree.
+/// Unpacks these bytes, an archive without compression. Returns the tree.
 async fn unpacked(tar: &[u8], limit: u64) -> Result<Tree> {
     unpacked_from("s/v.tar", tar, limit).await
 }
@@ -53,7 +53,7 @@ async fn unpacked_from(file: &str, bytes: &[u8], limit: u64) -> Result<Tree> {
     let export = connect(&server);
     let before = outside(&server);
     let result = unpack_on(&export, limit, &How::default()).await;
-    assert_eq!(outside(&server), before, "only what is in staging was touched");
+    assert_eq!(outside(&server), before, "only staging has changed");
     result.map(|_| server.tree().below(".csi-nfs/staging/r"))
 }
 
@@ -63,7 +63,7 @@ fn outside(server: &MemoryServer) -> Tree {
     tree
 }
 
-/// A member; `kind` is tar's letter.
+/// A member of an archive. `kind` is the type flag of its header.
 pub(crate) fn member(kind: u8, path: &[u8], link: &[u8], content: &[u8]) -> Vec<u8> {
     member_as(kind, path, link, content, |_| {})
 }
@@ -91,7 +91,7 @@ pub(crate) fn file(path: &str, content: &str) -> Vec<u8> {
     member(b'0', path.as_bytes(), b"", content.as_bytes())
 }
 
-/// An archive of these members, with its end.
+/// An archive of these members, with the end-of-archive blocks.
 pub(crate) fn archive(members: &[Vec<u8>]) -> Vec<u8> {
     [members.concat(), vec![0; 1024]].concat()
 }
