@@ -1,4 +1,4 @@
-//! Crashes of the agent at any point, and the agent next to controllers, on an export in memory.
+//! Crashes of the agent at every operation, and the agent beside controllers, on an export in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
@@ -40,7 +40,7 @@ struct Quotas {
     limits: BTreeMap<u32, Limits>,
 }
 
-/// One agent's access to the quotas. Each call counts as an operation of its connection, in which the agent may die.
+/// One agent's access to the quotas. Each call counts as an operation of its connection, so the agent can die in it.
 pub(super) struct MemoryProjects {
     pub(super) fs: MemoryFs,
     pub(super) table: Table,
@@ -88,8 +88,8 @@ impl Projects<MemoryFs> for MemoryProjects {
     }
 }
 
-/// Starts an agent and runs one pass. Returns its connection. An agent that dies when it opens the export returns an
-/// error.
+/// Starts an agent and runs one pass. Returns the agent's connection and the result of the pass. The result is an
+/// error if the agent died while it opened the export.
 pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<u64>) -> (MemoryFs, Result<bool>) {
     let export = reach(server);
     let fs = export.fs().clone();
@@ -124,9 +124,9 @@ async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64
     change::expand(export, &id, CapacityRange::new(bytes, 0).unwrap(), quota::patience(), &lock).await
 }
 
-/// Every recorded volume has its limit, on a project ID of its own that its directory and everything in it have, and
-/// nothing else has a limit. If volumes share a directory, one of them has the limit. All snapshots share one ID
-/// without a limit.
+/// Asserts that every recorded volume has its limit and that nothing else has a limit. Each volume has a project ID of
+/// its own, and its directory and everything in it have this ID. If volumes share a directory, one of them has the
+/// limit. All snapshots share one ID without a limit.
 pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what: &str) {
     let export = reach(server);
     let mut limits = BTreeMap::new();
@@ -165,7 +165,7 @@ pub(super) async fn assert_agreement(server: &MemoryServer, table: &Table, what:
     }
 }
 
-/// Everything in a directory belongs to the project, and so will new objects.
+/// Asserts that everything in a directory belongs to the project, and that new objects will inherit it.
 async fn assert_project(export: &Export<MemoryFs>, root: MemoryHandle, table: &Table, project: u32, what: &str) {
     let fs = export.fs();
     let mut open = vec![root];
@@ -226,7 +226,7 @@ async fn an_agent_that_dies_at_any_operation_is_repaired_by_the_next() {
     assert!(points > 60, "only {points} points were tried");
 }
 
-/// Runs a change that waits for an agent, although none runs. The record is changed anyway.
+/// Runs a change that waits for an agent, although no agent runs. The change fails, but it has changed the record.
 async fn table_free(change: impl Future<Output = Result<u64>>) {
     assert!(matches!(change.await, Err(Error::NoAgent { .. })));
 }

@@ -1,5 +1,5 @@
-//! The agent as a third actor in the scenarios of volumes and snapshots: it runs while controllers die, it dies while
-//! they run, and it races with two controllers.
+//! The agent as a third actor in the scenarios of volumes and snapshots. It runs while controllers die, it dies after
+//! their calls, and it races with two controllers.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,17 +22,17 @@ async fn with_agent<T>(server: &MemoryServer, table: &Table, work: impl Future<O
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::select! { done = work => done, () = looking => unreachable!("it looks for ever") }
+    tokio::select! { done = work => done, () = looking => unreachable!("the agent never stops") }
 }
 
-/// The next agent repairs everything.
+/// Asserts that the next agent repairs everything.
 async fn assert_repaired(server: &MemoryServer, table: &Table, what: &str) {
     assert_eq!(agent(server, table, None).await.1, Ok(true), "{what}");
     assert_agreement(server, table, what).await;
 }
 
-/// A controller dies at each operation of each call while an agent runs, with and without a loss of power. The agent
-/// also runs during the retry.
+/// Lets a controller die at each operation of each call while an agent runs, with and without a loss of power. The
+/// agent also runs during the retry. Returns the number of points that it tried.
 async fn controllers_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     let mut points = 0;
     for (before, call) in scenarios {
@@ -63,7 +63,7 @@ async fn controllers_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     points
 }
 
-/// The agent dies at each operation of its pass after each call.
+/// Lets the agent die at each operation of its pass after each call. Returns the number of points that it tried.
 async fn agents_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     let mut points = 0;
     for (before, call) in scenarios {
@@ -86,7 +86,7 @@ async fn agents_die<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     points
 }
 
-/// Two controllers and the agent race, in orders that depend on a seed.
+/// Lets two controllers and the agent race, in orders that depend on a seed.
 async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
     let each = races(rounds) / scenarios.len() as u64;
     for (before, controllers) in scenarios {

@@ -1,5 +1,5 @@
-//! What a crash, a lost answer or another controller at any point leaves of volumes that are made from archives, and of
-//! archives that are deleted: on an export in memory, at every point there is.
+//! Crashes, lost answers and other controllers at every operation, while volumes are restored from archives and while
+//! archives are deleted, on an export in memory.
 
 use crate::check::Finding;
 use crate::error::Result;

@@ -1,5 +1,5 @@
-//! Calls to a controller that are cut short at any operation, and calls of two controllers: on an export in memory, at
-//! every point there is. What the calls are is their tests' business.
+//! A harness that cuts a controller's calls short at every operation and races the calls of two controllers, on an
+//! export in memory. The tests define the calls.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -31,12 +31,12 @@ use crate::volume::on_delete::OnDelete;
 use crate::volume::quota;
 use crate::volume::record::Record;
 
-/// The export `nfs:/export`, by a connection of its own.
+/// The export `nfs:/export`, through a new connection.
 pub(crate) fn reach(server: &MemoryServer) -> Export<MemoryFs> {
     Export::new(export_of("nfs"), server.client(), Arc::default())
 }
 
-/// A controller of that export, as a process has it: its connection, from the pool that its calls take it from, and its copies.
+/// One controller process of that export: its connection, the pool that the connection comes from, and its copy jobs.
 pub(crate) struct Connection {
     export: Arc<Export<MemoryFs>>,
     pub(crate) exports: Exports<Arc<Process>>,
@@ -51,19 +51,19 @@ impl Deref for Connection {
     }
 }
 
-/// A new one.
+/// Starts a controller process of the export `nfs:/export`.
 pub(crate) fn connect(server: &MemoryServer) -> Connection {
     let share = export_of("nfs");
     let servers = Servers::new([(share.clone(), server.clone())].into(), "");
     let pool = Arc::new(Pool::new(Process::new(&servers), []));
     let options = MountOptions::default();
-    // In memory it takes no time, whatever its task has done before.
+    // In memory, `get` is ready at once; `unconstrained` because the task may have used up its cooperative budget.
     let export = tokio::task::unconstrained(pool.get(&share, &options)).now_or_never().unwrap().unwrap();
     let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
     Connection { export, exports: Exports::new(pool, options), jobs }
 }
 
-/// What deletes volumes: the driver's defaults.
+/// The driver's default policy for the deletion of volumes.
 pub(crate) const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
 
 /// CreateVolume.
@@ -80,18 +80,18 @@ pub(crate) async fn delete(on: &Connection, id: &VolumeId) -> Result<String> {
 
 /// One call to a controller.
 pub(crate) trait Call: Clone + Debug + PartialEq + Send + Sync + 'static {
-    /// Makes the call: what the caller learns, without times.
+    /// Makes the call. Returns what the caller learns, without times.
     fn run(&self, export: &Connection) -> impl Future<Output = Result<String>> + Send;
 
-    /// Makes the call, and again where the caller is told to.
+    /// Makes the call and repeats it as a caller would that is told to retry.
     fn insist(&self, export: &Connection) -> impl Future<Output = Result<String>> + Send {
         self.run(export)
     }
 
-    /// A server with what is there after these calls, and with somebody's own in `theirs`.
+    /// A server after these calls, with foreign data in `theirs`.
     fn prepared(before: &[Self]) -> impl Future<Output = MemoryServer> + Send;
 
-    /// Whether a finding is no fault after this call: what others made, or what was to stay.
+    /// Whether a finding is expected after this call, because others made the object or because it was to stay.
     fn allows(&self, finding: &Finding) -> bool;
 
     /// The findings on an export that are faults after this call.
@@ -100,7 +100,7 @@ pub(crate) trait Call: Clone + Debug + PartialEq + Send + Sync + 'static {
     }
 }
 
-/// Makes a call, and again as long as its caller is told to; a few times.
+/// Makes a call and repeats it, up to 8 times, while it returns [`Error::Interrupted`].
 pub(crate) async fn until_done<C: Call>(call: &C, export: &Connection) -> Result<String> {
     let mut answer = call.run(export).await;
     for _ in 0..8 {
@@ -112,13 +112,13 @@ pub(crate) async fn until_done<C: Call>(call: &C, export: &Connection) -> Result
     answer
 }
 
-/// Lets a controller do in the background what it does there.
+/// Runs what a controller runs in the background: it sweeps the staging directory and clears the trash.
 pub(crate) async fn settle(export: &Export<MemoryFs>) {
     trash::sweep_staging(export).await.unwrap();
     assert_eq!(trash::clear(export).await.unwrap(), 0);
 }
 
-/// The whole tree, with the records' times taken out, and without what the next who counts the promises makes anew.
+/// The whole tree without the times in records and without the counted promises, which the next count rebuilds.
 pub(crate) fn seen(server: &MemoryServer) -> Tree {
     let mut tree = server.tree();
     tree.0.retain(|path, _| !path.starts_with(b".csi-nfs/promised"));
@@ -136,7 +136,7 @@ pub(crate) fn seen(server: &MemoryServer) -> Tree {
 /// Breaks a call at its `n`-th operation in some way.
 type Break = fn(&MemoryFs, u64);
 
-/// The ways, and whether the controller dies of it.
+/// Each break with its name and with whether it kills the controller.
 const BREAKS: [(&str, Break, bool); 5] = [
     ("dies before", |fs, n| fs.crash_at(n, Crash::BeforeEffect), true),
     ("dies after", |fs, n| fs.crash_at(n, Crash::AfterEffect), true),
@@ -145,8 +145,8 @@ const BREAKS: [(&str, Break, bool); 5] = [
     ("full", |fs, n| fs.fail_at(n, Status::NoSpc), false),
 ];
 
-/// Cuts each call short in every way at every operation, with and without a loss of power: a retry finishes it, as if
-/// it had not been cut. Answers how many points were tried.
+/// Cuts each call short in every way at every operation, with and without a loss of power, and asserts that a retry
+/// completes the call as if nothing had happened. Returns the number of points that it tried.
 pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) -> usize {
     let mut points = 0;
     for (before, call) in scenarios {
@@ -170,7 +170,7 @@ pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) 
                     }
                     points += 1;
                     let at = format!("{before:?} {call:?} {how} {n}, power lost: {lost}");
-                    assert_eq!(server.tree().below("theirs"), others, "{at}: touched what is not its own");
+                    assert_eq!(server.tree().below("theirs"), others, "{at}: the call changed foreign data");
                     if lost {
                         server.power_loss(n % 2 == 0);
                     }
@@ -186,14 +186,14 @@ pub(crate) async fn cut_short_and_retried<C: Call>(scenarios: Vec<(Vec<C>, C)>) 
     points
 }
 
-/// What some calls looked like from outside: the answers, and the tree in the end.
+/// What calls look like from outside: their answers, and the tree at the end.
 pub(crate) type Outcome = (Vec<String>, String);
 
 fn shown(answer: Result<String>) -> String {
     answer.unwrap_or_else(|error: Error| format!("{:?}", crate::service::status::code(&error)))
 }
 
-/// Two controllers make their calls at the same time, in an order of operations that `seed` decides.
+/// Runs the calls of two controllers at the same time. `seed` decides the order of their operations.
 pub(crate) async fn raced<C: Call>(
     server: MemoryServer,
     controllers: &[Vec<C>; 2],
@@ -220,7 +220,7 @@ pub(crate) async fn raced<C: Call>(
     ((answers, seen(&server).to_string()), server)
 }
 
-/// The outcomes that one controller could have had, which does one call after the other.
+/// The outcomes of a single controller that makes the calls one after the other, in every order.
 pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, controllers: &[Vec<C>; 2]) -> BTreeSet<Outcome> {
     let mut outcomes = BTreeSet::new();
     let total = controllers[0].len() + controllers[1].len();
@@ -242,13 +242,13 @@ pub(crate) async fn sequential<C: Call>(prepared: &MemoryServer, controllers: &[
     outcomes
 }
 
-/// How many races of one kind there are: so many as `CSI_NFS_RACES` says, otherwise `rounds`.
+/// The number of races of one kind: `CSI_NFS_RACES`, or `rounds` if the variable is not set.
 pub(crate) fn races(rounds: u64) -> u64 {
     std::env::var("CSI_NFS_RACES").map_or(rounds, |rounds| rounds.parse().unwrap())
 }
 
-/// Races two controllers in each scenario, [`races`] races in all: the outcome is one that a single controller could
-/// have had, and `judge` looks at the export.
+/// Races two controllers in each scenario, [`races`] races in all. Asserts that a single controller could have had the
+/// same outcome. `judge` checks the export after each race.
 pub(crate) async fn concurrent_controllers<C: Call>(
     scenarios: Vec<(Vec<C>, [Vec<C>; 2])>,
     rounds: u64,

@@ -1,4 +1,4 @@
-//! Requests for volumes in tests: a default, of which a test changes the fields that it is about.
+//! A default request for a volume. A test changes the fields that matter to it.
 
 use crate::volume::access::CapacityRange;
 use crate::volume::create::Create;

@@ -1,5 +1,5 @@
-//! Whose decision counts when a volume is deleted: the last one, however often and in whatever order calls are repeated, by
-//! whichever controller, after whatever change of the driver's default.
+//! When a volume is deleted, the last decision about its directory counts. That holds however often and in whatever
+//! order calls are repeated, on any controller, and after any change of the driver's default policy.
 
 use crate::check::{Finding, check};
 use crate::error::Error;
@@ -18,7 +18,7 @@ fn make(name: &'static str) -> Call {
     Make(name, Some("media"))
 }
 
-/// Each call by a controller of its own: what is on the export afterwards.
+/// The server after these calls, each on a controller of its own.
 async fn after(calls: &[Call]) -> MemoryServer {
     let server = MemoryServer::new();
     for call in calls {
@@ -40,7 +40,7 @@ async fn a_directory_that_the_record_keeps_stays_however_often_its_volume_is_del
         let calls = [&kept[..], &[Delete(again), Delete(V)]].concat();
         assert!(has("media/data", &calls).await, "{calls:?}");
     }
-    // The other way round: the ID says `retain`, and the record something else.
+    // The ID says `retain`, and the record says something else.
     let retain = "nfs#export#media#v#retain";
     let gone = [make("v"), Write("media"), Decide(retain, OnDelete::Delete), Delete(retain), Delete(retain)];
     assert!(!has("media", &gone).await);
@@ -106,12 +106,12 @@ async fn a_directory_that_was_there_with_content_goes_only_where_that_is_said_in
     assert!(has("media/data", &[&adopted[..], &[Delete(V), Delete(V)]].concat()).await);
     assert!(!has("media", &[&adopted[..], &[Decide(V, OnDelete::Delete), Delete(V)]].concat()).await);
     assert!(has("archived-media/data", &[&adopted[..], &[Decide(V, OnDelete::Archive), Delete(V)]].concat()).await);
-    // Whoever is made in it later has adopted it, too, and so has whoever comes when all were deleted.
+    // A volume that is created in the directory later adopts it, too, even after all earlier volumes were deleted.
     for last in [vec![Delete(V)], vec![make("w"), Delete(V), Delete(W)], vec![make("w"), Delete(W), Delete(V)]] {
         let calls = [&adopted[..], &last, &[make("x"), Delete("nfs#export#media#x#")]].concat();
         assert!(has("media/data", &calls).await, "{calls:?}");
     }
-    // What a volume found empty, or an earlier volume of the driver's wrote, is not.
+    // A directory is not adopted if the first volume found it empty and only the driver's volumes wrote into it.
     assert!(!has("media", &[make("v"), Write("media"), make("w"), Delete(V), Delete(W)]).await);
 }
 
@@ -120,7 +120,7 @@ async fn a_volume_that_shares_a_kept_directory_removes_it_only_where_that_is_sai
     let shared = [make("v"), make("w"), Write("media"), Decide(V, OnDelete::Retain), Delete(V)];
     assert!(has("media/data", &[&shared[..], &[Delete(W), Delete(V), Delete(W)]].concat()).await);
     let server = after(&[&shared[..], &[Decide(W, OnDelete::Delete), Delete(W)]].concat()).await;
-    assert_eq!(check(&connect(&server)).await.unwrap(), [], "no record of it stays");
+    assert_eq!(check(&connect(&server)).await.unwrap(), [], "no record of the kept directory stays");
     assert!(!server.tree().has("media"));
 }
 
@@ -154,12 +154,12 @@ async fn an_empty_directory_never_replaces_an_archive_that_has_content() {
     };
     let server = after(&[make("v"), Write("media")]).await;
     archive(&server).await;
-    // Both calls arrive once more, late.
+    // CreateVolume and DeleteVolume arrive once more, late.
     make("v").run(&connect(&server)).await.unwrap();
     archive(&server).await;
     assert_eq!(server.tree().get("archived-media/data").unwrap().text(), "media");
     assert_eq!(check(&connect(&server)).await.unwrap().len(), 0);
-    // What has content replaces it, and so does what is empty an archive that is empty.
+    // A directory with content replaces the archive. An empty one would replace only an empty archive.
     make("v").run(&connect(&server)).await.unwrap();
     server.plant("media/other", Node::file(0o600, "later")).unwrap();
     archive(&server).await;

@@ -13,7 +13,7 @@ use crate::mount::rpc::{LAST_FRAGMENT, REPLY, put};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Behaviour {
-    /// Answers with these words after the xid.
+    /// Answers with the xid, followed by these words.
     Words(Vec<u32>),
     /// Answers SUCCESS with the xid of another call.
     OtherXid,
@@ -63,7 +63,7 @@ impl Server {
         self.behaviour.send_replace(behaviour);
     }
 
-    /// How many connections were made to it.
+    /// The number of connections that clients have made to this server.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! NFS servers in memory, and what a process of the driver reaches them by.
+//! NFS servers in memory, and the connections of a driver process to them.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,10 +14,10 @@ use crate::testing::memory::{MemoryFs, MemoryServer};
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 pub(crate) const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 
-/// NFS servers that only take some mount options, or are gone.
+/// NFS servers that accept only certain mount options. A test can make them unreachable or move them.
 pub(crate) struct Servers {
     pub(crate) servers: HashMap<Source, MemoryServer>,
-    /// What their names lead to, once they have moved.
+    /// The servers at the address [`ELSEWHERE`], to which the names of the servers can move.
     pub(crate) elsewhere: HashMap<Source, MemoryServer>,
     pub(crate) address: Mutex<IpAddr>,
     takes: &'static str,
@@ -27,7 +27,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Those servers, which take the mount options `takes`.
+    /// Servers that accept only the mount options `takes`.
     pub(crate) fn new(servers: HashMap<Source, MemoryServer>, takes: &'static str) -> Arc<Self> {
         let elsewhere = servers.keys().map(|share| (share.clone(), MemoryServer::new())).collect();
         Arc::new(Self {
@@ -47,7 +47,7 @@ pub(crate) fn export_of(server: &str) -> Source {
     Source::share(Server::parse("server", server).unwrap(), Share::parse("share", "/export").unwrap())
 }
 
-/// A process's connections to the servers. To one server it is one client, however often it connects.
+/// A process's connections to the servers. The process is one client of each server, however often it connects.
 pub(crate) struct Process {
     servers: Arc<Servers>,
     clients: Mutex<HashMap<(Source, IpAddr), MemoryFs>>,

@@ -1,5 +1,5 @@
-//! What tests share and no release contains: an export in memory, the contract of the interface to an export, the
-//! harness that crashes and races controllers, and the scenarios that run on it.
+//! Code that tests share: an export in memory, the contract of the interface to an export, the harness that crashes and
+//! races controllers, and the scenarios that run on it. No release contains this module.
 
 pub mod conformance;
 pub mod memory;

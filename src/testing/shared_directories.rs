@@ -1,5 +1,5 @@
-//! A volume that is filled, in a directory that other volumes may share: no directory but its own is taken for it, and it
-//! takes nobody's place.
+//! A volume that is filled in a directory that other volumes may share. The driver never mistakes another directory for
+//! the volume's own, and the volume never replaces another directory.
 
 use crate::check::check;
 use crate::error::Error;
@@ -10,8 +10,8 @@ use crate::testing::snapshot_crashes::named;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// Servers on which a controller died while it filled the volume `a` with what is in `v`, at each operation that leaves
-/// it pending.
+/// Servers on which a controller died while it cloned the volume `v` into `a`, one for each operation at which the
+/// crash leaves `a` pending.
 async fn pending() -> Vec<MemoryServer> {
     let prepared = Call::prepared(&[Make("v")]).await;
     let mut servers = Vec::new();
@@ -67,7 +67,7 @@ async fn a_directory_that_appeared_in_a_pending_volumes_place_is_never_called_th
             let first = CloneShared("a", "v").run(&export).await;
             assert!(matches!(first, Err(Error::Conflict { .. })), "{moment}: {first:?}");
             assert_eq!(server.tree().below("media"), before, "{moment}");
-            // What is empty goes for a volume that is begun anew, and nothing else does.
+            // The retry starts over. It replaces an empty directory, and nothing else.
             let again = CloneShared("a", "v").run(&export).await;
             assert_eq!(again.is_ok(), !content, "{moment}: {again:?}");
             assert_eq!(server.tree().has("media/sub/data"), !content, "{moment}");
@@ -100,7 +100,7 @@ async fn of_two_controllers_one_fills_and_one_shares_and_neither_loses_its_direc
         let answers = &outcome.0;
         let whole = server.tree().get("media/sub/data").is_some();
         match (answers[0].as_str(), answers[1].as_str()) {
-            // Filled first, then shared; or filled, and the other one refused meanwhile.
+            // `a` was filled before `b` shared its directory, or `b` was refused while `a` was filled.
             (_, "nfs#export#media#b#" | "AlreadyExists") if whole => {
                 assert!(answers[0].starts_with("nfs#"), "{outcome:?}")
             }

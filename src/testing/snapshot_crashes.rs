@@ -1,5 +1,5 @@
-//! What a crash, a lost answer or another controller at any point leaves of snapshots, and of volumes that are made of
-//! content: on an export in memory, at every point there is.
+//! Crashes, lost answers and other controllers at every operation while snapshots are taken and deleted and while
+//! volumes are restored and cloned, on an export in memory.
 
 use std::collections::BTreeMap;
 
@@ -23,28 +23,28 @@ use crate::volume::quota;
 use crate::volume::record::{Origin, Record};
 use crate::volume::record_file::RecordFile as _;
 
-/// One call to a controller. Volumes and snapshots are named; `v` is the volume that is copied.
+/// One call to a controller, with the names of volumes and snapshots. `v` is the volume that is copied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Call {
     /// An empty volume.
     Make(&'static str),
     /// A snapshot of a volume.
     Snapshot(&'static str, &'static str),
-    /// A volume of a volume.
+    /// A clone of a volume.
     Clone(&'static str, &'static str),
-    /// A volume of a snapshot, with an owner.
+    /// A volume with an owner, restored from a snapshot.
     Restore(&'static str, &'static str),
-    /// A volume that shows a snapshot.
+    /// A snapshot-backed volume.
     Show(&'static str, &'static str),
     DeleteSnapshot(&'static str),
     /// A group of snapshots of volumes.
     Group(&'static str, &'static [&'static str]),
-    /// The group with its snapshots.
+    /// Deletes the group with its snapshots.
     DeleteGroup(&'static str, &'static [&'static str]),
     Delete(&'static str),
-    /// An empty volume with the directory `media`, which volumes share.
+    /// An empty volume in the directory `media`, which volumes share.
     MakeShared(&'static str),
-    /// A volume of a volume with that directory.
+    /// A clone of a volume, in that directory.
     CloneShared(&'static str, &'static str),
     DeleteShared(&'static str),
     List,
@@ -128,7 +128,7 @@ fn create(name: &str, origin: Option<Origin>) -> Create {
     Create {
         name: named(name),
         sub_dir: None,
-        // What is filled is as large as its content.
+        // A volume that is filled takes the size of its source.
         capacity: CapacityRange::new(if origin.is_some() { 0 } else { 1000 }, 0).unwrap(),
         asked: Attributes::default(),
         defaults: Attributes::default(),
@@ -153,13 +153,14 @@ async fn made(export: &Connection, create: Create, may_show: bool) -> Result<Str
     })
 }
 
-/// CreateSnapshot, or CreateVolumeGroupSnapshot; one that is not ready in time is asked for again, as its caller does.
+/// CreateSnapshot or CreateVolumeGroupSnapshot. Returns [`Error::Interrupted`] while the snapshot is not ready, so that
+/// the test repeats the call as a caller does.
 async fn taken<T: Taken>(export: &Connection, what: T, of: &[&str]) -> Result<T::Record> {
     let (volumes, share) = (of.iter().map(|of| id(of)).collect(), export.source().clone());
     let asked = CreateSnapshot { what, volumes, share, options: None, secret: None };
     match create_snapshot(&export.exports, &export.jobs, &asked).await? {
         record if T::state(&record) == State::Ready => Ok(record),
-        _ => Err(Error::Interrupted("it is not ready yet".to_owned())),
+        _ => Err(Error::Interrupted("the snapshot is not ready yet".to_owned())),
     }
 }
 
@@ -175,7 +176,7 @@ async fn grouped(export: &Connection, name: &str, of: &[&str]) -> Result<String>
     Ok(format!("{} {:?} {:?}", record.id, record.members, record.state))
 }
 
-/// Each call under test with what is there before it.
+/// Each call under test with the calls that come before it.
 pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
@@ -237,14 +238,14 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
             let found = call.faults(&export).await;
             for finding in &found {
                 let left_over = match (&call, finding) {
-                    // Begun, and hidden until a retry finishes it.
+                    // The object is pending, and hidden until a retry completes it.
                     (Snapshot(..), Finding::SnapshotPending { .. }) => true,
                     (Group(..), Finding::GroupPending { .. }) => true,
                     (CloneOf(..) | CloneShared(..) | Restore(..), Finding::VolumePending { .. }) => true,
                     (CloneShared(..) | MakeShared(..) | DeleteShared(..), Finding::OwnerStale { .. }) => true,
                     (CloneOf(..) | Restore(..), Finding::DirectoryUnrecorded { .. }) => false,
                     (Show(..), Finding::NoteStale { .. }) => true,
-                    // Deleted, and not yet forgotten.
+                    // The object is deleted, and its records are not yet removed.
                     (DeleteSnapshot(..), Finding::SnapshotUnused { .. }) => true,
                     (DeleteGroup(..), Finding::GroupDeleted { .. }) => true,
                     (Delete(_), Finding::DirectoryMissing { .. } | Finding::NoteMissing { .. }) => true,
@@ -255,13 +256,13 @@ async fn a_call_that_is_never_repeated_leaves_nothing_half_made_to_be_seen_and_l
             }
             repair(&export, &found).await.unwrap();
             if matches!(call, DeleteSnapshot(..) | DeleteGroup(..)) {
-                assert_eq!(call.faults(&export).await, [], "{at}: not mended");
+                assert_eq!(call.faults(&export).await, [], "{at}: not repaired");
             }
         }
     }
 }
 
-/// Calls of two controllers at once, with what is there before them.
+/// Concurrent calls of two controllers, with the calls that come before them.
 pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let (v, s) = (Make("v"), Snapshot("s", "v"));
     let (w, g, x) = (Make("w"), Group("g", &["v", "w"]), DeleteGroup("g", &["g-0", "g-1"]));
@@ -297,8 +298,8 @@ async fn two_controllers_together_leave_what_one_could_have_left() {
     crash_harness::concurrent_controllers(concurrent_controllers(), 3_000, agrees).await;
 }
 
-/// An attempt that was given up, or deleted, and begun again in the same second is another one: what a controller still
-/// does about the first does not reach the second.
+/// A controller gives up an attempt late, after the object was deleted and a second attempt was started in the same
+/// second. This does not affect the second attempt.
 #[tokio::test]
 async fn a_late_give_up_of_an_earlier_attempt_leaves_the_one_that_was_begun_again() {
     let server = Call::prepared(&[Make("v"), Make("w")]).await;
@@ -336,8 +337,9 @@ async fn a_late_give_up_of_an_earlier_attempt_leaves_the_one_that_was_begun_agai
     assert_eq!(Record::read(&export, &named("c")).await, Ok(Some(second)));
 }
 
-/// A volume goes after a snapshot of it was begun by a controller that died at any moment: a retry finds no volume, and gives up what
-/// was begun, a group as a whole. The give-up, cut short at any operation, is finished by another retry.
+/// A controller dies at any operation of a snapshot, and then the volume is deleted. A retry finds no volume and gives
+/// up the pending snapshot, or the whole group. If the give-up is cut short at any operation, another retry completes
+/// it.
 #[tokio::test(start_paused = true)]
 async fn what_was_begun_of_a_volume_that_is_gone_is_given_up_also_where_that_is_cut_short() {
     for take in [Snapshot("s", "v"), Group("g", &["v", "w"])] {
@@ -366,8 +368,8 @@ async fn what_was_begun_of_a_volume_that_is_gone_is_given_up_also_where_that_is_
     }
 }
 
-/// The different exports that a controller leaves which dies as it takes `take`, before that is ready, and whose volume is
-/// deleted then.
+/// The different exports that remain if a controller dies during `take`, before the snapshot is ready, and the volume
+/// is deleted afterwards.
 async fn left_pending(take: &Call) -> Vec<MemoryServer> {
     let prepared = Call::prepared(&[Make("v"), Make("w")]).await;
     let mut left = BTreeMap::new();

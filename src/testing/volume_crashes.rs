@@ -1,5 +1,5 @@
-//! What a crash, a lost answer or another controller at any point leaves of the life of volumes: on an export in
-//! memory, at every point there is.
+//! Crashes, lost answers and other controllers at every operation while volumes are created, changed and deleted, on an
+//! export in memory.
 
 use std::sync::Arc;
 
@@ -24,17 +24,17 @@ use crate::volume::{change, overcommit, quota};
 /// One call to a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// Name, directory.
+    /// Creates a volume with this name in this directory.
     Create(&'static str, Option<&'static str>),
     Owned(&'static str),
-    /// Half of what may be promised.
+    /// Creates a volume with half of the capacity that may be promised.
     Bounded(&'static str),
     Delete(&'static str),
     Expand(&'static str, i64),
     Modify(&'static str),
-    /// What becomes of the directory, by a VolumeAttributesClass.
+    /// Sets what happens to the directory on deletion, by a VolumeAttributesClass.
     Decide(&'static str, OnDelete),
-    /// What a tenant, or an administrator, writes into a directory.
+    /// A tenant or an administrator writes into a directory.
     Write(&'static str),
     List,
 }
@@ -142,14 +142,15 @@ async fn create(
     crash_harness::create(export, create, false).await.map(|record| format!("{} {}", record.id, record.capacity))
 }
 
-/// Each call under test with what is there before it.
+/// Each call under test with the calls that come before it.
 pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
     let nested = Make("v", Some("team/app"));
     let (v, w) = ("nfs#export#team/app#v#", "nfs#export#team/app#w#");
     let (make_v, make_w) = (nested.clone(), Make("w", Some("team/app")));
     let (keep, remove) = (Decide(v, OnDelete::Retain), Decide(v, OnDelete::Delete));
     vec![
-        // Kept by the record, though the ID says nothing; deleted again; by another name, by the directory above.
+        // The record says that the directory stays, and the ID says nothing. The volume is deleted, deleted again,
+        // deleted by another name and by the directory above.
         (vec![make_v.clone(), keep.clone()], Delete(v)),
         (vec![make_v.clone(), keep.clone(), Delete(v)], Delete(v)),
         (vec![make_v.clone(), keep.clone(), Delete(v)], Delete(w)),
@@ -157,7 +158,7 @@ pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
         (vec![make_v.clone(), keep.clone(), Delete(v)], Delete("nfs#export#team##archive")),
         (vec![Make("v", None), Decide("nfs#export#v##", OnDelete::Retain)], Delete("nfs#export#v##archive")),
         (vec![Write("v")], Delete("nfs#export#v##retain")),
-        // A new volume in the directory, which is deleted or kept.
+        // A new volume in the kept directory is then deleted or kept.
         (vec![make_v.clone(), keep.clone(), Delete(v)], make_v.clone()),
         (vec![make_v.clone(), keep.clone(), Delete(v)], make_w.clone()),
         (vec![make_v.clone(), keep.clone(), Delete(v), make_v.clone()], Delete(v)),
@@ -165,7 +166,7 @@ pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
         (vec![make_v.clone(), keep.clone(), Delete(v), make_w.clone(), Decide(w, OnDelete::Delete)], Delete(w)),
         (vec![make_v.clone(), make_w.clone(), keep.clone(), Delete(v)], Delete(w)),
         (vec![make_v.clone(), make_w, keep], Delete(v)),
-        // Adopted.
+        // The volume adopts the directory.
         (vec![Write("team/app")], make_v.clone()),
         (vec![Write("team/app"), make_v.clone()], Delete(v)),
         (vec![Write("team/app"), make_v.clone(), remove], Delete(v)),
@@ -214,7 +215,7 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
             }
             let export = connect(&server);
             settle(&export).await;
-            // What is listed is whole; what the call was about is there or not; everybody else's data is as it was.
+            // Listed volumes are whole, the volume of the call exists or not, and all other data is unchanged.
             let tree = seen(&server);
             for (path, node) in &untouched.0 {
                 let own = match &call {
@@ -229,7 +230,8 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
             }
             for finding in check(&export).await.unwrap() {
                 let left_over = match (&call, &finding) {
-                    // Deleted, and not yet forgotten: its retry does that. Made, and not yet recorded: likewise.
+                    // The directory is removed and its record is not yet, or the directory is made and not yet
+                    // recorded. A retry completes both.
                     (Delete(_), Finding::DirectoryMissing { .. }) => true,
                     (Delete(_) | Make(..) | Owned(_) | Bounded(_), Finding::OwnerStale { .. }) => true,
                     (Delete(_) | Make(..) | Owned(_) | Bounded(_), Finding::DirectoryUnrecorded { .. }) => true,
@@ -244,7 +246,8 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
     }
 }
 
-/// By the second names of records, and by reading all of them; with capacities that change while nobody counts.
+/// Counts through the links of records in `.csi-nfs/promised` and by reading all records, while capacities change
+/// between the counts.
 #[tokio::test(start_paused = true)]
 async fn what_is_promised_is_what_the_records_say_whatever_became_of_them_since_the_last_count() {
     let server = MemoryServer::new();
@@ -277,7 +280,7 @@ async fn what_is_promised_is_what_the_records_say_whatever_became_of_them_since_
     }
 }
 
-/// Calls of two controllers at once, with what is there before them.
+/// Concurrent calls of two controllers, with the calls that come before them.
 pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let v = "nfs#export#v##";
     let (app, web) = ("nfs#export#team/app#a#", "nfs#export#team/app#b#");

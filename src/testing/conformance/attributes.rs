@@ -11,7 +11,7 @@ pub(super) async fn a_new_object_has_the_mode_it_was_made_with<F: Fs>(fs: &F, di
         let (made, new_dir) = fs.mkdir(dir, &name(format!("d{mode:o}")), mode).await.unwrap();
         let (file, new_file) = fs.create(dir, &name(format!("f{mode:o}")), mode).await.unwrap();
         let attrs = (fs.getattr(&made).await.unwrap(), fs.getattr(&file).await.unwrap());
-        assert_eq!((new_dir, new_file), attrs, "told when it was made");
+        assert_eq!((new_dir, new_file), attrs, "the attributes that the creation returned");
         assert_eq!(list(fs, &made).await, []);
         let (made, file) = attrs;
         assert_eq!((made.kind, made.mode, file.kind, file.mode), (Kind::Directory, mode, Kind::File, mode));
@@ -64,7 +64,7 @@ pub(super) async fn the_mode_outlives_a_new_owner<F: Fs>(fs: &F, dir: &F::Handle
     }
     let (inner, _) = fs.mkdir(&made, &name("inner"), 0o755).await.unwrap();
     let inner = fs.getattr(&inner).await.unwrap();
-    assert_eq!((inner.mode, inner.gid), (0o2755, 1000), "setgid of a directory goes down");
+    assert_eq!((inner.mode, inner.gid), (0o2755, 1000), "a new directory inherits setgid and the group");
 }
 
 pub(super) async fn what_no_object_can_have_is_refused<F: Fs>(fs: &F, dir: &F::Handle) {
@@ -105,7 +105,7 @@ pub(super) async fn a_change_in_a_directory_is_seen_in_its_time<F: Fs>(fs: &F, d
     fs.rename(&one, &name("d"), &two, &name("d")).await.unwrap();
     assert_eq!((changed(&one).await, changed(&two).await), (true, true), "rename");
     fs.setattr(&made, SetAttr { mode: Some(0o700), ..NONE }).await.unwrap();
-    assert!(!changed(&two).await, "what happens inside does not change the outside");
+    assert!(!changed(&two).await, "a change inside a directory does not change the time of its parent");
     fs.rmdir(&two, &name("d")).await.unwrap();
     assert!(changed(&two).await, "rmdir");
     drop(file);

@@ -3,8 +3,8 @@
 use super::*;
 use crate::export::fs::{OpenMode, SetAttr, Time};
 
-/// Checks that two clients of one export see each other's changes at once, even if they have looked before. It works in
-/// a directory of its own and removes it.
+/// Checks that two clients of one export see each other's changes at once, even if they have looked before. Works in a
+/// directory of its own and removes it.
 ///
 /// The server has to see two clients. Two mounts in one network namespace with one host name are one client, except
 /// with version 4.0 or 3 (see [`kernel`](crate::export::kernel)).
@@ -62,9 +62,10 @@ async fn attributes_and_content_change<F: Fs>(one: &F, here: &F::Handle, two: &F
     one.setattr(&one.lookup(here, &name("f")).await.unwrap().0, SetAttr { mode: Some(0o604), ..SetAttr::default() })
         .await
         .unwrap();
-    // Not at once: what a client receives while it returns a delegation may be older than what it asked for meanwhile.
+    // The change is not visible at once: attributes that a client receives while it returns a delegation may be older
+    // than attributes that it requested meanwhile.
     becomes((0o604, 8), async || two.getattr(&file_there).await.map(|attr| (attr.mode, attr.size)).unwrap()).await;
-    // Even the times of a file that is open for writing: the server has them, not only the client that set them.
+    // The server has even the times of a file that is open for writing, not only the client that set them.
     let (open, _) = one.create(here, &name("times"), 0o644).await.unwrap();
     one.write(&open, 0, b"content".to_vec()).await.unwrap();
     one.commit(&open).await.unwrap();

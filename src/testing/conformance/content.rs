@@ -1,11 +1,12 @@
-//! What a server can do with content by itself: find holes, clone, copy, truncate; and extended attributes.
+//! Operations that a server performs on content by itself (SEEK, CLONE, COPY, truncation), and extended attributes.
 
 use super::*;
 use crate::export::fs::{OpenMode, Seek, SetAttr};
 
 const BLOCK: u64 = 64 << 10;
 
-/// Data, a hole, data, and a hole up to the end: each one block long, the last one half a block.
+/// Creates a file with data, a hole, data, and a hole up to the end. Each part is one block long, except that the last
+/// hole is half a block long.
 async fn sparse<F: Fs>(fs: &F, dir: &F::Handle, text: &str) -> F::Handle {
     let (file, _) = fs.create(dir, &name(text), 0o644).await.unwrap();
     fs.write(&file, 0, vec![b'a'; BLOCK as usize]).await.unwrap();
@@ -22,11 +23,11 @@ pub(super) async fn a_size_is_set_by_who_may_write<F: Fs>(fs: &F, dir: &F::Handl
     fs.setattr(&file, size(3)).await.unwrap();
     assert_eq!(fs.read(&file, 0, 100).await.unwrap(), b"con");
     fs.setattr(&file, size(6)).await.unwrap();
-    assert_eq!(fs.read(&file, 0, 100).await.unwrap(), b"con\0\0\0", "what was cut off does not come back");
+    assert_eq!(fs.read(&file, 0, 100).await.unwrap(), b"con\0\0\0", "truncated content does not come back");
     fs.setattr(&file, size(1 << 40)).await.unwrap();
     let attr = fs.getattr(&file).await.unwrap();
     assert_eq!(attr.size, 1 << 40);
-    assert!(attr.used < 1 << 20, "it grows by a hole: {attr:?}");
+    assert!(attr.used < 1 << 20, "the file grows by a hole: {attr:?}");
     assert_eq!(fs.setattr(&file, size(u64::MAX)).await, Err(Status::FBig));
     let (read, _) = fs.open(dir, &name("f"), OpenMode::Read).await.unwrap();
     let (closed, _) = fs.lookup(dir, &name("f")).await.unwrap();
@@ -36,7 +37,7 @@ pub(super) async fn a_size_is_set_by_who_may_write<F: Fs>(fs: &F, dir: &F::Handl
     let all = SetAttr { size: Some(0), mode: Some(0o6755), uid: Some(1), gid: Some(2), ..SetAttr::default() };
     fs.setattr(&file, all).await.unwrap();
     let attr = fs.getattr(&file).await.unwrap();
-    assert_eq!((attr.size, attr.mode, attr.uid, attr.gid), (0, 0o6755, 1, 2), "the mode comes after size and owner");
+    assert_eq!((attr.size, attr.mode, attr.uid, attr.gid), (0, 0o6755, 1, 2), "the mode is set after size and owner");
 }
 
 pub(super) async fn holes_are_told_or_all_is_data<F: Fs>(fs: &F, dir: &F::Handle) {
@@ -95,7 +96,7 @@ pub(super) async fn a_clone_or_a_copy_is_the_same_or_nothing<F: Fs>(fs: &F, dir:
             let (from, to) = (BLOCK as usize + 1, (BLOCK + 1 + copied) as usize);
             let read = fs.read(&copy, 0, usize::MAX).await.unwrap();
             assert!(read[from..] == expected[from..to] && read[..from].iter().all(|byte| *byte == 0));
-            assert_eq!(fs.copy(&source, &copy, attr.size, 10).await, Ok(0), "nothing is behind the end");
+            assert_eq!(fs.copy(&source, &copy, attr.size, 10).await, Ok(0), "nothing is copied after the end");
         }
         Err(status) => unsupported(status),
     }
@@ -108,7 +109,11 @@ pub(super) async fn a_clone_or_a_copy_is_the_same_or_nothing<F: Fs>(fs: &F, dir:
 pub(super) async fn extended_attributes_are_kept_where_there_are_any<F: Fs>(fs: &F, dir: &F::Handle) {
     file(fs, dir, "f", "content").await;
     let (link, _) = fs.symlink(dir, &name("link"), b"f").await.unwrap();
-    assert_eq!(answer(fs.list_xattrs(&link).await), Err(Status::Inval), "of files and directories alone");
+    assert_eq!(
+        answer(fs.list_xattrs(&link).await),
+        Err(Status::Inval),
+        "only files and directories have extended attributes"
+    );
     let objects = [
         mkdir(fs, dir, "d").await,
         fs.lookup(dir, &name("f")).await.unwrap().0,

@@ -4,16 +4,16 @@ use super::*;
 use crate::export::fs::OpenMode;
 
 pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
-    // Longer than a page and than the largest READ and WRITE on the wire, and not a multiple of anything.
+    // The content is longer than a page and than the largest READ and WRITE on the wire, and a multiple of neither.
     let content: Vec<u8> = (0..3_333_333_u32).map(|n| (n % 251) as u8).collect();
     let (file, _) = fs.create(dir, &name("f"), 0o644).await.unwrap();
     fs.write(&file, 0, content.clone()).await.unwrap();
     fs.commit(&file).await.unwrap();
     let attr = fs.getattr(&file).await.unwrap();
     assert_eq!(attr.size, content.len() as u64);
-    assert!(attr.used > 0, "content takes room");
+    assert!(attr.used > 0, "content uses space");
     assert!(fs.read(&file, 0, content.len()).await.unwrap() == content, "all");
-    assert!(fs.read(&file, 0, usize::MAX).await.unwrap() == content, "no more than there is");
+    assert!(fs.read(&file, 0, usize::MAX).await.unwrap() == content, "reading stops at the end");
     assert_eq!(fs.read(&file, 1_000_001, 5).await.unwrap(), &content[1_000_001..1_000_006]);
     assert_eq!(fs.read(&file, 3_333_330, 100).await.unwrap(), &content[3_333_330..]);
     assert_eq!(fs.read(&file, 3_333_333, 100).await.unwrap(), b"");
@@ -43,7 +43,7 @@ pub(super) async fn a_second_opening_sees_what_the_first_wrote<F: Fs>(fs: &F, di
     let again = second.clone();
     drop(second);
     fs.rename(dir, &name("f"), dir, &name("g")).await.unwrap();
-    assert_eq!(fs.read(&again, 3, 100).await.unwrap(), b"two", "whatever its name has become");
+    assert_eq!(fs.read(&again, 3, 100).await.unwrap(), b"two", "a rename does not affect an open file");
     fs.commit(&again).await.unwrap();
 }
 

@@ -1,13 +1,13 @@
-//! Objects that the driver never creates and finds in tenants' trees.
+//! Objects that the driver never creates but finds in tenants' trees.
 
 use super::*;
 use crate::export::fs::{OpenMode, SetAttr};
 
-/// Checks that foreign objects are recognized, and are not followed, waited for or changed.
+/// Checks that the implementation recognizes foreign objects and does not follow, wait for or change them.
 ///
-/// The caller has to create them in `dir` first, all owned by root: a file `target` with the content `target`; symbolic
-/// links `link` to it, `outside` to `/etc` and `dangling` to nowhere; a FIFO `fifo`, a bound socket `socket`, and a
-/// character device `device` (1, 3). Only `target` is left afterwards.
+/// The caller has to create these objects in `dir` first, all owned by root: a file `target` with the content `target`;
+/// symbolic links `link` to `target`, `outside` to `/etc` and `dangling` to nowhere; a FIFO `fifo`, a bound socket
+/// `socket`, and a character device `device` (1, 3). Afterwards only `target` is left.
 pub async fn foreign<F: Fs>(fs: &F, dir: &F::Handle) {
     let objects = [
         ("link", Kind::Symlink),
@@ -50,6 +50,6 @@ pub async fn foreign<F: Fs>(fs: &F, dir: &F::Handle) {
     }
     assert_eq!(names(fs, dir).await, ["target"]);
     let (target, attr) = fs.open(dir, &name("target"), OpenMode::Read).await.unwrap();
-    assert_eq!((attr.uid, attr.gid), (0, 0), "not followed");
+    assert_eq!((attr.uid, attr.gid), (0, 0), "links are not followed");
     assert_eq!(fs.read(&target, 0, 100).await.unwrap(), b"target");
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
-/// Creates so many entries with such long names that every implementation needs several pages.
+/// Creates so many entries, with such long names, that every implementation needs several pages. Returns the names.
 async fn fill<F: Fs>(fs: &F, dir: &F::Handle) -> BTreeSet<Name> {
     let mut made = BTreeSet::new();
     for number in 0..600 {
@@ -20,10 +20,10 @@ async fn fill<F: Fs>(fs: &F, dir: &F::Handle) -> BTreeSet<Name> {
 }
 
 pub(super) async fn a_listing_has_every_entry_once<F: Fs>(fs: &F, dir: &F::Handle) {
-    assert_eq!(fs.readdir(dir, 0).await.unwrap().entries, [], "neither . nor ..");
+    assert_eq!(fs.readdir(dir, 0).await.unwrap().entries, [], "a listing has neither . nor ..");
     let made = fill(fs, dir).await;
     let first = fs.readdir(dir, 0).await.unwrap();
-    assert!(first.entries.len() < made.len() && first.next.is_some(), "one page is not all");
+    assert!(first.entries.len() < made.len() && first.next.is_some(), "the listing needs several pages");
     let listed = list(fs, dir).await;
     assert_eq!(listed.len(), made.len());
     let by_name: BTreeMap<_, _> = listed.into_iter().map(|entry| (entry.name.clone(), entry)).collect();

@@ -1,7 +1,7 @@
 //! The contract of [`Fs`] as tests for every implementation: in memory, on a local directory, on a real server.
 //!
-//! A check panics if an implementation breaks the contract. Files change owners and modes, so the caller is root and
-//! not squashed.
+//! A check panics if an implementation breaks the contract. The checks change owners and modes, so they have to run as
+//! root, and the server must not squash root.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 use std::fmt::Debug;
@@ -30,11 +30,11 @@ pub use nasty::{deep_tree, nasty_tree};
 pub use objects::link_times;
 pub use trees::{Compared, assert_same_tree};
 
-/// Runs every check that needs one client only, each in a directory of its own below the root, and removes everything.
+/// Defines `all` and the tests for the implementations in memory and on a local directory.
 macro_rules! all {
     ($($module:ident: $($check:ident),+;)+) => {
-        /// Checks every part of the contract that one client can see. It works in a directory of its own and removes
-        /// it.
+        /// Runs every check that needs only one client. Each check works in a directory of its own. All directories
+        /// are removed at the end.
         pub async fn all<F: Fs>(fs: &F) {
             let place = Name::new(format!("conformance-{}", uuid::Uuid::new_v4())).unwrap();
             let (root, _) = fs.mkdir(&fs.root(), &place, 0o755).await.unwrap();
@@ -131,13 +131,13 @@ async fn file<F: Fs>(fs: &F, dir: &F::Handle, text: &str, content: &str) {
     fs.commit(&file).await.unwrap();
 }
 
-/// The result of an operation without the handle.
+/// The result of an operation without its value.
 fn answer<T>(result: FsResult<T>) -> FsResult<()> {
     result.map(drop)
 }
 
-/// All entries of a directory in the server's order, except those that an NFS client keeps for files that were removed
-/// or replaced while they were open.
+/// All entries of a directory in the server's order, without the `.nfs…` entries that an NFS client keeps for files
+/// that were removed or replaced while they were open.
 async fn list<F: Fs>(fs: &F, dir: &F::Handle) -> Vec<Entry> {
     let (mut entries, mut next) = (Vec::new(), Some(0));
     while let Some(cookie) = next {
@@ -169,7 +169,7 @@ async fn clear<F: Fs>(fs: &F, dir: &F::Handle) {
     }
 }
 
-/// Asks until the answer is as expected: what ends with the close of a file ends a little later.
+/// Repeats `ask` for up to 5 s until it returns `expected`. Effects of closing a file appear only a little later.
 async fn becomes<T: PartialEq + Debug>(expected: T, mut ask: impl AsyncFnMut() -> T) {
     for _ in 0..500 {
         let answer = ask().await;

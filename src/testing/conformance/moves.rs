@@ -135,7 +135,7 @@ pub(super) async fn a_removed_file_is_gone_by_name<F: Fs>(fs: &F, dir: &F::Handl
     let (new, _) = fs.open(&place, &name("old"), OpenMode::Read).await.unwrap();
     assert_eq!(fs.read(&new, 0, 100).await.unwrap(), b"new");
     fs.create(&place, &name("held"), 0o644).await.unwrap();
-    // While a file is held, an NFS client keeps it under another name in its directory.
+    // An NFS client keeps a removed file under another name in its directory while the file is open.
     drop((held, old, new));
     for text in ["held", "old"] {
         fs.unlink(&place, &name(text)).await.unwrap();

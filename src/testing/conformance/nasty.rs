@@ -7,7 +7,8 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 /// Fills the directory with everything that a copy has to preserve: all kinds of objects, names, modes, owners, times,
-/// holes, hard links, extended attributes if there are any; and `files` small files in several directories.
+/// holes, hard links, and extended attributes if the server supports them. Adds `files` small files in several
+/// directories.
 pub async fn nasty_tree<F: Fs>(fs: &F, dir: &F::Handle, files: usize) {
     contents(fs, &mkdir(fs, dir, "contents").await).await;
     modes(fs, &mkdir(fs, dir, "modes").await).await;
@@ -22,7 +23,7 @@ pub async fn nasty_tree<F: Fs>(fs: &F, dir: &F::Handle, files: usize) {
             file(fs, &place, &number.to_string(), &"content ".repeat(number % 300)).await;
         }
     }
-    // Deeper than PATH_MAX.
+    // The path is longer than PATH_MAX.
     deep_tree(fs, &mkdir(fs, dir, "deep").await, 200).await;
     let times = (Time { seconds: 1, nanoseconds: 1 }, Time { seconds: 2_000_000_000, nanoseconds: 999_999_999 });
     for (text, (atime, mtime)) in [("many", times), ("names", (times.1, times.0)), ("specials", times)] {

@@ -1,4 +1,4 @@
-//! Objects that only the copy of a tree creates: links, FIFOs, sockets, devices.
+//! Objects that the driver creates only when it copies a tree: links, FIFOs, sockets, devices.
 
 use super::*;
 use crate::export::fs::{OpenMode, SYMLINK_MAX, SetAttr, Time};
@@ -26,7 +26,7 @@ pub(super) async fn every_kind_of_object_is_made<F: Fs>(fs: &F, dir: &F::Handle)
 }
 
 pub(super) async fn a_symbolic_link_keeps_its_targets_bytes<F: Fs>(fs: &F, dir: &F::Handle) {
-    let longest = [b'x'; 1000]; // XFS takes 1024
+    let longest = [b'x'; 1000]; // XFS supports up to 1024.
     let targets: [&[u8]; 5] = [b"a", b"/etc/passwd", b"../..//\xff\n", b" ", &longest];
     for (number, target) in targets.into_iter().enumerate() {
         let text = name(number.to_string());
@@ -49,8 +49,8 @@ pub(super) async fn a_symbolic_link_keeps_its_targets_bytes<F: Fs>(fs: &F, dir: 
     assert_eq!(answer(fs.readlink(&fs.lookup(dir, &name("f")).await.unwrap().0).await), Err(Status::Inval));
 }
 
-/// Checks that a symbolic link in the root gets the times that are set, which NFS-Ganesha accepts and does not store.
-/// It removes the link.
+/// Checks that the server stores the times of a symbolic link. NFS-Ganesha accepts them and does not store them.
+/// Creates the link in the root and removes it.
 pub async fn link_times<F: Fs>(fs: &F) {
     let (root, text) = (fs.root(), name("link with times"));
     let (link, _) = fs.symlink(&root, &text, b"nowhere").await.unwrap();
@@ -72,10 +72,10 @@ pub(super) async fn an_object_has_as_many_names_as_it_was_given<F: Fs>(fs: &F, d
         let (_, linked) = fs.lookup(&other, &name(text)).await.unwrap();
         assert_eq!((linked.fileid, linked.kind, linked.links), (attr.fileid, attr.kind, 2), "{text}");
         assert_eq!(fs.link(&object, &other, &name(text)).await, Err(Status::Exist), "{text}");
-        // While the object is held, a client may keep its removed name as another.
+        // A client may rename the object instead of removing it while the object is held.
         drop(object);
         fs.unlink(dir, &name(text)).await.unwrap();
-        // A client may answer from its cache for a file that it had open.
+        // A client may return cached attributes of a file that it had open.
         becomes(1, async || fs.lookup(&other, &name(text)).await.unwrap().1.links).await;
         fs.unlink(&other, &name(text)).await.unwrap();
         assert_eq!(answer(fs.lookup(&other, &name(text)).await), Err(Status::NoEnt), "{text}");

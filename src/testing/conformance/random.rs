@@ -1,4 +1,5 @@
-//! Random operations on the export in memory and on a local directory, which must return the same and end up the same.
+//! Random operations on the export in memory and on a local directory. Both must return the same results and end with
+//! the same tree.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
@@ -56,7 +57,8 @@ enum Answer {
     Xattrs(Vec<(Vec<u8>, Option<Vec<u8>>)>),
 }
 
-/// Times, numbers, and the sizes and link counts of directories depend on the file system.
+/// The attributes that do not depend on the file system. Times, file IDs, used space, and the sizes and link counts of
+/// directories do.
 fn common(attr: Attr) -> Answer {
     let (atime, mtime) = Default::default();
     let (size, links) = if attr.kind == Kind::Directory { (0, 0) } else { (attr.size, attr.links) };
@@ -138,8 +140,8 @@ async fn perform<F: Fs>(fs: &F, handles: &mut Vec<F::Handle>, operation: &Operat
     Ok(answer)
 }
 
-/// A server forgets a file that has no name. This machine keeps it for those who hold it, so on the local directory it
-/// is still there, or is still known not to be a directory.
+/// Whether the answers differ only because a removed file is still held. The server in memory drops a file without a
+/// name. The local kernel keeps the file while a handle exists, so the operation works, or fails with NotDir.
 fn removed_but_held(operation: &Operation, in_memory: &FsResult<Answer>, on_disk: &FsResult<Answer>) -> bool {
     use Operation::*;
     let by_handle = matches!(
@@ -248,7 +250,7 @@ async fn compare(operations: Vec<Operation>) -> Result<(), TestCaseError> {
     for operation in operations {
         let answer = perform(&memory, &mut in_memory, &operation).await;
         if matches!(operation, Operation::Copy(..)) && answer == Err(Status::Stale) {
-            continue; // This machine would copy from the file that it still keeps.
+            continue; // The local kernel would copy from the removed file, which it still keeps.
         }
         let local = perform(&kernel, &mut on_disk, &operation).await;
         if !removed_but_held(&operation, &answer, &local) {

@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::export::fs::{ACLS, Attr, Fs, Kind, Name, OpenMode, Seek};
 
-/// How much of two files is read at a time.
+/// The number of bytes of each file that are read at a time.
 const CHUNK: usize = 1 << 20;
 /// The unit in which holes are compared, since servers allocate in units of different sizes.
 const UNIT: u64 = 64 << 10;
 
-/// What is compared.
+/// Which optional properties of two trees are compared.
 #[derive(Debug, Clone, Copy)]
 pub struct Compared {
-    /// Access times: whether they must be equal, or the copy's may only not be later. Copying reads the source and may
-    /// change its access times.
+    /// Whether access times must be equal. Otherwise an access time in the copy must not be later than in the source,
+    /// because copying reads the source and may change its access times.
     pub atimes: bool,
-    /// The positions of holes, as far as both servers report them.
+    /// Whether the positions of holes must be equal.
     pub holes: bool,
-    /// The times of symbolic links, which some servers do not store.
+    /// Whether the times of symbolic links must be equal. Some servers do not store them.
     pub link_times: bool,
 }
 
@@ -25,7 +25,7 @@ pub struct Compared {
 /// times, devices, extended attributes, access control lists, hard links.
 ///
 /// # Panics
-/// If they differ, with the path.
+/// If the trees differ. The message has the path.
 pub async fn assert_same_tree<F: Fs>(fs: &F, one: &F::Handle, copy_fs: &F, copy: &F::Handle, compared: Compared) {
     let pair = (fs.getattr(one).await.unwrap(), copy_fs.getattr(copy).await.unwrap());
     same(".", &pair.0, &pair.1, compared);
@@ -41,7 +41,7 @@ struct Comparison<'a, F> {
     fs: &'a F,
     copy_fs: &'a F,
     compared: Compared,
-    /// The copies of objects with several names.
+    /// The file IDs of objects with several names, mapped to the file IDs of their copies.
     links: HashMap<u64, u64>,
 }
 
@@ -66,7 +66,11 @@ impl<F: Fs> Comparison<'_, F> {
                 self.copy_fs.lookup(copy, name).await.unwrap_or_else(|status| panic!("copy of `{path}`: {status}"));
             if attr.kind != Kind::Directory && attr.links > 1 {
                 let first = self.links.insert(attr.fileid, copied.fileid);
-                assert_eq!(first.unwrap_or(copied.fileid), copied.fileid, "`{path}` is not linked as it was");
+                assert_eq!(
+                    first.unwrap_or(copied.fileid),
+                    copied.fileid,
+                    "`{path}` is not linked to the copy of the same file"
+                );
                 if first.is_some() {
                     continue;
                 }
@@ -77,7 +81,7 @@ impl<F: Fs> Comparison<'_, F> {
                 Kind::Symlink => {
                     let targets =
                         (self.fs.readlink(&here).await.unwrap(), self.copy_fs.readlink(&there).await.unwrap());
-                    assert!(targets.0 == targets.1, "`{path}` points elsewhere");
+                    assert!(targets.0 == targets.1, "`{path}` has another target");
                 }
                 _ => {}
             }
@@ -107,7 +111,7 @@ impl<F: Fs> Comparison<'_, F> {
             };
             assert_eq!(units(&here), units(&there), "the data of `{path}` in units of {UNIT} bytes");
         }
-        // What is a hole in both is zero in both.
+        // A hole in both files is zero in both, so only data is read.
         for (start, end) in here.into_iter().chain(there) {
             let mut at = start;
             while at < end {
@@ -124,7 +128,7 @@ impl<F: Fs> Comparison<'_, F> {
         let (here, there) = (xattrs(self.fs, one).await, xattrs(self.copy_fs, copy).await);
         if let (Some(mut here), Some(mut there)) = (here, there) {
             for acl in ACLS {
-                // One of the exports may not support the list.
+                // One of the exports may not support this access control list.
                 if !here.contains_key(acl) || !there.contains_key(acl) {
                     here.remove(acl);
                     there.remove(acl);
@@ -150,14 +154,14 @@ fn same(path: &str, one: &Attr, copy: &Attr, compared: Compared) {
             timed.then_some(attr.mtime),
         )
     };
-    assert_eq!(seen(one), seen(copy), "`{path}`: kind, mode, owner, group, size, links, device, time of change");
+    assert_eq!(seen(one), seen(copy), "`{path}`: kind, mode, owner, group, size, links, device, modification time");
     if !timed {
         return;
     }
     if compared.atimes {
-        assert_eq!(one.atime, copy.atime, "`{path}`: time of access");
+        assert_eq!(one.atime, copy.atime, "`{path}`: access time");
     } else {
-        assert!(copy.atime <= one.atime, "`{path}`: time of access {:?} after {:?}", copy.atime, one.atime);
+        assert!(copy.atime <= one.atime, "`{path}`: access time {:?} is later than {:?}", copy.atime, one.atime);
     }
 }
 

@@ -34,7 +34,7 @@ struct Plan {
     faults: HashMap<u64, Fault>,
     dead: bool,
     interleave: bool,
-    /// Decides how often others run first.
+    /// Decides how often other tasks run before an operation.
     pace: Option<u64>,
     delay: Duration,
 }
@@ -61,7 +61,7 @@ impl MemoryFs {
         Self { client: Arc::new(Client { id, server, plan: Mutex::default() }) }
     }
 
-    /// How many operations were tried, including failed ones; the next operation has this number.
+    /// The number of operations so far, including failed ones. The next operation has this number.
     pub fn operations(&self) -> u64 {
         locked(&self.client.plan).operations
     }
@@ -71,28 +71,29 @@ impl MemoryFs {
         locked(&self.client.plan).history.clone()
     }
 
-    /// Operation `n` (the first is 0) fails with `status` and has no effect.
+    /// Lets operation `n` (the first is 0) fail with `status` and without an effect.
     pub fn fail_at(&self, n: u64, status: Status) {
         self.plan_fault(n, Fault::Fail(status));
     }
 
-    /// Operation `n` has its effect, but its answer is lost: it returns [`Status::TimedOut`]. The controller lives on.
+    /// Loses the answer of operation `n`: the operation has its effect and returns [`Status::TimedOut`]. The controller
+    /// continues.
     pub fn lose_answer_at(&self, n: u64) {
         self.plan_fault(n, Fault::LoseAnswer);
     }
 
-    /// The controller dies in operation `n`. That operation and all later ones return [`Status::TimedOut`], the later
-    /// ones have no effect, and its locks end.
+    /// Lets the controller die in operation `n`. That operation and all later operations return [`Status::TimedOut`].
+    /// The later operations have no effect. The controller's locks are released.
     pub fn crash_at(&self, n: u64, when: Crash) {
         self.plan_fault(n, Fault::Crash(when));
     }
 
-    /// Faults that were planned for operations to come do not happen.
+    /// Cancels all planned faults.
     pub fn forget_faults(&self) {
         locked(&self.client.plan).faults.clear();
     }
 
-    /// The controller dies now.
+    /// Lets the controller die now.
     pub fn crash(&self) {
         locked(&self.client.plan).dead = true;
         locked(&self.client.server).locks.retain(|_, holder| holder.client != self.client.id);
@@ -107,19 +108,19 @@ impl MemoryFs {
         }
     }
 
-    /// Whether every operation first yields once to other tasks: use it with [`race`](super::race()).
+    /// Sets whether every operation first yields once to other tasks, for [`race`](super::race()).
     pub fn interleave(&self, on: bool) {
         locked(&self.client.plan).interleave = on;
     }
 
-    /// Like [`Self::interleave`], with a number that says how many times other tasks run first: an executor would
-    /// otherwise run the tasks in turn.
+    /// Like [`Self::interleave`], but `seed` decides how many times each operation yields. An executor would otherwise
+    /// run the tasks in turn.
     pub fn interleave_by(&self, seed: u64) {
         let mut plan = locked(&self.client.plan);
         (plan.interleave, plan.pace) = (true, Some(seed));
     }
 
-    /// How long every operation takes on tokio's clock, which may be paused.
+    /// Sets how long every operation takes on tokio's clock. The clock may be paused.
     pub fn delay(&self, each: Duration) {
         locked(&self.client.plan).delay = each;
     }

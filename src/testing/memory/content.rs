@@ -25,7 +25,7 @@ impl Content {
         (self.blocks.len() * BLOCK) as u64
     }
 
-    /// How much a write would increase [`Self::used`].
+    /// The number of bytes by which a write would increase [`Self::used`].
     pub(super) fn growth(&self, offset: u64, length: usize) -> u64 {
         let new = pieces(offset, length).filter(|piece| !self.blocks.contains_key(&piece.block)).count();
         (new * BLOCK) as u64
@@ -45,7 +45,7 @@ impl Content {
         data
     }
 
-    /// Writes all of `data` at `offset`, or returns [`Status::FBig`].
+    /// Writes `data` at `offset`. Returns [`Status::FBig`] if the end is not a valid offset.
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> FsResult<()> {
         if data.is_empty() {
             return Ok(());
@@ -92,7 +92,7 @@ impl Content {
 /// The part of a range that lies in one block.
 struct Piece {
     block: u64,
-    /// Where it starts in the block, and in the range.
+    /// The start of the piece in the block, and in the range.
     start: usize,
     at: usize,
     length: usize,

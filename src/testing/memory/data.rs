@@ -1,4 +1,4 @@
-//! What a server can do with content by itself: find holes, clone, copy, truncate.
+//! Operations that a server performs on content by itself: SEEK, CLONE, COPY, truncation.
 
 use crate::export::fs::{FsResult, Seek, Status};
 use crate::testing::memory::content::Content;
@@ -53,7 +53,7 @@ impl State {
         let mut content = self.content(fileid)?.clone();
         content.set_size(size)?;
         self.replace(fileid, content)?;
-        // The size is an attribute and therefore stable at once; data below it is stable only if it was before.
+        // The size is an attribute and therefore stable at once. The data below it is stable only if it was before.
         match &mut self.inode_mut(fileid)?.body {
             Body::File { stable, .. } => stable.set_size(size),
             _ => Err(Status::Inval),

@@ -7,8 +7,8 @@ use super::locked;
 use crate::export::fs::{FsResult, OpenMode, Status};
 use crate::testing::memory::state::{Holder, State};
 
-/// A handle of an object on a [`MemoryServer`](super::MemoryServer), open or not. A file is closed with the last clone
-/// of its handle.
+/// A handle of an object on a [`MemoryServer`](super::MemoryServer), open or not. Dropping the last clone of a handle
+/// closes its file.
 #[derive(Clone)]
 pub struct MemoryHandle {
     pub(super) fileid: u64,

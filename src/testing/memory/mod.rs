@@ -1,6 +1,6 @@
-//! An export in memory, for tests: a file system that behaves like XFS behind an NFSv4 server. It counts operations,
-//! fails or dies at the n-th, loses power with everything that was not committed, delays, and lets several controllers
-//! race.
+//! An export in memory, for tests: a file system that behaves like XFS behind an NFSv4 server. It counts operations. At
+//! any operation it can fail, lose the answer, or let the controller die. It can lose power with everything that was
+//! not committed, delay operations, and let several controllers race.
 //!
 //! It differs from a real export in three ways. A removed file is gone at once even if a client has it open (there are
 //! no `.nfs…` names), so handles of it are stale. Blocks of directories take no space. [`Fs::setattr`] is up to three
@@ -60,8 +60,8 @@ impl MemoryServer {
         MemoryFs::new(Arc::clone(&self.state))
     }
 
-    /// Loses power. What was not committed is lost (or, by luck, kept), all locks end, and open files are stale.
-    /// Clients live on. For a controller that lost power too, make a new one.
+    /// Loses power. Data that was not committed is lost, or kept if `keep_uncommitted` is set. All locks are released,
+    /// and open files are stale. Clients continue. For a controller that lost power too, connect a new client.
     pub fn power_loss(&self, keep_uncommitted: bool) {
         self.state().power_loss(keep_uncommitted);
     }
@@ -77,7 +77,8 @@ impl MemoryServer {
         self.state().plant(path.as_ref(), &node)
     }
 
-    /// Removes what is at a path, with all that is in it, as root on the server would. What is not there is removed.
+    /// Removes the object at a path, with everything in it, as root on the server would. Does nothing if no object is
+    /// there.
     pub fn remove(&self, path: impl AsRef<[u8]>) -> FsResult<()> {
         self.state().remove(path.as_ref())
     }
@@ -87,7 +88,7 @@ impl MemoryServer {
         self.state().read_only = on;
     }
 
-    /// Sets whether root is squashed: operations then run as nobody (65534), with the permissions that modes give it.
+    /// Sets whether root is squashed. Operations then run as nobody (65534), with the permissions of that user.
     pub fn set_root_squash(&self, on: bool) {
         self.state().root_squash = on;
     }
@@ -112,12 +113,12 @@ impl MemoryServer {
         self.state().abilities.xattrs = on;
     }
 
-    /// Sets how many names an object may have.
+    /// Sets the maximum number of names (hard links) of an object.
     pub fn set_most_links(&self, links: u64) {
         self.state().abilities.links = links;
     }
 
-    /// Sets the capacity. If more than that is in use, everything that needs space is refused.
+    /// Sets the capacity. If more is in use, the server refuses every operation that needs space.
     pub fn set_capacity(&self, bytes: u64, inodes: u64) {
         let mut state = self.state();
         (state.total_bytes, state.total_inodes) = (bytes, inodes);
@@ -128,7 +129,7 @@ impl MemoryServer {
         self.state().clock = now;
     }
 
-    /// How many locks all clients hold together.
+    /// The number of locks that all clients hold together.
     pub fn locks(&self) -> usize {
         self.state().locks.len()
     }
@@ -181,7 +182,7 @@ mod tests {
             fs.write(&file, 0, b"new".to_vec()).await.unwrap();
             server.power_loss(kept);
             assert_eq!(server.tree().get("f").unwrap().text(), expected);
-            assert_eq!(fs.commit(&file).await, Err(Status::Stale), "no promise for data that is lost");
+            assert_eq!(fs.commit(&file).await, Err(Status::Stale), "a commit does not confirm lost data");
         }
     }
 
@@ -197,7 +198,7 @@ mod tests {
                 let fs = server.client();
                 fs.crash_at(n, when);
                 assert_eq!(record(&fs).await, Err(Status::TimedOut));
-                assert_eq!(fs.getattr(&fs.root()).await, Err(Status::TimedOut), "dead for good");
+                assert_eq!(fs.getattr(&fs.root()).await, Err(Status::TimedOut), "a dead controller stays dead");
                 server.power_loss(false);
                 seen.push(server.tree().0.into_iter().map(|(path, node)| (path, node.content)).collect::<Vec<_>>());
             }
@@ -279,7 +280,7 @@ mod tests {
         assert_eq!(fs.lookup(&private, &name("n")).await.unwrap_err(), Status::Access);
         assert_eq!(fs.readdir(&private, 0).await.unwrap_err(), Status::Access);
         assert_eq!(fs.open(&open, &name("theirs"), OpenMode::Read).await.unwrap_err(), Status::Access);
-        assert_eq!(fs.unlink(&open, &name("theirs")).await, Err(Status::Perm), "the sticky bit keeps it");
+        assert_eq!(fs.unlink(&open, &name("theirs")).await, Err(Status::Perm), "the sticky bit protects the file");
         let (own, _) = fs.mkdir(&open, &name("own"), 0o755).await.unwrap();
         assert_eq!(fs.getattr(&own).await.unwrap().uid, 65534);
         let give = crate::export::fs::SetAttr { uid: Some(0), ..Default::default() };

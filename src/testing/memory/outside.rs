@@ -1,4 +1,4 @@
-//! What a test does to the server without using the protocol.
+//! Changes that a test makes on the server without the protocol.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +61,8 @@ impl State {
         Ok(())
     }
 
-    /// Removes what is at a path, with all that is in it, as root on the server would; also where nothing is there.
+    /// Removes the object at a path, with everything in it, as root on the server would. Does nothing if no object is
+    /// there.
     pub(super) fn remove(&mut self, path: &[u8]) -> FsResult<()> {
         let mut names = path.split(|byte| *byte == b'/').map(Name::new).collect::<FsResult<Vec<_>>>()?;
         let last = names.pop().ok_or(Status::Inval)?;

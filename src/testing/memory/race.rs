@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Runs the futures to completion, each time one step of a randomly chosen one, and returns their results in the order
-/// of the futures. The same seed gives the same order. With [`MemoryFs::interleave`](super::MemoryFs::interleave), a
-/// step is one operation on the export. It works on any executor, also with a paused clock.
+/// Runs the futures to completion. Each step polls a randomly chosen future once. The same seed gives the same order.
+/// With [`MemoryFs::interleave`](super::MemoryFs::interleave), a step is one operation on the export. Works on any
+/// executor, also with a paused clock. Returns the results in the order of the futures.
 pub async fn race<T>(seed: u64, futures: Vec<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> Vec<T> {
     let outer = Arc::new(Mutex::new(Waker::noop().clone()));
     let mut random = seed;

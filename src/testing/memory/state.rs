@@ -32,7 +32,7 @@ pub(super) struct State {
     pub(super) abilities: Abilities,
     /// The holder of each locked byte.
     pub(super) locks: BTreeMap<(u64, i64), Holder>,
-    /// How many times power was lost.
+    /// The number of times that the server lost power.
     pub(super) boot: u64,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Abilities {
     pub(super) copy: bool,
     pub(super) seek: bool,
     pub(super) xattrs: bool,
-    /// The most names that an object may have.
+    /// The maximum number of names of an object.
     pub(super) links: u64,
 }
 
@@ -119,7 +119,7 @@ impl State {
         }
     }
 
-    /// The directory, to change it.
+    /// The directory, mutable.
     pub(super) fn directory_mut(&mut self, fileid: u64) -> FsResult<&mut Directory> {
         let now = self.now();
         let inode = self.inode_mut(fileid)?;
@@ -130,7 +130,8 @@ impl State {
         }
     }
 
-    /// Whether the caller may do `want` to the object. Root may do everything, a squashed root what the mode permits.
+    /// Checks that the caller has the permissions `want` on the object. Root has all permissions. A squashed root has
+    /// those that the mode gives nobody.
     pub(super) fn permit(&self, fileid: u64, want: u32) -> FsResult<()> {
         let inode = self.inode(fileid)?;
         let granted = match (inode.uid, inode.gid) {
@@ -145,7 +146,8 @@ impl State {
         if self.read_only { Err(Status::RoFs) } else { Ok(()) }
     }
 
-    /// Whether the caller may remove the object from the directory. In a sticky directory, only the two owners may.
+    /// Checks that the caller may remove the object from the directory. In a sticky directory, only the owners of the
+    /// object and of the directory may.
     pub(super) fn permit_removal(&self, dir: u64, object: u64) -> FsResult<()> {
         self.permit_change()?;
         self.permit(dir, WRITE | SEARCH)?;

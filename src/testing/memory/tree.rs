@@ -113,7 +113,7 @@ impl fmt::Debug for Node {
     }
 }
 
-/// The content of a node, as much as fits on a line.
+/// The content of a node, shortened to fit on a line.
 struct Shown<'a>(&'a Node);
 
 impl fmt::Display for Shown<'_> {

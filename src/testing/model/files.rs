@@ -1,23 +1,23 @@
-//! Directories and files of a share as a plain map: what tenants and administrators see.
+//! The directories and files of a share that tenants and administrators see, as a plain map.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::testing::memory::Tree;
 
-/// Directories and files by their paths from some directory: `None` is a directory, otherwise a file's content.
+/// Directories and files by their paths relative to some directory. `None` is a directory, `Some` a file's content.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Files(BTreeMap<String, Option<String>>);
 
 impl Files {
-    /// What is on a share, without the driver's private directory.
+    /// The content of a share, without the driver's private directory.
     pub fn of_share(tree: &Tree) -> Self {
         let mut files = Self::of(tree);
         files.0.retain(|path, _| path != ".csi-nfs" && !path.starts_with(".csi-nfs/"));
         files
     }
 
-    /// All that is in a tree.
+    /// The content of a tree.
     pub fn of(tree: &Tree) -> Self {
         let file = |node: &crate::testing::memory::Node| {
             (node.kind != crate::export::fs::Kind::Directory).then(|| node.text())
@@ -29,7 +29,7 @@ impl Files {
         self.0.contains_key(path)
     }
 
-    /// Whether the directory is there and something is in it.
+    /// Whether the directory exists and is not empty.
     pub fn is_filled(&self, dir: &str) -> bool {
         self.has(dir) && self.inside(dir).next().is_some()
     }
@@ -42,25 +42,25 @@ impl Files {
         self.0.entry(path.to_owned()).or_default();
     }
 
-    /// What is in a directory, by paths from there; `None` where it is not there.
+    /// The content of a directory, by paths relative to it. `None` if the directory does not exist.
     pub fn below(&self, dir: &str) -> Option<Self> {
         let shorter = |(path, file): (&String, &Option<String>)| (path[dir.len() + 1..].to_owned(), file.clone());
         self.has(dir).then(|| Self(self.inside(dir).map(shorter).collect()))
     }
 
-    /// Puts a directory with this content at a path where nothing is.
+    /// Adds a directory with this content at a free path.
     pub fn put(&mut self, dir: &str, content: &Self) {
         self.make_dir(dir);
         self.0.extend(content.0.iter().map(|(path, file)| (format!("{dir}/{path}"), file.clone())));
     }
 
-    /// Removes whatever is at a path, with all that is in it.
+    /// Removes the object at a path, with everything in it.
     pub fn remove(&mut self, path: &str) {
         let inside = format!("{path}/");
         self.0.retain(|other, _| other != path && !other.starts_with(&inside));
     }
 
-    /// Moves a directory to where nothing is.
+    /// Renames a directory to a free path.
     pub fn rename(&mut self, from: &str, to: &str) {
         if let Some(content) = self.below(from) {
             self.remove(from);
@@ -84,12 +84,12 @@ impl fmt::Debug for Files {
     }
 }
 
-/// The directories that lead to one, from the top.
+/// The parents of a directory, from the top.
 pub fn above(dir: &str) -> impl Iterator<Item = &str> {
     dir.match_indices('/').map(|(at, _)| &dir[..at])
 }
 
-/// Whether the one directory is strictly inside the other.
+/// Whether `inner` is below `outer`. A directory is not below itself.
 pub fn is_inside(inner: &str, outer: &str) -> bool {
     inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
 }

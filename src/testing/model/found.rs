@@ -1,11 +1,11 @@
-//! Histories that lost data once: each stands for a kind of fault.
+//! Histories that once lost data. Each stands for a kind of fault.
 
 use super::history::{Call, Fault, Id, Origin, Step};
 use super::play;
 use crate::testing::memory::Crash;
 use crate::volume::on_delete::OnDelete;
 
-/// A crash is tried at each of so many operations.
+/// The number of operations at which a crash is tried.
 const OPERATIONS: u64 = 80;
 
 const V: Id = Id { dir: "v", uuid: None, keep: None };
@@ -25,7 +25,7 @@ fn judge(steps: &[Step]) {
     }
 }
 
-/// The history with a crash of its one call at controller 1, at each operation.
+/// Judges the history `before`, `cut`, `after` with a crash of controller 1 at each operation of `cut`.
 fn judge_with_crashes(before: &[Step], cut: &Call, after: &[Step]) {
     for n in 0..OPERATIONS {
         for when in [Crash::BeforeEffect, Crash::AfterEffect] {

@@ -1,22 +1,22 @@
-//! What may happen to an export: calls with and without faults, restarts, and what tenants and administrators do.
+//! Events on an export: calls with and without faults, restarts, and the actions of tenants and administrators.
 
 use std::fmt;
 
 use crate::testing::memory::Crash;
 use crate::volume::on_delete::OnDelete;
 
-/// A volume's identifier, in its parts: `nfs#export#DIR#NAME#KEEP`.
+/// A volume ID in its parts: `nfs#export#DIR#NAME#KEEP`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Id {
     pub dir: &'static str,
-    /// The volume's name, where its directory has another.
+    /// The volume's name, if its directory has another name.
     pub uuid: Option<&'static str>,
-    /// `retain` or `archive`, where it says so.
+    /// `retain` or `archive`, if the ID has one of them.
     pub keep: Option<OnDelete>,
 }
 
 impl Id {
-    /// The volume's name, where the identifier tells it.
+    /// The volume's name, if the ID has it.
     pub fn name(self) -> Option<&'static str> {
         self.uuid.or_else(|| (!self.dir.contains('/')).then_some(self.dir))
     }
@@ -34,14 +34,14 @@ impl fmt::Debug for Id {
     }
 }
 
-/// What a volume is filled with.
+/// The source of a volume's content.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Origin {
     Volume(Id),
     Snapshot(&'static str),
 }
 
-/// A request to a controller. The same value is the same request, to the byte.
+/// A request to a controller. Equal values are byte-identical requests.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
     Create {
@@ -63,24 +63,24 @@ pub enum Call {
         name: &'static str,
         of: Vec<Id>,
     },
-    /// The group's name, and how many snapshots the caller takes it to have.
+    /// The group's name, and the number of snapshots that the caller lists.
     DeleteGroup(&'static str, usize),
 }
 
-/// What goes wrong with a call at its `n`-th operation on the export.
+/// A fault of a call at its `n`-th operation on the export.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// The controller dies.
     Crash(u64, Crash),
-    /// The controller does not hear the answer of the export, and lives on.
+    /// The export's answer is lost. The controller continues.
     LoseAnswer(u64),
     Io(u64),
     Full(u64),
-    /// The caller gives up after so many milliseconds, each of which is an operation.
+    /// The caller gives up after this many milliseconds. Each operation takes one millisecond.
     GiveUp(u64),
 }
 
-/// One thing that happens. Controllers are 0 and 1.
+/// One event. The controllers are 0 and 1.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
     Call {
@@ -88,36 +88,36 @@ pub enum Step {
         call: Call,
         fault: Option<Fault>,
     },
-    /// One call at each controller at the same time: how long the first one's operations take, the second one's, and how
-    /// much later the second one begins, in milliseconds.
+    /// One call on each controller at the same time. `pace` has milliseconds: the time that each operation of the first
+    /// call takes, the same for the second call, and the delay before the second call starts.
     Both {
         calls: [Call; 2],
         pace: (u64, u64, u64),
     },
-    /// The controller ends and another one starts, with this `--default-ondelete-policy`.
+    /// The controller stops and another one starts with this `--default-ondelete-policy`.
     Restart {
         at: usize,
         default: OnDelete,
     },
-    /// The server loses power, and what was not committed with it; both controllers start anew.
+    /// The server loses power and all data that was not committed. Both controllers restart.
     PowerLoss,
-    /// A tenant or an administrator writes a file, named and filled after the number, and makes the directory where it is
-    /// not there.
+    /// A tenant or an administrator writes a file. Its name and content come from the number. The directory is created
+    /// if it does not exist.
     Write {
         dir: &'static str,
         number: usize,
     },
-    /// An administrator makes a directory.
+    /// An administrator creates a directory.
     MakeDir {
         dir: &'static str,
     },
-    /// An administrator removes a directory with all that is in it.
+    /// An administrator removes a directory with everything in it.
     RemoveDir {
         dir: &'static str,
     },
-    /// `csi-nfs check`, whose findings are kept.
+    /// `csi-nfs check` runs, and the history keeps its findings.
     Check,
-    /// `csi-nfs check --repair` goes on with the findings that were kept.
+    /// `csi-nfs check --repair` repairs the findings that were kept.
     Repair,
 }
 
@@ -137,7 +137,7 @@ impl Random {
         values[self.below(values.len())].clone()
     }
 
-    /// True `n` times in a hundred.
+    /// True with a probability of `n` percent.
     pub fn percent(&mut self, n: usize) -> bool {
         self.below(100) < n
     }

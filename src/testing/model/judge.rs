@@ -1,4 +1,5 @@
-//! Holds what is seen against what must be: the states that an export may be in, which every answer and every look narrows.
+//! Compares what is observed with what the model allows. The judge tracks the states that an export may be in. Every
+//! answer and every look at the export narrows them.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,13 +14,13 @@ use super::world::{Heard, Look, World};
 use crate::check::Finding;
 use crate::volume::on_delete::OnDelete;
 
-/// No call takes so long, on a clock that is paused.
+/// Longer than any call takes. The clock is paused, so waiting costs nothing.
 const ENDLESS: Duration = Duration::from_secs(3600);
 
 /// The states that an export may be in.
 pub struct Judge {
     states: BTreeSet<State>,
-    /// Whether something went wrong so far, which may have left what a repair clears away.
+    /// Whether a fault has occurred that may have left something for a repair to remove.
     troubled: bool,
 }
 
@@ -28,10 +29,10 @@ impl Judge {
         Self { states: [State::default()].into(), troubled: false }
     }
 
-    /// Judges a step: what was heard, and what is seen after it.
+    /// Judges a step by its answers (`heard`) and by the export after it (`look`).
     ///
     /// # Errors
-    /// With what was expected, where no state is left.
+    /// If no state is left. The error has what was expected.
     pub fn judge(&mut self, step: &Step, defaults: [OnDelete; 2], heard: &Heard, look: &Look) -> Result<(), String> {
         let expected: BTreeSet<State> =
             self.states.iter().flat_map(|state| outcomes(state, step, defaults, heard)).collect();
@@ -40,7 +41,8 @@ impl Judge {
         if seen.is_empty() {
             let answers = self.states.iter().map(|state| answers(state, step, defaults));
             return Err(format!(
-                "heard {heard:?}\nexpected {:?}\nseen {look:#?}\nwhere it was one of {:#?}\nand is one of {expected:#?}",
+                "answers {heard:?}\nexpected {:?}\nthe export is {look:#?}\npossible states before: {:#?}\n\
+                 possible states after: {expected:#?}",
                 answers.collect::<Vec<_>>(),
                 self.states,
             ));
@@ -50,30 +52,30 @@ impl Judge {
         Ok(())
     }
 
-    /// Judges what a check found.
+    /// Judges the findings of a check.
     ///
     /// # Errors
-    /// With the findings, where no state explains them.
+    /// If no state explains the findings. The error has them.
     pub fn judge_findings(&self, findings: &[Finding]) -> Result<(), String> {
         if self.states.iter().any(|state| state.explains(findings, self.troubled)) {
             return Ok(());
         }
-        Err(format!("a check finds {findings:#?}\nand it is one of {:#?}", self.states))
+        Err(format!("a check finds {findings:#?}\npossible states: {:#?}", self.states))
     }
 
-    /// After a repair nothing else may be there than before.
+    /// Judges the export after a repair. A repair must not change what is visible.
     ///
     /// # Errors
-    /// With what is seen, where no state is left.
+    /// If no state is left. The error has the export's content.
     pub fn judge_repaired(&mut self, look: &Look) -> Result<(), String> {
         if self.states.iter().any(|state| state.looks_like(look)) {
             return Ok(());
         }
-        Err(format!("after a repair there is {look:#?}\nand was one of {:#?}", self.states))
+        Err(format!("after a repair the export is {look:#?}\npossible states: {:#?}", self.states))
     }
 }
 
-/// The states that may follow where this was heard.
+/// The states that may follow a step with these answers.
 fn outcomes(state: &State, step: &Step, defaults: [OnDelete; 2], heard: &Heard) -> Vec<State> {
     match (step, &heard[..]) {
         (Step::Call { at, call, fault }, [(answer, _)]) => one(state.call(call, defaults[*at]), *fault, answer),
@@ -86,7 +88,7 @@ fn outcomes(state: &State, step: &Step, defaults: [OnDelete; 2], heard: &Heard) 
     }
 }
 
-/// How a call may end. One with a fault that fails may have come to any of its stages.
+/// The states after a call. A failed call with a fault may have reached any of its stages.
 fn one(turn: Turn, fault: Option<Fault>, answer: &Answer) -> Vec<State> {
     match (fault, answer) {
         (Some(_), Answer::Failed(_) | Answer::NotReady) => turn.stages.into_iter().map(|(state, _)| state).collect(),
@@ -95,8 +97,8 @@ fn one(turn: Turn, fault: Option<Fault>, answer: &Answer) -> Vec<State> {
     }
 }
 
-/// How two calls at the same time may end: as one after the other, or as one in the middle of the other where that lets others
-/// in between.
+/// The answers and states after two concurrent calls: one call runs after the other, or in the middle of the other at a
+/// stage that is open to other calls.
 fn both(state: &State, calls: &[Call; 2], defaults: [OnDelete; 2]) -> Vec<([Answer; 2], State)> {
     let mut outcomes = Vec::new();
     for outer in [0, 1] {
@@ -119,7 +121,7 @@ fn both(state: &State, calls: &[Call; 2], defaults: [OnDelete; 2]) -> Vec<([Answ
     outcomes
 }
 
-/// What the calls of a step should have answered, for a message.
+/// The expected answers of the calls of a step, for an error message.
 fn answers(state: &State, step: &Step, defaults: [OnDelete; 2]) -> Vec<Vec<Answer>> {
     match step {
         Step::Call { at, call, .. } => vec![vec![state.call(call, defaults[*at]).answer]],
@@ -130,17 +132,17 @@ fn answers(state: &State, step: &Step, defaults: [OnDelete; 2]) -> Vec<Vec<Answe
     }
 }
 
-/// Plays a history, and judges each of its steps, a check at its end, and a repair after that.
+/// Plays a history. Judges each of its steps, a check at the end, and a repair after the check.
 ///
 /// # Errors
-/// With what went wrong, and at which step.
+/// If a judgement fails. The error has the step and the reason.
 pub async fn play(steps: &[Step]) -> Result<(), String> {
     let mut world = World::new().await;
     let mut judge = Judge::new();
     for (number, step) in steps.iter().enumerate() {
         let defaults = [world.default(0), world.default(1)];
         let heard =
-            timeout(ENDLESS, world.take(step)).await.map_err(|_| format!("step {number}, {step:?}, never ends"))?;
+            timeout(ENDLESS, world.take(step)).await.map_err(|_| format!("step {number}, {step:?}, does not end"))?;
         let look = world.look().await;
         let broken = heard.iter().any(|(answer, _)| *answer == Answer::Failed(Code::Unknown));
         let judged = if broken { Err(format!("{heard:?}")) } else { judge.judge(step, defaults, &heard, &look) };

@@ -1,4 +1,4 @@
-//! Random histories. Most calls are about what earlier calls were about, and a third is an earlier call again.
+//! Random histories. Most calls use the objects of earlier calls, and a third of the calls repeat an earlier call.
 
 use super::history::{Call, Fault, Id, Origin, Random, Step};
 use crate::testing::memory::Crash;
@@ -6,39 +6,39 @@ use crate::volume::on_delete::OnDelete;
 
 const POLICIES: [OnDelete; 3] = [OnDelete::Delete, OnDelete::Retain, OnDelete::Archive];
 const NAMES: [&str; 3] = ["v", "w", "x"];
-/// The directories that classes ask for; `None` is one that is named after the volume.
+/// The directories that classes request. `None` is a directory that is named after the volume.
 const SUB_DIRS: [Option<&str>; 6] = [None, None, Some("media"), Some("media"), Some("team/a"), Some("team")];
 const DIRS: [&str; 6] = ["v", "w", "media", "media", "team/a", "team"];
 const SNAPSHOTS: [&str; 2] = ["s", "t"];
 
-/// What a history is about. Some that are about little come far with it.
+/// The theme of a history. A history with a narrow theme tests it in depth.
 #[derive(Clone, Copy, PartialEq)]
 enum Theme {
     All,
-    /// A snapshot whose deletion is cut short, is found by a check, and is repaired after somebody took it anew.
+    /// A snapshot whose deletion is interrupted, found by a check, and repaired after somebody has taken it anew.
     Repair,
-    /// Volumes that are filled in a directory that others have an eye on.
+    /// Volumes that are filled in a directory that other volumes want, too.
     Copies,
 }
 
-/// A history, while it is made.
+/// The generator of a history.
 struct Maker {
     random: Random,
     theme: Theme,
-    /// The policies that the controllers were started with.
+    /// The default policies that the controllers were started with.
     defaults: [OnDelete; 2],
     /// The requests so far.
     calls: Vec<Call>,
-    /// The identifiers of the volumes that were asked for.
+    /// The IDs of the volumes that were requested.
     ids: Vec<Id>,
     checked: bool,
-    /// Whether the last call had a fault: then it is time to call again, or to look.
+    /// Whether the last call had a fault. A check often follows such a call.
     troubled: bool,
     /// How far the usual course of the theme has come.
     course: usize,
 }
 
-/// The history that a seed stands for, and the policies that its controllers start with.
+/// The history of a seed.
 pub fn history(seed: u64) -> Vec<Step> {
     let mut random = Random(seed);
     let theme = random.of(&[Theme::All, Theme::All, Theme::All, Theme::Repair, Theme::Copies]);
@@ -116,7 +116,7 @@ impl Maker {
         Some(Step::Call { at, call, fault })
     }
 
-    /// With `late`, mostly where copies, and deletions of them, are begun and not done.
+    /// A fault. With `late`, mostly at operations where a copy or the deletion of a copy is in progress.
     fn fault(&mut self, late: bool) -> Fault {
         let (from, within) = match late && self.random.percent(60) {
             true => self.random.of(&[(5, 15), (20, 30), (50, 30)]),
@@ -196,7 +196,7 @@ impl Maker {
         Call::Create { name, dir, on_delete, from }
     }
 
-    /// Mostly the identifier of a volume that was asked for; sometimes one that nobody was told.
+    /// Mostly the ID of a volume that was requested, sometimes an ID that no controller returned.
     fn id(&mut self) -> Id {
         if self.random.percent(92) {
             return self.random.of(&self.ids);
@@ -210,7 +210,7 @@ impl Maker {
     }
 }
 
-/// The identifier of a volume that is made so.
+/// The ID of a volume that is created with this name, directory and policy.
 pub fn made(name: &'static str, dir: Option<&'static str>, policy: OnDelete) -> Id {
     let keep = Some(policy).filter(|policy| *policy != OnDelete::Delete);
     Id { dir: dir.unwrap_or(name), uuid: dir.map(|_| name), keep }

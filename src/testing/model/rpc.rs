@@ -1,4 +1,4 @@
-//! Calls as requests of the gRPC service, and its answers without what a model cannot know.
+//! Converts calls to requests of the gRPC service. Drops from its answers what a model cannot know.
 
 use tonic::{Code, Request, Status};
 
@@ -12,18 +12,18 @@ use crate::service::proto::csi::volume_capability::access_mode::Mode;
 use crate::service::proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use crate::service::proto::csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
 
-/// What a caller hears.
+/// The answer to a call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     Done,
-    /// A volume's identifier and its capacity.
+    /// A volume's ID and its capacity.
     Volume(String, u64),
     Capacity(u64),
-    /// A snapshot that is ready, and the volume that it is of.
+    /// A snapshot that is ready: its source volume.
     Snapshot(String),
-    /// A group that is ready, and the volumes that it is of.
+    /// A group that is ready: its source volumes.
     Group(Vec<String>),
-    /// Something is begun, and not ready yet.
+    /// The snapshot or group is pending.
     NotReady,
     Failed(Code),
 }
@@ -34,7 +34,7 @@ impl From<Status> for Answer {
     }
 }
 
-/// The identifier of a snapshot.
+/// The ID of a snapshot.
 pub fn snapshot_id(name: &str) -> String {
     format!("nfs#export#{name}###snapshot")
 }
@@ -43,7 +43,7 @@ fn group_id(name: &str) -> String {
     format!("nfs#export#{name}###group")
 }
 
-/// Makes a call; the answer, and the message that goes with an error.
+/// Makes a call. Returns the answer and the message of an error.
 pub async fn make<C: Connect>(controller: &Controller<C>, call: &Call) -> (Answer, String) {
     match send(controller, call).await {
         Ok(answer) => (answer, String::new()),
@@ -139,14 +139,14 @@ fn volume(volume: &csi::Volume) -> Answer {
     Answer::Volume(volume.volume_id.clone(), volume.capacity_bytes.cast_unsigned())
 }
 
-/// The volumes that are listed, by identifier, with their capacities.
+/// The listed volumes: their IDs and capacities.
 pub async fn volumes<C: Connect>(controller: &Controller<C>) -> Vec<(String, u64)> {
     let listed = controller.list_volumes(Request::new(csi::ListVolumesRequest::default())).await;
     let volumes = listed.expect("a list of volumes").into_inner().entries.into_iter().filter_map(|entry| entry.volume);
     volumes.map(|volume| (volume.volume_id, volume.capacity_bytes.cast_unsigned())).collect()
 }
 
-/// The snapshots that are listed, by identifier, with the volumes that they are of.
+/// The listed snapshots: their IDs and source volumes.
 pub async fn snapshots<C: Connect>(controller: &Controller<C>) -> Vec<(String, String)> {
     let listed = controller.list_snapshots(Request::new(csi::ListSnapshotsRequest::default())).await;
     let listed = listed.expect("a list of snapshots").into_inner().entries;

@@ -1,4 +1,4 @@
-//! The real thing: two controllers, as they ship, on one export in memory.
+//! Two real controllers on one export in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -27,9 +27,9 @@ use crate::volume::delete::DeletePolicy;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 
-/// Longer than anything in the background takes, on a clock that is paused.
+/// Longer than any background work takes. The clock is paused, so waiting costs nothing.
 const SETTLED: Duration = Duration::from_secs(5);
-/// How often a caller repeats a call that it is told to repeat.
+/// How often a caller retries a call that returns Unavailable.
 const INSISTS: usize = 8;
 
 /// The server of the export, and the connection that a controller has to it.
@@ -71,7 +71,7 @@ impl Process {
         let share = crash_harness::reach(server).source().clone();
         let pool = Pool::new(reach.clone(), [(share, MountOptions::default())]);
         let controller = Controller::new(Arc::new(pool), settings, jobs);
-        // It is connected from now on, so that faults can be planned.
+        // This call connects the controller to the export, so that faults can be planned.
         rpc::volumes(&controller).await;
         Self { default, reach, controller }
     }
@@ -80,7 +80,7 @@ impl Process {
         self.reach.connection.lock().unwrap().clone()
     }
 
-    /// Makes a call, and again as long as the caller is told to.
+    /// Makes a call and retries it up to [`INSISTS`] times while it returns Unavailable.
     async fn insist(&self, call: &Call) -> (Answer, String) {
         let mut heard = rpc::make(&self.controller, call).await;
         for _ in 0..INSISTS {
@@ -97,22 +97,22 @@ impl Process {
 pub struct World {
     server: MemoryServer,
     processes: [Process; 2],
-    /// What the last check found.
+    /// The findings of the last check.
     findings: Vec<Finding>,
 }
 
-/// What can be seen of an export.
+/// Everything that is visible of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look {
     pub files: Files,
-    /// What is in the tree of each snapshot, ready or not.
+    /// The content of each snapshot's tree, ready or not.
     pub snapshots: BTreeMap<String, Files>,
     pub listed_volumes: BTreeSet<(String, u64)>,
-    /// Identifiers, and the volumes that they are of.
+    /// Snapshot IDs and their source volumes.
     pub listed_snapshots: BTreeSet<(String, String)>,
 }
 
-/// What came of a step: the answers of its calls, with the messages of errors.
+/// The answers of a step's calls, with the messages of errors.
 pub type Heard = Vec<(Answer, String)>;
 
 impl World {
@@ -209,7 +209,7 @@ impl World {
 
     async fn restart(&mut self, at: usize, default: OnDelete) {
         self.processes[at].fs().crash();
-        // What the old one still tries fails before there is a new one.
+        // Let the background work of the old controller fail before the new controller starts.
         sleep(SETTLED).await;
         self.processes[at] = Process::start(&self.server, default).await;
     }

@@ -1,4 +1,4 @@
-//! What `csi-nfs check` may find in a state, and what it must.
+//! What `csi-nfs check` may report in a state, and what it must report.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use super::snapshots::Phase;
 use crate::check::Finding;
 
 impl State {
-    /// Whether an export in this state may have these findings. Where something went wrong before (`troubled`), there may be
-    /// more, of which nothing is lost.
+    /// Whether an export in this state may have these findings. If a fault occurred before (`troubled`), there may be
+    /// additional findings about leftovers that hold no data of a volume or a snapshot.
     pub fn explains(&self, findings: &[Finding], troubled: bool) -> bool {
         let reported =
             |of: fn(&Finding) -> Option<(&str, &str)>| findings.iter().filter_map(of).collect::<BTreeSet<_>>();

@@ -1,7 +1,7 @@
-//! What must exist: the meaning of all calls on a plain map, without a word about how a driver does it.
+//! What must exist: the meaning of all calls on a plain map, without how a driver implements them.
 //!
-//! A call that is cut short may leave what is between its beginning and its end. So each call is a line of stages, in the
-//! order that ARCHITECTURE.md promises; without a fault only the last one counts.
+//! A call that is cut short may leave an intermediate state. So each call is a sequence of stages, in the order that
+//! ARCHITECTURE.md promises. Without a fault only the last stage counts.
 
 mod findings;
 mod snapshots;
@@ -26,22 +26,22 @@ type Name = &'static str;
 pub struct State {
     files: Files,
     volumes: BTreeMap<Name, Volume>,
-    /// The names of volumes that were deleted and whose directories were to stay, with those directories.
+    /// The names of deleted volumes whose directories were to stay, with those directories.
     kept: BTreeSet<(Name, Name)>,
     snapshots: BTreeMap<Name, Snapshot>,
     groups: BTreeMap<Name, Group>,
 }
 
-/// How a call goes.
+/// The course of a call.
 #[derive(Debug, Clone)]
 pub struct Turn {
-    /// The states from before the call to its end, and whether other calls may come in between there.
+    /// The states from before the call to its end, each with whether other calls may run in between there.
     pub stages: Vec<(State, bool)>,
     pub end: State,
     pub answer: Answer,
 }
 
-/// A call, while it is followed through its stages.
+/// A call in progress: its current state and its stages so far.
 struct Work {
     now: State,
     stages: Vec<(State, bool)>,
@@ -52,7 +52,7 @@ impl Work {
         Self { now: state.clone(), stages: vec![(state.clone(), false)] }
     }
 
-    /// One change that is made at once or not at all.
+    /// Makes an atomic change.
     fn change(&mut self, change: impl FnOnce(&mut State)) {
         change(&mut self.now);
         if self.stages.last().is_none_or(|(last, _)| *last != self.now) {
@@ -60,7 +60,7 @@ impl Work {
         }
     }
 
-    /// Here other calls may come in between.
+    /// Marks a stage at which other calls may run in between.
     fn open(&mut self) {
         self.stages.push((self.now.clone(), true));
     }
@@ -75,7 +75,7 @@ impl Work {
 }
 
 impl State {
-    /// What a call does at a controller with this default policy.
+    /// The course of a call on a controller with this default policy.
     pub fn call(&self, call: &Call, default: OnDelete) -> Turn {
         match call {
             Call::Create { name, dir, on_delete, from: None } => self.create((*name, *dir), *on_delete, default),
@@ -93,7 +93,7 @@ impl State {
         }
     }
 
-    /// What tenants and administrators do.
+    /// The state after a tenant or an administrator has done this step.
     pub fn outside(&self, step: &Step) -> Self {
         let mut state = self.clone();
         match step {
@@ -112,15 +112,15 @@ impl State {
         state
     }
 
-    /// The same without what is remembered of directories that are gone: somebody may make one again before the driver sees
-    /// that, or after.
+    /// The same state without the kept entries of directories that no longer exist. Somebody may create such a
+    /// directory again before or after the driver notices that it was removed.
     pub fn without_stale(&self) -> Self {
         let mut state = self.clone();
         state.kept.retain(|(_, dir)| self.files.has(dir));
         state
     }
 
-    /// Whether this is what can be seen.
+    /// Whether an export in this state looks like this.
     pub fn looks_like(&self, look: &Look) -> bool {
         self.files == look.files
             && self.listed_volumes() == look.listed_volumes
@@ -134,7 +134,7 @@ impl State {
         whole.map(|volume| (volume.id.to_string(), volume.capacity)).collect()
     }
 
-    /// The snapshots that are there, and of which volumes they are, with their content.
+    /// The snapshots that are ready: their names, source volumes and content.
     fn shown_snapshots(&self) -> impl Iterator<Item = (String, String, Option<&Files>)> {
         let single = self.snapshots.iter().filter(|(_, snapshot)| snapshot.ready);
         let single = single.map(|(name, it)| ((*name).to_owned(), it.of.to_string(), it.content.as_ref()));
@@ -152,13 +152,13 @@ impl State {
         }
     }
 
-    /// The volume that an identifier names.
+    /// The recorded volume of an ID.
     fn own(&self, id: Id) -> Option<(Name, &Volume)> {
         let name = id.name()?;
         self.volumes.get(name).filter(|volume| volume.id.dir == id.dir).map(|volume| (name, volume))
     }
 
-    /// The volume that is to be read: its directory and its capacity.
+    /// The volume to read from: its directory and its capacity.
     fn source(&self, id: Id) -> Option<(Name, u64)> {
         match self.own(id) {
             Some((_, volume)) => volume.is_whole().then_some((volume.id.dir, volume.capacity)),

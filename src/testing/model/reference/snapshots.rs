@@ -1,4 +1,4 @@
-//! What the calls about snapshots and groups of them mean.
+//! The meaning of the calls for snapshots and groups of snapshots.
 
 use tonic::Code;
 
@@ -7,23 +7,23 @@ use crate::testing::model::files::Files;
 use crate::testing::model::history::Id;
 use crate::testing::model::rpc::Answer;
 
-/// A snapshot that has a name.
+/// A recorded snapshot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Snapshot {
     pub(super) of: Id,
     /// The capacity of the volume.
     size: u64,
-    /// What is in it, once that is copied.
+    /// The content, once it is copied.
     pub(super) content: Option<Files>,
     pub(super) ready: bool,
 }
 
-/// A group of snapshots that has a name.
+/// A recorded group of snapshots.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Group {
     pub(super) of: Vec<Id>,
     sizes: Vec<u64>,
-    /// What is in each snapshot, once that is copied.
+    /// The content of each snapshot, once it is copied.
     pub(super) contents: Vec<Option<Files>>,
     pub(super) phase: Phase,
 }
@@ -32,7 +32,7 @@ pub(super) struct Group {
 pub(super) enum Phase {
     Pending,
     Ready,
-    /// Nothing of it is seen any more, and something may be left of it.
+    /// The group is not visible any more, but parts of it may be left.
     Deleted,
 }
 
@@ -87,7 +87,7 @@ impl State {
             |sources: &[(Name, u64)]| sources.iter().map(|(dir, _)| self.files.below(dir)).collect::<Vec<_>>();
         let whole = |sources: &Vec<_>| contents(sources).iter().all(Option::is_some);
         let Some(sources) = sources.filter(|sources| found.is_some() || whole(sources)) else {
-            // One that is only begun is given up.
+            // A pending group is given up.
             if found.is_some() {
                 work.remove_group(name);
             }
@@ -103,7 +103,7 @@ impl State {
         let begun = work.now.groups[name].clone();
         let copied = begun.contents.iter().cloned().zip(contents(&sources)).map(|(before, now)| before.or(now));
         let copied: Vec<Option<Files>> = copied.collect();
-        // They are copied at the same time: any of them may be there first.
+        // The snapshots are copied concurrently, so any of them may be complete first.
         for some in 1..1_u32 << of.len() {
             let mut partly = begun.clone();
             for (n, content) in copied.iter().enumerate().filter(|(n, _)| some >> n & 1 == 1) {
@@ -130,7 +130,7 @@ impl State {
         work.done(Answer::Done)
     }
 
-    /// What is in a snapshot, and what a volume that is filled with it has as its capacity.
+    /// The content of a snapshot, and the capacity of a volume that is restored from it.
     pub(super) fn snapshot_content(&self, name: Name) -> Result<(Option<Files>, u64), Code> {
         let (content, size, ready) = match name.split_once('-') {
             Some((group, member)) => {

@@ -1,4 +1,4 @@
-//! What the calls about volumes mean.
+//! The meaning of the calls for volumes.
 
 use tonic::Code;
 
@@ -9,32 +9,32 @@ use crate::testing::model::random::made;
 use crate::testing::model::rpc::Answer;
 use crate::volume::on_delete::OnDelete;
 
-/// A volume that has a name.
+/// A recorded volume.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Volume {
-    /// As it was answered.
+    /// The ID that CreateVolume returned.
     pub(super) id: Id,
     pub(super) capacity: u64,
-    /// What its CreateVolume said of deletion.
+    /// The `onDelete` of the CreateVolume request.
     asked: Option<OnDelete>,
-    /// What becomes of its directory.
+    /// What happens to the directory on deletion.
     policy: Option<OnDelete>,
-    /// Whether the policy was given in so many words, and not by a flag.
+    /// Whether a request gave the policy explicitly, instead of the driver's default.
     said: bool,
-    /// Whether there was something in its directory before the first volume came.
+    /// Whether the directory had content before its first volume was created.
     adopted: bool,
     from: Option<Origin>,
     stage: Stage,
 }
 
-/// How far the filling of a volume has come.
+/// The progress of filling a volume.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Stage {
-    /// It has a name, and nothing else.
+    /// The volume is recorded, and its content is not yet in its directory.
     Pending,
-    /// What it is filled with is in its place.
+    /// The content is in the volume's directory.
     Placed,
-    /// It is there.
+    /// The volume exists.
     Whole,
 }
 
@@ -43,7 +43,7 @@ impl Volume {
         self.stage == Stage::Whole
     }
 
-    /// Its directory is gone.
+    /// Notes that the volume's directory was removed.
     pub(super) fn unplace(&mut self) {
         if self.stage == Stage::Placed {
             self.stage = Stage::Pending;
@@ -135,7 +135,7 @@ impl State {
                 work.change(|state| state.give_up(name));
                 return work.failed(Code::AlreadyExists);
             }
-            // An empty directory was in the way, and was what the volume was to be filled with.
+            // The empty directory that was removed above may have been the source itself.
             let gone = matches!(from, Origin::Volume(id) if !work.now.files.has(id.dir));
             let Some(content) = content.filter(|_| !gone) else {
                 work.change(|state| state.give_up(name));
@@ -167,7 +167,7 @@ impl State {
         }
         let shared = self.others(name, dir).next().is_some();
         match own {
-            // It was never put into its directory.
+            // The content was never moved to the volume's directory.
             Some((_, volume)) if volume.stage == Stage::Pending => {}
             _ => match self.fate(id, default) {
                 OnDelete::Retain => {
@@ -189,7 +189,7 @@ impl State {
         work.done(Answer::Done)
     }
 
-    /// What becomes of the directory of a volume that is deleted, unless others have it, too.
+    /// What happens to the directory of a volume on deletion, unless other volumes share it.
     fn fate(&self, id: Id, default: OnDelete) -> OnDelete {
         let own = self.own(id).map(|(_, volume)| volume);
         let policy = match own {
@@ -239,13 +239,13 @@ impl State {
         }
     }
 
-    /// The volume that an identifier names, or what is taken over by it.
+    /// The recorded volume of an ID, or a new record for an unrecorded directory that the driver takes over.
     fn for_change(&self, id: Id) -> Result<(Name, Volume), Code> {
         self.source(id).ok_or(Code::NotFound)?;
         let name = id.name().ok_or(Code::FailedPrecondition)?;
         match (self.own(id), self.volumes.get(name)) {
             (Some((name, volume)), _) => Ok((name, volume.clone())),
-            // It was deleted, or the name is that of another volume.
+            // The volume was deleted, or another volume has this name.
             (None, None) if self.kept.contains(&(name, id.dir)) => Err(Code::NotFound),
             (None, Some(_)) => Err(Code::NotFound),
             (None, None) => {
@@ -272,13 +272,13 @@ impl State {
         }
     }
 
-    /// The volumes of other names that have the very same directory.
+    /// The volumes with other names that share this directory.
     fn others(&self, name: &str, dir: &str) -> impl Iterator<Item = &Volume> {
         let same = move |(other, volume): &(&Name, &Volume)| **other != name && volume.id.dir == dir;
         self.volumes.iter().filter(same).map(|(_, volume)| volume)
     }
 
-    /// Whether another volume is inside that directory, or has it inside its own.
+    /// Whether the directory of another volume is below this directory or above it.
     fn is_nested(&self, name: &str, dir: &str) -> bool {
         self.volumes
             .iter()
@@ -306,7 +306,7 @@ impl Work {
         }
     }
 
-    /// Removes a directory, or archives it, and the directories that led to it, as far as they are empty.
+    /// Removes or archives a directory, and removes its parents as long as they are empty.
     fn remove(&mut self, dir: &'static str, policy: OnDelete, recorded: bool) {
         let was_there = self.now.files.has(dir);
         match policy {
@@ -324,7 +324,7 @@ impl Work {
         self.change(|state| state.forget_kept(dir));
     }
 
-    /// Renames a directory to `archived-…`, by a name that is free.
+    /// Renames a directory to a free name `archived-…`.
     fn archive(&mut self, dir: &'static str) {
         let archive = format!("archived-{dir}");
         for dir in above(&archive) {
@@ -336,7 +336,7 @@ impl Work {
     }
 }
 
-/// A volume as it is asked for.
+/// A volume as CreateVolume requests it.
 fn asked(
     (name, dir): (Name, Option<Name>),
     on_delete: Option<OnDelete>,
