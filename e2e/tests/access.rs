@@ -95,7 +95,7 @@ async fn a_single_writer_has_one_target() {
 async fn a_server_that_forbids_it_is_told_of_with_what_to_do() {
     let lab = Lab::enter().await;
     let driver = Driver::start().await;
-    // A read-only export, and one that squashes root and belongs to another user.
+    // One export is read-only. The other squashes root and belongs to another user.
     let readonly = lab.share(Place::ReadOnly);
     let squashed = lab.share(Place::Squashed);
     fs::set_permissions(&squashed.path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();

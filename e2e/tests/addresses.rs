@@ -1,4 +1,4 @@
-//! Servers given by name when the name leads elsewhere: to another server, or to another address of the same server.
+//! Servers by name, when the name resolves to another server or to another address of the same server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,9 @@ use crate::support::wait::within;
 use crate::support::{Driver, Lab, Place, Share, csi, mounts};
 
 const NAME: &str = "nas.test";
-/// A call returns within this time, whatever the addresses of the server do.
+/// The longest time of a call, whatever happens to the addresses of the server.
 const TOLD: Duration = Duration::from_secs(5);
-/// The driver notices within this time that a name leads elsewhere.
+/// The longest time until the driver notices that a name resolves to another address.
 const NOTICED: Duration = Duration::from_secs(5);
 
 /// Creates volumes until one is in `place`, and returns it.
@@ -49,7 +49,7 @@ fn address(target: &Path) -> Option<String> {
     mount.options.iter().find_map(|option| Some(option.strip_prefix("addr=")?.to_owned()))
 }
 
-/// The directory of NFS-Ganesha that has the same name as a share of the kernel's server.
+/// The directory on NFS-Ganesha with the same name as a share of the kernel's server.
 fn other_side(share: &Share) -> PathBuf {
     let path = Path::new("/srv/ganesha/moved").join(share.path.file_name().unwrap());
     fs::create_dir(&path).unwrap();
@@ -79,13 +79,13 @@ async fn a_name_that_leads_to_another_server_is_followed_and_health_tells_of_wha
     assert_eq!(health(&driver, &new, &after).await, []);
     let moved = (csi::VolumeHealthErrorType::Degraded.into(), "ServerMoved".to_owned());
     assert_eq!(health(&driver, &old, &before).await, [moved]);
-    // A pod may be using it.
+    // The volume at the old address may be in use by a pod.
     driver.publish(&old, &before).await.unwrap();
     assert_eq!(address(&before).as_deref(), Some("127.0.0.1"));
     driver.unpublish(&old.volume_id, &before).await.unwrap();
     driver.unpublish(&new.volume_id, &after).await.unwrap();
     driver.delete(&new.volume_id).await.unwrap();
-    assert_eq!(share.names(), at_the_old, "nothing is done at the old server any more");
+    assert_eq!(share.names(), at_the_old, "the driver makes no more changes on the old server");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Snapshots that csi-driver-nfs created: archives made by tar.
+//! Snapshots of csi-driver-nfs, which are tar archives.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -29,7 +29,7 @@ fn pack(share: &Share, name: &str, end: &str, source: &Path) {
 fn their_volume(share: &Share) -> std::path::PathBuf {
     let volume = share.path.join("v");
     fill(&volume);
-    // Whole seconds, which is all that tar keeps.
+    // The times are whole seconds, because tar keeps no fractions.
     run("find", [volume.to_str().unwrap(), "-exec", "touch", "-h", "-d", "@1700000000", "{}", "+"]);
     volume
 }
@@ -67,7 +67,7 @@ async fn an_archive_is_listed_restored_and_deleted_as_any_snapshot() {
         let restored = driver.create(request.clone()).await.unwrap();
         assert_eq!(driver.create(request).await.unwrap(), restored);
         assert_eq!(restored.content_source.unwrap().r#type, Some(of_snapshot(&s1)));
-        // Without a tree, the snapshot cannot be mounted itself.
+        // The snapshot has no tree, so it cannot be mounted as a snapshot-backed volume.
         let mut reading = from(&share, "r2", of_snapshot(&s2));
         reading.volume_capabilities = vec![requests::mounted(Mode::MultiNodeReaderOnly, &[])];
         driver.create(reading).await.unwrap();

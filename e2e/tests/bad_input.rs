@@ -1,5 +1,5 @@
-//! Hostile input: each bad value in every field where it fits gets an error with the right code, or the OK that CSI
-//! requires, and nothing on any export changes. No secret is logged.
+//! Hostile input: each bad value in every field where it fits. The driver returns an error with the right code, or the
+//! OK that CSI requires. Nothing on any export changes, and no secret is logged.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::support::requests::{self, map};
 use crate::support::{Code, Driver, Lab, Place, Share, Tree, csi, mounts};
 
-/// Values that must not be taken for a path component, a server, an identifier, a policy or a number.
+/// Values that are not valid as a path component, a server, an ID, a policy or a number.
 fn hostile() -> Vec<String> {
     let mut values: Vec<String> = [
         "",
@@ -48,7 +48,8 @@ fn hostile() -> Vec<String> {
     values
 }
 
-/// Values that look strange and are plain names. They are taken as such or refused, and never as anything else.
+/// Values that look strange but are plain names. The driver may accept them as names or refuse them, and must not
+/// interpret them.
 const STRANGE: [&str; 4] = ["%2e%2e", "données", "[::1]", "a b"];
 
 /// Exports with volumes, to check that nothing changes.
@@ -62,7 +63,7 @@ struct Scene {
 
 impl Scene {
     async fn set() -> Self {
-        // Without other tests, since a bad path could lead into their shares.
+        // No other test may run, because a bad path could lead into its share.
         let lab = Lab::alone().await;
         let driver = Driver::start().await;
         let share = lab.share(Place::Xfs);
@@ -78,7 +79,7 @@ impl Scene {
         self.before.assert_unchanged(what);
     }
 
-    /// An identifier on this share.
+    /// A volume ID on this share.
     fn id(&self, rest: &str) -> String {
         format!("127.0.0.1#{}#{rest}", &self.share.share[1..])
     }
@@ -90,10 +91,10 @@ async fn parameters_of_a_new_volume() {
     for value in hostile() {
         for key in ["server", "share", "subDir", "onDelete", "mountPermissions", "uid", "gid"] {
             let fits = match key {
-                // Without this parameter, the directory is named after the volume; the same is true of csi-driver-nfs.
+                // Without this parameter, the directory is named after the volume, as with csi-driver-nfs.
                 "subDir" => ["", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete "].contains(&&*value),
                 "uid" | "gid" => value == "8" || value == "77777777777" && value.parse::<u32>().is_ok(),
-                // The root of the server is not writable here, or does not exist.
+                // The root of this server is not writable, or does not exist.
                 "share" => {
                     ["/", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete ", "archived-x"].contains(&&*value)
                 }
@@ -154,7 +155,7 @@ async fn names_of_new_volumes() {
     let scene = Scene::set().await;
     for value in hostile() {
         if ["--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete "].contains(&&*value) {
-            continue; // Names like others.
+            continue; // These values are valid names.
         }
         let status = scene.driver.create(requests::create(&scene.share, &value)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{value:?}: {status}");
@@ -212,7 +213,7 @@ async fn identifiers() {
     ids.push(scene.id(&format!("{}##", "n".repeat(256))));
     ids.push(scene.id(&format!("{}##", "n/".repeat(2500))));
     for id in ids {
-        // CSI requires OK here: deleting what cannot exist succeeds. Without an identifier, nothing is requested.
+        // CSI requires OK for the deletion of a volume that cannot exist. A request without an ID is an error.
         let deleted = scene.driver.delete(&id).await.map_err(|status| status.code());
         assert_eq!(deleted, if id.is_empty() { Err(Code::InvalidArgument) } else { Ok(()) }, "{id:?}");
 
@@ -249,7 +250,7 @@ async fn identifiers() {
             let expected: &[Code] = if id.is_empty() {
                 &[Code::InvalidArgument]
             } else {
-                // A volume by such a name does not exist.
+                // No volume has such a name.
                 &[Code::InvalidArgument, Code::NotFound]
             };
             assert!(expected.contains(&code), "call {call} with {id:?}: {code:?}");
@@ -304,13 +305,13 @@ async fn paths_on_the_node() {
     driver.publish(&scene.volume, &published).await.unwrap();
     let table = mounts::all();
     let mut paths = hostile();
-    paths.retain(|path| path != "/.csi-nfs/"); // A directory of the node like others.
+    paths.retain(|path| path != "/.csi-nfs/"); // This is an ordinary directory of the node.
     paths.extend(["/..", "/../x", "/proc/self/root", "relative/path", "a\0b"].map(str::to_owned));
     paths.extend(["..", "a/..", "a/../../x", "a\0b", &"n".repeat(256)].map(|last| format!("{base}/{last}")));
     for path in paths {
         let publish = requests::publish(&scene.volume, Path::new(&path));
         assert!(driver.node().node_publish_volume(publish).await.is_err(), "{path:?}");
-        // Unpublishing what was never published succeeds; a value that is not a path is an error.
+        // Unpublishing a target that was never published succeeds. A value that is not a path is an error.
         let _ =
             driver.node().node_unpublish_volume(requests::unpublish(&scene.volume.volume_id, Path::new(&path))).await;
         let stats = driver.stats(&scene.volume.volume_id, Path::new(&path)).await.unwrap_err();
@@ -339,7 +340,7 @@ async fn no_secret_reaches_the_log_or_an_error() {
     let id = volume.volume_id.clone();
     create.capacity_range = requests::bytes(1 << 40);
     told(driver.create(create.clone()).await.map(drop));
-    // Bad secrets, and a secret where none is allowed.
+    // The secrets are bad, or are not allowed.
     create.secrets.insert("mountOptions".into(), format!("bind,{SECRET}"));
     told(driver.create(create.clone()).await.map(drop));
     create.name = "#".into();
@@ -379,10 +380,10 @@ async fn no_secret_reaches_the_log_or_an_error() {
     }
 
     let log = driver.log();
-    assert!(log.contains("DeleteVolume") && log.contains("secret##"), "the log tells nothing:\n{log}");
+    assert!(log.contains("DeleteVolume") && log.contains("secret##"), "the log does not show the calls:\n{log}");
     assert!(!log.contains(SECRET), "a secret is in the log");
     assert!(!messages.is_empty() && !messages.contains(SECRET), "a secret is in an error: {messages}");
-    // It is not on the export either.
+    // The secret is not on the export either.
     share_without(&scene.share, SECRET);
     drop(scene.lab);
 }

@@ -1,4 +1,4 @@
-//! `csi-nfs check`: what it finds and repairs on a real export.
+//! `csi-nfs check`: its findings and repairs on a real export.
 
 use std::fs;
 use std::process::Command;
@@ -10,7 +10,7 @@ use crate::support::lab::run;
 use crate::support::requests;
 use crate::support::{Driver, Lab, Place, Share, checked};
 
-/// Its exit status, and what it printed.
+/// Runs `csi-nfs check`. Returns its exit status and its output.
 fn check(share: &Share, arguments: &[&str]) -> (Option<i32>, String) {
     let output = checked::check(share, arguments);
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
@@ -73,7 +73,7 @@ async fn limits_that_do_not_fit_are_found_and_the_agent_is_asked_to_mend_them() 
     let answers = share.path.join(".csi-nfs/quota/volumes");
     let read = |name: &str| fs::read_to_string(answers.join(name)).unwrap();
     let project = |name: &str| serde_json::from_str::<serde_json::Value>(&read(name)).unwrap()["project"].to_string();
-    // Changed by hand on the server: a limit, a project, and the answer for a volume that never existed.
+    // An administrator changed a limit, a project, and the agent's answer for a volume that never existed.
     let limit = format!("limit -p bhard=64m {}", project("a.json"));
     run("xfs_quota", ["-x", "-c", &limit, "/srv/xfs"]);
     let b = read("b.json").replace(&project("b.json"), &project("a.json"));
@@ -92,7 +92,7 @@ async fn limits_that_do_not_fit_are_found_and_the_agent_is_asked_to_mend_them() 
     assert_eq!(status, Some(0), "{printed}");
     assert_eq!(printed.matches("repaired: ").count(), 3, "{printed}");
     assert_ne!(project("a.json"), project("b.json"));
-    // Without an agent that answers, the report says so.
+    // No agent runs, and the report says so.
     drop(_agent);
     fs::remove_file(answers.join("c.json")).unwrap();
     let (status, printed) = check(&share, &["--repair"]);

@@ -1,4 +1,4 @@
-//! The binary as users see it: exit codes, outputs, signals.
+//! The binary's exit codes, output and signals.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader};

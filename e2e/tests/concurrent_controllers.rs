@@ -1,5 +1,5 @@
-//! Two controllers on one export, called for the same and for different volumes at once: every answer is one that a
-//! single controller could have given.
+//! Concurrent calls to two controllers on one export, for the same and for different volumes. A single controller could
+//! have given every answer.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
@@ -11,10 +11,10 @@ use crate::support::csi::volume_content_source::Type as Source;
 use crate::support::requests::{self, MIB, from, of_snapshot, of_volume};
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, random};
 
-/// All calls, and those in flight at the same time.
+/// The number of calls, and the number of calls in flight at the same time.
 const CALLS: usize = 1000;
 const IN_FLIGHT: usize = 32;
-/// The number of volumes. (With fewer volumes, more calls collide.)
+/// The number of volumes. With fewer volumes, more calls collide.
 const VOLUMES: u32 = 40;
 
 /// Calls about a volume, a snapshot of it, a clone of it, and a volume that is restored from the snapshot.
@@ -32,7 +32,7 @@ enum Call {
     DeleteRestored,
 }
 
-/// What exists, with sizes in MiB.
+/// The existing objects, with sizes in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct World {
     volume: Option<i64>,
@@ -44,7 +44,7 @@ struct World {
 /// The result of a call: the size in MiB if it returns one.
 type Answer = Result<Option<i64>, Code>;
 
-/// A call that was answered.
+/// A call with its answer.
 #[derive(Debug, Clone, Copy)]
 struct Event {
     call: Call,
@@ -84,8 +84,8 @@ fn alone(world: World, call: Call) -> (Answer, World) {
     (answer, after)
 }
 
-/// Whether a single controller could have given these answers to the calls in some order, in which no call comes before
-/// one that ended before it began. (Wing and Gong, "Testing and verifying concurrent objects", 1993.)
+/// Whether a single controller could have given these answers to the calls in some order. In that order, no call comes
+/// before a call that ended before it started. (Wing and Gong, "Testing and verifying concurrent objects", 1993.)
 fn has_order(events: &[Event]) -> bool {
     let mut seen = HashSet::new();
     let mut open = vec![(vec![false; events.len()], World::default())];
@@ -123,7 +123,7 @@ impl Subject<'_> {
         format!("{kind}{}", self.number)
     }
 
-    /// Half of the volumes are in one directory.
+    /// Whether the volume is below a common directory. Half of the volumes are.
     fn is_nested(&self) -> bool {
         self.number.is_multiple_of(2)
     }
@@ -161,7 +161,7 @@ impl Subject<'_> {
                 let taken = driver.take(requests::snapshot(&self.id("v"), &self.name("s"))).await?;
                 return match taken.ready_to_use {
                     true => Ok(Some(taken.size_bytes / MIB)),
-                    false => Err(Status::unavailable("not ready yet")),
+                    false => Err(Status::unavailable("the snapshot is not ready yet")),
                 };
             }
             Call::DeleteSnapshot => return driver.drop_snapshot(&self.id("s")).await.map(|()| None),
@@ -169,7 +169,7 @@ impl Subject<'_> {
         driver.create(request).await.map(|volume| Some(volume.capacity_bytes / MIB))
     }
 
-    /// Repeats the call, as Kubernetes does, while the copy was interrupted or is not done.
+    /// Repeats the call, as Kubernetes does, while the copy is interrupted or not done.
     async fn insist(&self, driver: &Driver, call: Call) -> Result<Option<i64>, Status> {
         for _ in 0..100 {
             match self.ask(driver, call).await {

@@ -1,4 +1,5 @@
-//! The kernel's client on real servers against the contract of the interface (`csi_nfs::testing::conformance`).
+//! Checks the kernel's client on real servers against the contract of the interface
+//! (`csi_nfs::testing::conformance`).
 
 use std::fs;
 use std::os::unix::fs::symlink;

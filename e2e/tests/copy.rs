@@ -1,4 +1,4 @@
-//! The copy engine on real servers, with difficult trees that are compared entry by entry.
+//! The copy engine on real servers. The tests copy difficult trees and compare them entry by entry.
 
 use std::fs;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::support::{Lab, Place};
 /// The approximate number of entries of the tree.
 const ENTRIES: usize = 1_000;
 
-/// A directory of that name below the root.
+/// Creates a directory with this name in the root.
 async fn directory(fs: &KernelFs, name: &str) -> KernelHandle {
     fs.mkdir(&fs.root(), &Name::new(name).unwrap(), 0o700).await.unwrap().0
 }
@@ -41,7 +41,7 @@ async fn a_copy_is_the_same(#[case] place: Place, #[case] version: &str, #[case]
     let fs = client(&share, version).await;
     let (from, to) = (directory(&fs, "from").await, directory(&fs, "to").await);
     nasty_tree(&fs, &from, entries).await;
-    // Without SEEK, all of the file would have to be read.
+    // Without SEEK, the comparison would have to read the whole file.
     if version == "vers=4.2" {
         plant_sparse(&share.path.join("from/sparse"));
     }
@@ -64,7 +64,7 @@ async fn a_copy_on_another_export_is_the_same() {
     assert_same_tree(&here, &from, &there, &to, COMPARED).await;
 }
 
-/// A POSIX access control list as Linux keeps it: entries of a tag, permissions, and whose they are.
+/// A POSIX access control list in Linux's format. Each entry has a tag, permissions, and a user or group ID.
 fn posix_acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     let mut list = 2u32.to_le_bytes().to_vec();
     for (tag, permissions, id) in entries {
@@ -91,7 +91,7 @@ async fn access_control_lists_are_copied(#[case] version: &str) {
     let share = lab.share(Place::Xfs);
     let fs = client(&share, version).await;
     let (from, to) = (directory(&fs, "from").await, directory(&fs, "to").await);
-    // The owner, user 1234, the group, group 99, the mask, the others: acl(5).
+    // The entries are for the owner, user 1234, the group, group 99, the mask, and others (acl(5)).
     let nobody = u32::MAX;
     let entries = [(1, 6, nobody), (2, 6, 1234), (4, 4, nobody), (8, 4, 99), (16, 6, nobody), (32, 0, nobody)];
     let list = posix_acl(&entries);

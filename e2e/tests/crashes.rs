@@ -1,5 +1,5 @@
-//! The controller is killed at random times. After its restart and the retries of its callers, the export holds exactly
-//! what it should.
+//! The controller is killed at random times. After its restart and the retries of its callers, the export has exactly
+//! the expected content.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,14 +13,14 @@ use tonic::Status;
 use crate::support::requests::{self, MIB};
 use crate::support::{Driver, Lab, Place, Share, checked, csi, random};
 
-/// How many times the controller is killed.
+/// The number of times that the controller is killed.
 const ROUNDS: usize = 500;
-/// The number of calls that are running when it is killed.
+/// The number of calls that run when the controller is killed.
 const CALLS: usize = 6;
-/// The latest time of the kill after the calls began: about as long as they take together.
+/// The latest time of the kill after the start of the calls: about as long as all calls take together.
 const LATEST: Duration = Duration::from_millis(25);
 
-/// What a caller wants, and repeats until it gets it.
+/// A call that a caller repeats until it succeeds.
 #[derive(Debug, Clone)]
 enum Wish {
     Create { name: String, archived: bool, team: bool },
@@ -43,7 +43,7 @@ struct Volume {
     archived: bool,
     mode: u32,
     mib: i64,
-    /// The content of the file in it.
+    /// The content of its file.
     text: String,
 }
 
@@ -54,7 +54,7 @@ struct Group {
     members: Vec<Volume>,
 }
 
-/// Everything that should be on the export.
+/// The expected content of the export.
 #[derive(Debug, Default)]
 struct World {
     volumes: BTreeMap<String, Volume>,
@@ -111,7 +111,7 @@ impl Wish {
         }
     }
 
-    /// Makes the call. Returns the identifier of what it created.
+    /// Makes the call. Returns the ID of the object that it created.
     async fn ask(&self, driver: &Driver, share: &Share) -> Result<String, Status> {
         let copied = |name: &str, of: &Volume, source| csi::CreateVolumeRequest {
             capacity_range: requests::bytes(of.mib * MIB),
@@ -172,7 +172,7 @@ impl Wish {
 }
 
 impl World {
-    /// Records that a call has succeeded and created an object with this identifier.
+    /// Records that a call has succeeded and created an object with this ID.
     fn fulfilled(&mut self, wish: Wish, id: String, share: &Share) {
         let mut changed = |change: &dyn Fn(&mut Volume)| {
             change(self.volumes.values_mut().find(|volume| volume.id == id).unwrap());
@@ -221,7 +221,7 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
     let mut driver = Driver::with(&["--mode=controller", "-v=0", &export]).await;
     let mut world = World::default();
     for round in 0..ROUNDS {
-        // Only one call at a time is about each object. Another test covers callers that contradict each other.
+        // Only one call at a time uses each object. Another test covers callers that contradict each other.
         let mut volumes: Vec<Volume> = world.volumes.values().cloned().collect();
         let mut snapshots: Vec<Volume> = world.snapshots.values().cloned().collect();
         random.shuffle(&mut volumes);
@@ -250,7 +250,7 @@ async fn a_controller_that_is_killed_at_any_time_leaves_nothing_half_made_and_lo
     }
 }
 
-/// Asserts that the export holds everything in `world` and nothing else.
+/// Asserts that the export has everything in `world` and nothing else.
 async fn assert_agrees(driver: &Driver, share: &Share, world: &World) {
     checked::at_rest(share).await;
     let mut expected: Vec<String> = world.volumes.values().map(|volume| volume.directory.clone()).collect();

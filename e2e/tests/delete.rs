@@ -1,4 +1,5 @@
-//! Deleting volumes: into the trash, kept or archived; with hostile, shared, nested and missing directories.
+//! Deletion of volumes. The driver moves the directory to the trash, keeps it or archives it. Directories are also
+//! hostile, shared, nested or missing.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -34,7 +35,7 @@ async fn a_retained_volume_stays_where_it_is() {
     driver.delete(&volume.volume_id).await.unwrap();
     driver.delete(&volume.volume_id).await.unwrap();
     before.assert_unchanged("deleting a retained volume");
-    // The name is free, and the directory is used as it is.
+    // The name is free again, and the new volume uses the directory as it is.
     make(&driver, &share, "v", "onDelete", "delete").await;
     assert_eq!(fs::read_to_string(share.path.join("v/file")).unwrap(), "v");
 }
@@ -58,7 +59,7 @@ async fn the_last_decision_to_keep_a_directory_counts_for_repeated_deletions_als
         let nested = make(&driver, &share, "w", "subDir", "team/w").await;
         fs::write(share.path.join("v/file"), "v").unwrap();
         for volume in [&plain, &nested] {
-            assert!(volume.volume_id.ends_with('#'), "the ID says nothing of it: {}", volume.volume_id);
+            assert!(volume.volume_id.ends_with('#'), "the ID has no policy: {}", volume.volume_id);
             decide(&driver, volume, "retain").await.unwrap();
         }
         for _ in 0..2 {
@@ -78,7 +79,7 @@ async fn the_last_decision_to_keep_a_directory_counts_for_repeated_deletions_als
         for line in ["volume v was deleted, and its directory v was kept", "and its directory team/w was kept"] {
             assert!(printed.contains(line), "{printed}");
         }
-        // The new volume uses the directory and says that it is to be deleted.
+        // The new volume uses the directory and requests its deletion.
         let again = driver.create(requests::create_with(&share, "v", "onDelete", "delete")).await.unwrap();
         driver.delete(&again.volume_id).await.unwrap();
         assert!(!share.path.join("v").exists());
@@ -118,7 +119,7 @@ async fn an_archived_volume_is_renamed_and_never_over_another_archive() {
     for _ in 0..3 {
         let volume = make(&driver, &share, "v", "onDelete", "archive").await;
         driver.delete(&volume.volume_id).await.unwrap();
-        // The directory is gone and an archive exists, so an earlier call did the work.
+        // The directory is gone and an archive exists, so an earlier call has archived it.
         driver.delete(&volume.volume_id).await.unwrap();
     }
     let names = share.names();
@@ -188,12 +189,12 @@ async fn a_volume_inside_another_ones_directory_is_refused() {
         assert_eq!(status.code(), Code::FailedPrecondition, "{inside}: {status}");
     }
     assert!(!share.path.join("team/outer/inner").exists());
-    // A made-up identifier deletes neither a part of a volume nor what contains it.
+    // An ID that no driver returned deletes neither a directory in a volume nor a parent of one.
     let before = Tree::of(&share.path.join("team"));
     for made_up in ["team/outer/file", "team"] {
         let _ = driver.delete(&format!("127.0.0.1#{}#{made_up}##", &share.share[1..])).await;
     }
-    before.assert_unchanged("deleting by an identifier that was made up");
+    before.assert_unchanged("deleting by a made-up ID");
 }
 
 #[tokio::test]
@@ -211,10 +212,10 @@ async fn a_hostile_tree_goes_and_nothing_that_it_points_to() {
     driver.delete(&volume.volume_id).await.unwrap();
     assert_eq!(share.names(), ["outside"]);
     share.trash_is_empty().await;
-    before.assert_unchanged("deleting what points there");
+    before.assert_unchanged("deleting links to the directory");
 }
 
-/// Everything that a tenant can do to harm a process that walks its files.
+/// Creates everything in `root` with which a tenant can harm a process that walks its files.
 fn plant_hostile_tree(root: &Path, outside: &Path) {
     symlink(outside, root.join("link")).unwrap();
     symlink("../outside", root.join("relative")).unwrap();
@@ -230,7 +231,7 @@ fn plant_hostile_tree(root: &Path, outside: &Path) {
     fs::create_dir(root.join("locked")).unwrap();
     fs::write(root.join("locked/file"), "x").unwrap();
     fs::set_permissions(root.join("locked"), fs::Permissions::from_mode(0o000)).unwrap();
-    // Deeper than any path can name, so it is built level by level, from the inside out.
+    // The tree is deeper than PATH_MAX, so it is built level by level, from the inside out.
     let mut deep = root.join("deep");
     fs::create_dir(&deep).unwrap();
     for _ in 0..6 {
@@ -261,7 +262,7 @@ async fn the_trash_of_a_killed_driver_is_cleared_by_the_next() {
     driver.kill();
     let left = fs::read_dir(share.path.join(".csi-nfs/trash")).unwrap().count();
     assert!(share.names().is_empty());
-    assert!(left > 0, "3,000 files were gone before the driver could be killed: nothing was tested");
+    assert!(left > 0, "the driver removed 3,000 files before it was killed, so nothing was tested");
     driver.start_again().await;
     checked::at_rest(&share).await;
 }
@@ -276,7 +277,7 @@ async fn what_is_not_there_is_deleted_and_nothing_is_made_for_it() {
     for id in ["v##", "a/b##", "v#uuid#archive", "a/b#uuid#retain"] {
         driver.delete(&format!("127.0.0.1#{}#{id}", &share.share[1..])).await.unwrap();
     }
-    before.assert_unchanged("deleting what is not there");
+    before.assert_unchanged("deleting a missing directory");
 }
 
 #[tokio::test]

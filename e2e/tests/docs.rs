@@ -1,5 +1,5 @@
-//! The documents say what the code has, by name: flags, parameters, mount options, metrics, codes, health reasons, and the
-//! messages that they quote. What there is is read from the program and from its source, so that no list has to be kept.
+//! The documents name exactly what the code has: flags, parameters, mount options, metrics, codes, health reasons, and
+//! quoted messages. The tests read these names from the program and its source, so nobody has to maintain a list.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -23,7 +23,7 @@ fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// A source file without its tests, each string on one line, and without the backticks that messages have around names.
+/// A source file without its tests, with each string on one line, and without the backticks around names in messages.
 fn source(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let code = text.split("#[cfg(test)]").next().unwrap();
@@ -50,13 +50,13 @@ fn sources() -> Vec<String> {
     found
 }
 
-/// The string literals of a source text that `wanted` takes.
+/// The string literals of a source text that `wanted` accepts.
 fn literals(source: &str, wanted: fn(&str) -> bool) -> Names {
     let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
     code.flat_map(|line| line.split('"').skip(1).step_by(2)).filter(|text| wanted(text)).map(str::to_owned).collect()
 }
 
-/// What follows each `start` in the text, as far as `more` takes it.
+/// The characters that follow each `start` in the text, as long as `more` accepts them.
 fn following(text: &str, start: &str, more: fn(char) -> bool) -> Names {
     let is_start = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "-_".contains(c));
     text.match_indices(start)
@@ -66,7 +66,7 @@ fn following(text: &str, start: &str, more: fn(char) -> bool) -> Names {
         .collect()
 }
 
-/// The cells of the rows of all tables whose first column has that heading.
+/// The cells of all tables whose first column has this heading, by row.
 fn rows<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let mut rows = Vec::new();
     let mut lines = text.lines();
@@ -78,13 +78,13 @@ fn rows<'a>(text: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     rows
 }
 
-/// What stands in backticks.
+/// The parts of the text in backticks.
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
 
 fn assert_documented(document: &str, names: &Names, example: &str) {
-    assert!(names.contains(example), "{example} is not among what was found: {names:?}");
+    assert!(names.contains(example), "{example} was not found in the code: {names:?}");
     let document: BTreeSet<_> = quoted(document).map(str::to_lowercase).collect();
     let is_there = |name: &str| {
         let forms = [name.to_owned(), format!("{name}="), format!("${{{name}}}")];
@@ -94,7 +94,7 @@ fn assert_documented(document: &str, names: &Names, example: &str) {
     assert!(missing.is_empty(), "not in the document: {missing:?}");
 }
 
-/// Each flag, of a subcommand or of the driver, with its part of the help.
+/// Each flag of the driver or of a subcommand, with its part of the help.
 fn flags(subcommand: &[&str]) -> Vec<(String, String)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_csi-nfs"));
     let output = command.args(subcommand).arg("--help").env_clear().output().unwrap();
@@ -116,7 +116,7 @@ fn every_flag_is_documented_with_its_variables_and_its_default() {
     let rows = rows(PARAMETERS, "flag");
     let (shown, flags): (Vec<_>, Vec<_>) = flags(&[]).into_iter().partition(|(_, help)| !help.contains("[env: "));
     assert_eq!(shown.iter().map(|(flag, _)| flag.as_str()).collect::<Vec<_>>(), ["--help", "--version"]);
-    assert_eq!(rows.len(), flags.len(), "a row for each flag, and no other");
+    assert_eq!(rows.len(), flags.len(), "the table has a row for each flag, and no other row");
     for (flag, help) in flags {
         let row = rows.iter().find(|row| row[0] == format!("`{flag}`")).unwrap_or_else(|| panic!("{flag} has no row"));
         let value = |key: &str| help.split_once(key).map(|(_, rest)| rest.split(']').next().unwrap());
@@ -148,7 +148,7 @@ fn every_flag_of_a_subcommand_is_documented(#[case] subcommand: &str) {
 fn no_flag_and_no_variable_is_named_that_does_not_exist(#[case] document: &str) {
     let flags = [flags(&[]), flags(&["check"]), flags(&["agent"])].concat();
     let named = following(document, "--", |c| c.is_ascii_lowercase() || c == '-');
-    // Not the lines in tables.
+    // A name that starts with `-` is a line of a table.
     let named: Vec<_> = named.iter().filter(|name| !name.starts_with('-')).map(|name| format!("--{name}")).collect();
     assert!(named.len() > 2, "{named:?}");
     for flag in named.into_iter().filter(|flag| !OF_OTHERS.contains(&flag.as_str())) {
@@ -193,7 +193,7 @@ impl Drop for Running {
     }
 }
 
-/// What a driver says on `/metrics` once it has served a call.
+/// The metrics of a driver that has served a call.
 fn scrape() -> String {
     let directory = tempfile::tempdir().unwrap();
     let csi_nfs = |words: &[&str]| {
@@ -201,7 +201,7 @@ fn scrape() -> String {
         command.args(words).current_dir(directory.path()).env_clear().stdin(Stdio::null());
         command
     };
-    // A loopback address of this process alone, so that the port is free.
+    // The loopback address belongs to this process only, so the port is free.
     let [_, a, b, c] = std::process::id().to_be_bytes();
     let address = format!("127.{}.{b}.{c}:9189", a | 1);
     let http = format!("--http-endpoint={address}");
@@ -238,7 +238,7 @@ fn every_metric_is_documented_and_none_besides() {
     }
 }
 
-/// Two words or more, each with a capital.
+/// Whether the text is two or more words, each with a capital letter.
 fn is_camel_case(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_uppercase())
         && text.chars().all(|c| c.is_ascii_alphabetic())
@@ -248,7 +248,7 @@ fn is_camel_case(text: &str) -> bool {
 
 #[test]
 fn every_health_reason_is_documented_and_none_besides() {
-    // A condition needs a severity, so the reasons are where those are.
+    // A condition needs a severity, so the reasons are in the files with severities.
     let health = sources().into_iter().filter(|source| source.contains("Severity::"));
     let reasons: Names = health.flat_map(|source| literals(&source, is_camel_case)).collect();
     let documented: Names =
@@ -273,7 +273,7 @@ fn messages_are_quoted_as_the_code_has_them() {
     let rows = rows(TROUBLESHOOTING, "the message");
     assert!(rows.len() > 50, "{}", rows.len());
     let quotes = rows.iter().flat_map(|row| quoted(row[0]));
-    // Names and numbers are left out of a quote, and its parts may come from different places.
+    // A quote omits names and numbers, and its parts may come from different places in the source.
     let parts = quotes.flat_map(|quote| quote.split(['…', ';'])).flat_map(|part| part.split(": "));
     let wrong: Names = parts
         .map(|part| part.trim_matches([' ', ':', ',']))
@@ -304,7 +304,7 @@ fn links_lead_somewhere(#[case] document: &str) {
     }
 }
 
-/// ARCHITECTURE.md follows calls through the source: each step is a file, and most name a function in it.
+/// ARCHITECTURE.md follows calls through the source. Each step names a file, and most steps name a function in it.
 #[test]
 fn every_file_and_function_that_the_architecture_names_exists() {
     let text: Vec<_> = include_str!("../../ARCHITECTURE.md").split_whitespace().collect();

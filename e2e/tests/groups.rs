@@ -1,4 +1,4 @@
-//! Groups of snapshots, which are created and deleted as a whole.
+//! Groups of snapshots. A group is created and deleted as a whole.
 
 use std::fs;
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn a_group_equals_its_volumes_is_restored_and_goes_as_one() {
         }
         let request = group("g", &made);
         let taken = taken(&driver, &request).await;
-        assert_eq!(take(&driver, request).await.unwrap(), taken, "a repeat answers the same");
+        assert_eq!(take(&driver, request).await.unwrap(), taken, "a repeated call returns the same answer");
         let of_share =
             |ids: Vec<String>| ids.into_iter().filter(|id| id.contains(&share.share[1..])).collect::<Vec<_>>();
         assert_eq!(of_share(listed(&driver, csi::ListSnapshotsRequest::default()).await), ids(&taken));

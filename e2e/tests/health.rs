@@ -1,4 +1,4 @@
-//! The health of volumes and servers, as the controller and the node see it (CSI 1.13).
+//! The health of volumes and servers that the controller and the node report (CSI 1.13).
 
 use std::fs;
 use std::time::Duration;
@@ -171,7 +171,7 @@ async fn a_server_that_is_gone_makes_its_volumes_inaccessible_and_no_others(
     {
         let _away = lab.without_ganesha(outage);
         let from_controller =
-            within("its health", Duration::from_secs(6), of_controller(&driver, &lost.volume_id)).await;
+            within("ControllerGetVolumeHealth", Duration::from_secs(6), of_controller(&driver, &lost.volume_id)).await;
         assert_eq!(from_controller, [(Kind::Inaccessible, "ServerUnreachable".into())]);
         assert_eq!(of_node(&driver, &lost.volume_id, "lost").await, [(Kind::Inaccessible, "ServerUnreachable".into())]);
         let [backend] = &of_storage(&driver).await[..] else { panic!("one server is gone") };

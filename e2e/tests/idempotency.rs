@@ -1,4 +1,4 @@
-//! Calls that are repeated, that collide, that come all at once, or whose driver was killed.
+//! Calls that are repeated, collide, arrive all at once, or lose their driver to a kill.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -159,7 +159,7 @@ async fn two_controllers_share_an_export() {
     checked::at_rest(&share).await;
 }
 
-/// After a kill at any point, all retries succeed and nothing half-made is left.
+/// The driver is killed at any point. All retries succeed, and nothing incomplete is left.
 #[tokio::test]
 async fn a_driver_that_is_killed_in_the_middle_of_it_finishes_when_asked_again() {
     let lab = Lab::enter().await;
@@ -185,7 +185,7 @@ async fn a_driver_that_is_killed_in_the_middle_of_it_finishes_when_asked_again()
         driver.kill();
         for name in share.names() {
             let meta = fs::metadata(share.path.join(&name)).unwrap();
-            assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o2770, 1000), "{name} was visible half-made");
+            assert_eq!((meta.mode() & 0o7777, meta.uid()), (0o2770, 1000), "{name} was visible before it was complete");
         }
         for call in calls {
             let _ = call.await.unwrap();

@@ -1,5 +1,5 @@
-//! Requested options are in force, or the call fails. The kernel may share a connection between mounts of one server
-//! and version, so these tests run alone, with versions that nothing else has mounted.
+//! A call either mounts with the requested options or fails. The kernel may share a connection between mounts of one
+//! server and version, so these tests run alone, with versions that nothing else has mounted.
 
 use std::path::Path;
 
@@ -53,7 +53,7 @@ async fn a_volume_is_published_with_the_security_that_was_asked_for_or_not_at_al
     if published {
         answer.unwrap();
         assert!(first.contains("xprtsec") || mounts::at(&target)[0].has("xprtsec=tls"), "{:?}", mounts::at(&target));
-        // After a restart the options are still the requested ones.
+        // After a restart the mount still has the requested options.
         publish(&driver, &other, &target, second).await.unwrap();
         return;
     }
@@ -63,7 +63,7 @@ async fn a_volume_is_published_with_the_security_that_was_asked_for_or_not_at_al
         assert!(refused.message().contains(said), "{said}: {refused}");
     }
     assert!(mounts::at(&target).is_empty() && !target.exists());
-    // Nothing of the first is left, so what it shared is gone.
+    // The first mount is gone, and with it the shared connection.
     driver.unpublish(&one.volume_id, &there).await.unwrap();
     publish(&driver, &other, &target, second).await.unwrap();
     let security = second.split(',').find(|option| option.starts_with("xprtsec")).unwrap();
@@ -84,7 +84,7 @@ async fn a_volume_is_made_over_an_encrypted_connection_or_not_at_all() {
         assert!(refused.message().contains(&format!("xprtsec={security}")), "{refused}");
         assert!(share.names().is_empty() && !share.path.join(".csi-nfs").exists());
     }
-    // The driver's own connection is shared like any other, and does not appear in a mount table.
+    // The kernel may also share the driver's own connection, which does not appear in a mount table.
     let refused = create(&driver, &share, "v", "vers=4.2,xprtsec=tls").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     assert!(refused.message().contains("one of the driver's own"), "{refused}");
@@ -114,7 +114,7 @@ async fn version_3_is_encrypted_where_it_is_asked_for_by_name(#[case] flags: &st
 async fn an_encrypted_volume_is_not_looked_for_with_version_3() {
     let lab = Lab::enter().await;
     let driver = Driver::start().await;
-    // A server without TLS and without version 3.
+    // NFS-Ganesha has neither TLS nor version 3 here.
     let share = lab.share(Place::Ganesha);
     let refused = create(&driver, &share, "v", "xprtsec=tls").await.unwrap_err();
     assert_ne!(refused.code(), Code::Internal, "{refused}");

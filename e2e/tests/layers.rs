@@ -1,5 +1,5 @@
-//! Imports only point down: the rooms of `src/` in their order, as ARCHITECTURE.md draws them, and no file imports itself by
-//! a detour.
+//! Imports only point down in the order of the rooms of `src/` (see ARCHITECTURE.md), and no file imports itself
+//! indirectly.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // helpers of tests
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, UseTree};
 
-/// The rooms, from the top to the bottom; an error says NFS's statuses. `testing` may import everything, and only tests
-/// import it.
+/// The rooms, from the top to the bottom. `nfs::status` is below `error`, because errors contain NFS statuses.
+/// `testing` may import everything, and only tests import it.
 const ROOMS: [&str; 14] = [
     "driver",
     "config",
@@ -27,10 +27,10 @@ const ROOMS: [&str; 14] = [
     "error",
     "nfs::status",
 ];
-/// Where gRPC may be seen: `driver` only hands the services to the server.
+/// The rooms that may name gRPC's crate. `driver` only passes the services to the server.
 const GRPC: [&str; 2] = ["server", "service"];
 
-/// An import: from a file, of a module (a path from the crate's root), in a test or not.
+/// An import of a module (a path from the crate's root) in a file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Import {
     from: String,
@@ -38,11 +38,11 @@ struct Import {
     in_test: bool,
 }
 
-/// What the files of `src/` import, and the modules that they are.
+/// The modules of the files of `src/`, and their imports.
 struct Imports {
     modules: BTreeSet<String>,
     imports: BTreeSet<Import>,
-    /// Files, by module, that name gRPC's crate.
+    /// The modules whose files name gRPC's crate.
     grpc: BTreeSet<String>,
 }
 
@@ -50,7 +50,7 @@ struct Imports {
 struct Walk<'a> {
     modules: &'a BTreeSet<String>,
     file: &'a str,
-    /// The modules that are open in the file, its own first.
+    /// The modules around the current item, starting with the file's own.
     path: Vec<String>,
     in_test: bool,
     found: BTreeSet<Import>,
@@ -82,7 +82,7 @@ impl Walk<'_> {
                 _ => absolute.push(segment.clone()),
             }
         }
-        // Of a path that goes on into a file, the file counts.
+        // A path may continue inside a file. The import is of the file.
         while !absolute.is_empty() && !self.modules.contains(&absolute.join("::")) {
             absolute.pop();
         }
@@ -165,7 +165,7 @@ fn read() -> Imports {
     for name in &modules {
         let text = fs::read_to_string(&files[name]).unwrap();
         let path: Vec<String> = name.split("::").map(str::to_owned).collect();
-        // A file whose name says so is a test as a whole.
+        // All of a file named `tests`, and all of `testing`, is test code.
         let in_test = path.iter().any(|name| name == "tests") || path[0] == "testing";
         let mut walk = Walk { modules: &modules, file: name, path, in_test, found: BTreeSet::new(), grpc: false };
         walk.visit_file(&syn::parse_file(&text).unwrap());
@@ -200,12 +200,12 @@ fn no_file_imports_itself_by_a_detour() {
     let Imports { modules, imports, .. } = read();
     let mut of: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for import in imports.iter().filter(|import| !import.in_test) {
-        // A module is composed of those below it: that is no import.
+        // The use of a submodule is not an import.
         if !import.of.starts_with(&format!("{}::", import.from)) {
             of.entry(&import.from).or_default().insert(&import.of);
         }
     }
-    // What can be reached from each file; a file on a cycle reaches itself.
+    // The modules that can be reached from a file. A file on a cycle reaches itself.
     let reached = |from: &str| {
         let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
         while let Some(next) = open.pop() {

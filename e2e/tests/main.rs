@@ -1,5 +1,4 @@
-//! The end-to-end tests: the driver's binary on real NFS servers. They run where `e2e/vm/run` puts them: see
-//! `e2e/README.md`.
+//! The end-to-end tests: the driver's binary on real NFS servers. `e2e/vm/run` runs them (see `e2e/README.md`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
 
 mod access;

@@ -1,4 +1,4 @@
-//! How volumes are mounted on a node: options, replaced and stacked mounts, targets, groups.
+//! Mounts of volumes on a node: options, replaced and stacked mounts, targets, groups.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
@@ -87,7 +87,7 @@ async fn a_static_volume_is_mounted_by_its_context_whatever_its_handle() {
         assert_eq!(fs::read_to_string(target.join(file)).unwrap(), "x");
         driver.unpublish(&volume.volume_id, &target).await.unwrap();
     }
-    // Deleting what was not provisioned is refused or does nothing. It never deletes the share.
+    // DeleteVolume of a volume that was not provisioned fails or does nothing. It never deletes the share.
     let _ = driver.delete("whatever").await;
     assert!(share.path.join("data/deep/file").is_file());
 }
@@ -167,7 +167,7 @@ async fn a_stale_mount_on_the_target_is_replaced() {
     let (share, volume) = volume(&lab, &driver).await;
     let target = driver.target("pod");
     driver.publish(&volume, &target).await.unwrap();
-    // The mount now has another directory behind it.
+    // The volume's path now leads to another directory.
     fs::rename(share.path.join("v"), share.path.join("gone")).unwrap();
     fs::remove_dir(share.path.join("gone")).unwrap();
     fs::create_dir(share.path.join("v")).unwrap();
@@ -204,7 +204,7 @@ async fn a_server_by_one_name_is_the_same_by_another() {
         driver.publish(volume, target).await.unwrap();
         assert_eq!(mounts::at(target).len(), 1);
     }
-    // Another directory is another volume.
+    // A volume with a different directory is a different volume.
     assert_eq!(driver.publish(&by_name, &one).await.unwrap_err().code(), Code::AlreadyExists);
     for (volume, target) in [(&by_address, &one), (&by_name, &two)] {
         let health = csi::NodeGetVolumeHealthRequest {
@@ -263,8 +263,8 @@ async fn the_options_of_the_driver_and_of_the_secret_are_used_where_the_capabili
     let target = driver.target("pod");
     driver.publish(&volume, &target).await.unwrap();
     assert!(mounts::at(&target)[0].has("vers=4.1"));
-    // The volume is reachable only with the options from its secret. It can be deleted without the secret, by its
-    // record.
+    // The volume is reachable only with the mount options in its secret. DeleteVolume needs no secret, because the
+    // record has the options.
     let mut request = requests::create(&share, "secret");
     request.secrets = map([("mountOptions", "vers=3,noac")]);
     let volume = driver.create(request).await.unwrap();

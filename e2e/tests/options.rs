@@ -1,5 +1,5 @@
-//! Every option of the allow-list with every version: a volume that is mounted with it can be published again, by the
-//! same process and by the next one.
+//! Every option of the allow-list with every version. A volume that is mounted with an option can be published again,
+//! by the same process and after a restart.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::support::{Driver, Lab, Place, csi, mounts, requests};
 
-/// The options of the allow-list that `take` selects, each with every word or with both ends of its range.
+/// The options of the allow-list that `take` selects, each with every keyword or with both ends of its range.
 fn options(take: impl Fn(Effect) -> bool) -> Vec<String> {
     KNOWN.iter().filter(|(_, _, effect)| take(*effect)).flat_map(examples).collect()
 }
@@ -23,8 +23,8 @@ async fn publish(driver: &Driver, volume: &csi::Volume, target: &Path, flags: &s
     driver.node().node_publish_volume(request).await.map(drop)
 }
 
-/// Publishes a volume with each flag at a target of its own, again, and again after a restart. Returns the flags that
-/// cannot be mounted.
+/// Publishes a volume with each flag at a target of its own, publishes it again, and again after a restart. Returns the
+/// flags that cannot be mounted.
 async fn walk(flags: Vec<String>) -> Vec<String> {
     let lab = Lab::alone().await;
     let mut driver = Driver::start().await;
@@ -74,7 +74,7 @@ const NEVER: [&str; 11] = [
 ];
 
 #[rstest]
-// The mounts of the options before these are not encrypted.
+// The mounts with earlier options are not encrypted, so the kernel cannot share their connection with `xprtsec=tls`.
 #[case("4.2", &["mountproto=tcp6", "xprtsec=tls", "xprtsec=mtls", "migration"])]
 #[case("4.1", &["mountproto=tcp6", "xprtsec=tls", "xprtsec=mtls", "migration"])]
 #[case("4.0", &["mountproto=tcp6", "xprtsec=tls", "xprtsec=mtls"])]

@@ -1,4 +1,4 @@
-//! The capacity of all volumes of an export together, for a class that limits it.
+//! Classes that limit the total capacity of an export's volumes (`overcommit`).
 
 use std::os::unix::fs::MetadataExt as _;
 
@@ -7,8 +7,8 @@ use futures_util::future::join_all;
 use crate::support::requests::{self, MIB};
 use crate::support::{Code, Driver, Lab, Place, Share, csi};
 
-/// A thousandth of the export, which has 4 GiB minus the file system's own use: a little less than four volumes of 1
-/// MiB.
+/// The export has 4 GiB minus the file system's own use. A thousandth of it is a little less than four volumes of
+/// 1 MiB.
 const RATIO: &str = "0.001";
 
 fn bounded(share: &Share, name: &str) -> csi::CreateVolumeRequest {
@@ -43,7 +43,7 @@ async fn two_drivers_together_never_promise_more_than_the_class_allows() {
             assert!(refused.message().contains("promised") && refused.message().contains(RATIO), "{refused}");
         }
         assert_eq!(left(&drivers[1], &share).await, whole - fits * MIB);
-        // Volumes of a class without a limit are never refused, but they count.
+        // Volumes of a class without `overcommit` are never refused, but they count.
         let other = drivers[0].create(requests::create(&share, "other")).await.unwrap();
         assert_eq!(left(&drivers[1], &share).await, 0);
         // Expanding a volume counts, too.
@@ -57,7 +57,7 @@ async fn two_drivers_together_never_promise_more_than_the_class_allows() {
     }
 }
 
-/// XFS reuses the number of a removed file: a record that is replaced twice has the number of the first one again.
+/// XFS reuses the inode number of a removed file. A record that is replaced twice may have its first number again.
 #[tokio::test]
 async fn what_became_larger_behind_a_driver_s_back_counts_in_full() {
     let lab = Lab::enter().await;
@@ -78,7 +78,7 @@ async fn what_became_larger_behind_a_driver_s_back_counts_in_full() {
     assert_eq!(left(&counting, &share).await, whole - (1024 + 39 * 16) * 1024);
     numbers.sort_unstable();
     numbers.dedup();
-    assert!(numbers.len() < 39, "no number was used again: this test shows nothing");
+    assert!(numbers.len() < 39, "no inode number was reused, so nothing was tested");
     other.delete(&id(&share, "v")).await.unwrap();
     other.create(requests::create(&share, "v")).await.unwrap();
     assert_eq!(left(&counting, &share).await, whole - MIB);

@@ -1,4 +1,4 @@
-//! The released program as a process: a static file that runs in an empty root, drains, and reports what it does.
+//! The release binary as a process: a static file that runs in an empty root, drains, and reports its work.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,7 +18,7 @@ async fn the_program_is_one_file_that_needs_nothing_else() {
     let share = lab.share(Place::Xfs);
     let root = TempDir::with_prefix("root-").unwrap();
     fs::copy(program(), root.path().join("csi-nfs")).unwrap();
-    // As in an image from scratch: no libc, no shell, no /etc.
+    // The root is like that of an image from scratch, without libc, shell or /etc.
     let mut process = Command::new("chroot")
         .arg(root.path())
         .args(["/csi-nfs", "--endpoint=unix:///csi.sock", "--nodeid=n"])
@@ -77,7 +77,7 @@ async fn calls_in_flight_end_before_the_driver_does() {
             Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
         }
     }
-    // Each call was either carried out and answered, or never begun.
+    // Each call either was executed and answered, or never started.
     assert_eq!(share.names().len(), done);
 }
 
@@ -101,7 +101,7 @@ async fn calls_and_mounts_are_counted_and_health_is_told_over_http() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in:\n{metrics}");
     }
-    // Mounts and reachability by server, and what waits in the trash.
+    // Mounts and reachability by server, and the size of the trash.
     for name in ["mounts", "reachable", "trash"] {
         let told = metrics.lines().any(|l| l.starts_with("csi_nfs_") && l.contains(name));
         assert!(told, "nothing about {name} in:\n{metrics}");

@@ -67,12 +67,12 @@ async fn a_volume_lives_from_its_creation_to_its_deletion(
 
     for target in [&one, &two, &reader] {
         let [mount] = &mounts::at(target)[..] else { panic!("{:?}", mounts::at(target)) };
-        // The kernel shows the host name of its first mount of that server, and the address as an option.
+        // The kernel shows the host name of its first mount of this server. The option `addr` has the address.
         assert!(mount.source.ends_with(&format!(":{}/life", share.share)), "{mount:?}");
         for option in [version, "nosuid", "nodev"] {
             assert!(mount.has(option), "{option}: {mount:?}");
         }
-        // The kernel may reuse its connection to the same NFSv4 server by another address.
+        // The kernel may reuse its connection to the same NFSv4 server at another address.
         let addresses: &[&str] = match server {
             "::1" | "[::1]" if version == "vers=3" => &["addr=::1"],
             "::1" | "[::1]" => &["addr=::1", "addr=127.0.0.1"],
@@ -174,7 +174,7 @@ async fn a_directory_has_the_mode_and_owner_that_were_asked_for() {
     assert_eq!(meta("default").mode() & 0o7777, 0o700);
     let asked = meta("asked");
     assert_eq!((asked.mode() & 0o7777, asked.uid(), asked.gid()), (0o2775, 1000, 2000));
-    // Nobody else may use the driver's own directory.
+    // Only root may use the driver's private directory.
     assert_eq!(meta(".csi-nfs").mode() & 0o7777, 0o700);
 }
 

@@ -1,4 +1,4 @@
-//! Enforced sizes: the driver together with the agent on the server.
+//! Enforced sizes of volumes: the driver with the agent on the server.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -19,8 +19,8 @@ pub fn required(share: &Share, name: &str, mib: i64) -> csi::CreateVolumeRequest
     csi::CreateVolumeRequest { capacity_range: requests::bytes(mib * MIB), ..request }
 }
 
-/// Writes to a file until the server refuses. Returns the length of the file on the server (the client also counts what
-/// was refused) and the error.
+/// Writes to a file until the server refuses. Returns the error and the length of the file on the server. The length on
+/// the client would include the refused data.
 pub fn fill(target: &Path, volume: &Path, file: &str) -> (u64, std::io::Error) {
     let mut out = File::create(target.join(file)).unwrap();
     let block = vec![7; 256 << 10];
@@ -72,7 +72,7 @@ async fn a_volume_is_full_at_its_size_and_not_before_and_its_neighbour_is_not() 
     assert_eq!(reasons(&driver, &volume).await, ["VolumeFull"]);
     assert_eq!(reasons(&driver, &neighbour).await, Vec::<String>::new());
 
-    // It is expanded while it is full: writes that were just refused now succeed.
+    // The volume is expanded while it is full. Writes that were just refused succeed now.
     driver.expand(&volume.volume_id, 20 * MIB).await.unwrap();
     let (written, _) = fill(&target, &share.path.join("v"), "more");
     assert!((3 * MIB as u64..=4 * MIB as u64).contains(&written), "{written}");
@@ -88,7 +88,7 @@ async fn without_an_agent_a_required_limit_is_unavailable_and_nothing_stays() {
     let none = driver.create(required(&share, "v", 4)).await.unwrap_err();
     assert_eq!(none.code(), Code::Unavailable);
     assert!(none.message().contains("csi-nfs agent"), "{none}");
-    // An agent that has worked and then stopped.
+    // An agent has worked and is then stopped.
     let mut agent = Agent::start(&share);
     driver.create(required(&share, "there", 4)).await.unwrap();
     agent.kill();
@@ -100,19 +100,20 @@ async fn without_an_agent_a_required_limit_is_unavailable_and_nothing_stays() {
     for (place, count) in [("volumes", 1), ("paths", 0), ("staging", 0)] {
         assert_eq!(fs::read_dir(private.join(place)).unwrap().count(), count, "{place}");
     }
-    // With `preferred`, the volume is created without a limit and reported. So is a size that no agent has seen.
+    // With `preferred`, the volume is created without a limit, and its health reports that. The same holds for a new
+    // size that no agent has applied.
     let preferred = driver.create(requests::create_with(&share, "p", "quota", "preferred")).await.unwrap();
     assert_eq!(reasons(&driver, &preferred).await, ["QuotaNotEnforced"]);
     let grown = driver.expand(&format!("{}#{}#there##", share.server, &share.share[1..]), 8 * MIB).await;
     assert_eq!(grown.unwrap_err().code(), Code::Unavailable);
-    // The next agent finds all of them.
+    // The next agent applies all limits.
     let _agent = Agent::start(&share);
     until_async("the limit of p", Duration::from_secs(10), async || reasons(&driver, &preferred).await.is_empty())
         .await;
 }
 
-/// The caller's deadline decides how long a call waits: it answers before the deadline, and waits longer than usual if
-/// there is time.
+/// The caller's deadline decides how long a call waits for the agent. The call returns before the deadline, and waits
+/// longer than by default if the deadline allows it.
 #[tokio::test]
 async fn an_agent_is_waited_for_as_long_as_the_caller_waits() {
     let lab = Lab::enter().await;
@@ -182,7 +183,7 @@ async fn what_is_in_a_directory_already_counts_and_links_are_not_followed() {
     std::os::unix::fs::symlink("../outside/theirs", share.path.join("old/deep/link")).unwrap();
     run("mkfifo", [share.path.join("old/fifo").to_str().unwrap()]);
     let driver = Driver::with(&["--vol-stats-cache-expire-in-minutes=0"]).await;
-    // The directory is in use meanwhile: a client has files open in it, and perhaps delegations.
+    // The directory is in use meanwhile. A client has files open in it, and perhaps delegations.
     let by_hand = csi::Volume {
         volume_id: format!("{}#{}#old##", share.server, &share.share[1..]),
         volume_context: requests::map([("server", &share.server), ("share", &share.share), ("subDir", "old")]),
@@ -247,7 +248,7 @@ async fn ext4_is_refused_where_clients_write_as_root_unless_the_class_accepts_it
     let written =
         Command::new("setpriv").args(["--reuid=1000", "--regid=1000", "--clear-groups", "sh", "-c", &command]).status();
     assert!(!written.unwrap().success());
-    // Of concurrent writes, a later part may have been accepted and an earlier one refused, which leaves a hole.
+    // The server may accept a later part of concurrent writes and refuse an earlier part. That leaves a hole.
     let size = fs::metadata(share.path.join("v/data")).unwrap().blocks() * 512;
     assert!((7 * MIB as u64..=8 * MIB as u64).contains(&size), "{size}");
     mounts::clear(&driver.path("."));
@@ -267,7 +268,7 @@ async fn one_of_two_agents_works_and_the_other_takes_over() {
     driver.create(required(&share, "c", 4)).await.unwrap();
 }
 
-/// The agent works with the capabilities in its unit, and needs each of them.
+/// The agent needs each capability in its unit, and no other.
 #[tokio::test]
 async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other() {
     let lab = Lab::enter().await;
@@ -275,12 +276,15 @@ async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other()
     let manifest = include_str!("../../deploy/agent/csi-nfs-agent.yaml");
     let bounding = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
     let needed: Vec<&str> = bounding.split(' ').map(|name| name.strip_prefix("CAP_").unwrap()).collect();
-    assert!(manifest.contains(&format!("add: [{}]", needed.join(", "))), "the manifest adds others than {needed:?}");
+    assert!(
+        manifest.contains(&format!("add: [{}]", needed.join(", "))),
+        "the manifest adds other capabilities than {needed:?}"
+    );
     let driver = Driver::start().await;
     for missing in [None].into_iter().chain(needed.iter().map(Some)) {
         let share = lab.share(Place::Xfs);
         driver.create(required(&share, "first", 4)).await.unwrap_err();
-        // Root is squashed, and the volume that is taken over has files of a tenant.
+        // Root is squashed, and the adopted volume has files of a tenant.
         let (nobody, tenant) = (Some(65534), Some(1000));
         fs::create_dir_all(share.path.join("old/private")).unwrap();
         fs::write(share.path.join("old/private/data"), "x").unwrap();
@@ -308,7 +312,7 @@ async fn the_agent_needs_the_capabilities_that_its_unit_leaves_it_and_no_other()
     }
 }
 
-/// The commands of docs/quota.md on a file system of each kind, with one agent for both, as its unit starts it.
+/// Runs the commands of docs/quota.md on a file system of each kind. One agent serves both, started as its unit does.
 #[tokio::test]
 async fn what_the_document_says_turns_quotas_on_and_until_then_the_agent_says_it_too() {
     let _lab = Lab::enter().await;
@@ -368,7 +372,7 @@ async fn exports_on_one_file_system_have_project_ids_apart() {
     for n in 0..24 {
         let answer = shares[n % 2].path.join(format!(".csi-nfs/quota/volumes/v{n}.json"));
         let answer: serde_json::Value = serde_json::from_slice(&fs::read(answer).unwrap()).unwrap();
-        assert!(projects.insert(answer["project"].to_string()), "v{n} has the project of another: {answer}");
+        assert!(projects.insert(answer["project"].to_string()), "v{n} has the project ID of another volume: {answer}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Copies with limits: clones and restores count towards their own volume, snapshots towards none; and whose figures
-//! are reported.
+//! Copies with limits. Clones and restores count towards their own volume, and snapshots count towards no volume. The
+//! reported figures agree.
 
 use std::fs;
 use std::time::Duration;
@@ -33,7 +33,7 @@ async fn clones_and_restores_fill_their_own_volumes_and_snapshots_none() {
 
     for (name, from) in [("clone", of_volume(&volume.volume_id)), ("restored", of_snapshot(&snapshot.snapshot_id))] {
         let made = driver.create(filled(&share, name, 16, from)).await.unwrap();
-        // The limit is in force from the first moment, and the copied content counts.
+        // The limit is in force from the start, and the copied content counts.
         let target = published(&driver, &made).await;
         let usage = figures(&driver, &made, &target).await;
         assert!(usage.total == 16 * MIB && (12 * MIB..13 * MIB).contains(&usage.used), "{usage:?}");
@@ -49,9 +49,12 @@ async fn clones_and_restores_fill_their_own_volumes_and_snapshots_none() {
     assert!(!share.path.join("small").exists());
     let target = published(&driver, &volume).await;
     let usage = figures(&driver, &volume, &target).await;
-    assert!((12 * MIB..13 * MIB).contains(&usage.used), "neither copies nor the snapshot are in it: {usage:?}");
+    assert!(
+        (12 * MIB..13 * MIB).contains(&usage.used),
+        "the volume's usage excludes copies and the snapshot: {usage:?}"
+    );
 
-    // The project of snapshots, which no volume pays for.
+    // The project of all snapshots. Its usage counts towards no volume.
     let counted = || {
         let metrics = http::get(address, "/metrics");
         let export = format!("csi_nfs_snapshots_bytes{{export=\"{}:{}\"}} ", share.server, share.share);

@@ -1,4 +1,4 @@
-//! Copies that a server refuses: on a full export, or with root squashed.
+//! Copies that a server refuses, because the export is full or because the server squashes root.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -16,7 +16,7 @@ const LEFT: u64 = 2 << 20;
 /// Uses nearly all free space.
 fn fill(share: &Share) {
     let ballast = File::create(share.path.join("ballast")).unwrap();
-    // Data that is not written yet reserves space that it will not need.
+    // Data that is not written yet reserves more space than it needs.
     rustix::fs::syncfs(&ballast).unwrap();
     let free = || statvfs(&share.path).map(|stat| stat.f_bavail * stat.f_frsize).unwrap();
     let mut size = 0;
@@ -29,13 +29,13 @@ fn fill(share: &Share) {
     ballast.sync_all().unwrap();
 }
 
-/// XFS clones the content and is full when inodes find no space. tmpfs cannot clone.
+/// XFS clones the content, and is full when it has no space for inodes. tmpfs cannot clone.
 #[rstest]
 #[case(Place::SmallXfs)]
 #[case(Place::Small)]
 #[tokio::test]
 async fn an_export_that_is_full_in_the_middle_of_a_copy_keeps_nothing_of_it(#[case] place: Place) {
-    // Without other tests, which would find the export full.
+    // No other test may run, because it would find the export full.
     let lab = Lab::alone().await;
     let share = lab.share(place);
     let driver = Driver::start().await;
@@ -62,12 +62,12 @@ async fn an_export_that_is_full_in_the_middle_of_a_copy_keeps_nothing_of_it(#[ca
     assert_eq!(share.left_in("snapshots"), Vec::<String>::new());
     assert_eq!(share.names(), ["ballast", "other", "v"]);
     for tree in before {
-        tree.assert_unchanged("a copy that found the export full");
+        tree.assert_unchanged("a copy to a full export");
     }
     driver.publish(&other, &driver.target("pod")).await.unwrap();
     assert_eq!(fs::read(driver.target("pod").join("file")).unwrap(), b"theirs");
 
-    // With enough space, it succeeds.
+    // With enough space, the copy succeeds.
     fs::remove_file(share.path.join("ballast")).unwrap();
     for n in 100..files {
         fs::remove_file(share.path.join(format!("v/{n}"))).unwrap();
@@ -92,7 +92,7 @@ async fn where_root_is_squashed_what_nobody_may_do_works_and_the_rest_says_what_
     let v = driver.create(requests::create_with(&share, "v", "mountPermissions", "0770")).await.unwrap();
     let target = driver.target("pod");
     driver.publish(&v, &target).await.unwrap();
-    // The root of a pod is squashed, too.
+    // The server squashes the root of a pod, too.
     fs::create_dir(target.join("sub")).unwrap();
     fs::write(target.join("sub/file"), "content").unwrap();
     fs::hard_link(target.join("sub/file"), target.join("linked")).unwrap();
@@ -109,8 +109,8 @@ async fn where_root_is_squashed_what_nobody_may_do_works_and_the_rest_says_what_
     driver.delete(&c.volume_id).await.unwrap();
     driver.drop_snapshot(&s.snapshot_id).await.unwrap();
 
-    // The owner of a volume or of a file in its copy cannot be changed, and what only another user may read cannot be
-    // copied.
+    // The driver cannot change the owner of a volume or of a file in a copy, and cannot copy files that only another
+    // user may read.
     let owned = driver.create(requests::create_with(&share, "o", "uid", "1000")).await.unwrap_err();
     assert_denied(&owned, &share);
     for mode in [0o644, 0o600] {

@@ -1,4 +1,4 @@
-//! Registration with kubelet, whose part these tests play.
+//! Registration with kubelet. The tests play kubelet's part.
 
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ async fn a_refusal_is_logged_and_tried_again() {
     let driver = kubelet.driver("/csi.sock").await;
     let first = kubelet.inode();
     kubelet.notify("the driver's name is taken").await;
-    // kubelet takes a new socket for a new plugin.
+    // kubelet treats a new socket as a new plugin.
     until("a new socket", Duration::from_secs(10), || (kubelet.inode() != first).then_some(())).await;
     assert_eq!(kubelet.info().await.endpoint, "/csi.sock");
     assert!(driver.log().contains("the driver's name is taken"), "{}", driver.log());

@@ -1,5 +1,5 @@
-//! Difficult trees with many entries through CreateSnapshot, CreateVolume from the snapshot, and CreateVolume from the
-//! volume. They are compared entry by entry on the server's own file system.
+//! Snapshots, restores and clones of difficult trees with many entries. The tests compare the copies entry by entry on
+//! the server's own file system.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -19,12 +19,12 @@ use crate::support::requests::{self, from, of_snapshot, of_volume, snapshot};
 use crate::support::tree::plant_sparse;
 use crate::support::{Code, Driver, Lab, Place, checked, csi};
 
-/// The approximate number of ordinary entries of the tree; `make e2e ENTRIES=20000` increases it.
+/// The approximate number of ordinary entries of the tree. `make e2e ENTRIES=20000` increases it.
 fn entries(few: usize) -> usize {
     std::env::var("CSI_NFS_E2E_ENTRIES").map_or(few, |entries| entries.parse().unwrap())
 }
 
-/// CreateVolume, repeated while the copy takes longer than a call.
+/// CreateVolume. Repeats the call while the copy takes longer than a call.
 async fn create(driver: &Driver, request: csi::CreateVolumeRequest) {
     while let Err(status) = driver.create(request.clone()).await {
         assert!(matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded), "{status}");
@@ -39,13 +39,13 @@ async fn directory(fs: &KernelFs, path: &str) -> KernelHandle {
     dir
 }
 
-/// Whether NFS-Ganesha takes a directory with this mode (sticky, and nobody may search it) for a referral. It returns
-/// an error for such a directory.
+/// Whether NFS-Ganesha mistakes a directory with this mode for a referral: the directory is sticky, and nobody may
+/// search it. NFS-Ganesha returns an error for such a directory.
 fn marks_a_referral(mode: u32) -> bool {
     mode & 0o1111 == 0o1000
 }
 
-/// Removes those directories. Returns their number.
+/// Removes the directories that NFS-Ganesha mistakes for referrals. Returns their number.
 fn remove_referrals(dir: &Path) -> usize {
     let dirs = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let marked: Vec<_> =
@@ -73,7 +73,7 @@ fn access_in_time_to_come(root: &Path) {
     let omitted = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     let mut dirs = vec![rustix::fs::open(root, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()];
     let mut number = 0;
-    // By descriptors, since paths are longer than PATH_MAX.
+    // The walk uses descriptors, because paths are longer than PATH_MAX.
     while let Some(dir) = dirs.pop() {
         for entry in Dir::read_from(&dir).unwrap().map(Result::unwrap) {
             let name = entry.file_name();
@@ -101,17 +101,17 @@ async fn a_snapshot_a_restore_and_a_clone_of_a_hard_tree_equal_it(#[case] place:
     let entries = entries(few);
     let lab = Lab::enter_for(Duration::from_secs(240 + entries as u64 / 20)).await;
     let share = lab.share(place);
-    // It is created before a server that caches, as Ganesha does, is asked for it.
+    // The directory exists before a client looks it up, because Ganesha caches that it is missing.
     fs::create_dir(share.path.join("v")).unwrap();
     rustix::process::umask(Mode::empty());
     let server = KernelFs::on_this_machine(share.path.clone()).await.unwrap();
-    // In one go: switching threads takes longer than a call on a local file system.
+    // All operations run on one thread, because switching threads takes longer than a call on a local file system.
     let plant = move |fs: KernelFs| async move { nasty_tree(&fs, &directory(&fs, "v").await, entries).await };
     server.in_one_go(plant).await.unwrap();
     plant_sparse(&share.path.join("v/sparse"));
     if place == Place::Ganesha {
         assert!(remove_referrals(&share.path.join("v/modes")) > 0);
-        // Ganesha does not give extended attributes to clients.
+        // Ganesha does not pass extended attributes to clients.
         assert!(remove_xattrs(&share.path.join("v/xattrs")) > 0);
     }
     access_in_time_to_come(&share.path.join("v"));
@@ -131,7 +131,7 @@ async fn a_snapshot_a_restore_and_a_clone_of_a_hard_tree_equal_it(#[case] place:
     }
 }
 
-/// A copy does not leave out what the server returns an error for.
+/// If the server returns an error for an entry, the copy fails. It does not omit the entry.
 #[tokio::test]
 async fn what_ganesha_hides_is_not_copied_and_what_it_takes_for_a_referral_ends_the_copy() {
     let lab = Lab::enter().await;

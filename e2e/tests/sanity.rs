@@ -1,4 +1,4 @@
-//! csi-sanity, the conformance tests of CSI, against the driver and a real server: nothing fails, and exactly the specs
+//! csi-sanity, the conformance tests of CSI, against the driver and a real server. No spec fails, and exactly the specs
 //! in `e2e/sanity/skipped.txt` are skipped, for the reasons in `e2e/README.md`.
 
 use std::collections::BTreeSet;
@@ -10,14 +10,14 @@ use serde_json::Value;
 
 use crate::support::{Driver, Lab, Place};
 
-/// Built by `make csi-sanity`.
+/// The path of csi-sanity, which `make csi-sanity` builds.
 fn program() -> PathBuf {
     let cache = std::env::var_os("CSI_NFS_CACHE").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/csi-nfs")));
     cache.unwrap().join("csi-sanity")
 }
 
-/// The specs in a report of Ginkgo, as outcome and full name.
+/// The specs in a report of Ginkgo, each as its outcome and its full name.
 fn specs(report: &Value) -> Vec<(String, String)> {
     let specs = report.as_array().unwrap().iter().flat_map(|suite| suite["SpecReports"].as_array().unwrap());
     specs
@@ -51,11 +51,11 @@ async fn csi_sanity_finds_nothing_and_skips_what_the_driver_rightly_lacks() {
         .stdout(log.try_clone().unwrap())
         .stderr(log)
         .status()
-        .expect("csi-sanity is not there: `make csi-sanity` builds it");
+        .expect("csi-sanity is missing; run `make csi-sanity` to build it");
     let output = fs::read_to_string(output).unwrap();
     let report = fs::read_to_string(report).unwrap_or_else(|_| panic!("csi-sanity did not run:\n{output}"));
     let specs = specs(&serde_json::from_str(&report).unwrap());
-    // csi-sanity marks specs that it leaves out as pending.
+    // csi-sanity marks specs that it omits as pending.
     let with = |states: &[&str]| {
         specs.iter().filter(|(state, _)| states.contains(&state.as_str())).map(|(_, name)| name.clone()).collect()
     };

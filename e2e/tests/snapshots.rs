@@ -14,7 +14,7 @@ use crate::support::requests::{self, MIB, from, of_snapshot, of_volume, snapshot
 use crate::support::tree::walk;
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, wait};
 
-/// Everything below a directory that a copy must preserve: kind, mode, owner, size, links, times, content.
+/// The properties below a directory that a copy must preserve: kind, mode, owner, size, links, times, content.
 pub fn content(root: &Path) -> BTreeMap<String, String> {
     let shown = |(path, meta, content): (PathBuf, Metadata, String)| {
         let links = if meta.is_dir() { 0 } else { meta.nlink() };
@@ -54,7 +54,11 @@ async fn a_clone_a_snapshot_and_a_restore_equal_the_volume_and_outlive_it() {
 
         let taken = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
         assert!(taken.ready_to_use && taken.size_bytes == MIB && taken.source_volume_id == v.volume_id, "{taken:?}");
-        assert_eq!(driver.take(snapshot(&v.volume_id, "s")).await.unwrap(), taken, "a repeat answers the same");
+        assert_eq!(
+            driver.take(snapshot(&v.volume_id, "s")).await.unwrap(),
+            taken,
+            "a repeated call returns the same answer"
+        );
         let clone = driver.create(from(&share, "c", of_volume(&v.volume_id))).await.unwrap();
         assert_eq!(content(&share.path.join("c")), whole, "{place:?}");
         assert_eq!(clone.content_source.unwrap().r#type, Some(of_volume(&v.volume_id)));
@@ -181,7 +185,7 @@ async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
     checked::at_rest(&share).await;
 }
 
-/// A driver that needs seconds to copy a volume, and that volume.
+/// A driver, and a volume that it needs seconds to copy.
 async fn slow(share: &Share) -> (Driver, csi::Volume) {
     let driver = Driver::with(&["--copy-workers=1"]).await;
     let v = driver.create(requests::create(share, "v")).await.unwrap();
@@ -206,7 +210,7 @@ async fn a_snapshot_that_takes_long_is_answered_before_it_is_ready_and_keeps_its
         now = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
         assert_eq!(csi::Snapshot { ready_to_use: false, ..now.clone() }, begun);
     }
-    assert_eq!(driver.log().matches(" copied ").count(), 1, "all of them joined one copy");
+    assert_eq!(driver.log().matches(" copied ").count(), 1, "all calls joined one copy");
     assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
 }
 
@@ -261,7 +265,7 @@ async fn a_claim_for_reading_shows_the_snapshot_itself_and_keeps_it() {
     driver.create(copied).await.unwrap();
     let shown = driver.create(reading("shown")).await.unwrap();
     assert_eq!(driver.create(reading("shown")).await.unwrap(), shown);
-    assert_eq!(share.names(), ["copied", "v"], "no directory for what shows a snapshot");
+    assert_eq!(share.names(), ["copied", "v"], "a snapshot-backed volume has no directory");
 
     driver.drop_snapshot(&s.snapshot_id).await.unwrap();
     let target = driver.target("pod");
@@ -277,7 +281,7 @@ async fn a_claim_for_reading_shows_the_snapshot_itself_and_keeps_it() {
 
     driver.delete(&shown.volume_id).await.unwrap();
     checked::at_rest(&share).await;
-    assert!(share.left_in("snapshots").is_empty(), "the last one takes the snapshot with it");
+    assert!(share.left_in("snapshots").is_empty(), "the last snapshot-backed volume removes the snapshot");
 }
 
 #[tokio::test]
@@ -307,7 +311,7 @@ async fn a_list_of_snapshots_comes_in_pages_and_by_volume() {
     let mut all: Vec<String> = made.iter().map(|(_, id)| id.clone()).collect();
     all.sort();
     assert_eq!(seen, all);
-    // A process that knows no export can do it, too.
+    // A process that knows no export can delete the snapshot, too.
     let other = Driver::start().await;
     let source_volume_id = made[0].0.clone();
     let of_one = listed(&other, csi::ListSnapshotsRequest { source_volume_id, ..Default::default() }).await;
@@ -330,7 +334,7 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
     };
     let plain = requests::create_with(&share, "b", "subDir", "media");
     driver.create(restore("a")).await.unwrap();
-    // The leftovers of a controller that died while it filled the volume.
+    // The controller dies while it fills the volume, and leaves a pending record.
     driver.kill();
     let record = share.path.join(".csi-nfs/volumes/a.json");
     let text = fs::read_to_string(&record).unwrap();
@@ -344,7 +348,7 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
         assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
         assert!(refused.message().contains("volume a is being filled there"), "{refused}");
     }
-    // A directory that somebody creates there by hand is neither taken for the restored volume nor replaced.
+    // Somebody creates a directory there by hand. The driver neither uses it as the restored volume nor replaces it.
     fs::create_dir(&media).unwrap();
     fs::write(media.join("theirs"), "precious").unwrap();
     assert_eq!(driver.create(restore("a")).await.unwrap_err().code(), Code::AlreadyExists);
@@ -355,7 +359,7 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
     assert_eq!(content(&media), whole);
     driver.create(plain).await.unwrap();
     assert_eq!(content(&media), whole);
-    // Nothing is restored into a directory that has volumes.
+    // The driver restores no volume into a directory that has volumes.
     assert_eq!(driver.create(restore("c")).await.unwrap_err().code(), Code::AlreadyExists);
     checked::at_rest(&share).await;
 }

@@ -15,14 +15,14 @@ fn compile(directory: &Path) -> FileDescriptor {
     pool.get_file_by_name("csi.proto").unwrap()
 }
 
-/// The directory of the specification's module that `e2e/spec/go.mod` pins; it is downloaded if necessary.
+/// The directory of the specification's module that `e2e/spec/go.mod` pins. Downloads the module if necessary.
 fn published() -> PathBuf {
     const MODULE: &str = "github.com/container-storage-interface/spec";
     let output = Command::new("go")
         .args(["mod", "download", "-json", MODULE])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/spec"))
         .output()
-        .expect("this test needs the Go tool (`go`) to fetch the specification's module, and it cannot be run");
+        .expect("this test needs `go` to download the specification's module, and `go` cannot be run; install Go");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "go mod download {MODULE}: {text}{}", String::from_utf8_lossy(&output.stderr));
     let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -30,7 +30,7 @@ fn published() -> PathBuf {
     answer["Dir"].as_str().unwrap().into()
 }
 
-/// The options that are set, custom ones by their full name, in a fixed order.
+/// The options that are set, in a fixed order. Custom options have their full name.
 fn options(message: &DynamicMessage) -> BTreeSet<String> {
     let fields = message.fields().map(|(field, value)| format!("{}={value}", field.name()));
     let extensions = message.extensions().map(|(extension, value)| format!("{}={value}", extension.full_name()));
@@ -75,7 +75,7 @@ fn describe_message(message: &MessageDescriptor, facts: &mut BTreeSet<String>) {
     message.child_messages().for_each(|child| describe_message(&child, facts));
 }
 
-/// Everything that a file declares, a line each.
+/// The declarations of a file, one per line.
 fn describe(file: &FileDescriptor) -> BTreeSet<String> {
     let mut facts = BTreeSet::new();
     facts.insert(format!("file {} {:?} {:?}", file.package_name(), file.syntax(), options(&file.options())));
@@ -113,9 +113,12 @@ fn describe(file: &FileDescriptor) -> BTreeSet<String> {
 fn the_protocol_file_is_the_published_specification() {
     let ours = describe(&compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("proto")));
     let published = describe(&compile(&published()));
-    assert!(published.len() > 500, "too little was read of the specification: {} facts", published.len());
-    assert!(published.iter().any(|fact| fact.contains("csi_secret=true")), "its options were not read");
+    assert!(published.len() > 500, "only {} declarations of the specification were read", published.len());
+    assert!(published.iter().any(|fact| fact.contains("csi_secret=true")), "the specification's options were not read");
     let missing: Vec<_> = published.difference(&ours).collect();
     let extra: Vec<_> = ours.difference(&published).collect();
-    assert!(missing.is_empty() && extra.is_empty(), "only in the specification: {missing:#?}\nonly here: {extra:#?}");
+    assert!(
+        missing.is_empty() && extra.is_empty(),
+        "only in the specification: {missing:#?}\nonly in proto/csi.proto: {extra:#?}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Volumes that are unpublished while their server is away: no written data is lost, and nobody else's calls fail.
+//! Volumes that are unpublished while their server is away. No written data is lost, and no other process's calls fail.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +14,7 @@ use crate::support::wait::{self, within};
 use crate::support::{Driver, Lab, Outage, Place, Share, mounts};
 
 const TAKEN_DOWN: Duration = Duration::from_secs(10);
-/// The longest time from the return of the server to the end of what waits for it.
+/// The longest time from the return of the server to the end of the calls that wait for it.
 const BACK: Duration = Duration::from_secs(90);
 const SIZE: usize = 8 << 20;
 
@@ -46,7 +46,7 @@ impl Process {
     }
 }
 
-/// A process of a pod that has written a file through mmap, with nothing of it on the server yet.
+/// A process of a pod that has written a file through mmap. None of the data is on the server yet.
 async fn with_dirty_memory(file: &Path) -> Process {
     let mut pod = Process::start(Command::new("xfs_io").arg("-f").arg(file));
     pod.order(&format!("truncate {SIZE}\nmmap -rw 0 {SIZE}\nmwrite -S 0x5a 0 {SIZE}\n"));
@@ -62,8 +62,8 @@ async fn with_dirty_memory(file: &Path) -> Process {
     pod
 }
 
-/// A mount of the same export that the driver did not make, such as one in a host's fstab, and a process that writes
-/// there when told to. Also returns the device of the mount.
+/// Makes a mount of the same export outside the driver, such as one in a host's fstab, and starts a process that writes
+/// there on command. Also returns the device of the mount.
 fn neighbour(share: &Share, at: &Path, hidden: bool) -> (Process, u64) {
     fs::create_dir(at).unwrap();
     let script = r#"mount -i -t nfs -o "vers=4.2,addr=$1" "$1:$2" "$0" && stat -c %d "$0" && read -r _ &&
@@ -95,7 +95,7 @@ async fn what_a_pod_wrote_reaches_a_server_that_comes_back_and_another_mount_s_c
     driver.publish(&volume, &target).await.unwrap();
     let mut pod = with_dirty_memory(&target.join("file")).await;
     let (mut neighbour, device) = neighbour(&share, &driver.path("neighbour"), hidden);
-    assert_eq!(device, fs::metadata(&target).unwrap().st_dev(), "they share a superblock");
+    assert_eq!(device, fs::metadata(&target).unwrap().st_dev(), "both mounts share a superblock");
     {
         let _away = lab.without_ganesha(Outage::CutOff);
         let gone = Instant::now();

@@ -1,4 +1,4 @@
-//! A server that refuses, is silent, or is cut off. Calls to it end in time, and no other call notices.
+//! A server that refuses connections, is silent, or is cut off. Calls to it end in time, and no other call is affected.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -12,13 +12,13 @@ use crate::support::requests;
 use crate::support::wait::{self, within};
 use crate::support::{Code, Driver, Lab, Outage, Place, Share, csi, mounts};
 
-/// The longest time until CreateVolume and NodePublishVolume say that the server is gone.
+/// The longest time until CreateVolume and NodePublishVolume report that the server is unreachable.
 const TOLD: Duration = Duration::from_secs(5);
 /// The longest time for NodeUnpublishVolume.
 const TAKEN_DOWN: Duration = Duration::from_secs(10);
 /// The longest time for NodeGetVolumeStats.
 const MEASURED: Duration = Duration::from_secs(2);
-/// The most threads that calls to a server that is gone may leave behind.
+/// The maximum number of threads that calls to an unreachable server may leave behind.
 const THREADS: u64 = 16;
 
 fn assert_unreachable(status: &tonic::Status, share: &Share) {
@@ -170,9 +170,9 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
     }
     for _ in 0..3 {
         let measured = within("NodeGetVolumeStats", MEASURED, driver.stats(&volume.volume_id, &idle)).await;
-        // The last figures, if this process has ever had any.
+        // NodeGetVolumeStats returns the last figures, if this process has ever had any.
         match restarted {
-            // (Other tests create and remove files meanwhile, so the inode counts differ.)
+            // Other tests create and remove files meanwhile, so the inode counts differ.
             false => assert_eq!(sizes(&measured.unwrap()), sizes(&figures)),
             true => assert_unreachable(&measured.unwrap_err(), &share),
         }
@@ -183,7 +183,7 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         assert!(mounts::at(target).is_empty() && !target.exists());
     }
     drop(away);
-    // The write succeeded after all, or the process was told that it failed.
+    // Either the write has succeeded in the end, or the process got an error.
     wait::until("the end of the pod's process", Duration::from_secs(60), || pod.try_wait().unwrap()).await;
 }
 
@@ -198,8 +198,8 @@ async fn a_driver_ends_when_it_is_told_to_although_a_server_that_it_uses_is_gone
     let mut driver = Driver::with(&[mode]).await;
     if mode == "--mode=controller" {
         driver.create(requests::create(&share, "v")).await.unwrap();
-        // A thread that unlocks when the server goes away waits for as long as `softerr` does.
-        wait::until("giving the locks back", Duration::from_secs(5), || {
+        // A thread that unlocks when the server goes away waits as long as `softerr` allows.
+        wait::until("releasing the locks", Duration::from_secs(5), || {
             let locks = fs::read_to_string("/proc/locks").unwrap();
             (!locks.contains("OFDLCK")).then_some(())
         })
@@ -211,8 +211,7 @@ async fn a_driver_ends_when_it_is_told_to_although_a_server_that_it_uses_is_gone
     }
     let away = lab.without_ganesha(outage);
     kill_process(driver.pid(), Signal::TERM).unwrap();
-    // The grace period is for running calls, and there are none. A process that waits in the kernel must not delay this
-    // test.
+    // The grace period is for running calls, and no call runs. A thread in the kernel must not delay the exit.
     let limit = Duration::from_secs(5);
     let start = Instant::now();
     let mut ended = driver.has_ended();
@@ -280,6 +279,6 @@ async fn a_driver_starts_and_stops_while_an_export_of_its_list_is_gone() {
     let mut controller = driver.controller();
     let listed = within("ListVolumes", TOLD, controller.list_volumes(list)).await;
     assert_unreachable(&listed.unwrap_err(), &gone);
-    let ended = within("its end", Duration::from_secs(12), driver.terminate()).await;
+    let ended = within("the driver's exit", Duration::from_secs(12), driver.terminate()).await;
     assert!(ended.success(), "{ended}");
 }

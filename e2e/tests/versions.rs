@@ -1,4 +1,4 @@
-//! A server that lacks a version of NFS: the driver uses a lower one and says so.
+//! A server that lacks a version of NFS. The driver uses a lower version and reports that.
 
 use csi_nfs::service::proto::csi::VolumeHealthErrorType as Kind;
 
@@ -30,7 +30,7 @@ async fn a_server_without_version_4_for_a_moment_is_used_with_version_3_and_ever
     assert_eq!((told.status(), told.reason.as_str()), (Kind::Degraded, "NFSVersionFallback"));
     assert!(told.message.contains("version 3") && told.message.contains("locks"), "{told:?}");
     assert!(mounts_of("3", "true"), "{}", http::get(address, "/metrics"));
-    // The controller and the node both mounted, and the log reports it once.
+    // The controller and the node both mounted the export, and the log reports the lower version once.
     assert_eq!(driver.log().matches("a lower version of NFS than was wanted").count(), 1, "{}", driver.log());
     drop(without);
 

@@ -1,4 +1,4 @@
-//! The quota agent as a process on the NFS server's machine.
+//! The quota agent as a process on the machine of the NFS server.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -7,24 +7,24 @@ use std::process::{Child, Command, Stdio};
 use super::driver::program;
 use super::lab::Share;
 
-/// An agent that ends with this value.
+/// A running agent. Dropping this kills it.
 pub struct Agent {
     process: Child,
     log: PathBuf,
 }
 
 impl Agent {
-    /// Starts one for a share.
+    /// Starts an agent for a share.
     pub fn start(share: &Share) -> Self {
         Self::by(Command::new(program()), &["-v=5"], &[share])
     }
 
-    /// Starts one that logs little.
+    /// Starts an agent that logs little.
     pub fn quiet(share: &Share) -> Self {
         Self::by(Command::new(program()), &[], &[share])
     }
 
-    /// Starts one for several shares, by a command that runs the program with these arguments.
+    /// Starts an agent for several shares. `command` runs the program with the arguments that this adds.
     pub fn by(mut command: Command, flags: &[&str], shares: &[&Share]) -> Self {
         let log = std::env::temp_dir().join(format!("agent-{}.log", shares[0].share.replace('/', "-")));
         let paths: Vec<_> = shares.iter().map(|share| share.path.to_str().unwrap()).collect();
@@ -38,12 +38,12 @@ impl Agent {
         Self { process, log }
     }
 
-    /// A figure of `/proc/PID/status`, of the process.
+    /// The number after a key of the process's `/proc/PID/status`.
     pub fn proc_status(&self, key: &str) -> u64 {
         super::driver::status(&format!("/proc/{}/status", self.process.id()), key)
     }
 
-    /// How many times its threads have gone to sleep.
+    /// The number of times that its threads have gone to sleep.
     pub fn sleeps(&self) -> u64 {
         let threads = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
         let status =
@@ -57,7 +57,7 @@ impl Agent {
         self.process.wait().unwrap();
     }
 
-    /// What it has logged.
+    /// The agent's log.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }

@@ -1,4 +1,4 @@
-//! What every test may expect of an export at its end, with `csi-nfs check` as the judge.
+//! Checks of an export at the end of a test, by `csi-nfs check`.
 
 use std::process::{Command, Output};
 
@@ -13,7 +13,8 @@ pub fn check(share: &Share, arguments: &[&str]) -> Output {
     Command::new(program()).arg("check").arg(export).args(arguments).output().unwrap()
 }
 
-/// Waits until the driver has cleared its trash. Then nothing is left in staging, and records and directories agree.
+/// Waits until the driver has cleared its trash. Then asserts that staging is empty and that records and directories
+/// agree.
 pub async fn at_rest(share: &Share) {
     share.trash_is_empty().await;
     agrees(share);

@@ -9,7 +9,7 @@ use super::Share;
 
 /// A new client of a share, mounted like a controller's.
 pub async fn client(share: &Share, options: &str) -> KernelFs {
-    // Like the driver's `main`.
+    // The driver's `main` clears the umask, too.
     rustix::process::umask(Mode::empty());
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));

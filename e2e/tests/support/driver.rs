@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::{mounts, requests, wait};
 
-/// The name that the driver gives its node.
+/// The node ID of the driver.
 pub const NODE: &str = "node-1";
 /// The longest time for any call of a test.
 const CALL_LIMIT: Duration = Duration::from_secs(120);
@@ -72,7 +72,7 @@ impl Driver {
         driver
     }
 
-    /// Waits until Probe says ready.
+    /// Waits until Probe returns ready.
     async fn ready(&mut self) {
         let start = std::time::Instant::now();
         loop {
@@ -88,7 +88,7 @@ impl Driver {
         }
     }
 
-    /// Its process.
+    /// The driver's process ID.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.process)
     }
@@ -99,12 +99,12 @@ impl Driver {
         self.process.wait().unwrap();
     }
 
-    /// Its exit status, if it has ended.
+    /// The driver's exit status, if it has ended.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.process.try_wait().unwrap()
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM and waits for the end of the driver.
     pub async fn terminate(&mut self) -> ExitStatus {
         kill_process(self.pid(), Signal::TERM).unwrap();
         let process = &mut self.process;
@@ -117,7 +117,7 @@ impl Driver {
         self.ready().await;
     }
 
-    /// Everything that it has logged, across restarts.
+    /// The driver's log, across restarts.
     pub fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
@@ -132,7 +132,7 @@ impl Driver {
         status(&format!("/proc/{}/status", self.process.id()), key)
     }
 
-    /// What its threads do in the kernel, for a message.
+    /// What the driver's threads do in the kernel, for a message.
     pub fn threads(&self) -> String {
         let process = Path::new("/proc").join(self.process.id().to_string());
         let tasks = fs::read_dir(process.join("task")).unwrap().map(|task| task.unwrap().path());
@@ -147,14 +147,14 @@ impl Driver {
         told.chain(open).collect()
     }
 
-    /// A target path for a pod like kubelet's: its parent exists, and the target does not.
+    /// A target path for a pod. As with kubelet, its parent exists and the target does not.
     pub fn target(&self, pod: &str) -> PathBuf {
         let parent = self.directory.path().join("pods").join(pod).join("volumes/kubernetes.io~csi/pv");
         fs::create_dir_all(&parent).unwrap();
         parent.join("mount")
     }
 
-    /// A path in the directory of this driver, for anything else that a test needs.
+    /// A path in the directory of this driver, for other files of a test.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -195,7 +195,7 @@ impl Driver {
         Ok(self.controller().create_snapshot(request).await?.into_inner().snapshot.unwrap())
     }
 
-    /// CreateSnapshot, again and again until it is ready.
+    /// CreateSnapshot. Repeats the call until the snapshot is ready.
     pub async fn take_whole(&self, request: csi::CreateSnapshotRequest) -> Result<csi::Snapshot, Status> {
         loop {
             let snapshot = self.take(request.clone()).await?;
@@ -241,7 +241,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        // Before the directory is removed with everything in it.
+        // The directory is removed with everything in it, so nothing may be mounted there.
         mounts::clear(self.directory.path());
         if std::thread::panicking() {
             eprintln!("--- the driver's log\n{}---", self.log());

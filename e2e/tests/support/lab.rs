@@ -1,4 +1,4 @@
-//! The NFS servers that `e2e/vm/servers` starts, and a directory of its own for each test.
+//! The NFS servers that `e2e/vm/servers` starts. Each test gets a directory of its own.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Tests run at the same time, except those that disturb a server.
+/// Tests run at the same time, except tests that disturb a server.
 static TURN: RwLock<()> = RwLock::const_new(());
 
 /// An exported directory: see `e2e/vm/servers`.
@@ -31,7 +31,7 @@ pub enum Place {
     SmallXfs,
     /// The kernel's server, read-only.
     ReadOnly,
-    /// The kernel's server, on tmpfs; NFS-Ganesha has another directory by that name.
+    /// The kernel's server, on tmpfs. NFS-Ganesha has another directory with this name.
     Moved,
     /// The kernel's server, with root squashed.
     Squashed,
@@ -63,7 +63,7 @@ impl Place {
         }
     }
 
-    /// Where it is on the server's side.
+    /// The path on the server.
     pub fn path(self) -> PathBuf {
         Path::new("/srv").join(self.name())
     }
@@ -76,7 +76,7 @@ pub struct Lab {
     _limit: Limit,
 }
 
-/// Ends the whole process if a test hangs, perhaps in the kernel, so that at least its name is known.
+/// Aborts the whole process if a test hangs, perhaps in the kernel. The output then has the name of the test.
 #[derive(Debug)]
 struct Limit(#[expect(dead_code, reason = "dropping it is the end of the test")] mpsc::Sender<()>);
 
@@ -88,8 +88,8 @@ impl Limit {
         let name = std::thread::current().name().unwrap_or_default().to_owned();
         std::thread::spawn(move || {
             if end.recv_timeout(most) == Err(mpsc::RecvTimeoutError::Timeout) {
-                // Not by eprintln, whose output is held back until the end of the test.
-                let _ = writeln!(std::io::stderr(), "{name}: not done after {most:?}, so all tests end here");
+                // The output of eprintln would be captured until the end of the test.
+                let _ = writeln!(std::io::stderr(), "{name}: not done after {most:?}; aborting all tests");
                 std::process::abort();
             }
         });
@@ -104,37 +104,37 @@ enum Turn {
 }
 
 impl Lab {
-    /// A turn with other tests. It panics if there are no servers.
+    /// Waits for a turn together with other tests. Panics if there are no servers.
     pub async fn enter() -> Self {
         Self::enter_for(Limit::MOST).await
     }
 
-    /// The same, with another time limit.
+    /// The same with another time limit.
     pub async fn enter_for(most: Duration) -> Self {
         check();
         let turn = Turn::Shared { _guard: TURN.read().await };
         Self { turn, _limit: Limit::start(most) }
     }
 
-    /// A turn without other tests, for a test that disturbs a server or measures time.
+    /// Waits for a turn without other tests, for a test that disturbs a server or measures time.
     pub async fn alone() -> Self {
         Self::alone_for(Limit::MOST).await
     }
 
-    /// The same, with another time limit.
+    /// The same with another time limit.
     pub async fn alone_for(most: Duration) -> Self {
         check();
         let turn = Turn::Alone { _guard: TURN.write().await };
         Self { turn, _limit: Limit::start(most) }
     }
 
-    /// A new, empty directory on an export that only this test uses, as a share of its own.
+    /// Creates an empty directory on an export, as a share that only this test uses.
     pub fn share(&self, place: Place) -> Share {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("share-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = place.path().join(&name);
         fs::create_dir(&path).unwrap();
-        // For the client whose root is squashed.
+        // A client whose root is squashed has to write here, too.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
         Share { server: place.server().to_owned(), share: format!("/{}/{name}", place.name()), path }
     }
@@ -180,18 +180,21 @@ impl Lab {
     }
 
     pub(super) fn assert_alone(&self) {
-        assert!(matches!(self.turn, Turn::Alone { .. }), "only a test that is alone may disturb a server");
+        assert!(
+            matches!(self.turn, Turn::Alone { .. }),
+            "a test may disturb a server only in a turn without other tests"
+        );
     }
 }
 
 /// How a server goes away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outage {
-    /// Its process is killed: connections are refused.
+    /// The server's process is killed, and its host refuses connections.
     Stopped,
-    /// Its process is suspended: connections are accepted and not answered.
+    /// The server's process is suspended. Its host accepts connections and does not answer.
     Frozen,
-    /// Its network is cut off: nothing is answered at all.
+    /// The network is cut off. Nothing answers.
     CutOff,
 }
 
@@ -213,7 +216,7 @@ pub struct Share {
     pub server: String,
     /// The share, as parameters name it.
     pub share: String,
-    /// The same directory on the server's side.
+    /// The path of the directory on the server.
     pub path: PathBuf,
 }
 
@@ -223,7 +226,7 @@ impl Share {
         Self { server: server.to_owned(), ..self.clone() }
     }
 
-    /// The names in it, sorted, without the driver's own directory.
+    /// The names in the directory, sorted, without the driver's private directory.
     pub fn names(&self) -> Vec<String> {
         let names = fs::read_dir(&self.path).unwrap();
         let mut names: Vec<String> = names.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
@@ -232,7 +235,7 @@ impl Share {
         names
     }
 
-    /// The names in a part of the driver's own directory, such as `staging`.
+    /// The names in a part of the driver's private directory, such as `staging`.
     pub fn left_in(&self, part: &str) -> Vec<String> {
         let entries = fs::read_dir(self.path.join(".csi-nfs").join(part)).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
@@ -250,7 +253,7 @@ impl Share {
 
 fn check() {
     let served = fs::read_to_string("/proc/self/mounts").unwrap_or_default().contains(" /srv/xfs xfs ");
-    assert!(served, "there are no NFS servers here: run this by e2e/vm/run, as `make e2e` does");
+    assert!(served, "no NFS servers are running; run this with e2e/vm/run, as `make e2e` does");
 }
 
 fn ganesha(what: &str) {

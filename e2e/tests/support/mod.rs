@@ -1,4 +1,4 @@
-//! What the end-to-end tests, the demo and the benchmark share: the servers of `e2e/vm/servers` and directories on
+//! Code that the end-to-end tests, the demo and the benchmark share: the servers of `e2e/vm/servers` and directories on
 //! them, the driver as a process, requests to it, and readers of the export and the mount table.
 #![allow(dead_code, reason = "each of these programs uses a part of it")]
 

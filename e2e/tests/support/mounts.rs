@@ -1,4 +1,4 @@
-//! The mount table of the kernel, and unmounting what a test left behind.
+//! The mount table of the kernel, and the removal of mounts that a test left behind.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,13 @@ use rustix::mount::{UnmountFlags, unmount};
 /// A mount: a line of `/proc/self/mountinfo` (proc(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is.
+    /// The mount point.
     pub point: PathBuf,
-    /// What is mounted, such as `127.0.0.1:/xfs`.
+    /// The source, such as `127.0.0.1:/xfs`.
     pub source: String,
     /// The type: `nfs4`, or `nfs` for version 3.
     pub kind: String,
-    /// The mount's own options and then the superblock's.
+    /// The options of the mount, followed by those of the superblock.
     pub options: Vec<String>,
 }
 
@@ -24,7 +24,7 @@ impl Mount {
     }
 }
 
-/// All mounts, in the order in which they were made.
+/// All mounts, oldest first.
 pub fn all() -> Vec<Mount> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     table
@@ -48,7 +48,7 @@ pub fn at(point: &Path) -> Vec<Mount> {
     all().into_iter().filter(|mount| mount.point == point).collect()
 }
 
-/// Unmounts everything at or below a path, whatever its server does.
+/// Unmounts everything at or below a path, even if a server does not answer.
 pub fn clear(below: &Path) {
     for mount in all().iter().rev().filter(|mount| mount.point.starts_with(below)) {
         let _ = unmount(&mount.point, UnmountFlags::FORCE | UnmountFlags::DETACH);

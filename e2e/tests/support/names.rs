@@ -7,14 +7,14 @@ use super::lab::{Lab, run};
 /// The private copy of /etc/hosts.
 const HOSTS: &str = "/run/hosts.e2e";
 
-/// A private /etc/hosts for a test, mounted over the machine's until this is dropped.
+/// A private /etc/hosts for a test. It is mounted over the machine's /etc/hosts until this is dropped.
 #[derive(Debug)]
 pub struct Names {
     machine_s: String,
 }
 
 impl Names {
-    /// The machine's names only. The test must run alone, since all tests see the same names.
+    /// Starts with the machine's names only. The test must run alone, because all tests see the same names.
     pub fn of(lab: &Lab) -> Self {
         lab.assert_alone();
         let machine_s = fs::read_to_string("/etc/hosts").unwrap();
@@ -23,10 +23,10 @@ impl Names {
         Self { machine_s }
     }
 
-    /// Gives a name these addresses and no others.
+    /// Sets the addresses of a name.
     pub fn set(&self, name: &str, addresses: &[&str]) {
         let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
-        // Written in place, since this very file is mounted.
+        // The file is written in place, because this inode is mounted.
         fs::write(HOSTS, format!("{}\n{lines}", self.machine_s)).unwrap();
     }
 }
@@ -37,12 +37,12 @@ impl Drop for Names {
     }
 }
 
-/// Another address of this host. It is removed when this is dropped.
+/// An additional address of this host. Dropping this removes the address.
 #[derive(Debug)]
 pub struct Address(&'static str);
 
 impl Address {
-    /// Adds it to the loopback device.
+    /// Adds the address to the loopback device.
     pub fn add(address: &'static str) -> Self {
         run("ip", ["address", "add", &format!("{address}/32"), "dev", "lo"]);
         Self(address)

@@ -1,4 +1,4 @@
-//! Records everything below a directory, to see what changes.
+//! Records everything below a directory, to detect changes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Metadata};
@@ -23,14 +23,14 @@ pub fn walk(root: &Path) -> Vec<(PathBuf, Metadata, String)> {
         } else {
             meta.rdev().to_string()
         };
-        // Read again: reading a file makes a client return its delegation, and with it the times that it kept.
+        // The metadata is read again: reading a file makes a client return its delegation, with the times that it kept.
         let meta = fs::symlink_metadata(&path).unwrap();
         entries.push((path, meta, content));
     }
     entries
 }
 
-/// 2 GiB with a little data at both ends and in the middle.
+/// Creates a file of 2 GiB with a little data at both ends and in the middle.
 pub fn plant_sparse(path: &Path) {
     let file = File::create(path).unwrap();
     file.set_len(2 << 30).unwrap();
@@ -69,7 +69,7 @@ impl Tree {
         Self { root: root.to_owned(), entries }
     }
 
-    /// Panics and names each difference if anything has changed. `what` is what was done.
+    /// Panics with each difference if anything has changed. `what` names the action under test.
     pub fn assert_unchanged(&self, what: &str) {
         let now = Self::of(&self.root);
         let differences: Vec<String> = self

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// The pause between two looks at something that cannot notify.
+/// The pause between two calls of `look`.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Calls `look` until it returns something. Panics after `limit`.
@@ -13,7 +13,7 @@ pub async fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Opt
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        assert!(start.elapsed() < limit, "{what}: did not happen within {limit:?}");
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -21,13 +21,13 @@ pub async fn until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Opt
 /// Runs work that must not take longer than `limit`. Panics if it does.
 pub async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T>) -> T {
     let start = Instant::now();
-    // It may run longer than that, so that the message can say how long it took.
+    // The work may run longer than `limit`, so that the message can say how long it took.
     let done = tokio::time::timeout(limit * 4, work).await;
     let took = start.elapsed();
     match done {
         Ok(done) if took <= limit => done,
         Ok(_) => panic!("{what}: took {took:?}, which is more than {limit:?}"),
-        Err(_) => panic!("{what}: not done after {took:?}, and should be within {limit:?}"),
+        Err(_) => panic!("{what}: not done after {took:?}; the limit is {limit:?}"),
     }
 }
 
@@ -35,7 +35,7 @@ pub async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T
 pub async fn until_async(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !look().await {
-        assert!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        assert!(start.elapsed() < limit, "{what}: did not happen within {limit:?}");
         tokio::time::sleep(PAUSE).await;
     }
 }
