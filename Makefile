@@ -1,67 +1,67 @@
-# `make help` lists what there is. All of it sets up what it needs; that takes root on Debian once (e2e/README.md).
+# `make help` lists the targets. Each target installs what it needs, which requires root on Debian once (e2e/README.md).
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test test-unit e2e sanity bench lint lint-scripts audit setup hooks release csi-sanity
 
-# Where downloads and tools outside the repository are kept.
+# The directory for downloads and tools outside the repository.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
-# The driver that the end-to-end programs start.
+# The driver binary that the end-to-end programs start.
 export CSI_NFS_DRIVER = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/x86_64-unknown-linux-gnu/release/csi-nfs
 
-# cargo passes each program that it built to this runner, which runs it where there is NFS.
+# cargo passes each program that it has built to this runner, which runs the program on a kernel with NFS.
 IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
-# Only the end-to-end tests whose names contain this, such as `make e2e TESTS=unreachable::`.
+# Runs only the end-to-end tests whose names contain this, for example `make e2e TESTS=unreachable::`.
 TESTS ?=
-# The approximate number of entries in the trees of `round_trip::`; the default is smaller.
+# The approximate number of entries in the trees of `round_trip::`. The default is 1,000 to 3,000.
 ENTRIES ?=
-# Only a part of the benchmark: `calls`, `quotas`, `copies`, `volumes` or `many`.
+# Runs only one part of the benchmark: `calls`, `quotas`, `copies`, `volumes` or `many`.
 BENCH ?=
 
-help:  ## this list
-	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+help:  ## prints this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: setup release  ## the main job, step by step, on a real NFS server
+demo: setup release  ## shows the driver's main job, step by step, on a real NFS server
 	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
 
-test: test-unit test-chart e2e  ## every test but those on a Kubernetes cluster
+test: test-unit test-chart e2e  ## runs every test except those on a Kubernetes cluster
 
 # The number of races of each kind: two controllers with volumes, with snapshots, with archives, and with an agent.
 test-unit: export CSI_NFS_RACES ?= 20000
-# So many random histories of calls, which a reference model judges (src/testing/model).
+# The number of random histories of calls, which a reference model judges (src/testing/model).
 test-unit: export CSI_NFS_HISTORIES ?= 20000
-test-unit:  ## the tests that need no NFS
+test-unit:  ## runs the tests that need no NFS
 	cargo test --locked
 
-e2e: setup release csi-sanity  ## the tests on real NFS servers, csi-sanity included
+e2e: setup release csi-sanity  ## runs the tests on real NFS servers, including csi-sanity
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
 		cargo test --locked --features e2e --test e2e -- $(TESTS)
 
 sanity: TESTS = sanity::
-sanity: e2e  ## csi-sanity alone
+sanity: e2e  ## runs csi-sanity only
 
-bench: setup release  ## how fast it is, and how that compares with the bare system calls
+bench: setup release  ## measures the speed of the driver, compared with the system calls that it needs
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed -- $(BENCH)
 
-lint: lint-scripts $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## format, clippy, documentation, scripts, licences and sources of the dependencies
+lint: lint-scripts $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks format, clippy, docs, scripts, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
 	cd e2e/kubernetes && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	$(CSI_NFS_CACHE)/tools/bin/cargo-deny --locked check bans licenses sources
 
-# Every script of the repository: each file whose first line names a shell.
+# Checks every script of the repository: each file with a line that names a shell.
 lint-scripts:
 	@.ci/packages shellcheck
 	git grep --files-with-matches -E '^#!.*sh$$' | xargs shellcheck
 
-audit: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## known vulnerabilities of the dependencies (asks the advisory database)
+audit: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks the dependencies for vulnerabilities (downloads advisories)
 	$< --locked check advisories
 
-hooks:  ## checks the format of each commit in this clone (git config core.hooksPath)
+hooks:  ## makes git check the format of each commit in this clone (git config core.hooksPath)
 	git config core.hooksPath .githooks
 
-setup:  ## installs what the end-to-end tests need of the machine: Debian packages, and a kernel with NFS; it says which
+setup:  ## installs what the end-to-end tests need: Debian packages, and a kernel with NFS; prints what it installs
 	@e2e/vm/install
 
 release:
@@ -69,7 +69,8 @@ release:
 
 csi-sanity:
 	@echo "Building csi-sanity in $(CSI_NFS_CACHE)"
-	@cd e2e/sanity && CGO_ENABLED=0 go build -trimpath -o $(CSI_NFS_CACHE)/csi-sanity github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+	@cd e2e/sanity && CGO_ENABLED=0 go build -trimpath -o $(CSI_NFS_CACHE)/csi-sanity \
+		github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
 
 $(CSI_NFS_CACHE)/tools/bin/cargo-deny:
 	cargo install --locked --quiet --root $(CSI_NFS_CACHE)/tools --version 0.20.2 cargo-deny

@@ -1,6 +1,6 @@
-//! `make demo`: the driver's main job on a real NFS server, step by step, for somebody who sees it for the first time.
+//! `make demo`: the driver's main job on a real NFS server, step by step, for newcomers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a demonstration has nobody to report to")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a demonstration prints its steps")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -29,7 +29,7 @@ fn show(line: impl AsRef<str>) {
     println!("      {}", line.as_ref());
 }
 
-/// Does a call, and says how long it took.
+/// Makes a call and prints its duration.
 async fn call<T>(name: &str, call: impl Future<Output = Result<T, tonic::Status>>) -> T {
     let start = Instant::now();
     let answer = call.await.unwrap_or_else(|status| panic!("{name}: {status}"));
@@ -37,7 +37,7 @@ async fn call<T>(name: &str, call: impl Future<Output = Result<T, tonic::Status>
     answer
 }
 
-/// A directory as `ls -l` shows it.
+/// Prints a directory as `ls -l` does.
 fn list(directory: &Path) {
     show(format!("$ ls -l {}", directory.display()));
     let mut entries: Vec<_> = fs::read_dir(directory).unwrap().map(Result::unwrap).collect();
@@ -82,14 +82,14 @@ async fn main() {
     show(format!("{}:{} is {} on the server", share.server, share.share, share.path.display()));
     list(&share.path);
 
-    steps.say("The driver starts: one static program that starts no others, and listens on a unix socket.");
+    steps.say("The driver starts. It is one static program, starts no other programs, and listens on a unix socket.");
     let driver = Driver::start().await;
     let info = driver.identity().get_plugin_info(csi::GetPluginInfoRequest {}).await.unwrap().into_inner();
     let size = fs::metadata(support::driver::program()).unwrap().len();
     show(format!("{} {} on {}", info.name, info.vendor_version, driver.socket().display()));
     show(format!("{:.1} MB on disk, {:.1} MB of memory", size as f64 / 1e6, driver.proc_status("VmRSS") as f64 / 1e3));
 
-    steps.say("Somebody made a PersistentVolumeClaim: Kubernetes asks the driver for a volume of 100 MiB.");
+    steps.say("A user creates a PersistentVolumeClaim. Kubernetes requests a volume of 100 MiB from the driver.");
     let mut request = requests::create(&share, "pvc-demo");
     request.capacity_range = requests::bytes(100 * MIB);
     request.parameters.insert("mountPermissions".into(), "0770".into());
@@ -97,29 +97,30 @@ async fn main() {
     show(format!("volume ID: {}", volume.volume_id));
     list(&share.path);
 
-    steps.say("A pod that uses the claim comes to this node: kubelet asks the driver to mount the volume for it.");
+    steps.say("A pod that uses the claim is scheduled to this node. kubelet requests a mount of the volume.");
     let one = driver.target("one");
     call("NodePublishVolume", driver.publish(&volume, &one)).await;
     show_mount(&one);
 
-    steps.say("So does a second pod. The second mount of an export is cheap: the kernel shares what it has.");
+    steps
+        .say("A second pod follows. The second mount of an export is cheap, because the kernel reuses its connection.");
     let two = driver.target("two");
     call("NodePublishVolume", driver.publish(&volume, &two)).await;
     show_mount(&two);
 
-    steps.say("The first pod writes, the second one reads.");
+    steps.say("The first pod writes, and the second pod reads.");
     fs::write(one.join("greeting"), "hello from the first pod\n").unwrap();
     show("$ echo hello from the first pod > greeting      (first pod)");
     show("$ cat greeting                                  (second pod)");
     show(fs::read_to_string(two.join("greeting")).unwrap().trim_end());
 
-    steps.say("kubelet asks how full the volume is.");
+    steps.say("kubelet requests the usage of the volume.");
     for usage in call("NodeGetVolumeStats", driver.stats(&volume.volume_id, &one)).await {
         let (unit, per) = if usage.unit() == Unit::Bytes { ("MiB", MIB) } else { ("inodes", 1) };
         show(format!("{} of {} {unit} used", usage.used / per, usage.total / per));
     }
 
-    steps.say("The claim is enlarged to 200 MiB while it is in use.");
+    steps.say("The claim is expanded to 200 MiB while it is in use.");
     let capacity = call("ControllerExpandVolume", driver.expand(&volume.volume_id, 200 * MIB)).await;
     show(format!("capacity: {} MiB", capacity / MIB));
 
@@ -128,17 +129,19 @@ async fn main() {
         call("NodeUnpublishVolume", driver.unpublish(&volume.volume_id, target)).await;
         assert!(!target.exists() && mounts::at(target).is_empty());
     }
-    show("nothing is mounted, and the targets are gone; the data is where it was:");
+    show("nothing is mounted, and the targets are gone; the data is unchanged:");
     list(&share.path.join("pvc-demo"));
 
-    steps.say("The claim is deleted. The directory goes into a trash at once, which is cleared in the background.");
+    steps.say(
+        "The claim is deleted. The driver moves the directory to its trash at once and clears it in the background.",
+    );
     call("DeleteVolume", driver.delete(&volume.volume_id)).await;
     share.trash_is_empty().await;
     list(&share.path);
 
-    // A failure above has panicked. A slow end would be a failure, too.
+    // A failure above would have panicked. A slow exit is a failure, too.
     let mut driver = driver;
     let ended = tokio::time::timeout(Duration::from_secs(10), driver.terminate()).await.unwrap();
     assert!(ended.success());
-    println!("\nDone: the export is as it was.");
+    println!("\nDone: the export is empty again.");
 }

@@ -1,4 +1,4 @@
-//! Copies a tree by the bare system calls that any copy needs, on a mount like the driver's.
+//! Copies a tree with only the system calls that any copy needs, on a mount like the driver's.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -14,10 +14,10 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::ms;
 use crate::support::Share;
 
-/// As many threads as the driver uses for one server.
+/// The number of threads, which is the driver's for one server.
 pub const THREADS: usize = csi_nfs::e2e::THREADS;
 
-/// A share, mounted as the driver mounts it, but at a path.
+/// A share that is mounted with the driver's options, but at a path.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
@@ -58,7 +58,7 @@ impl Mounted {
         ms(start.elapsed())
     }
 
-    /// How many requests of each kind this mount and the driver's mount have made. To the kernel, they are one.
+    /// The number of requests of each kind by this mount and the driver's mount. The kernel counts them together.
     pub fn requests(&self) -> BTreeMap<String, u64> {
         let statistics = fs::read_to_string("/proc/self/mountstats").unwrap();
         let mounted = format!(" mounted on {} ", self.0.display());
@@ -77,7 +77,7 @@ impl Drop for Mounted {
 }
 
 fn copy_file(from: &Path, to: &Path) {
-    // Without delegations, like the driver.
+    // O_DIRECT avoids delegations, as in the driver.
     let flags = OFlags::DIRECT.bits().cast_signed();
     let source = File::options().read(true).custom_flags(flags).open(from).unwrap();
     let metadata = source.metadata().unwrap();
@@ -85,7 +85,7 @@ fn copy_file(from: &Path, to: &Path) {
     if ioctl_ficlone(&target, &source).is_err() {
         let mut buffer = vec![0; 1 << 20];
         if metadata.len() > buffer.len() as u64 {
-            // With read-ahead and write-back.
+            // Large files need read-ahead and write-back.
             for file in [&source, &target] {
                 rustix::fs::fcntl_setfl(file, OFlags::empty()).unwrap();
             }

@@ -1,5 +1,5 @@
-//! How long calls take through the socket, on the kernel's NFS server with XFS, compared with the bare system calls
-//! that they need. Results are medians of several rounds, with the spread.
+//! The duration of calls through the socket, on the kernel's NFS server with XFS, compared with the system calls that
+//! they need. Results are medians of several rounds, with the spread.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,11 +12,11 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::support::{Driver, Lab, Place, Share, csi, requests};
 use crate::{Series, each, ms, percentile};
 
-/// Rounds. Each measures everything.
+/// The number of rounds. Each round measures everything.
 const ROUNDS: usize = 5;
-/// Calls in each round, one after another.
+/// The number of sequential calls in each round.
 const CALLS: usize = 100;
-/// Calls at the same time where many are in flight, and their number in each round.
+/// The number of concurrent calls in each round.
 const IN_FLIGHT: usize = 64;
 const BURST: usize = 640;
 /// The number of files in the large volume.
@@ -63,7 +63,7 @@ async fn measure_driver(driver: &Driver, share: &Share, results: &mut Results) {
     results.create.0.push(percentile(created.clone(), 50));
     results.create_90.0.push(percentile(created, 90));
 
-    // Another volume of the export is mounted, as on any node that is in use.
+    // Another volume of the export is mounted, as on any node in use.
     let volumes: Vec<csi::Volume> =
         join_all((0..CALLS).map(|n| async move { driver.create(requests::create(share, &name(n))).await.unwrap() }))
             .await;
@@ -100,14 +100,14 @@ async fn measure_driver(driver: &Driver, share: &Share, results: &mut Results) {
     for n in 0..FILES {
         File::create(share.path.join("large").join(n.to_string())).unwrap();
     }
-    // Without this, the next change of the file system would pay for creating them.
+    // Without this, the next change of the file system would include the cost of creating the files.
     rustix::fs::syncfs(File::open(&share.path).unwrap()).unwrap();
     let deleted = each([driver.delete(&large.volume_id)]).await;
     results.delete_large.0.push(deleted[0]);
     share.trash_is_empty().await;
 }
 
-/// The same without a driver: the time that the kernel needs, on a mount of the same export.
+/// Measures the same system calls without a driver, on a mount of the same export.
 fn measure_kernel(share: &Share, results: &mut Results) {
     let base = Path::new("/run/tmp/bench");
     let (export, target) = (base.join("export"), base.join("target"));
@@ -166,7 +166,7 @@ fn measure_kernel(share: &Share, results: &mut Results) {
 fn report(results: &Results, idle: f64, end: f64) {
     println!("\nOn an XFS export of the kernel's server, NFS 4.2, through the socket. Median of {ROUNDS} rounds.");
     println!(
-        "`bare` is the kernel's part: what the system calls that the call needs take on a mount, without a driver.\n"
+        "`bare` is the kernel's part: the time of the system calls that the call needs, on a mount without a driver.\n"
     );
     println!("{:42} {:>9} {:>18} {:>9} {:>6}  goal", "", "median", "rounds", "bare", "ratio");
     let row = |what: &str, series: &Series, unit: &str, bare: Option<&Series>, goal: &str| {
@@ -193,7 +193,7 @@ fn report(results: &Results, idle: f64, end: f64) {
     row("NodeUnpublishVolume, p50", &results.unpublish, "ms", Some(&results.bare_unmount), "");
     println!(
         "{:42} {:>9} {:>18}",
-        "memory: idle, and after all this",
+        "memory: idle, and after the benchmark",
         format!("{idle:.1} MiB"),
         format!("{end:.1} MiB")
     );

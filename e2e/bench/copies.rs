@@ -1,5 +1,5 @@
-//! How long the copy engine takes within an export on the kernel's NFS server, compared with the bare system calls that
-//! a copy needs, from as many threads.
+//! The duration of copies by the copy engine within an export of the kernel's NFS server, compared with the system
+//! calls that a copy needs, from the same number of threads.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -14,9 +14,9 @@ use crate::support::client::client;
 use crate::support::{Driver, Lab, Place, Share, requests, wait};
 use crate::{Series, each, ms, nothing_is_mounted, percentile};
 
-/// Rounds. Each measures everything.
+/// The number of rounds. Each round measures everything.
 const ROUNDS: usize = 5;
-/// Calls one after another.
+/// The number of sequential calls.
 const CALLS: usize = 100;
 /// The number of 4 KiB files in a directory.
 const A_DIRECTORY: usize = 50;
@@ -25,8 +25,8 @@ const A_DIRECTORY: usize = 50;
 pub async fn run(lab: &Lab) {
     println!("\nThe copy engine, within an export of the kernel's server, NFS 4.2. Median of {ROUNDS} rounds.");
     println!(
-        "`bare` is the kernel's part: a file is opened, made, cloned (or read and written), gets its times, and is closed, \
-         by {} threads.\n",
+        "`bare` is the kernel's part: {} threads open, create, clone (or read and write) and close files, and set \
+         their times.\n",
         bare::THREADS
     );
     println!("{:48} {:>9} {:>20} {:>9} {:>6}  goal", "", "median", "rounds", "bare", "ratio");
@@ -39,7 +39,7 @@ pub async fn run(lab: &Lab) {
         row(&format!("{}: 1,000 files of 4 KiB", place.name()), &bench.copies("small").await, "");
         plant_large(&bench.share.path.join("one/large"), 100 << 20);
         row(&format!("{}: one file of 100 MB", place.name()), &bench.copies("one").await, "");
-        println!("    requests a small file: {}", bench.requests("small", 1000).await);
+        println!("    requests per small file: {}", bench.requests("small", 1000).await);
     }
     let bench = Bench::new(lab, Place::Xfs);
     let large = bench.share.path.join("large");
@@ -48,7 +48,7 @@ pub async fn run(lab: &Lab) {
     row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large").await, "under 50 ms");
 }
 
-/// Whether the rate stays the same, how much memory is used, and how other calls fare meanwhile.
+/// Measures the rate for many files, the memory, and the duration of other calls meanwhile.
 pub async fn many(lab: &Lab) {
     let bench = Bench::new(lab, Place::Xfs);
     for (name, files) in [("few", 1_000), ("many", 100_000)] {
@@ -72,17 +72,17 @@ pub async fn many(lab: &Lab) {
     let mut controller = driver.controller();
     let request = requests::from(&bench.share, "clone", requests::of_volume(&volume.volume_id));
     let clone = tokio::spawn(async move { controller.create_volume(request).await });
-    wait::until("the clone's beginning", Duration::from_secs(20), || {
+    wait::until("the start of the clone", Duration::from_secs(20), || {
         (!bench.share.left_in("staging").is_empty()).then_some(())
     })
     .await;
     let beside = each((0..CALLS).map(|n| create(format!("beside-{n}")))).await;
-    assert!(!clone.is_finished(), "too quick to tell");
+    assert!(!clone.is_finished(), "the clone ended before the measurement did");
     let both = |percent| (percentile(alone.clone(), percent), percentile(beside.clone(), percent));
     let ((p50, p50_beside), (p90, p90_beside)) = (both(50), both(90));
     println!(
-        "xfs: CreateVolume while they are cloned: p50 {p50_beside:.1} ms, p90 {p90_beside:.1} ms; \
-         without that {p50:.1} ms and {p90:.1} ms"
+        "xfs: CreateVolume during the clone: p50 {p50_beside:.1} ms, p90 {p90_beside:.1} ms; \
+         without it {p50:.1} ms and {p90:.1} ms"
     );
 }
 
@@ -106,7 +106,7 @@ impl Bench {
         copies
     }
 
-    /// The requests to the server for each file; requests for the directory as a whole are included.
+    /// The number of requests to the server per file, including requests for the directory as a whole.
     async fn requests(&self, directory: &str, files: u32) -> String {
         nothing_is_mounted().await;
         let mounted = Mounted::new(&self.share);
@@ -121,7 +121,7 @@ impl Bench {
         shown.collect::<Vec<_>>().join(", ")
     }
 
-    /// Copies the directory by a client that has not seen it. Returns the time in ms.
+    /// Copies the directory with a client that has not seen it. Returns the time in ms.
     async fn copy(&self, directory: &str) -> f64 {
         nothing_is_mounted().await;
         self.copy_by(client(&self.share, "vers=4.2").await, directory).await
@@ -173,7 +173,7 @@ pub fn plant_large(path: &Path, bytes: usize) {
     file.sync_all().unwrap();
 }
 
-/// Alternates data and holes.
+/// Creates a file of this size that alternates data and holes.
 pub fn plant_sparse(path: &Path, bytes: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = File::create(path).unwrap();
@@ -188,7 +188,7 @@ fn resident() -> f64 {
     status("VmRSS")
 }
 
-/// A figure of this process, in MiB.
+/// A memory figure of this process, in MiB.
 fn status(field: &str) -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();

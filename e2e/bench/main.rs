@@ -1,7 +1,7 @@
-//! `make bench`: how fast the driver is, on real NFS servers. `make bench BENCH=copies` runs a part: `calls`, `quotas`,
-//! `copies`, `volumes` or `many`.
+//! `make bench`: the speed of the driver on real NFS servers. `make bench BENCH=copies` runs one part: `calls`,
+//! `quotas`, `copies`, `volumes` or `many`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ async fn main() {
     }
 }
 
-/// Waits until nothing is mounted, so that the next mount has nothing cached.
+/// Waits until nothing is mounted, so that the next mount has an empty cache.
 pub async fn nothing_is_mounted() {
     let gone = || std::fs::read_to_string("/proc/fs/nfsfs/volumes").unwrap().lines().nth(1).is_none().then_some(());
     wait::until("the end of all mounts", Duration::from_secs(20), gone).await;
@@ -68,7 +68,7 @@ fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
-/// The time of each piece of work in ms.
+/// The duration of each piece of work in ms.
 async fn each<F: Future>(works: impl IntoIterator<Item = F>) -> Vec<f64> {
     let mut took = Vec::new();
     for work in works {

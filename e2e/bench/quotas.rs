@@ -1,5 +1,5 @@
-//! The cost of limits: how long CreateVolume takes with a required limit or with `overcommit`, and what the agent costs
-//! with ten thousand volumes.
+//! The cost of limits: the duration of CreateVolume with a required limit or with `overcommit`, and the cost of the
+//! agent with ten thousand volumes.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use crate::support::{Driver, Lab, Place, Share, csi, requests};
 use crate::{Series, each, ms, percentile};
 
 const ROUNDS: usize = 5;
-/// Calls in each round, one after another.
+/// The number of sequential calls in each round.
 const CALLS: usize = 100;
-/// The number of volumes that an agent works for.
+/// The number of volumes on the agent's export.
 const VOLUMES: usize = 10_000;
 const IN_FLIGHT: usize = 64;
-/// How long an idle process is watched.
+/// The time for which an idle process is watched.
 const AT_REST: Duration = Duration::from_secs(20);
 
 /// Measures and prints.
@@ -34,7 +34,7 @@ pub async fn run(lab: &Lab) {
     let volumes = (0..VOLUMES).map(|n| driver.create(requests::create(&share, &format!("volume-{n}"))));
     stream::iter(volumes).buffer_unordered(IN_FLIGHT).for_each(async |made| drop(made.unwrap())).await;
     let (first, agent) = look(&share).await;
-    println!("agent, {VOLUMES} volumes without limits: {first:.1} s until all have theirs");
+    println!("agent, {VOLUMES} volumes without limits: {first:.1} s until all have their limits");
     drop(agent);
     let mut starts = Series::default();
     for _ in 1..ROUNDS {
@@ -43,7 +43,7 @@ pub async fn run(lab: &Lab) {
     let (start, agent) = look(&share).await;
     starts.0.push(start);
     println!(
-        "agent, {VOLUMES} volumes in agreement: {:.2} s from its start until it has looked at all ({}; goal: under 5 s)",
+        "agent, {VOLUMES} volumes with limits: {:.2} s from its start until it has checked all ({}; goal: under 5 s)",
         starts.median(),
         starts.spread()
     );
@@ -52,27 +52,27 @@ pub async fn run(lab: &Lab) {
         mib(&agent, "VmRSS"),
         mib(&agent, "VmHWM")
     );
-    // By then, threads that waited for more work have ended.
+    // After this time, idle threads of the pool have ended.
     tokio::time::sleep(AT_REST).await;
     let before = agent.sleeps();
     tokio::time::sleep(AT_REST).await;
     println!("agent, wake-ups in {AT_REST:?} while nothing changes: {} (goal: none)", agent.sleeps() - before);
     row(
-        &format!("CreateVolume, quota required, {VOLUMES} there, p50"),
+        &format!("CreateVolume, quota required, {VOLUMES} volumes, p50"),
         &creations(&driver, &share, "quota", "required").await,
         "under 15 ms",
     );
     // The first call counts all volumes.
     let counting = each([driver.create(requests::create_with(&share, "first", "overcommit", "1000"))]).await[0];
     row(
-        &format!("CreateVolume, overcommit, {VOLUMES} there, p50"),
+        &format!("CreateVolume, overcommit, {VOLUMES} volumes, p50"),
         &creations(&driver, &share, "overcommit", "1000").await,
         "",
     );
-    println!("CreateVolume, the first with overcommit, {VOLUMES} there: {:.1} s", counting / 1e3);
+    println!("CreateVolume, the first with overcommit, {VOLUMES} volumes: {:.1} s", counting / 1e3);
 }
 
-/// How long CreateVolume takes with a parameter.
+/// The duration of CreateVolume with a parameter.
 async fn creations(driver: &Driver, share: &Share, key: &str, value: &str) -> Series {
     let mut series = Series::default();
     for _ in 0..ROUNDS {
@@ -96,7 +96,7 @@ async fn look(share: &Share) -> (f64, Agent) {
     let agent = Agent::quiet(share);
     let through = || fs::read_to_string(&told).is_ok_and(|text| text.contains("\"looks\":1"));
     while !through() {
-        assert!(start.elapsed() < Duration::from_secs(300), "not through: {}", agent.log());
+        assert!(start.elapsed() < Duration::from_secs(300), "the agent has not checked all volumes: {}", agent.log());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     (ms(start.elapsed()) / 1e3, agent)

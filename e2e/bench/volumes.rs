@@ -1,4 +1,4 @@
-//! How long clones, snapshots and restores take through the socket until they are complete.
+//! The duration of clones, snapshots and restores through the socket until they are complete.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use crate::support::requests::{self, from, of_snapshot, of_volume, snapshot};
 use crate::support::{Driver, Lab, Place, Share, wait};
 use crate::{Series, ms, nothing_is_mounted};
 
-/// Rounds. Each measures everything, by a driver that has not seen the volume.
+/// The number of rounds. Each round measures everything, with a driver that has not seen the volume.
 const ROUNDS: usize = 5;
 
 /// Measures and prints.
 pub async fn run(lab: &Lab) {
     println!("\nThrough the socket, on the kernel's server, NFS 4.2. Median of {ROUNDS} rounds.");
-    println!("`bare` is the kernel's part of it, as above for the copy engine.\n");
+    println!("`bare` is the kernel's part, as above for the copy engine.\n");
     println!("{:48} {:>9} {:>20} {:>9} {:>6}  goal", "", "median", "rounds", "bare", "ratio");
     for (place, goal) in [(Place::Xfs, "under 800 ms"), (Place::Tmpfs, "under 1500 ms")] {
         let share = lab.share(place);
@@ -40,7 +40,7 @@ async fn measure(share: &Share, what: &str, goal: &str) {
         fs::remove_dir_all(share.path.join("bare")).unwrap();
         nothing_is_mounted().await;
         let driver = Driver::with(&["-v=0"]).await;
-        // This takes over a directory that was created by hand, and mounts the export.
+        // This call adopts a directory that was created by hand, and mounts the export.
         let v = driver.create(requests::create_with(share, "v-by-name", "subDir", "v")).await.unwrap();
         let start = Instant::now();
         let s = driver.take_whole(snapshot(&v.volume_id, "s")).await.unwrap();

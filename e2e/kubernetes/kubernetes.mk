@@ -1,12 +1,12 @@
-# Included by the Makefile of the repository: the driver on a real Kubernetes cluster.
+# The repository's Makefile includes this file: the driver on a real Kubernetes cluster.
 .PHONY: e2e-kubernetes demo-kubernetes test-chart
 
-e2e-kubernetes: release  ## the scenarios on a real Kubernetes cluster, made for it here (SCENARIOS="workloads failures")
+e2e-kubernetes: release  ## runs scenarios on a real Kubernetes cluster that it boots (SCENARIOS="workloads failures")
 	@e2e/kubernetes/run $(SCENARIOS)
 
-demo-kubernetes: release  ## a Kubernetes cluster with the driver on it, left up to be used
+demo-kubernetes: release  ## boots a Kubernetes cluster with the driver and leaves it up
 	@e2e/kubernetes/run demo
 
-test-chart:  ## what the Helm chart renders and refuses
+test-chart:  ## tests the Helm chart without a cluster
 	@e2e/kubernetes/build helm
 	cd e2e/kubernetes && cargo test --locked --test chart

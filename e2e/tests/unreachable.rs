@@ -211,7 +211,8 @@ async fn a_driver_ends_when_it_is_told_to_although_a_server_that_it_uses_is_gone
     }
     let away = lab.without_ganesha(outage);
     kill_process(driver.pid(), Signal::TERM).unwrap();
-    // The grace period is for running calls, and no call runs. A thread in the kernel must not delay the exit.
+    // The grace period is for running calls, and no call runs, so the driver exits at once. The test polls, because
+    // waiting for a process that hangs in the kernel would hang the test.
     let limit = Duration::from_secs(5);
     let start = Instant::now();
     let mut ended = driver.has_ended();

@@ -1,10 +1,10 @@
-//! The chart: how the driver gets onto the cluster.
+//! Installation of the driver on the cluster, with the chart.
 use anyhow::{Result, ensure};
 use tokio::process::Command;
 
 use crate::{repository, tool};
 
-/// Where the driver is installed.
+/// The namespace of the driver.
 pub const NAMESPACE: &str = "kube-system";
 
 async fn helm(arguments: &[&str]) -> Result<()> {
@@ -20,8 +20,7 @@ async fn helm(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Upgrades the release that the tests run on to the values of the examples, those of this folder, and `more`
-/// arguments.
+/// Upgrades the release under test to the values of the examples, the values of this folder, and the arguments `more`.
 pub async fn upgrade(more: &[&str]) -> Result<()> {
     let (examples, ours) = (repository("deploy/examples/values.yaml"), repository("e2e/kubernetes/values.yaml"));
     let (examples, ours) = (examples.display().to_string(), ours.display().to_string());
@@ -29,14 +28,14 @@ pub async fn upgrade(more: &[&str]) -> Result<()> {
     helm(&[&base, more].concat()).await
 }
 
-/// Installs the driver a second time, under the name of csi-driver-nfs.
+/// Installs the driver a second time, with the driver name of csi-driver-nfs.
 pub async fn install_takeover() -> Result<()> {
     let ours = repository("e2e/kubernetes/values.yaml").display().to_string();
     let name = ["install", "takeover", ".", "--set", "driver.name=nfs.csi.k8s.io,snapshots.enabled=true"];
     helm(&[&name[..], &["--wait", "--timeout=3m", "--values", &ours]].concat()).await
 }
 
-/// Uninstalls it again.
+/// Uninstalls the second driver.
 pub async fn uninstall_takeover() -> Result<()> {
     helm(&["uninstall", "takeover", "--wait"]).await
 }

@@ -1,5 +1,5 @@
-//! What the scenarios share: a running cluster (`up` creates it and installs the chart), its machines, and waiting.
-//! Each scenario gets a namespace of its own and applies the examples of `deploy/examples` unchanged.
+//! Code that the scenarios share: a running cluster (`run` starts it and installs the chart), its machines, and
+//! waiting. Each scenario gets a namespace of its own and applies the examples of `deploy/examples` unchanged.
 pub mod chart;
 pub mod machine;
 pub mod namespace;
@@ -13,7 +13,7 @@ use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::GroupVersionKind;
 use kube::{Client, ResourceExt, discovery};
 
-/// The driver's name, as the chart installs it.
+/// The driver's name in the chart.
 pub const DRIVER: &str = "csi-nfs.rs";
 
 /// The folder of the repository at `path`.
@@ -21,7 +21,7 @@ pub fn repository(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
 }
 
-/// A program that `build` made, in the cache.
+/// A program in the cache that `build` has built.
 pub fn tool(name: &str) -> PathBuf {
     let cache = std::env::var_os("CSI_NFS_CACHE").map(PathBuf::from);
     let cache =
@@ -29,9 +29,9 @@ pub fn tool(name: &str) -> PathBuf {
     cache.join("kubernetes/bin").join(name)
 }
 
-/// A client for the cluster of KUBECONFIG.
+/// A client of the cluster in KUBECONFIG.
 pub async fn client() -> Result<Client> {
-    Client::try_default().await.context("no cluster: e2e/kubernetes/up makes one, and KUBECONFIG names it")
+    Client::try_default().await.context("KUBECONFIG names no cluster; run e2e/kubernetes/up and set KUBECONFIG")
 }
 
 /// The documents of the YAML file `deploy/examples/NAME`.
@@ -41,7 +41,7 @@ pub fn example(name: &str) -> Result<Vec<DynamicObject>> {
     serde_saphyr::from_multiple(&text).with_context(|| path.display().to_string())
 }
 
-/// Creates `object`, in `namespace` if it is of a kind that lives in one.
+/// Creates `object`, in `namespace` if its kind is namespaced.
 pub async fn create(client: &Client, namespace: &str, object: &DynamicObject) -> Result<DynamicObject> {
     let types = object.types.as_ref().context("an object without kind")?;
     let (resource, capabilities) = discovery::pinned_kind(client, &GroupVersionKind::try_from(types)?).await?;

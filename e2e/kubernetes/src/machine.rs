@@ -48,8 +48,8 @@ impl Machine {
         }
     }
 
-    /// Runs `script` with bash as root on the machine and returns what it printed, without the last newline. An error
-    /// if its status is not 0.
+    /// Runs `script` with bash as root on the machine. Returns its output without the last newline. Fails if its status
+    /// is not 0.
     pub async fn run(self, script: &str) -> Result<String> {
         let mut shell = TcpStream::connect((self.address(), 2000))
             .await
@@ -58,17 +58,18 @@ impl Machine {
         shell.shutdown().await?;
         let mut output = String::new();
         shell.read_to_string(&mut output).await?;
-        let (printed, status) = output.trim_end().rsplit_once(" status=").context("the shell broke off")?;
+        let (printed, status) =
+            output.trim_end().rsplit_once(" status=").context("the connection to the shell broke")?;
         ensure!(status == "0", "on {}: {script}: status {status}: {printed}", self.name());
         Ok(printed.trim_end().to_owned())
     }
 
-    /// Powers it off at once, like a power failure.
+    /// Powers the machine off at once, like a power failure.
     pub fn off(self) -> Result<()> {
         self.script("off")
     }
 
-    /// Boots it again. The NFS server has its old disk; a node starts empty.
+    /// Boots the machine again. The NFS server has its old disk. A node starts empty.
     pub fn on(self) -> Result<()> {
         self.script("vm")
     }
@@ -80,17 +81,17 @@ impl Machine {
     }
 }
 
-/// The path of `path` of the export `/share` on the NFS server's own file system.
+/// The path of `path` in the export `/share` on the NFS server's own file system.
 pub fn exported(path: &str) -> String {
     format!("/srv/export/share/{path}")
 }
 
-/// The text of a file of the export, read on the server itself.
+/// The text of a file in the export, read on the server.
 pub async fn read_export(path: &str) -> Result<String> {
     Machine::Nfs.run(&format!("cat '{}'", exported(path))).await
 }
 
-/// Waits until the file of the export has this text: a container that is ready may not have written yet.
+/// Waits until the file in the export has this text. A container that is ready may not have written yet.
 pub async fn written(path: &str, text: &str) -> Result<()> {
     eventually(SOON, &format!("{path} has {text:?}"), async || Ok((read_export(path).await? == text).then_some(())))
         .await

@@ -1,4 +1,4 @@
-//! The namespace of a scenario: what it creates there, and what it waits for.
+//! The namespace of a scenario: creating objects in it, and waiting for them.
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -25,7 +25,7 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
 }
 
 impl Namespace {
-    /// Makes the namespace, and waits until pods can be made in it.
+    /// Creates the namespace and waits until pods can be created in it.
     pub async fn new(name: &str) -> Result<Namespace> {
         let client = crate::client().await?;
         let object =
@@ -48,7 +48,7 @@ impl Namespace {
         Api::namespaced_with(self.client.clone(), &self.name, &resource)
     }
 
-    /// Waits until the snapshot, or the group's, can be restored from, and returns it.
+    /// Waits until the snapshot or group snapshot is ready to use, and returns it.
     pub async fn snapshot_ready(&self, api: &Api<DynamicObject>, name: &str) -> Result<DynamicObject> {
         let mut seen = serde_json::Value::Null;
         let ready = eventually(SOON, "a snapshot is ready", async || {
@@ -59,12 +59,12 @@ impl Namespace {
         ready.await.with_context(|| format!("{name}: {seen}"))
     }
 
-    /// The cluster's volumes.
+    /// The cluster's PersistentVolumes.
     pub fn volumes(&self) -> Api<PersistentVolume> {
         Api::all(self.client.clone())
     }
 
-    /// Creates everything of the example file, here.
+    /// Creates all objects of the example file in this namespace.
     pub async fn apply(&self, example: &str) -> Result<()> {
         for object in crate::example(example)? {
             crate::create(&self.client, &self.name, &object).await?;
@@ -72,7 +72,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Creates what the example file has of kind `kind` with name `name`.
+    /// Creates the object of the example file with this kind and name.
     pub async fn apply_one(&self, example: &str, kind: &str, name: &str) -> Result<()> {
         let objects = crate::example(example)?;
         let found = objects.iter().find(|o| o.name_any() == name && o.types.as_ref().is_some_and(|t| t.kind == kind));
@@ -87,11 +87,11 @@ impl Namespace {
             Ok(bound) => bound,
             Err(e) => bail!("{e}: {:?}", self.events(claim).await?),
         };
-        let volume = bound.spec.and_then(|s| s.volume_name).context("a bound claim without a volume")?;
+        let volume = bound.spec.and_then(|s| s.volume_name).context("the bound claim names no volume")?;
         Ok(self.volumes().get(&volume).await?)
     }
 
-    /// Creates this many claims like the first object of the example, all at once.
+    /// Creates `count` claims like the first object of the example, all at once.
     pub async fn claim_at_once(&self, example: &str, count: usize) -> Result<()> {
         let claims = &self.api::<PersistentVolumeClaim>();
         let template: PersistentVolumeClaim =
@@ -132,7 +132,7 @@ impl Namespace {
         .await
     }
 
-    /// Runs `script` with sh in the pod's first container and returns what it printed. An error if its status is not 0.
+    /// Runs `script` with sh in the pod's first container. Returns its output. Fails if its status is not 0.
     pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
         let mut process = self.api::<Pod>().exec(pod, ["sh", "-c", script], &AttachParams::default()).await?;
         let status = process.take_status().context("no status channel")?;
@@ -145,21 +145,21 @@ impl Namespace {
         }
     }
 
-    /// What the events of the object `name` say: "Reason: message".
+    /// The events of the object `name`, as "Reason: message".
     pub async fn events(&self, name: &str) -> Result<Vec<String>> {
         let of = ListParams::default().fields(&format!("involvedObject.name={name}"));
         let text = |e: Event| format!("{}: {}", e.reason.unwrap_or_default(), e.message.unwrap_or_default());
         Ok(self.api::<Event>().list(&of).await?.into_iter().map(text).collect())
     }
 
-    /// Waits for an event of the object `name` that has `text` in it.
+    /// Waits for an event of the object `name` that contains `text`.
     pub async fn event(&self, name: &str, text: &str) -> Result<String> {
         let mut seen = Vec::new();
         let found = eventually(SOON, "event", async || {
             seen = self.events(name).await?;
             Ok(seen.iter().find(|e| e.contains(text)).cloned())
         });
-        found.await.with_context(|| format!("no event of {name} says {text:?}"))
+        found.await.with_context(|| format!("no event of {name} contains {text:?}"))
     }
 
     /// Deletes the snapshot or group snapshot, and waits until it is gone.
@@ -168,7 +168,7 @@ impl Namespace {
         eventually(SOON, "a snapshot is gone", async || Ok(api.get_opt(name).await?.is_none().then_some(()))).await
     }
 
-    /// Changes an object by a merge patch.
+    /// Changes an object with a merge patch.
     pub async fn patch<K: Namespaced>(&self, name: &str, patch: serde_json::Value) -> Result<K> {
         Ok(self.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?)
     }
@@ -209,10 +209,10 @@ pub fn is_ready(pod: &Pod) -> bool {
 
 /// The node that the pod runs on.
 pub fn node_of(pod: &Pod) -> Result<&str> {
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).context("a pod without a node")
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).context("the pod has no node")
 }
 
-/// How many times the containers of the pod were restarted.
+/// The number of restarts of the pod's containers.
 pub fn restarts(pod: &Pod) -> i32 {
     let containers = pod.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
     containers.iter().map(|c| c.restart_count).sum()

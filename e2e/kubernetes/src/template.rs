@@ -1,11 +1,11 @@
-//! The chart without a cluster: the output of `helm template`, and a setting for every value.
+//! The chart without a cluster: the output of `helm template`, and a test setting for every value.
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::{repository, tool};
 
-/// Paths of values, and what they are set to, in JSON.
+/// Paths of values, and their settings in JSON.
 pub type Values = &'static [(&'static str, &'static str)];
 
 /// Runs `helm template` with `--set-json PATH=VALUE` for each pair. Returns its output, or its error message.
@@ -16,12 +16,12 @@ pub fn render(values: &[(&str, &str)]) -> Result<Result<String, String>> {
         .args(sets)
         .current_dir(repository("deploy/helm/csi-nfs"))
         .output()
-        .context("no helm: e2e/kubernetes/build makes it")?;
+        .context("cannot run helm; run e2e/kubernetes/build to build it")?;
     let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
     Ok(if output.status.success() { Ok(stdout) } else { Err(stderr) })
 }
 
-/// The same for values that are valid.
+/// Like [`render`], for valid values.
 pub fn rendered(values: &[(&str, &str)]) -> Result<String> {
     render(values)?.map_err(|complaint| anyhow::anyhow!("{values:?}: {complaint}"))
 }
@@ -113,10 +113,14 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("storageCapacity.pollInterval", r#""10m""#, &[]),
     (
         "storageClasses",
-        r#"[{"name":"nfs","export":"main","default":true,"parameters":{"subDir":"${pvc.metadata.name}","onDelete":"archive",
-             "quota":"required","inodes":"65536/Gi","overcommit":"1.25","readOnlyFromSnapshot":"copy"}},
-            {"name":"own","reclaimPolicy":"Retain","volumeBindingMode":"WaitForFirstConsumer","allowVolumeExpansion":false,"mountOptions":["soft"],
-             "annotations":{"note":"x"},"parameters":{"server":"nfs.example.org","share":"/other"}}]"#,
+        concat!(
+            r#"[{"name":"nfs","export":"main","default":true,"#,
+            r#""parameters":{"subDir":"${pvc.metadata.name}","onDelete":"archive", "#,
+            r#""quota":"required","inodes":"65536/Gi","overcommit":"1.25","readOnlyFromSnapshot":"copy"}}, "#,
+            r#"{"name":"own","reclaimPolicy":"Retain","volumeBindingMode":"WaitForFirstConsumer","#,
+            r#""allowVolumeExpansion":false,"mountOptions":["soft"], "#,
+            r#""annotations":{"note":"x"},"parameters":{"server":"nfs.example.org","share":"/other"}}]"#,
+        ),
         &[("exports.main", r#"{"server":"nfs.example.org","share":"/share","mountOptions":["nconnect=4"]}"#)],
     ),
     (

@@ -1,4 +1,4 @@
-//! Waiting, always with a deadline, and with a message that says what did not happen.
+//! Waiting with a deadline. The error says what did not happen.
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use kube::runtime::wait::await_condition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The deadline for anything ordinary on a busy machine.
+/// The deadline for ordinary events on a busy machine.
 pub const SOON: Duration = Duration::from_secs(90);
 
-/// What an object's kind must have to be watched.
+/// The requirements on an object's kind to watch it.
 pub trait Watched: Resource<DynamicType = ()> + Clone + Debug + Send + Serialize + DeserializeOwned + 'static {}
 impl<K: Resource<DynamicType = ()> + Clone + Debug + Send + Serialize + DeserializeOwned + 'static> Watched for K {}
 
-/// The same, of a kind whose objects live in a namespace.
+/// The requirements on a namespaced kind to watch it.
 pub trait Namespaced: Watched + Resource<Scope = NamespaceResourceScope> {}
 impl<K: Watched + Resource<Scope = NamespaceResourceScope>> Namespaced for K {}
 
@@ -32,7 +32,7 @@ pub async fn until<K: Watched>(
 ) -> Result<K> {
     let seen = await_condition(api.clone(), name, |object: Option<&K>| object.is_some_and(&condition));
     match tokio::time::timeout(limit, seen).await {
-        Ok(object) => Ok(object?.unwrap_or_else(|| unreachable!("the condition holds of an object"))),
+        Ok(object) => Ok(object?.unwrap_or_else(|| unreachable!("the condition holds only for an existing object"))),
         Err(_) => bail!("{} {name}: not {what} within {limit:?}: {}", K::kind(&()), status(api, name).await),
     }
 }
@@ -57,7 +57,7 @@ async fn status<K: Watched>(api: &Api<K>, name: &str) -> String {
     format!("phase {}{}", object["status"]["phase"], failing.collect::<String>())
 }
 
-/// Calls `attempt` until it returns Some, for things that cannot be watched.
+/// Calls `attempt` until it returns Some. For events that cannot be watched.
 pub async fn eventually<T>(
     limit: Duration,
     what: &str,
@@ -68,8 +68,10 @@ pub async fn eventually<T>(
         let answer = attempt().await;
         match answer {
             Ok(Some(value)) => return Ok(value),
-            Ok(None) if start.elapsed() > limit => bail!("not within {limit:?}: {what}"),
-            Err(e) if start.elapsed() > limit => return Err(e.context(format!("not within {limit:?}: {what}"))),
+            Ok(None) if start.elapsed() > limit => bail!("did not happen within {limit:?}: {what}"),
+            Err(e) if start.elapsed() > limit => {
+                return Err(e.context(format!("did not happen within {limit:?}: {what}")));
+            }
             _ => tokio::time::sleep(Duration::from_millis(250)).await,
         }
     }

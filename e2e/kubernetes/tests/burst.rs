@@ -1,4 +1,4 @@
-//! Scenario 13: two hundred claims at once. This is a benchmark: it prints times, and what they were spent on.
+//! Scenario 13: two hundred claims at once. This is a benchmark: it prints times, and where they were spent.
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,8 +13,8 @@ use kube::{Client, ResourceExt};
 
 const CLAIMS: usize = 200;
 
-/// What the driver's logs say about the calls of `method` since `start`: their number, the median duration in seconds,
-/// and the seconds from the beginning of the first to the end of the last.
+/// The calls of `method` since `start` in the driver's logs: their number, the median duration in seconds, and the
+/// seconds from the start of the first call to the end of the last call.
 async fn calls(client: &Client, method: &str, start: Instant) -> Result<(usize, f64, f64)> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), chart::NAMESPACE);
     let since = i64::try_from(start.elapsed().as_secs())? + 1;
@@ -31,7 +31,7 @@ async fn calls(client: &Client, method: &str, start: Instant) -> Result<(usize, 
             }
         }
     }
-    ensure!(!took.is_empty(), "the driver tells of no {method}");
+    ensure!(!took.is_empty(), "the driver's logs have no {method}");
     took.sort_by(f64::total_cmp);
     Ok((took.len(), took[took.len() / 2], last - first))
 }
@@ -74,12 +74,14 @@ async fn s13_two_hundred_claims_at_once() -> Result<()> {
     let gone = start.elapsed();
     let deleted = calls(&ns.client, "DeleteVolume", start).await?;
     println!(
-        "{CLAIMS} claims: made {created:.1?}, all volumes provisioned {provisioned:.1?}, all claims bound {bound:.1?}"
+        "{CLAIMS} claims: created {created:.1?}, all volumes provisioned {provisioned:.1?}, \
+         all claims bound {bound:.1?}"
     );
     println!("{CLAIMS} claims: all gone {gone:.1?} after deletion");
     for (method, (count, median, all)) in [("CreateVolume", made), ("DeleteVolume", deleted)] {
         println!(
-            "of that in the driver: {count} {method} in {all:.1} s, {median:.2} s in the median, waits for each other included"
+            "of that in the driver: {count} {method} in {all:.1} s, median {median:.2} s, \
+             including waits for each other"
         );
     }
     ns.remove().await

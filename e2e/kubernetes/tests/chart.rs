@@ -1,4 +1,4 @@
-//! The chart without a cluster: what it renders, and what it refuses. It needs Helm, which `build` builds.
+//! The chart without a cluster: its output, and the values that it refuses. The tests need Helm, which `build` builds.
 use std::collections::BTreeSet;
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use csi_nfs_e2e_kubernetes::template::{SETTINGS, Values, render, rendered};
 use csi_nfs_e2e_kubernetes::{repository, tool};
 use serde_json::Value;
 
-/// The paths of values.yaml that a person sets: whatever is not a map with something in it.
+/// Adds the paths in values.yaml that an administrator sets: everything except maps with content.
 fn leaves(prefix: &str, value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) if !map.is_empty() => {
@@ -28,12 +28,13 @@ fn every_value() -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-/// A map of quantities is one value to a person, though values.yaml has several lines for it.
+/// The path that an administrator sets for a leaf. The quantities in `resources` are one value, although values.yaml
+/// has several lines for them.
 fn settable(leaf: &str) -> &str {
     leaf.split_once(".resources.").map_or(leaf, |(owner, _)| &leaf[..owner.len() + ".resources".len()])
 }
 
-/// What changed from `before` to `after`, with the object's name at the head of each hunk.
+/// The changes from `before` to `after`, as a unified diff without context.
 fn difference(before: &str, after: &str) -> String {
     similar::TextDiff::from_lines(before, after).unified_diff().context_radius(0).to_string()
 }
@@ -42,7 +43,11 @@ fn difference(before: &str, after: &str) -> String {
 fn every_value_has_its_place_in_what_is_rendered() -> Result<()> {
     let known: BTreeSet<_> = every_value()?.iter().map(|leaf| settable(leaf).to_owned()).collect();
     let tried: BTreeSet<_> = SETTINGS.iter().map(|(path, ..)| (*path).to_owned()).collect();
-    ensure!(known == tried, "not in both: {:?}", known.symmetric_difference(&tried).collect::<Vec<_>>());
+    ensure!(
+        known == tried,
+        "only in values.yaml or only in SETTINGS: {:?}",
+        known.symmetric_difference(&tried).collect::<Vec<_>>()
+    );
     let mut report = String::new();
     for (path, value, needs) in SETTINGS {
         let before = rendered(needs)?;
@@ -54,7 +59,7 @@ fn every_value_has_its_place_in_what_is_rendered() -> Result<()> {
             difference(&before, &after)
         );
     }
-    // line numbers tell nothing and change with every edit of a template
+    // Line numbers have no information and change with every edit of a template.
     let hunks = report.lines().map(|line| if line.starts_with("@@ ") { "@@" } else { line });
     insta::assert_snapshot!(hunks.collect::<Vec<_>>().join("\n"));
     Ok(())
@@ -65,7 +70,7 @@ fn a_value_of_the_wrong_shape_fails_at_install() -> Result<()> {
     for leaf in every_value()? {
         let path = settable(&leaf);
         let complaint = render(&[(path, r#"{"nonsense":[1]}"#)])?.err();
-        let complaint = complaint.with_context(|| format!("{path} took nonsense"))?;
+        let complaint = complaint.with_context(|| format!("{path} accepted nonsense"))?;
         ensure!(complaint.contains("values don't meet the specifications of the schema"), "{path}: {complaint}");
     }
     Ok(())
@@ -80,7 +85,7 @@ fn an_unknown_value_fails_at_install_wherever_it_stands() -> Result<()> {
     }
     for owner in owners.iter().filter(|o| !o.ends_with("requests.") && !o.ends_with("limits.")) {
         let complaint = render(&[(&format!("{owner}nonsense"), "1")])?.err();
-        let complaint = complaint.with_context(|| format!("{owner}nonsense was taken"))?;
+        let complaint = complaint.with_context(|| format!("{owner}nonsense was accepted"))?;
         ensure!(complaint.contains("nonsense"), "{owner}: {complaint}");
     }
     Ok(())
@@ -121,7 +126,7 @@ fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
         (&[("node.kubeletDir", r#""var/lib""#)], "kubeletDir"),
     ];
     for (values, expected) in cases {
-        let complaint = render(values)?.err().with_context(|| format!("{values:?} was taken"))?;
+        let complaint = render(values)?.err().with_context(|| format!("{values:?} was accepted"))?;
         ensure!(complaint.contains(expected), "{values:?}: {complaint}");
     }
     Ok(())
@@ -143,7 +148,7 @@ fn the_manifests_are_the_chart_rendered() -> Result<()> {
     };
     let (now, committed) = (read(&fresh)?, read(&repository("deploy/manifests"))?);
     std::fs::remove_dir_all(&fresh)?;
-    ensure!(now == committed, "deploy/manifests is not what the chart renders: run deploy/render");
+    ensure!(now == committed, "deploy/manifests differs from the chart's output; run deploy/render");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Volumes when something breaks. The scenarios power machines off, so they run one after another.
+//! Volumes during failures. The scenarios power machines off, so they run one after another.
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -60,7 +60,7 @@ async fn s05_a_database_has_its_rows_after_its_node_lost_power() -> Result<()> {
         Ok(pods.into_iter().find(|p| is_ready(p) && node_of(p).ok() == Some(node.other().name())))
     })
     .await?;
-    println!("database back {:?} after its node lost power", failure.elapsed());
+    println!("the database ran again {:?} after its node lost power", failure.elapsed());
     ensure!(ns.exec(&after.name_any(), &format!("{SQL} 'SELECT what FROM orders'")).await? == "a lamp");
 
     node.on()?;
@@ -96,7 +96,7 @@ async fn s05_each_replica_of_a_stateful_set_keeps_its_own_volume_through_a_rolli
     ns.remove().await
 }
 
-/// The pods of scenarios 10 and 11, one on each node, that write until the first error.
+/// The pods of scenarios 10 and 11, one on each node. They write until the first error.
 struct Writers {
     ns: Namespace,
     pods: Vec<Pod>,
@@ -110,23 +110,23 @@ impl Writers {
         Ok(Writers { ns, pods })
     }
 
-    /// Waits until each pod has written more. A restarted pod is an error.
+    /// Waits until each pod has written more. Fails if a pod was restarted.
     async fn all_go_on(&self, limit: Duration) -> Result<()> {
         for pod in &self.pods {
             let log = exported(&format!("{}/log/{}", self.ns.name, pod.name_any()));
             let mut before = None;
-            eventually(limit, "a writer goes on", async || {
+            eventually(limit, "a writer continues", async || {
                 let count: u64 = Machine::Nfs.run(&format!("wc -l < {log}")).await?.parse()?;
                 Ok((count > *before.get_or_insert(count) + 3).then_some(()))
             })
             .await?;
             let now = self.ns.api::<Pod>().get(&pod.name_any()).await?;
-            ensure!(restarts(&now) == 0 && now.uid() == pod.uid(), "{} saw an error", pod.name_any());
+            ensure!(restarts(&now) == 0 && now.uid() == pod.uid(), "{} was restarted after an error", pod.name_any());
         }
         Ok(())
     }
 
-    /// Asserts that every line is there once and in order.
+    /// Asserts that every line exists once and in order.
     async fn nothing_is_missing(&self) -> Result<()> {
         for pod in &self.pods {
             let file = exported(&format!("{}/log/{}", self.ns.name, pod.name_any()));
@@ -144,7 +144,7 @@ async fn s10_pods_write_on_while_the_node_plugin_is_restarted_and_upgraded() -> 
     let client = &writers.ns.client;
     writers.all_go_on(SOON).await?;
 
-    // the plugin's pods die at once
+    // The plugin's pods are killed all at once.
     let plugin = Api::<Pod>::namespaced(client.clone(), chart::NAMESPACE);
     let ours = ListParams::default().labels("app.kubernetes.io/component=node");
     for pod in plugin.list(&ours).await? {
@@ -153,13 +153,13 @@ async fn s10_pods_write_on_while_the_node_plugin_is_restarted_and_upgraded() -> 
     writers.all_go_on(Duration::from_secs(10)).await?;
     driver_ready(client).await?;
 
-    // an upgrade, node after node
+    // An upgrade replaces the plugin node by node.
     chart::upgrade(&["--set", "driver.verbosity=3"]).await?;
     driver_ready(client).await?;
     writers.all_go_on(Duration::from_secs(10)).await?;
     writers.nothing_is_missing().await?;
 
-    // and the new plugin serves: volumes made before it can be unmounted, new ones mounted
+    // The new plugin mounts new volumes, and unmounts volumes that the old plugin has mounted.
     writers.ns.apply("02-dynamic.yaml").await?;
     writers.ns.ready("writer").await?;
     chart::upgrade(&[]).await?;
@@ -178,7 +178,7 @@ async fn s10_every_claim_is_bound_once_though_the_controller_is_killed_meanwhile
         claim.metadata.name = Some(format!("claim-{i}"));
         claims.create(&PostParams::default(), &claim).await?;
         if i % 10 == 5 {
-            // SIGKILL, to the driver's process itself, wherever it runs
+            // The driver's process gets SIGKILL on whichever node it runs.
             for node in [Machine::Node1, Machine::Node2] {
                 node.run("pkill -KILL -f -- '^/csi-nfs --mode=controller' || true").await?;
             }
@@ -193,7 +193,7 @@ async fn s10_every_claim_is_bound_once_though_the_controller_is_killed_meanwhile
     driver_ready(&client).await
 }
 
-/// status.volumeHealth of a pod and status.storageHealth of a CSINode, as the API has them.
+/// status.volumeHealth of a pod and status.storageHealth of its CSINode.
 async fn health(ns: &Namespace, pod: &Pod) -> Result<(serde_json::Value, serde_json::Value)> {
     let pod_now = serde_json::to_value(ns.api::<Pod>().get(&pod.name_any()).await?)?;
     let node = Api::<CSINode>::all(ns.client.clone()).get(node_of(pod)?).await?;
@@ -212,19 +212,19 @@ async fn s11_an_outage_of_the_server_is_told_and_outlived() -> Result<()> {
 
     let outage = Instant::now();
     Machine::Nfs.off()?;
-    let sick = eventually(SOON, "the pod and its node say that the storage is not well", async || {
+    let sick = eventually(SOON, "the pod and its node report that the server is unreachable", async || {
         let (pod, node) = health(ns, &writers.pods[0]).await?;
         let (pod, node) = (pod.to_string(), node.to_string());
         let told = |of: &str| of.contains("ServerUnreachable");
         Ok((pod.contains("nfs.example.org") && told(&pod) && told(&node)).then_some((pod, node)))
     })
     .await?;
-    println!("told after {:?}: pod {} node {}", outage.elapsed(), sick.0, sick.1);
+    println!("reported after {:?}: pod {} node {}", outage.elapsed(), sick.0, sick.1);
 
-    // with the server gone a pod can still end, and so can its node's kubelet go on
+    // While the server is gone, a pod can be deleted, and its node's kubelet keeps working.
     let end = Instant::now();
     doomed.delete::<Pod>("writer", Duration::from_secs(45)).await?;
-    println!("a pod ended in {:?} with its server gone", end.elapsed());
+    println!("a pod was deleted in {:?} while its server was gone", end.elapsed());
     tokio::time::sleep(Duration::from_secs(60).saturating_sub(outage.elapsed())).await;
     for node in [Machine::Node1, Machine::Node2] {
         node_ready(&ns.client, node, true).await?;
@@ -235,7 +235,7 @@ async fn s11_an_outage_of_the_server_is_told_and_outlived() -> Result<()> {
     eventually(SOON, "the server is back", async || Machine::Nfs.run(serves).await.map(Some)).await?;
     let back = Instant::now();
     writers.all_go_on(SOON * 2).await?;
-    println!("writers went on {:?} after the server was back", back.elapsed());
+    println!("the writers continued {:?} after the server was back", back.elapsed());
     writers.nothing_is_missing().await?;
     eventually(SOON, "the reports of bad health are cleared", async || {
         let (pod, node) = health(ns, &writers.pods[0]).await?;

@@ -1,4 +1,4 @@
-//! Scenario 14: sizes that are enforced, with the agent on the NFS server.
+//! Scenario 14: enforced sizes, with the agent on the NFS server.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ async fn start_agent() -> Result<()> {
     Ok(())
 }
 
-/// SIGKILL.
+/// Sends SIGKILL to the agent.
 async fn kill_agent() -> Result<()> {
     Machine::Nfs.run("kill -9 $(cat /tmp/agent.pid)").await?;
     Ok(())
 }
 
-/// Size and use in bytes, as `df` in the pod shows them.
+/// Size and usage in bytes that `df` in the pod shows.
 async fn df(ns: &Namespace) -> Result<(u64, u64)> {
     let shown = ns.exec("filler", "df -k /data | tail -n 1").await?;
     let figures: Vec<u64> = shown.split_whitespace().filter_map(|word| word.parse().ok()).collect();
@@ -39,7 +39,7 @@ async fn df(ns: &Namespace) -> Result<(u64, u64)> {
     Ok((figures[0] * 1024, figures[1] * 1024))
 }
 
-/// The same, as kubelet tells it to whoever watches the cluster.
+/// Size and usage in bytes that kubelet reports.
 async fn kubelet(ns: &Namespace, node: &str) -> Result<Option<(u64, u64)>> {
     let path = format!("/api/v1/nodes/{node}/proxy/stats/summary");
     let output = Command::new(tool("kubectl")).args(["get", "--raw", &path]).output().await?;
@@ -50,7 +50,7 @@ async fn kubelet(ns: &Namespace, node: &str) -> Result<Option<(u64, u64)>> {
     Ok(found.and_then(|volume| Some((volume["capacityBytes"].as_u64()?, volume["usedBytes"].as_u64()?))))
 }
 
-/// Fills the pod's volume with files as far as that goes.
+/// Fills the pod's volume with files until the server refuses.
 async fn fill(ns: &Namespace) -> Result<()> {
     let fill = "n=0; while dd if=/dev/zero of=/data/$n-$(date +%s) bs=1M count=10 conv=fsync; do n=$((n+1)); done 2>&1";
     let told = ns.exec("filler", fill).await?;
@@ -77,10 +77,10 @@ async fn s14_a_claim_is_full_at_its_size_and_goes_on_when_it_grows() -> Result<(
         ensure!(df(&ns).await?.0 == mib * MIB, "df shows another size: {:?}", df(&ns).await?);
         fill(&ns).await?;
         let (size, used) = df(&ns).await?;
-        ensure!(size - used <= MIB, "full, and {used} of {size} are used");
+        ensure!(size - used <= MIB, "the volume is full, but only {used} of {size} are used");
         let node = node_of(&pod)?;
         let mut told = None;
-        eventually(SOON * 2, "kubelet's figures are those of df", async || {
+        eventually(SOON * 2, "kubelet reports the same figures as df", async || {
             told = kubelet(&ns, node).await?;
             Ok((told == Some((size, used))).then_some(()))
         })
@@ -98,7 +98,9 @@ async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_
     ns.claim_at_once("14-quota.yaml", CLAIMS).await?;
     let bound = async || -> Result<Vec<String>> {
         let bound = ns.bound_claims().await?.into_iter();
-        bound.map(|claim| claim.spec.and_then(|spec| spec.volume_name).context("bound to nothing")).collect()
+        bound
+            .map(|claim| claim.spec.and_then(|spec| spec.volume_name).context("the bound claim names no volume"))
+            .collect()
     };
     for count in [5, 20] {
         eventually(SOON, "some claims are bound", async || Ok((bound().await?.len() >= count).then_some(()))).await?;
@@ -107,7 +109,7 @@ async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_
         start_agent().await?;
     }
     eventually(SOON * 2, "all claims are bound", async || Ok((bound().await?.len() == CLAIMS).then_some(()))).await?;
-    // Each on its own, with what was asked for: as the agent says, and as the file system has it.
+    // Each volume has its own project with the requested limit, in the agent's answer and in the file system.
     let report = Machine::Nfs.run("xfs_quota -x -c 'report -p -n -N -b' /srv/disk").await?;
     let mut projects = BTreeSet::new();
     for volume in bound().await? {
@@ -119,7 +121,7 @@ async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_
         let line = report.lines().find(|line| line.split_whitespace().next() == Some(&format!("#{project}")));
         let hard = line.and_then(|line| line.split_whitespace().nth(3));
         ensure!(hard == Some(&(100 * MIB / 1024).to_string()), "{volume}: {line:?}");
-        ensure!(projects.insert(project), "{volume} has the project of another");
+        ensure!(projects.insert(project), "{volume} has the project ID of another volume");
     }
     ns.remove().await?;
     kill_agent().await

@@ -1,5 +1,5 @@
-//! The API server's own judgement of what the chart renders and of the examples: each object is sent to it, to be
-//! validated and not kept. Runs before the driver is installed: what is there already would be taken as a change of it.
+//! Validates the chart's output, the manifests and the examples with a dry run on the API server. Runs before the
+//! driver is installed, because the API server would validate a change of an object that exists.
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +8,7 @@ use csi_nfs_e2e_kubernetes::{repository, tool};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// Has the API server validate the objects of `yaml`, unknown fields included.
+/// Validates the objects of `yaml` on the API server. Unknown fields are errors.
 async fn validate(what: &str, yaml: &str) -> Result<()> {
     let mut kubectl = Command::new(tool("kubectl"))
         .args(["apply", "--server-side", "--dry-run=server", "--validate=strict", "--force-conflicts", "--filename=-"])
@@ -21,11 +21,11 @@ async fn validate(what: &str, yaml: &str) -> Result<()> {
     ensure!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
     let objects = yaml.lines().filter(|line| line.starts_with("kind: ")).count();
     let taken = String::from_utf8(output.stdout)?.lines().count();
-    ensure!(taken == objects && objects > 0, "{what}: {taken} of {objects} objects were taken");
+    ensure!(taken == objects && objects > 0, "{what}: {taken} of {objects} objects were accepted");
     Ok(())
 }
 
-/// The objects that this cluster has the kind of: Prometheus' ServiceMonitor is not one.
+/// The objects whose kind exists in this cluster. Prometheus' ServiceMonitor does not.
 fn known(yaml: &str) -> String {
     let objects = yaml.split("\n---\n").filter(|object| !object.contains("monitoring.coreos.com"));
     objects.collect::<Vec<_>>().join("\n---\n")
@@ -35,7 +35,7 @@ fn known(yaml: &str) -> String {
 async fn the_chart_with_any_value_renders_what_the_api_server_takes() -> Result<()> {
     let all: Vec<_> =
         SETTINGS.iter().flat_map(|(path, value, needs)| [&[(*path, *value)][..], needs].concat()).collect();
-    // a part that a value switches off is not seen with that value, and one class of two has its export
+    // A value `false` removes a part of the chart, and one replica removes another. These are validated separately.
     let shown: Vec<_> =
         all.iter().copied().filter(|(path, value)| *value != "false" && *path != "controller.replicas").collect();
     validate("every value at once", &known(&rendered(&shown)?)).await?;

@@ -1,4 +1,4 @@
-//! Scenario 7: snapshots, what is made of them, and clones.
+//! Scenario 7: snapshots, restores, clones and groups.
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
@@ -12,10 +12,10 @@ use serde_json::json;
 
 const GROUP: &str = "snapshot.storage.k8s.io";
 
-/// Waits until the driver keeps nothing of a snapshot on the export any more.
+/// Waits until no part of a snapshot is left on the export.
 async fn no_snapshot_is_left() -> Result<()> {
     let left = format!("find {} -mindepth 1 | wc -l", exported(".csi-nfs/snapshots"));
-    eventually(SOON, "nothing of a snapshot is left on the export", async || {
+    eventually(SOON, "no part of a snapshot is left on the export", async || {
         Ok((Machine::Nfs.run(&left).await? == "0").then_some(()))
     })
     .await
@@ -46,13 +46,13 @@ async fn s07_a_snapshot_is_restored_cloned_and_read_as_it_was() -> Result<()> {
         let found = ns.exec("reader", &format!("cat /{volume}/text")).await?;
         ensure!(found == text, "{volume}: {found}");
     }
-    ensure!(!export_has("snapshots/frozen").await?, "what is only read was copied");
+    ensure!(!export_has("snapshots/frozen").await?, "the driver copied the snapshot for a read-only volume");
     let refused = ns.exec("reader", "echo no > /frozen/text").await;
-    ensure!(format!("{:?}", refused.err()).contains("Read-only file system"), "a snapshot was written");
+    ensure!(format!("{:?}", refused.err()).contains("Read-only file system"), "a pod wrote to a snapshot");
     ns.exec("reader", "echo third > /restored/text && echo third > /cloned/text").await?;
-    ensure!(ns.exec("author", "cat /data/text").await? == "second", "a copy shares data with what it was made of");
+    ensure!(ns.exec("author", "cat /data/text").await? == "second", "a copy shares data with its source");
 
-    // neither what a snapshot was made of nor the snapshot itself is needed by what was made of it
+    // Volumes from a snapshot need neither the source volume nor the VolumeSnapshot.
     ns.delete::<Pod>("author", SOON).await?;
     ns.delete::<PersistentVolumeClaim>("original", SOON).await?;
     ns.delete_snapshot(&snapshots, "monday").await?;
@@ -96,7 +96,7 @@ async fn s07_a_group_of_volumes_is_kept_and_goes_as_one() -> Result<()> {
     }
     let expected = ["a lamp sold", "no lamp left"].map(str::to_owned);
     ensure!(texts == BTreeSet::from(expected), "{texts:?}");
-    ns.delete_snapshot(&groups, "evening").await.context("the group goes, and its members with it")?;
+    ns.delete_snapshot(&groups, "evening").await.context("deleting the group with its members")?;
     ns.remove().await?;
     no_snapshot_is_left().await
 }

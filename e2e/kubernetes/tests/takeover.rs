@@ -1,5 +1,4 @@
-//! Scenario 12: a cluster that ran csi-driver-nfs goes on with this driver, with nothing changed but the driver's
-//! image.
+//! Scenario 12: a cluster migrates from csi-driver-nfs to this driver. Only the driver's image changes.
 use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::chart;
 use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, written};
@@ -12,13 +11,13 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 const OLDER: &str = "pvc-0b8a4b7e-4f0d-4d3a-9a53-4d7f0c7d5a02";
-/// The directory of the archive of a snapshot, whose source was the volume [`SOURCE`].
+/// The directory with the archive of a snapshot of the volume [`SOURCE`].
 const ARCHIVE: &str = "snapshot-0b8a4b7e-4f0d-4d3a-9a53-4d7f0c7d5b01";
 const SOURCE: &str = "pvc-0b8a4b7e-4f0d-4d3a-9a53-4d7f0c7d5a03";
 
 #[tokio::test]
 async fn s12_volumes_of_the_incumbent_are_mounted_grown_and_deleted_under_its_name() -> Result<()> {
-    // what the incumbent left on the export
+    // csi-driver-nfs has left this on the export.
     for path in ["legacy/app", OLDER] {
         Machine::Nfs.run(&format!("mkdir -p {0} && chmod 777 {0} && echo before > {0}/before", exported(path))).await?;
     }
@@ -38,7 +37,7 @@ async fn s12_volumes_of_the_incumbent_are_mounted_grown_and_deleted_under_its_na
     })
     .await?;
 
-    // what is made now looks as what the incumbent makes
+    // A new volume has the same form as a volume of csi-driver-nfs.
     let fresh = ns.bound("fresh").await?;
     let csi = fresh.spec.as_ref().and_then(|s| s.csi.as_ref()).context("not a CSI volume")?;
     ensure!(csi.driver == "nfs.csi.k8s.io");
@@ -58,9 +57,10 @@ async fn s12_volumes_of_the_incumbent_are_mounted_grown_and_deleted_under_its_na
 
 #[tokio::test]
 async fn s12_a_snapshot_of_the_incumbent_is_restored_and_deleted() -> Result<()> {
-    // what the incumbent left on the export
+    // csi-driver-nfs has left this on the export.
     let make = format!(
-        "mkdir -p {archive} && cd $(mktemp -d) && mkdir sub && echo kept > sub/file && tar -czf {archive}/{SOURCE}.tar.gz .",
+        "mkdir -p {archive} && cd $(mktemp -d) && mkdir sub && echo kept > sub/file && \
+         tar -czf {archive}/{SOURCE}.tar.gz .",
         archive = exported(ARCHIVE)
     );
     Machine::Nfs.run(&make).await?;

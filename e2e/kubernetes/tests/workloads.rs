@@ -13,7 +13,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
 
-/// Deletes a volume that outlived its claim.
+/// Deletes a PersistentVolume whose claim is gone.
 async fn delete_volume(namespace: &Namespace, volume: &PersistentVolume) -> Result<()> {
     let (name, uid) = (volume.name_any(), volume.uid().context("no uid")?);
     namespace.volumes().delete(&name, &DeleteParams::default()).await?;
@@ -34,7 +34,7 @@ async fn s01_a_static_volume_made_by_hand_is_bound_and_written() -> Result<()> {
     written("by-hand/greeting", "written by a pod").await?;
     ensure!(ns.exec("writer", "cat /data/older").await? == "older");
     ns.remove().await?;
-    ensure!(export_has("by-hand/older").await?, "what an administrator made is not the driver's to delete");
+    ensure!(export_has("by-hand/older").await?, "the driver deleted a directory that an administrator created");
     let ns = Namespace::new("static-volume").await?;
     delete_volume(&ns, &volume).await?;
     ns.remove().await
@@ -51,7 +51,7 @@ async fn s02_a_dynamic_volume_is_a_directory_named_after_its_claim_and_gone_with
     ensure!(handle[..3] == ["nfs.example.org", "share", "dynamic/notes"], "{handle:?}");
     ns.ready("writer").await?;
     written("dynamic/notes/greeting", "written by a pod").await?;
-    ensure!(ns.exec("writer", "ls -A /data").await? == "greeting", "a pod sees its own files alone");
+    ensure!(ns.exec("writer", "ls -A /data").await? == "greeting", "a pod sees foreign files");
     ns.remove().await?;
     eventually(SOON, "the directory and its empty parent are gone", async || {
         Ok((!export_has("dynamic").await?).then_some(()))
@@ -64,7 +64,7 @@ async fn s03_each_access_mode_lets_in_whom_it_should() -> Result<()> {
     let ns = Namespace::new("modes").await?;
     ns.apply("03-access-modes.yaml").await?;
 
-    // ReadWriteMany: both nodes at once, and each sees what the other wrote
+    // ReadWriteMany: both nodes mount the volume at once, and each pod sees the other's file.
     let pods = ns.ready_all("many", 2).await?;
     let nodes = pods.iter().map(node_of).collect::<Result<BTreeSet<_>>>()?;
     ensure!(nodes.len() == 2, "both pods are on {nodes:?}");
@@ -82,11 +82,11 @@ async fn s03_each_access_mode_lets_in_whom_it_should() -> Result<()> {
 
     ns.ready("reader").await?;
     let refused = ns.exec("reader", "echo no > /data/file").await;
-    ensure!(format!("{:?}", refused.err()).contains("Read-only file system"), "a reader wrote");
+    ensure!(format!("{:?}", refused.err()).contains("Read-only file system"), "a reader wrote to the volume");
 
     let pods_of = &ns.api::<Pod>();
-    // ReadWriteOncePod: one of the two runs, the other waits, and takes over when it is gone
-    let (first, second) = eventually(SOON, "one of the two runs", async || {
+    // ReadWriteOncePod: one pod runs, and the other waits until it is gone.
+    let (first, second) = eventually(SOON, "one of the two pods runs", async || {
         let ready = |name| async move { anyhow::Ok(is_ready(&pods_of.get(name).await?)) };
         Ok(if ready("alone").await? {
             Some(("alone", "late"))
@@ -99,7 +99,7 @@ async fn s03_each_access_mode_lets_in_whom_it_should() -> Result<()> {
         let conditions = p.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         conditions.iter().any(|c| c.message.as_deref().is_some_and(|m| m.contains("ReadWriteOncePod")))
     };
-    until(pods_of, second, SOON, "told why it waits", refused).await?;
+    until(pods_of, second, SOON, "refused with ReadWriteOncePod as the reason", refused).await?;
     ns.delete::<Pod>(first, SOON).await?;
     ns.ready(second).await?;
     ns.remove().await
@@ -156,7 +156,10 @@ async fn s06_an_inline_volume_mounts_an_export_where_that_is_allowed() -> Result
     ns.ready("inline").await?;
     written("inline/inline", "inline").await?;
     ns.delete::<Pod>("inline", SOON).await?;
-    ensure!(read_export("inline/inline").await? == "inline", "an inline volume's data is the export's");
+    ensure!(
+        read_export("inline/inline").await? == "inline",
+        "the inline volume's file changed with the deletion of its pod"
+    );
     ns.remove().await
 }
 
@@ -186,7 +189,10 @@ async fn s08_a_volume_grows_and_changes_its_class_while_it_is_used() -> Result<(
     ns.delete::<PersistentVolumeClaim>("grows", SOON).await?;
     until_gone(&ns.volumes(), &volume.name_any(), &volume.uid().context("no uid")?, SOON).await?;
     let found = Machine::Nfs.run(&format!("find {} -path '*archived-*' -name file", exported("."))).await?;
-    ensure!(found.lines().any(|f| f.contains("grows")), "not archived, as the new class says: {found}");
+    ensure!(
+        found.lines().any(|f| f.contains("grows")),
+        "the volume was not archived as the new class requests: {found}"
+    );
     ns.remove().await
 }
 
@@ -213,8 +219,8 @@ async fn s08_a_claim_larger_than_the_export_stays_pending_and_says_why() -> Resu
     ns.remove().await
 }
 
-/// Applies scenario 9 in a fresh namespace with `files` files in the volume already, and returns how long its pod took
-/// from being made to being ready.
+/// Applies scenario 9 in a new namespace, with `files` files in the volume. Returns the time from the creation of the
+/// pod until it is ready.
 async fn time_to_start(name: &str, files: usize) -> Result<(Namespace, Duration)> {
     let ns = Namespace::new(name).await?;
     ns.apply_one("09-fsgroup.yaml", "PersistentVolumeClaim", "team").await?;
@@ -232,11 +238,12 @@ async fn s09_a_group_owns_its_volume_at_once_however_many_files_there_are() -> R
     let (empty, first) = time_to_start("group-empty", 0).await?;
     written("group-empty/team/file", "ours").await?;
     let owner = Machine::Nfs.run(&format!("stat -c %u:%g:%a {}", exported("group-empty/team"))).await?;
-    ensure!(owner.starts_with("0:5678:2"), "the group, with setgid: {owner}");
+    ensure!(owner.starts_with("0:5678:2"), "the directory lacks the group or setgid: {owner}");
     empty.remove().await?;
 
     let (full, second) = time_to_start("group-full", 50_000).await?;
-    // what kubelet would have done instead, over the same mount; a part of it, for it takes minutes
+    // Without the driver's support, kubelet would change all files over the same mount. That takes minutes, so only a
+    // part of it is measured.
     const PART: usize = 1_000;
     let pod = full.api::<Pod>().get("member").await?;
     let node = Machine::node(node_of(&pod)?)?;
