@@ -1,4 +1,4 @@
-{{/* The release's name, with the chart's where the former does not have it. */}}
+{{/* The release's name, followed by the chart's name unless the release's name contains it. */}}
 {{- define "csi-nfs.fullname" -}}
 {{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end -}}
 {{- end }}
@@ -19,7 +19,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* Flags that the driver takes in both modes. */}}
+{{/* The driver's flags in both modes. */}}
 {{- define "csi-nfs.driverArgs" -}}
 - --endpoint=unix:///csi/csi.sock
 - --drivername={{ .Values.driver.name }}
@@ -35,7 +35,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* kubelet asks through the binary itself: there is nothing else in the image. */}}
+{{/* kubelet probes with the driver's binary, because the image contains nothing else. */}}
 {{- define "csi-nfs.probes" -}}
 startupProbe:
   exec: {command: [/csi-nfs, probe, --endpoint=unix:///csi/csi.sock]}
@@ -49,14 +49,14 @@ livenessProbe:
   failureThreshold: 5
 {{- end }}
 
-{{/* What every container but the node's is held to. */}}
+{{/* The restrictions of every container except the node plugin. */}}
 {{- define "csi-nfs.confined" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Arguments that all sidecars share; they lead one by one, and each works through its own pod's driver. */}}
+{{/* The arguments of all sidecars. Each sidecar has its own leader election and uses the driver of its own pod. */}}
 {{- define "csi-nfs.sidecarArgs" -}}
 - --csi-address=/csi/csi.sock
 - --leader-election
@@ -73,7 +73,7 @@ capabilities: {drop: [ALL]}
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 {{- end }}
 
-{{/* Only the sidecars get the API's token: the driver, which reads what tenants write, has none. */}}
+{{/* Only the sidecars get the API token. The driver reads data of tenants, so it gets no token. */}}
 {{- define "csi-nfs.sidecarMounts" -}}
 - {name: socket, mountPath: /csi}
 - {name: api-token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
