@@ -1,4 +1,4 @@
-// Everything of the test cluster that is written in Go, pinned: `go install tool` builds it all.
+// Pins the Go programs of the test cluster. `go install tool` builds all of them.
 module github.com/csi-nfs/e2e-kubernetes
 
 go 1.26.6
@@ -315,7 +315,7 @@ require (
 	tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
 )
 
-// Kubernetes names its own parts v0.0.0; this is where they are.
+// Kubernetes requires its own modules at v0.0.0. These lines name their published versions.
 replace (
 	k8s.io/api => k8s.io/api v0.37.2
 	k8s.io/apiextensions-apiserver => k8s.io/apiextensions-apiserver v0.37.2

@@ -1,4 +1,4 @@
-// Pins the CSI specification that proto/csi.proto is compared with (e2e/tests/spec.rs). No Go code is built.
+// Pins the CSI specification, with which e2e/tests/spec.rs compares proto/csi.proto. No Go code is built.
 module csi-nfs/e2e/spec
 
 go 1.24
