@@ -1,4 +1,4 @@
-//! Access modes and capabilities (CSI `VolumeCapability`), and the range that a capacity may be in.
+//! Access modes, capabilities (CSI `VolumeCapability`) and capacity ranges (CSI `CapacityRange`).
 
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
@@ -23,7 +23,7 @@ pub enum AccessMode {
 }
 
 impl AccessMode {
-    /// Whether nothing may be written in this mode.
+    /// Whether this mode forbids writing.
     pub fn is_read_only(self) -> bool {
         matches!(self, Self::SingleNodeReaderOnly | Self::MultiNodeReaderOnly)
     }
@@ -32,25 +32,28 @@ impl AccessMode {
 /// A use of a volume that the driver can serve: a mounted file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capability {
-    /// How it is used.
+    /// The access mode.
     pub mode: AccessMode,
     /// The options to mount with.
     pub mount_options: MountOptions,
-    /// The group that the volume's root is given (VOLUME_MOUNT_GROUP).
+    /// The group to give to the volume's root directory (VOLUME_MOUNT_GROUP).
     pub group: Option<u32>,
 }
 
-/// The bytes that a volume may have (CSI `CapacityRange`).
+/// The requested capacity, in bytes (CSI `CapacityRange`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CapacityRange {
-    /// At least; 0 where nothing was asked.
+    /// The minimum; 0 if the request has none.
     required: u64,
-    /// At most; `None` without a limit.
+    /// The maximum; `None` if the request has none.
     limit: Option<u64>,
 }
 
 impl CapacityRange {
-    /// A range as CSI gives it, where 0 means "nothing said".
+    /// Converts CSI's fields, in bytes. 0 means "not set".
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a negative number; [`Error::CapacityOutOfRange`] if `limit` is less than `required`.
     pub fn new(required: i64, limit: i64) -> Result<Self> {
         let positive = |field: &str, bytes: i64| {
             u64::try_from(bytes)
@@ -67,17 +70,17 @@ impl CapacityRange {
         Ok(Self { required, limit })
     }
 
-    /// At least so many bytes.
+    /// The minimum in bytes; 0 if the request has none.
     pub fn required(self) -> u64 {
         self.required
     }
 
-    /// The capacity of a new volume: what is required, or else all that is allowed; 0 where nothing was said.
+    /// The capacity of a new volume in bytes: the minimum, otherwise the maximum, otherwise 0.
     pub fn choose(self) -> u64 {
         if self.required > 0 { self.required } else { self.limit.unwrap_or(0) }
     }
 
-    /// Whether a volume of this capacity is what was asked for.
+    /// Whether the range contains this capacity.
     pub fn allows(self, capacity: u64) -> bool {
         capacity >= self.required && self.limit.is_none_or(|limit| capacity <= limit)
     }

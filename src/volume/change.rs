@@ -1,7 +1,7 @@
-//! Changing a volume: its capacity (CSI `ControllerExpandVolume`), and its attributes (CSI `ControllerModifyVolume`).
+//! Changes to a volume: its capacity (CSI `ControllerExpandVolume`) and its attributes (CSI `ControllerModifyVolume`).
 //!
-//! The caller holds the volume's lock, and hands it in as a proof. The order is such that a repeated call finishes what a crash cut
-//! short: attributes, record, limit.
+//! The caller holds the volume's lock and passes the guard as proof. A change sets the attributes, then the record,
+//! then the limit, so that a retried call completes what a crash interrupted.
 
 use tokio::time::Instant;
 
@@ -16,16 +16,19 @@ use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::{directory, directory_owners, find, kept, overcommit, quota, space};
 
-/// Reads the record of a volume for a change; a volume without one is taken over: it gets one.
+/// Reads the record of a volume that is to be changed. For a volume without a record, returns a new record, which the
+/// caller writes.
 ///
 /// # Errors
-/// [`Error::NotFound`] also where the volume was deleted and its directory kept, or the name belongs to a volume with
-/// another directory: a late call changes nothing of either.
+/// [`Error::Precondition`] if the ID does not contain the volume's name. [`Error::NotFound`] if there is no such
+/// volume, if it was deleted and its directory kept, or if its name now belongs to a volume with another directory: a
+/// late call must change neither of these.
 async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeName, Record)> {
     let found = find::get(export, id).await?;
     let name = id.name().ok_or_else(|| {
         Error::Precondition(format!(
-            "volume `{id}` cannot be changed: its ID does not tell its name (a nested directory without UUID)"
+            "volume `{id}` cannot be changed: its ID does not contain its name; use an ID of the form \
+             SERVER#SHARE#DIRECTORY#NAME#"
         ))
     })?;
     if let Some(record) = found.record {
@@ -34,23 +37,26 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
     let not_found = |reason: String| Err(Error::not_found(format!("volume `{id}`"), reason));
     if kept::is_kept(export, id).await? {
         return not_found(format!(
-            "it was deleted, and its directory `{}` was kept; to use that again, create a volume with this `subDir`, or a PersistentVolume that names the directory",
+            "it was deleted, and its directory `{}` was kept; to use the directory again, create a volume with this \
+             `subDir`, or a PersistentVolume that names the directory",
             id.sub_dir
         ));
     }
     if let Some(other) = Record::read(export, &name).await? {
-        return not_found(format!("the volume of that name is `{}`", other.id));
+        return not_found(format!("the volume of that name has another directory: its ID is `{}`", other.id));
     }
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&name)).await?;
     let adopted = !neighbours.kept.is_empty() || directory_owners::is_adopted(export, &id.sub_dir, &neighbours).await?;
     Ok((name, Record { adopted, ..Record::unrecorded(id) }))
 }
 
-/// Makes a volume larger (CSI `ControllerExpandVolume`): answers its capacity, in bytes, with its limit in
-/// force where there was one.
+/// Expands a volume (CSI `ControllerExpandVolume`) and returns its capacity in bytes. Waits until `until` for the new
+/// limit, if the quota is required or an earlier limit is in force.
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::CapacityOutOfRange`] where it is larger than the limit already; [`Error::Exhausted`].
+/// [`Error::NotFound`]; [`Error::CapacityOutOfRange`] if the volume is larger than the limit of `range` already;
+/// [`Error::Exhausted`] if the export lacks space or the class's `overcommit` forbids the expansion;
+/// [`Error::NoAgent`] if the limit is not in force in time.
 pub async fn expand<F: Fs>(
     export: &Export<F>,
     id: &VolumeId,
@@ -62,7 +68,7 @@ pub async fn expand<F: Fs>(
     let capacity = range.required().max(record.capacity);
     if !range.allows(capacity) {
         return Err(Error::CapacityOutOfRange(format!(
-            "volume `{id}` has {} bytes already, more than the limit; volumes do not shrink",
+            "volume `{id}` already has {} bytes, more than limit_bytes; volumes cannot shrink",
             record.capacity
         )));
     }
@@ -71,16 +77,20 @@ pub async fn expand<F: Fs>(
         space::check_free(export, more).await?;
         let _promise = overcommit::check(export, record.attributes.overcommit, more).await?;
         record.capacity = capacity;
-        // A volume that is taken over may have no claim yet.
+        // A volume that had no record may have no claim either.
         directory_owners::claim(export, &record.id).await?;
         record.write(export).await?;
     }
-    // Also where it was large enough: an earlier call may not have waited to the end.
+    // Even if the capacity does not change: an earlier call may have ended before the limit was in force.
     quota::enforced_where_it_was(export, &name, &record, until).await?;
     Ok(capacity)
 }
 
-/// Changes what can be changed of a volume (CSI `ControllerModifyVolume`).
+/// Changes the attributes of a volume (CSI `ControllerModifyVolume`). Waits until `until` for a limit that is required.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Precondition`] if the volume is backed by a snapshot and `changes` has a mode or an
+/// owner; [`Error::NoAgent`] or [`Error::Precondition`] if a required limit cannot be enforced.
 pub async fn modify<F: Fs>(
     export: &Export<F>,
     id: &VolumeId,
@@ -93,7 +103,7 @@ pub async fn modify<F: Fs>(
     let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
     let owned = changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
     if record.backing_snapshot.is_some() && owned {
-        let reason = "shows a snapshot, which does not change: mountPermissions, uid and gid cannot be given to it";
+        let reason = "is backed by a snapshot, which cannot change; leave out mountPermissions, uid and gid";
         return Err(Error::Precondition(format!("volume `{id}` {reason}")));
     }
     let directory = export.find_dir(&export.fs().root(), id.sub_dir.names()).await?;
@@ -105,7 +115,7 @@ pub async fn modify<F: Fs>(
     let on_delete_modified = record.on_delete_modified || changes.on_delete.is_some();
     if (attributes, on_delete_modified) != (record.attributes, record.on_delete_modified) {
         (record.attributes, record.on_delete_modified) = (attributes, on_delete_modified);
-        // A volume that is taken over may have no claim yet.
+        // A volume that had no record may have no claim either.
         directory_owners::claim(export, &record.id).await?;
         record.write(export).await?;
     }

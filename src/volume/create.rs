@@ -1,7 +1,8 @@
-//! Making an empty volume (CSI `CreateVolume`).
+//! Creates empty volumes (CSI `CreateVolume`).
 //!
-//! The caller holds the volume's lock (so that it can give up waiting for it), and hands it in as a proof. The order is such that a
-//! repeated call finishes what a crash cut short: claim, directory, record, limit. The record is what makes the volume exist.
+//! The caller takes the volume's lock, so that it can stop waiting for the lock, and passes the guard as proof. The
+//! steps are claim, directory, record and limit. In this order, a retried call completes what a crash interrupted. A
+//! volume exists as soon as its record does.
 
 use tokio::time::Instant;
 
@@ -18,22 +19,22 @@ use crate::volume::record::{Origin, Record};
 use crate::volume::record_file::{RecordFile as _, now};
 use crate::volume::{delete, directory, directory_owners, kept, overcommit, quota, space};
 
-/// A volume to be made.
+/// A volume to create.
 #[derive(Debug, Clone)]
 pub struct Create {
-    /// Its name.
+    /// The volume's name.
     pub name: VolumeName,
-    /// Its directory; `None` for one named after it.
+    /// The volume's directory; `None` for a directory that has the volume's name.
     pub sub_dir: Option<SubDir>,
-    /// Its capacity.
+    /// The requested capacity.
     pub capacity: CapacityRange,
-    /// What was asked for.
+    /// The requested attributes.
     pub asked: Attributes,
-    /// What holds where nothing was asked for: the driver's defaults.
+    /// The driver's defaults, for attributes that were not requested.
     pub defaults: Attributes,
-    /// The options that the controller mounts the export with.
+    /// The options with which the controller mounts the export.
     pub mount_options: Vec<String>,
-    /// What it is to be filled with.
+    /// The source of the content; `None` for an empty volume.
     pub origin: Option<Origin>,
 }
 
@@ -50,19 +51,21 @@ impl Create {
     }
 }
 
-/// Makes a volume, or finds the one that an earlier call with the same arguments made (CSI `CreateVolume`). A limit that is
-/// required is waited for `until` then.
+/// Creates a volume, or returns the record that an earlier call with the same arguments wrote (CSI `CreateVolume`).
+/// Waits until `until` for a limit that is required.
 ///
 /// # Errors
-/// [`Error::Conflict`] where the name belongs to a volume of another capacity or other parameters,
-/// [`Error::Precondition`] where the directory is inside another volume's, [`Error::Exhausted`] where the export has not
-/// enough free or is promised to others; [`Error::NoAgent`] where a limit is required and cannot be had: nothing of the volume stays then.
+/// [`Error::Conflict`] if the name belongs to a volume with another directory, capacity, content or other parameters,
+/// or if another volume is being filled in the directory; [`Error::Precondition`] if the directory is inside another
+/// volume's directory or contains one; [`Error::Exhausted`] if the export lacks space or the class's `overcommit`
+/// forbids the volume; [`Error::NoAgent`] if a required limit is not in force in time. A volume that this call created
+/// is removed again then.
 pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, lock: &Guard<F>) -> Result<Record> {
     let id = create.id(export)?;
     let wanted = create.asked.or(create.defaults);
     if let Some(record) = Record::read(export, &create.name).await? {
         check_same(create, &id, &record)?;
-        // Whoever wrote the record had made the directory; it may have been removed by hand since.
+        // The directory was created before the record, but somebody may have removed it by hand since.
         directory::make(export, &create.name, &id.sub_dir, record.attributes).await?;
         quota::enforced_where_required(export, &create.name, &record, until).await?;
         kept::replace(export, &record, &create.name).await?;
@@ -80,7 +83,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     let was_there = directory::make(export, &create.name, &id.sub_dir, wanted).await?;
     let adopted = match &neighbours.same {
         Some(_) => directory_owners::is_adopted(export, &id.sub_dir, &neighbours).await?,
-        // One that is empty may be this volume's own, made by an earlier call that came no further.
+        // An empty directory may be this volume's own, from an earlier call that was interrupted.
         None => was_there && directory::has_content(export, &id.sub_dir).await?,
     };
     let record = new(create, id, capacity, kept || adopted);
@@ -113,9 +116,10 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
     }
 }
 
+/// Returns [`Error::Conflict`] if the existing volume of `record` is not the requested one.
 pub(super) fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
     let differs = |what: &str, is: String, asked: String| {
-        let reason = format!("it has {what} {is}, and {asked} is asked for now; choose another name");
+        let reason = format!("it has {what} {is}, but the request has {asked}; choose another name");
         Err(Error::conflict(format!("volume `{}`", create.name), reason))
     };
     if (&id.server, &id.share, &id.sub_dir) != (&record.id.server, &record.id.share, &record.id.sub_dir) {

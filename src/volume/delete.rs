@@ -1,4 +1,4 @@
-//! Deleting a volume: into the trash, kept, or archived (CSI `DeleteVolume`).
+//! Deletes volumes (CSI `DeleteVolume`). The volume's directory is moved to the trash, kept, or archived.
 
 use uuid::Uuid;
 
@@ -16,19 +16,20 @@ use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::{directory, kept};
 
-/// Beyond this many archives of one directory, the next one is numbered at random.
+/// After this many archives of one directory, the next archive gets a random suffix.
 const ARCHIVES: u32 = 100;
 
-/// What the driver's flags say of deleting.
+/// The driver's flags for deletion.
 #[derive(Debug, Clone, Copy)]
 pub struct DeletePolicy {
-    /// `--default-ondelete-policy`: what becomes of a directory where neither record nor identifier tells.
+    /// `--default-ondelete-policy`: the policy if neither the record nor the identifier has one.
     pub default: OnDelete,
-    /// `--remove-archived-volume-path`: an archive of the same name is replaced.
+    /// `--remove-archived-volume-path`: whether an archive replaces an earlier archive of the same name.
     pub replace_archive: bool,
 }
 
-/// Whether there is nothing of a volume on an export that the driver never wrote to, and so nothing to lock.
+/// Whether the export has neither the driver's private directory nor the volume's directory. Then there is nothing to
+/// delete and nothing to lock.
 pub async fn is_gone<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
     Ok(export.layout().await?.is_none()
         && match place(export, &id.sub_dir).await?.at {
@@ -37,11 +38,12 @@ pub async fn is_gone<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
         })
 }
 
-/// Deletes a volume. One that is not there is deleted. One that shows a snapshot is left to who knows of snapshots: its
-/// record is the answer then.
+/// Deletes a volume. Succeeds if the volume does not exist. Does not delete a volume that is backed by a snapshot, but
+/// returns its record: the caller deletes the volume together with what the snapshot has noted of it.
 ///
 /// # Errors
-/// [`Error::Precondition`] where the directory is inside another volume's, or another volume is inside it.
+/// [`Error::Precondition`](crate::error::Error::Precondition) if the directory is inside another volume's directory or
+/// contains one.
 pub async fn delete<F: Fs>(
     export: &Export<F>,
     id: &VolumeId,
@@ -53,7 +55,8 @@ pub async fn delete<F: Fs>(
     if record.as_ref().is_some_and(|record| record.backing_snapshot.is_some()) {
         return Ok(record);
     }
-    // A name whose record is of another directory is another volume's, and is no reason to spare this directory.
+    // Without a record of its own, the volume's name may belong to a volume with another directory. That volume is a
+    // neighbour like any other.
     let me = if record.is_some() { name.as_ref() } else { None };
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, me).await?;
     neighbours.check_nesting(&id.sub_dir)?;
@@ -63,7 +66,7 @@ pub async fn delete<F: Fs>(
             return Ok(None);
         }
         Fate::Untouched if directory::find(export, &id.sub_dir).await?.is_some() => return Ok(None),
-        // What was to be kept is gone.
+        // The directory that was to be kept is gone, and so the kept records are of no use.
         Fate::Kept | Fate::Untouched => kept::forget(export, &id.sub_dir, &neighbours.kept).await?,
         Fate::Shared => {
             let own: Vec<VolumeName> = neighbours.kept.into_iter().filter(|kept| me == Some(kept)).collect();
@@ -77,29 +80,29 @@ pub async fn delete<F: Fs>(
     if record.is_some() {
         forget_volume(export, id, lock).await?;
     } else {
-        // An earlier call may have come no further.
+        // An earlier call may have been interrupted after it removed the record.
         directory_owners::release(export, id).await?;
     }
     Ok(None)
 }
 
-/// What becomes of a volume's directory.
+/// What happens to a volume's directory.
 enum Fate {
-    /// It stays, and so does the record of that.
+    /// The directory stays, and the volume's record becomes a kept record.
     Kept,
-    /// It stays: other volumes have it, or it was never this one's.
+    /// The directory stays: other volumes have it, or it was never this volume's.
     Shared,
-    /// It stays as it is: it is not this volume's, or was kept before.
+    /// The directory stays: it was kept before, or it is inside a directory that was kept.
     Untouched,
-    /// It goes.
+    /// The directory is removed from its place.
     Removed(How),
 }
 
-/// How a directory goes.
+/// How a directory is removed from its place.
 enum How {
     Trashed,
     Archived {
-        /// Whether it takes the place of an archive of the same name.
+        /// Whether the archive replaces an earlier archive of the same name.
         replaces: bool,
     },
 }
@@ -122,11 +125,12 @@ async fn fate<F: Fs>(
         tracing::warn!(volume = %id, %export, %directory, "the directory of a deleted volume is kept: {why}");
     };
     let on_delete = match record {
-        // Nobody ever had it, so that nothing of it is kept; but a directory that it was not put into is somebody else's.
+        // Nobody ever used a pending volume, so its content is deleted whatever the policy. But a directory that was
+        // not staged for the volume belongs to somebody else.
         Some(record) if record.pending => {
             return Ok(if directory::is_placed(export, record).await? { of(OnDelete::Delete) } else { Fate::Shared });
         }
-        // A repeated call, or a late one: what was decided when the volume was deleted counts.
+        // This call is a retry or late: the decision that was made when the volume was deleted holds.
         None if !neighbours.kept.is_empty() || neighbours.kept_above.is_some() => return Ok(Fate::Untouched),
         None => id.on_delete.unwrap_or(policy.default),
         Some(record) => record.attributes.on_delete.or(id.on_delete).unwrap_or(policy.default),
@@ -135,25 +139,30 @@ async fn fate<F: Fs>(
     if on_delete != OnDelete::Retain {
         if let Some(inside) = &neighbours.kept_below {
             stays(&format!(
-                "directory `{inside}` inside it was kept when its volume was deleted; move that away first"
+                "it contains directory `{inside}`, which was kept when its volume was deleted; move `{inside}` away \
+                 before you remove this directory by hand"
             ));
             return Ok(Fate::Kept);
         }
         if !explicit && record.is_some_and(|record| record.adopted) {
             stays(
-                "it was there before its first volume, and neither the class nor a VolumeAttributesClass says onDelete",
+                "it existed before its first volume, and neither the StorageClass nor a VolumeAttributesClass sets \
+                 onDelete; if you do not need it, remove it by hand",
             );
             return Ok(Fate::Kept);
         }
         if !explicit && !neighbours.kept.is_empty() {
-            stays("it was kept for an earlier volume, and neither the class nor a VolumeAttributesClass says onDelete");
+            stays(
+                "it was kept when an earlier volume was deleted, and neither the StorageClass nor a \
+                 VolumeAttributesClass sets onDelete; if you do not need it, remove it by hand",
+            );
             return Ok(Fate::Kept);
         }
     }
     Ok(of(on_delete))
 }
 
-/// Removes a volume's directory, if it is there, and the directories that led to it, as far as they are empty.
+/// Removes a volume's directory, if it exists, and the parent directories that are empty then.
 async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bool) -> Result<()> {
     let place = place(export, &id.sub_dir).await?;
     let moved = match (&place.at, how) {
@@ -161,11 +170,11 @@ async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bo
         (Some((dir, name)), How::Trashed) => trash::discard(export, dir, name).await?,
         (None, _) => false,
     };
-    // Also where the directory is gone: an earlier call may have come no further.
+    // Even if the directory is gone: an earlier call may have been interrupted before it removed the parents.
     if moved || recorded { remove_empty(export, &place.parents).await } else { Ok(()) }
 }
 
-/// Removes a volume's record, and its claim on its directory.
+/// Removes a volume's record and its claim on its directory.
 pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Guard<F>) -> Result<()> {
     if let Some(name) = id.name() {
         Record::remove(export, &name).await?;
@@ -173,7 +182,8 @@ pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Gua
     directory_owners::release(export, id).await
 }
 
-/// Takes back a volume that was just made, and that nobody has seen: its directory goes where it is empty and its own.
+/// Removes a volume that was just created and that nobody has used. Removes its directory if that is empty and belongs
+/// to no other volume.
 pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(name)).await?;
     Record::remove(export, name).await?;
@@ -185,11 +195,11 @@ pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &Volume
     directory_owners::release(export, id).await
 }
 
-/// Where a directory is, or was.
+/// The place of a directory, which may or may not exist.
 struct Place<F: Fs> {
-    /// The directories that lead to it, as far as they are there, each by the one above it and its name.
+    /// The existing directories on the path, each as the directory that contains it and its name there.
     parents: Vec<(F::Handle, Name)>,
-    /// The directory that it is in, if it is there at all, and its name there.
+    /// The containing directory and the name there; `None` if the containing directory does not exist.
     at: Option<(F::Handle, Name)>,
 }
 
@@ -207,7 +217,7 @@ async fn place<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Place<F>> 
     Ok(place)
 }
 
-/// Renames a directory to `archived-…`, if it is there; answers whether it was.
+/// Renames a directory to `archived-…`. Returns whether it existed.
 async fn archive<F: Fs>(
     export: &Export<F>,
     from_dir: &F::Handle,
@@ -226,7 +236,8 @@ async fn archive<F: Fs>(
     let target = match export.find(&dir, &name).await? {
         None => name,
         Some((archived, attr)) if replace => {
-            // A Create and a Delete that arrive once more, late, must not cost what the first ones archived.
+            // Late retries of CreateVolume and DeleteVolume make and delete an empty directory. It must not replace
+            // the archive that the first calls made.
             let keeps = attr.kind != Kind::Directory || !export.is_empty(&archived).await?;
             if keeps && remove_if_empty(export, from_dir, from).await? {
                 return Ok(true);
@@ -239,11 +250,11 @@ async fn archive<F: Fs>(
     export.fs().rename(from_dir, from, &dir, &target).await.map(|()| true).map_err(failed)
 }
 
-/// `name` with a suffix that makes it free in `dir`.
+/// Returns `name` with a suffix, such that the name is free in `dir`.
 async fn free_name<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<Name> {
     let suffixed = |suffix: &str| {
         Name::new([name.as_bytes(), b"-", suffix.as_bytes()].concat())
-            .map_err(|status| export.failed(format!("archiving to `{name}`, which is taken"), status))
+            .map_err(|status| export.failed(format!("choosing a free archive name like `{name}`"), status))
     };
     for number in 1..ARCHIVES {
         let candidate = suffixed(&number.to_string())?;
@@ -254,7 +265,7 @@ async fn free_name<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> R
     suffixed(&Uuid::new_v4().to_string())
 }
 
-/// Removes the directories that led to one that is gone, as far as they are empty and may be removed.
+/// Removes parent directories, deepest first, until one is not empty or may not be removed.
 async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) -> Result<()> {
     for (dir, name) in parents.iter().rev() {
         if !remove_if_empty(export, dir, name).await? {
@@ -264,7 +275,7 @@ async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) 
     Ok(())
 }
 
-/// Removes a directory if it is empty and may be removed; answers whether it is gone.
+/// Removes a directory if it is empty and may be removed. Returns whether it is gone.
 async fn remove_if_empty<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<bool> {
     match export.fs().rmdir(dir, name).await {
         Ok(()) | Err(Status::NoEnt) => Ok(true),

@@ -1,4 +1,4 @@
-//! The directory of a volume: found, and made.
+//! Finds and creates the directories of volumes.
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -8,10 +8,10 @@ use crate::volume::id::VolumeName;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
 
-/// The mode of a volume's directory, and of the directories above it, where none was asked for.
+/// The default mode of a volume's directory, and the mode of the directories that are created above it.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// The directory; `None` where it is not there, or something else is.
+/// The directory; `None` if it does not exist or is not a directory.
 pub async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Option<F::Handle>> {
     match export.find_dir(&export.fs().root(), sub_dir.names()).await {
         Err(Error::Export { status: Status::NotDir, .. }) => Ok(None),
@@ -19,7 +19,7 @@ pub async fn find<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<Option<
     }
 }
 
-/// Whether a directory is there, with anything in it.
+/// Whether a directory exists and is not empty.
 pub(super) async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<bool> {
     match find(export, sub_dir).await? {
         Some(dir) => Ok(!export.is_empty(&dir).await?),
@@ -27,13 +27,13 @@ pub(super) async fn has_content<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> 
     }
 }
 
-/// Whether the content is in its place already: the directory there is the one that was staged.
+/// Whether the directory in the volume's place is the one that was staged for the volume.
 pub async fn is_placed<F: Fs>(export: &Export<F>, record: &Record) -> Result<bool> {
     let found = file_id(export, record).await?;
     Ok(found.is_some() && found == record.staged)
 }
 
-/// The file ID of the directory that is in the volume's place.
+/// The file ID of the directory in the volume's place; `None` if there is no directory.
 pub(super) async fn file_id<F: Fs>(export: &Export<F>, record: &Record) -> Result<Option<u64>> {
     let failed = |status| export.failed(format!("looking at directory `{}`", record.id.sub_dir), status);
     match find(export, &record.id.sub_dir).await? {
@@ -42,8 +42,8 @@ pub(super) async fn file_id<F: Fs>(export: &Export<F>, record: &Record) -> Resul
     }
 }
 
-/// Makes a volume's directory so that nobody sees it without its mode and owner. One that is there is taken as it is, and
-/// given what `attributes` say. Answers whether it was there.
+/// Creates a volume's directory so that nobody sees it without its mode and owner. An existing directory gets the mode
+/// and owner that `attributes` set. Returns whether the directory existed.
 pub(super) async fn make<F: Fs>(
     export: &Export<F>,
     name: &VolumeName,
@@ -70,7 +70,7 @@ pub(super) async fn make<F: Fs>(
     let layout = export.make_layout().await?;
     let staged = Name::new(name.as_str()).map_err(failed)?;
     let (directory, _) = match fs.mkdir(&layout.staging, &staged, 0o700).await {
-        // Left by a process that died here: the lock says that nobody else uses it.
+        // A process that crashed here left it. Because of the volume's lock, nobody else uses it.
         Err(Status::Exist) => fs.lookup(&layout.staging, &staged).await.map_err(failed)?,
         made => made.map_err(failed)?,
     };
@@ -84,15 +84,15 @@ pub(super) async fn make<F: Fs>(
         && status != Status::TimedOut
         && let Err(left) = fs.rmdir(&layout.staging, &staged).await
     {
-        // A server that squashes root, say, gives it no other owner. What does not go now is swept later.
-        tracing::debug!(name = %staged, %left, "nothing is cleared in staging");
+        // Setting the owner fails, for example, if the server squashes root.
+        tracing::debug!(name = %staged, %left, "a directory stays in staging and will be swept later");
     }
     placed.map(|()| false).map_err(failed)
 }
 
 pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
     let mut names: Vec<Name> = sub_dir.names().collect();
-    let last = names.pop().ok_or_else(|| Error::Internal("a directory without a name".to_owned()))?;
+    let last = names.pop().ok_or_else(|| Error::Internal("the volume's directory has an empty path".to_owned()))?;
     Ok((export.make_dirs(&export.fs().root(), names, DIRECTORY_MODE).await?, last))
 }
 

@@ -1,14 +1,15 @@
-//! Which volumes have which directories: kept so that volumes may share a directory on purpose, but are never made inside
-//! one another.
+//! Which volumes have which directories. Volumes may share a directory on purpose, but no volume is created inside
+//! another volume's directory.
 //!
-//! A volume whose directory is named after it needs no claim, its record tells. One with a `subDir` of its own has an
-//! empty file `.csi-nfs/paths/SUBDIR/#/NAME`; `#` cannot be a component of a `subDir`. A claim is written before the
-//! record and removed after it, so that one without a record is left from a crash, means nothing, and is cleared away.
+//! A volume whose directory has the volume's name needs no claim: its record is enough. A volume with a `subDir` has a
+//! claim, the empty file `.csi-nfs/paths/SUBDIR/#/NAME`. (`#` cannot be a component of a `subDir`.) A claim is written
+//! before the record and removed after it. So a claim without a record is left from a crash, means nothing, and is
+//! removed.
 //!
-//! Beside the claims are the records of deleted volumes whose directory was kept (`kept.rs`). They are no claims, and keep
-//! nobody from making a volume; a deletion asks for them.
+//! Beside the claims are the kept records of deleted volumes whose directory was kept (`kept.rs`). They are not claims
+//! and do not prevent a new volume, but a deletion reads them.
 //!
-//! The caller holds the lock of the directory's first component.
+//! The caller holds the lock of the directory's first path component.
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -18,44 +19,44 @@ use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// The end of a kept record's name. No volume's name has a `#`: this is no claim.
+/// The suffix of a kept record's file. No volume's name contains `#`, so no claim has this suffix.
 const KEPT: &str = "#kept";
 
-/// The name of the file that keeps the record of the deleted volume `name`.
+/// The file name of the kept record of the deleted volume `name`.
 pub fn kept_file(name: &VolumeName) -> Result<Name> {
     name.file(KEPT)
 }
 
-/// The volume that a file beside the claims is the kept record of; `None` for a claim.
+/// The deleted volume whose kept record `file` is; `None` for a claim.
 pub fn kept_volume(file: &Name) -> Option<VolumeName> {
     VolumeName::of_file(file, KEPT)
 }
 
-/// The volumes whose directories have to do with a given one.
+/// The volumes whose directories overlap with a given directory.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub struct Neighbours {
-    /// Another volume with the very same directory.
+    /// Another volume with the same directory.
     pub same: Option<Neighbour>,
-    /// A volume whose directory is above.
+    /// A volume whose directory contains the given one.
     pub above: Option<VolumeName>,
-    /// A volume whose directory is below.
+    /// A volume whose directory is inside the given one.
     pub below: Option<VolumeName>,
-    /// Deleted volumes, this one among them, whose directory, the very same, was kept.
+    /// The deleted volumes for which the given directory was kept, including the volume that the search is for.
     pub kept: Vec<VolumeName>,
-    /// A directory above that was kept when its volume was deleted.
+    /// A directory that contains the given one and was kept when its volume was deleted.
     pub kept_above: Option<SubDir>,
-    /// A directory below, which is there, that was kept when its volume was deleted.
+    /// An existing directory inside the given one that was kept when its volume was deleted.
     pub kept_below: Option<SubDir>,
 }
 
 /// Another volume with the same directory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Neighbour {
-    /// Its name.
+    /// The volume's name.
     pub name: VolumeName,
-    /// Whether it is still being filled.
+    /// Whether the volume is still being filled.
     pub pending: bool,
-    /// Whether its directory was there, with content, before its first volume.
+    /// Whether the directory existed, with content, before its first volume.
     pub adopted: bool,
 }
 
@@ -66,7 +67,7 @@ impl Neighbour {
 }
 
 impl Neighbours {
-    /// Refuses a directory inside, or around, another volume's.
+    /// Returns [`Error::Precondition`] if the directory is inside another volume's directory or contains one.
     pub fn check_nesting(&self, sub_dir: &SubDir) -> Result<()> {
         let relation = match (&self.above, &self.below) {
             (Some(other), _) => format!("it is inside the directory of volume {other}"),
@@ -76,7 +77,7 @@ impl Neighbours {
         Err(Error::Precondition(format!("directory `{sub_dir}` cannot be a volume of its own: {relation}")))
     }
 
-    /// Refuses a directory that another volume is being filled in.
+    /// Returns [`Error::Conflict`] if another volume is being filled in the directory.
     pub fn check_filled(&self, sub_dir: &SubDir) -> Result<()> {
         let Some(Neighbour { name, pending: true, .. }) = &self.same else { return Ok(()) };
         Err(Error::conflict(
@@ -86,7 +87,7 @@ impl Neighbours {
     }
 }
 
-/// Finds the volumes, other than `me`, whose directories are `sub_dir`, above it or below it.
+/// Finds the volumes, other than `me`, whose directories are `sub_dir`, contain it, or are inside it.
 pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<&VolumeName>) -> Result<Neighbours> {
     let mut found = Neighbours::default();
     let Some(layout) = export.layout().await? else { return Ok(found) };
@@ -122,7 +123,7 @@ pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<
     Ok(found)
 }
 
-/// Whether any volume with that very directory, which another volume has already, adopted it.
+/// Whether a volume that has the directory `sub_dir` already adopted it.
 pub async fn is_adopted<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
     let Some(first) = &neighbours.same else { return Ok(false) };
     if first.adopted {
@@ -140,16 +141,17 @@ pub async fn is_adopted<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours:
     Ok(false)
 }
 
-/// Whose a directory is.
+/// The owners of a directory.
 #[derive(Default)]
 struct Owners {
-    /// A volume with a claim on it.
+    /// A volume with a claim on the directory.
     live: Option<Neighbour>,
-    /// Deleted volumes that it was kept of.
+    /// The deleted volumes for which the directory was kept.
     kept: Vec<VolumeName>,
 }
 
-/// Whose the directory `sub_dir` is, whose node under `paths` is `node`; not counting `me`, nor volumes that do not `count`.
+/// Reads the owners of `sub_dir` from `node`, its node below `paths`. Skips the volume `me` and volumes whose records
+/// do not `count`, and removes claims without a record.
 async fn owners<F: Fs>(
     export: &Export<F>,
     node: &F::Handle,
@@ -175,7 +177,7 @@ async fn owners<F: Fs>(
     Ok(owners)
 }
 
-/// Adds a volume with a claim somewhere below `node`, and a directory that was kept there.
+/// Adds to `found` a volume with a claim below `node`, and a directory that was kept there.
 async fn below<F: Fs>(
     export: &Export<F>,
     node: F::Handle,
@@ -209,7 +211,7 @@ async fn below<F: Fs>(
     Ok(())
 }
 
-/// Claims a volume's directory for it, where it needs a claim.
+/// Writes the claim of a volume on its directory, if the volume needs one.
 pub async fn claim<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
     let (sub_dir, Some(name)) = (&id.sub_dir, &id.uuid) else { return Ok(()) };
     let claims = make_node(export, sub_dir).await?;
@@ -219,13 +221,13 @@ pub async fn claim<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
     }
 }
 
-/// The directory of the claims on a directory.
+/// Returns the directory that holds the claims on `sub_dir`, and creates it if it is missing.
 pub(super) async fn make_node<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<F::Handle> {
     let layout = export.make_layout().await?;
     export.make_dirs(&layout.paths, sub_dir.names().chain([claims_dir()?]), 0o700).await
 }
 
-/// Gives a volume's claim up, where it needed one.
+/// Removes the claim of a volume on its directory, if the volume needed one.
 pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
     match &id.uuid {
         Some(name) => remove_entry(export, &id.sub_dir, &name.file("")?).await,
@@ -233,7 +235,7 @@ pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
     }
 }
 
-/// Removes a claim, or a kept record, on `sub_dir`, and what is empty then.
+/// Removes a claim or a kept record on `sub_dir`, and the nodes that are empty then.
 pub async fn remove_entry<F: Fs>(export: &Export<F>, sub_dir: &SubDir, entry: &Name) -> Result<()> {
     let Some(layout) = export.layout().await? else { return Ok(()) };
     let mut nodes = vec![layout.paths.clone()];
@@ -254,7 +256,7 @@ pub async fn remove_entry<F: Fs>(export: &Export<F>, sub_dir: &SubDir, entry: &N
     Ok(())
 }
 
-/// Removes a claim, or a directory if it is empty.
+/// Removes a file, or a directory if it is empty. Succeeds if there is none.
 async fn remove<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, is_dir: bool) -> Result<()> {
     let removed = if is_dir { export.fs().rmdir(dir, name).await } else { export.fs().unlink(dir, name).await };
     match removed {
