@@ -1,4 +1,4 @@
-//! The exports that volumes are on, reached by the options that serve.
+//! The exports that hold volumes, and the mount options to reach them with.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,31 +14,31 @@ use crate::volume::find::read_own;
 use crate::volume::id::VolumeId;
 use crate::volume::lock::lock;
 
-/// The exports, and what to reach them by. Where a method takes options from a call's secrets, those count before all others.
+/// The exports and the options to mount them with. Options from a call's secrets override all others.
 pub struct Exports<C: Connect> {
     pool: Arc<Pool<C>>,
-    /// `--mount-options`: where nothing else names any.
+    /// `--mount-options`: used if nothing else gives options.
     configured: MountOptions,
 }
 
 impl<C: Connect> Exports<C> {
-    /// The exports of `pool`, which are mounted with the options `configured` where nothing else names any.
+    /// The exports of `pool`. They are mounted with `configured` if nothing else gives options.
     pub fn new(pool: Arc<Pool<C>>, configured: MountOptions) -> Self {
         Self { pool, configured }
     }
 
-    /// The connections to them.
+    /// The connections to the exports.
     pub fn pool(&self) -> &Pool<C> {
         &self.pool
     }
 
-    /// The options where nothing else names any.
+    /// The options to use if nothing else gives any (`--mount-options`).
     pub fn configured(&self) -> &MountOptions {
         &self.configured
     }
 
-    /// Does `work` on an export, once more on a fresh connection where the one at hand turns out to be stale. (A connection that
-    /// times out has taken the call's time: the next call gets a fresh one.)
+    /// Runs `work` on an export. If the connection is stale, runs it once more on a new connection. There is no retry
+    /// after a time-out, because the time-out has used up the call's time; the next call gets a new connection.
     pub async fn on<T, W>(
         &self,
         share: &Source,
@@ -58,7 +58,7 @@ impl<C: Connect> Exports<C> {
         }
     }
 
-    /// Does `work` on the export of a volume.
+    /// Runs `work` on the export of a volume.
     pub async fn on_volume<T, W>(
         &self,
         id: &VolumeId,
@@ -72,8 +72,8 @@ impl<C: Connect> Exports<C> {
         self.on(&id.export(), &options, work).await
     }
 
-    /// Makes a change to a volume under its lock. Who waits for the lock may give up; once the change has begun it is made
-    /// to its end, whatever becomes of the caller, and a retry of the call waits for it at the lock.
+    /// Changes a volume under its lock. The caller may stop waiting for the lock. Once the change has started, it runs
+    /// to completion even if the caller is gone, and a retry of the call waits for the lock until then.
     pub async fn change<T, W>(
         &self,
         id: &VolumeId,
@@ -92,7 +92,8 @@ impl<C: Connect> Exports<C> {
         self.on_volume(id, secret, work).await
     }
 
-    /// The options to reach a volume's export by: the secrets', else those of the volume's record.
+    /// The options to reach a volume's export with: those of the secrets, otherwise those in the volume's record,
+    /// otherwise those of [`Self::reach`].
     pub async fn volume_options(&self, id: &VolumeId, secret: Option<&MountOptions>) -> Result<MountOptions> {
         let recorded = |export: Arc<Export<C::Fs>>| async move {
             Ok(read_own(&export, id).await?.map(|record| record.mount_options))
@@ -100,7 +101,8 @@ impl<C: Connect> Exports<C> {
         self.recorded_options(&id.export(), secret, recorded).await
     }
 
-    /// The options to reach an export by: the secrets', else those that are `recorded` on that export itself.
+    /// The options to reach an export with: those of the secrets, otherwise those that `recorded` reads from the export
+    /// itself, otherwise those of [`Self::reach`].
     pub async fn recorded_options<W>(
         &self,
         share: &Source,
@@ -120,8 +122,9 @@ impl<C: Connect> Exports<C> {
         }
     }
 
-    /// Options that an export can be reached by, where only a record on that very export knows the right ones: those of
-    /// the last time, the driver's, or the driver's with TLS, which a server may insist on.
+    /// Finds options with which the export can be mounted, so that the right options can be read from a record on that
+    /// export. Tries the options that last worked, then `--mount-options`, then `--mount-options` with TLS, which a
+    /// server may require.
     pub async fn reach(&self, share: &Source) -> Result<MountOptions> {
         let tls = self.configured.to_vec().into_iter().chain(["xprtsec=tls".into()]);
         let tls = MountOptions::parse("mountOptions", tls).ok();
@@ -129,11 +132,11 @@ impl<C: Connect> Exports<C> {
         for options in self.pool.options(share).into_iter().chain([self.configured.clone()]).chain(tls) {
             match self.pool.get(share, &options).await {
                 Ok(_) => return Ok(options),
-                // The first refusal is the one to tell of: it is about the options that should have worked.
+                // Report the first refusal: it is about the options that should have worked.
                 Err(error @ Error::Mount { .. }) => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
-        Err(refused.unwrap_or_else(|| Error::Internal(format!("no options to reach {share} by"))))
+        Err(refused.unwrap_or_else(|| Error::Internal(format!("there are no mount options to try for {share}"))))
     }
 }

@@ -1,10 +1,13 @@
-//! Volumes that begin with content: a copy of another volume, or of a snapshot (CSI `VolumeContentSource`).
+//! Creates volumes with content: the clone of a volume or the restore of a snapshot (CSI `VolumeContentSource`).
 //!
-//! Nobody sees such a volume before it is whole. Its claim and its record, which says `pending`, come first and keep its
-//! name and its directory for it; the copy is made in staging without the volume's lock, which would keep its neighbours
-//! waiting; then, under the lock again, it is renamed into place, and the record made final. Before the rename the record is
-//! written with the file ID of what is staged: a directory that is found beside a pending record is that volume's, and whole,
-//! if it has this file ID. Any other directory is somebody else's, and a conflict.
+//! Nobody sees such a volume before it is complete. First, [`begin`] writes the claim and a pending record, which
+//! reserve the name and the directory. Then the content is copied into the staging directory, without the volume's
+//! lock, because the lock would make other volumes wait. Under the lock again, [`place`] renames the content into place
+//! and [`finish`] makes the record final.
+//!
+//! Before the rename, [`place`] writes the file ID of the staged directory into the record. If the directory in the
+//! volume's place has this file ID, it is the volume's and complete. Any other directory belongs to somebody else, and
+//! the result is a conflict.
 
 use tokio::time::Instant;
 
@@ -21,23 +24,24 @@ use crate::volume::record::Record;
 use crate::volume::record_file::{RecordFile as _, new_attempt};
 use crate::volume::{directory, kept, overcommit, quota, space};
 
-/// A volume that [`begin`] found, or began.
+/// A volume that [`begin`] found or started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Begun {
-    /// It is whole already.
+    /// The volume is complete.
     Whole(Record),
-    /// It is to be filled.
+    /// The volume has to be filled.
     Pending(Record),
 }
 
-/// Begins a volume that is to be filled with content of `size` bytes (0 where that is not known), or finds the one that an
-/// earlier call with the same arguments began. The caller holds the volume's lock, and has no content (`None`) where it saw
-/// that the volume is whole.
+/// Starts a volume that needs `size` bytes for its content (0 if the size is unknown), or finds the volume that an
+/// earlier call with the same arguments started. `size` is `None` if the caller saw a complete volume and so did not
+/// look for the content. The caller holds the volume's lock.
 ///
 /// # Errors
-/// [`Error::Interrupted`] where there is no content, and the volume was deleted meanwhile.
-/// [`Error::CapacityOutOfRange`] for less than `size`; [`Error::Conflict`] where the name is another volume's, or something
-/// is in the directory; otherwise as [`create`](super::create::create).
+/// [`Error::Interrupted`] if `size` is `None` but the volume is not complete, because it was deleted meanwhile;
+/// [`Error::CapacityOutOfRange`] if the request is for less than `size`; [`Error::Conflict`] if the name or the
+/// directory belongs to another volume, or if the directory exists and is not empty; otherwise as
+/// [`create`](super::create::create).
 pub async fn begin<F: Fs>(
     export: &Export<F>,
     create: &Create,
@@ -65,7 +69,7 @@ pub async fn begin<F: Fs>(
     Ok(Begun::Pending(record))
 }
 
-/// The pending record of a volume that may be made.
+/// Checks that the volume can be created and returns its pending record, which the caller writes.
 pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _lock: &Guard<F>) -> Result<Record> {
     let id = create.id(export)?;
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
@@ -77,29 +81,33 @@ pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _loc
     Ok(Record { pending: true, attempt: new_attempt(), ..new(create, id, capacity, adopted) })
 }
 
-/// Refuses a directory that another volume has.
+/// Returns [`Error::Conflict`] if another volume has the directory.
 fn check_alone(id: &VolumeId, neighbours: &Neighbours) -> Result<()> {
     neighbours.check_filled(&id.sub_dir)?;
     let Some(other) = &neighbours.same else { return Ok(()) };
     Err(Error::conflict(
         format!("directory `{}`", id.sub_dir),
-        format!("it is volume {}'s, and what it would be filled with has no place there", other.name),
+        format!(
+            "volume {} has this directory, and a restore or a clone needs a directory of its own; choose another one",
+            other.name
+        ),
     ))
 }
 
-/// What was asked for, but not less than the content's size.
+/// Returns the capacity of a volume whose content needs `size` bytes: the requested capacity, otherwise `size`.
 fn capacity(create: &Create, size: u64) -> Result<u64> {
     let chosen = create.capacity.choose();
     let capacity = if chosen == 0 { size } else { chosen };
     if capacity < size {
         return Err(Error::CapacityOutOfRange(format!(
-            "{capacity} bytes are asked for, and what the volume is to hold was given {size}; ask for at least as much"
+            "{capacity} bytes are requested, but a volume with this content needs {size}; request at least that much"
         )));
     }
     Ok(capacity)
 }
 
-/// Makes sure that nothing is where the volume will be: an empty directory goes, anything else is somebody's.
+/// Makes sure that nothing is in the volume's place: removes an empty directory, and returns [`Error::Conflict`] for
+/// anything else, which belongs to somebody.
 async fn make_way<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
     let mut names: Vec<Name> = record.id.sub_dir.names().collect();
     let Some(name) = names.pop() else { return Ok(()) };
@@ -107,27 +115,25 @@ async fn make_way<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
     match export.fs().rmdir(&parent, &name).await {
         Ok(()) | Err(Status::NoEnt) => Ok(()),
         Err(Status::NotEmpty | Status::NotDir) => Err(taken(record)),
-        Err(status) => Err(export.failed(format!("making way for directory `{}`", record.id.sub_dir), status)),
+        Err(status) => Err(export.failed(format!("removing the empty directory `{}`", record.id.sub_dir), status)),
     }
 }
 
 fn taken(record: &Record) -> Error {
     Error::conflict(
         format!("directory `{}`", record.id.sub_dir),
-        "something else is there, and a volume that is filled starts with nothing; move it away",
+        "something else is there, and a restore or a clone needs a new directory; move it away",
     )
 }
 
-/// Refuses a directory in the volume's place, which is not what was staged for it.
-///
-/// # Errors
-/// [`Error::Conflict`].
+/// Returns [`Error::Conflict`] if any directory is in the volume's place. The caller knows that the staged directory is
+/// not there yet.
 pub async fn check_free<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
     if directory::file_id(export, record).await?.is_some() { Err(taken(record)) } else { Ok(()) }
 }
 
-/// Forgets what was staged before, as it is staged anew: its file ID may be given to another directory. Answers the record
-/// that is written.
+/// Removes the file ID of an earlier staged directory from the record, before the content is staged again: the server
+/// may give that file ID to another directory. Returns the record that is on the export now.
 pub async fn begin_anew<F: Fs>(export: &Export<F>, record: Record, name: &VolumeName) -> Result<Record> {
     if record.staged.is_none() {
         return Ok(record);
@@ -139,12 +145,12 @@ pub async fn begin_anew<F: Fs>(export: &Export<F>, record: Record, name: &Volume
     Ok(anew)
 }
 
-/// Puts the content, which is called `staged` in staging, into its place, with what the volume's attributes say. Answers the
-/// record that is written. The caller holds the volume's lock.
+/// Gives the content the volume's mode and owner and renames it from `staged`, its name in the staging directory, into
+/// the volume's place. Returns the record that was written. The caller holds the volume's lock.
 ///
 /// # Errors
-/// [`Error::Interrupted`] where the volume was deleted meanwhile; [`Error::Conflict`] where another volume, or something
-/// else, has the directory. Nothing was done then.
+/// [`Error::Interrupted`] if the volume was deleted meanwhile; [`Error::Conflict`] if another volume or something else
+/// is in the place. The content is still in the staging directory then.
 pub async fn place<F: Fs>(
     export: &Export<F>,
     record: &Record,
@@ -157,7 +163,7 @@ pub async fn place<F: Fs>(
     check_alone(&record.id, &neighbours)?;
     check_free(export, record).await?;
     kept::forget(export, &record.id.sub_dir, &neighbours.kept).await?;
-    let failed = |status| export.failed(format!("putting directory `{}` in place", record.id.sub_dir), status);
+    let failed = |status| export.failed(format!("moving the content into directory `{}`", record.id.sub_dir), status);
     export.fs().setattr(content, directory::set_attr(record.attributes)).await.map_err(failed)?;
     let fileid = export.fs().getattr(content).await.map_err(failed)?.fileid;
     let record = Record { staged: Some(fileid), ..record.clone() };
@@ -170,7 +176,8 @@ pub async fn place<F: Fs>(
     }
 }
 
-/// Makes the volume exist, its content being in place. The caller holds the volume's lock.
+/// Makes the record final, because the content is in place, and waits for a limit that is required. The caller holds
+/// the volume's lock.
 pub async fn finish<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, _lock: &Guard<F>) -> Result<Record> {
     check_pending(export, record, name).await?;
     let whole = Record { pending: false, staged: None, attempt: None, ..record.clone() };
@@ -186,7 +193,8 @@ async fn check_pending<F: Fs>(export: &Export<F>, record: &Record, name: &Volume
     }
 }
 
-/// Gives up a volume whose content is not in its place. The caller holds the volume's lock.
+/// Removes the record and the claim of a volume whose content is not in place. Does nothing if the record has changed.
+/// The caller holds the volume's lock.
 pub async fn abandon<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, lock: &Guard<F>) -> Result<()> {
     if Record::read(export, name).await?.as_ref() != Some(record) {
         return Ok(());

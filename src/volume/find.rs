@@ -1,4 +1,4 @@
-//! Finding a volume by its identifier (CSI `ControllerGetVolume`).
+//! Finds volumes by their identifiers (CSI `ControllerGetVolume`).
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -8,19 +8,19 @@ use crate::volume::lock::lock;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// A volume as it is found on the export.
+/// A volume on the export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Its record; `None` for one that was made by hand or by csi-driver-nfs.
+    /// The record; `None` for a volume that was made by hand or by csi-driver-nfs.
     pub record: Option<Record>,
-    /// Whether its directory is there.
+    /// Whether the volume's directory exists.
     pub directory: bool,
 }
 
-/// Looks a volume up by its identifier (CSI `ControllerGetVolume`).
+/// Finds a volume by its identifier (CSI `ControllerGetVolume`).
 ///
 /// # Errors
-/// [`Error::NotFound`] where there is neither a record nor a directory.
+/// [`Error::NotFound`] if there is neither a record nor a directory, or if the volume is still being filled.
 pub async fn get<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
     let record = read_own(export, id).await?;
     let pending = record.as_ref().is_some_and(|record| record.pending);
@@ -28,14 +28,14 @@ pub async fn get<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Found> {
     let path = record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), Record::path)?;
     let directory = export.find_dir(&export.fs().root(), path).await?.filter(|_| !pending);
     if record.is_none() && directory.is_none() {
-        let reason = format!("{} has no directory `{}`", export.source(), id.sub_dir);
+        let reason = format!("{} has neither a record of it nor its directory `{}`", export.source(), id.sub_dir);
         return Err(Error::not_found(format!("volume `{id}`"), reason));
     }
     Ok(Found { record, directory: directory.is_some() })
 }
 
-/// The same for a volume that is to be copied. One without a record is looked up under its lock: its CreateVolume may have
-/// made its directory, and be about to record what its size is.
+/// Like [`get`], for a volume that is to be copied. If there is no record, looks again under the volume's lock, because
+/// a running CreateVolume may have created the directory but not yet written the record with the size.
 ///
 /// # Errors
 /// As [`get`].
@@ -48,7 +48,8 @@ pub async fn get_settled<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Fou
     get(export, id).await
 }
 
-/// The record of the volume that `id` names; `None` where the name's record is of a volume with another directory.
+/// Reads the record of the volume `id`; `None` if there is none, or if it is the record of a volume with the same name
+/// and another directory.
 pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Option<Record>> {
     match id.name() {
         Some(name) => Ok(Record::read(export, &name).await?.filter(|record| record.id.sub_dir == id.sub_dir)),

@@ -1,4 +1,4 @@
-//! What is wrong with a volume, seen from the controller (CSI 1.13, "Volume Health").
+//! The health of volumes and exports as the controller sees it (CSI 1.13, "Volume Health").
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -9,10 +9,12 @@ use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
 
-/// An export with less than this part free, in bytes or in inodes, is nearly full; so is a volume, in bytes.
+/// An export is nearly full if less than this fraction of its bytes or of its inodes is free. A volume is nearly full
+/// if less than this fraction of its bytes is free.
 const NEARLY_FULL: f64 = 0.05;
 
-/// What an error that kept the volume's export from being asked says of the volume's health; other errors pass through.
+/// Returns the condition of a volume whose export could not be reached because of `error`. Returns other errors
+/// unchanged.
 pub fn from_error(error: Error) -> Result<Condition> {
     let reason = match &error {
         Error::Unreachable { .. } | Error::Export { status: Status::TimedOut, .. } => "ServerUnreachable",
@@ -22,20 +24,22 @@ pub fn from_error(error: Error) -> Result<Condition> {
     Ok(Condition { severity: Severity::Inaccessible, reason, message: error.to_string() })
 }
 
-/// What is wrong with a volume that was found on its export.
+/// Returns the condition of a volume that has no directory.
 pub fn of_volume(id: &VolumeId, found: &Found) -> Option<Condition> {
     (!found.directory).then(|| Condition {
         severity: Severity::DataLoss,
         reason: "DirectoryMissing",
         message: format!(
-            "directory `{}` is gone from {} though the volume was not deleted; restore it from a backup, or delete the volume",
+            "directory `{}` is missing on {}, but the volume was not deleted; restore the directory from a backup, or \
+             delete the volume",
             id.sub_dir,
             id.export()
         ),
     })
 }
 
-/// What is wrong with the limits of a volume. Where nobody asked for them and no agent ever worked, nothing is.
+/// Returns the condition of a volume that is nearly full, or whose limits are not in force. Limits that nobody asked
+/// for on an export where no agent ever ran are no condition.
 pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<Option<Condition>> {
     let degraded = |reason, message| Some(Condition { severity: Severity::Degraded, reason, message });
     let why = match quota::state(export, name, record).await? {
@@ -44,7 +48,7 @@ pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Re
             let full = (figures.available_bytes as f64) < figures.total_bytes as f64 * NEARLY_FULL;
             let message = || {
                 format!(
-                    "volume `{name}` has {} of its {} bytes left: remove something from it, or expand it",
+                    "volume `{name}` has {} of its {} bytes left: delete files from the volume, or expand it",
                     figures.available_bytes, figures.total_bytes
                 )
             };
@@ -52,25 +56,26 @@ pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Re
         }
         State::Refused(reason) => reason,
         State::Open if record.attributes.quota.is_none() && quota::agent(export).await?.is_none() => return Ok(None),
-        State::Open => "no agent enforces it".to_owned(),
+        State::Open => "no agent enforces this limit".to_owned(),
     };
     Ok(degraded(
         "QuotaNotEnforced",
         format!(
-            "volume `{name}` may grow beyond its {} bytes: {why}; check that `csi-nfs agent` runs on the NFS server for {}",
+            "volume `{name}` can grow beyond its {} bytes: {why}; check that `csi-nfs agent` runs on the NFS server \
+             for {}",
             record.capacity,
             export.source()
         ),
     ))
 }
 
-/// What is wrong with an export, and so with every volume on it.
+/// Returns the conditions of an export, which are those of every volume on it.
 pub async fn of_export<F: Fs>(export: &Export<F>) -> Result<Vec<Condition>> {
     let fs = export.fs();
     let stat = fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the free space", e))?;
     let mut conditions = nearly_full(&export.source().to_string(), &stat);
     if let Some(layout) = export.layout().await? {
-        // The mode it has already: changes nothing, but only where something could be changed.
+        // Setting the mode that the directory already has changes nothing, but fails on a read-only export.
         let same = SetAttr { mode: Some(0o700), ..SetAttr::default() };
         if fs.setattr(&layout.staging, same).await == Err(Status::RoFs) {
             conditions.push(Condition {
@@ -91,7 +96,9 @@ fn nearly_full(export: &str, stat: &FsStat) -> Vec<Condition> {
     let condition = |reason, what: &str, free: u64, total: u64| Condition {
         severity: Severity::Degraded,
         reason,
-        message: format!("{export} has {free} of {total} {what} left: free some on the server, or enlarge it"),
+        message: format!(
+            "{export} has {free} of {total} {what} left: delete files on the server, or enlarge the file system"
+        ),
     };
     let mut conditions = Vec::new();
     if low(stat.available_bytes, stat.total_bytes) {

@@ -1,8 +1,8 @@
-//! Volume identifiers, interchangeable with those of csi-driver-nfs in both directions.
+//! Volume identifiers. This driver and csi-driver-nfs can read each other's identifiers.
 //!
-//! `SERVER#SHARE#SUBDIR#UUID#ONDELETE`: SHARE without outer slashes; UUID is the volume's name where `subDir` was given,
-//! else empty (SUBDIR is the name then); ONDELETE is empty unless `retain` or `archive`. The older
-//! `SERVER/SHARE/SUBDIR`, and forms that lack the last parts, are read too.
+//! The form is `SERVER#SHARE#SUBDIR#UUID#ONDELETE`. SHARE has no slash at either end. UUID is the volume's name if the
+//! class has a `subDir`; otherwise it is empty, and SUBDIR is the name. ONDELETE is `retain`, `archive` or empty. The
+//! driver also reads the older form `SERVER/SHARE/SUBDIR` and forms without the last parts.
 
 use std::fmt;
 
@@ -12,16 +12,16 @@ use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::nfs::text::excerpt;
 use crate::volume::on_delete::OnDelete;
 
-/// The name that a caller gives a volume: one path component of at most 128 bytes, so that it can name a record and, by
+/// The name that a caller gives to a volume: one path component of at most 128 bytes. It names the record and, by
 /// default, the volume's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VolumeName(String);
 
 impl VolumeName {
-    /// CSI's limit for strings.
+    /// CSI's limit for strings, in bytes.
     pub const MAX: usize = 128;
 
-    /// Parses a name; `field` is what the caller calls it, for the error.
+    /// Parses a name. Errors call it `field`.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", excerpt(text))));
         if text.is_empty() {
@@ -41,12 +41,12 @@ impl VolumeName {
         &self.0
     }
 
-    /// The name of a file that is called after it, such as a record: with `suffix` behind.
+    /// The name of a file of the volume, such as its record: the volume's name and `suffix`.
     pub fn file(&self, suffix: &str) -> Result<Name> {
         Name::new(format!("{self}{suffix}")).map_err(|status| Error::invalid("name", format!("`{self}`: {status}")))
     }
 
-    /// The name that a file is called after, with `suffix` behind; `None` for a file of another kind.
+    /// The volume whose [`file`](Self::file) with `suffix` has the name `file`; `None` for any other name.
     pub fn of_file(file: &Name, suffix: &str) -> Option<Self> {
         let name = std::str::from_utf8(file.as_bytes()).ok()?.strip_suffix(suffix)?;
         Self::parse("name", name).ok()
@@ -59,25 +59,26 @@ impl fmt::Display for VolumeName {
     }
 }
 
-/// A volume's identifier, parsed.
+/// A parsed volume identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct VolumeId {
-    /// The server, as it was named when the volume was made.
+    /// The server's name or address, as given when the volume was created.
     pub server: Server,
     /// The share.
     pub share: Share,
-    /// The volume's directory on it.
+    /// The volume's directory on the share.
     pub sub_dir: SubDir,
-    /// The volume's name, where its directory has another.
+    /// The volume's name, if the class has a `subDir`.
     pub uuid: Option<VolumeName>,
-    /// What becomes of the directory, where the identifier says so.
+    /// What happens to the directory when the volume is deleted, if the identifier says so.
     pub on_delete: Option<OnDelete>,
 }
 
-/// What the identifier `text`, of something that has to exist, was parsed to: one that is none names nothing that is there.
+/// Returns what the identifier `text` of an existing object was `parsed` to. An invalid identifier is reported as not
+/// found, because no object can have it.
 ///
 /// # Errors
-/// [`Error::NotFound`] for one that is none; [`Error::Invalid`] where it is missing.
+/// [`Error::NotFound`] for an invalid identifier; [`Error::Invalid`] for an empty one.
 pub fn existing<T>(what: &str, text: &str, parsed: Result<T>) -> Result<T> {
     parsed.map_err(|error| match error {
         Error::Invalid { reason, .. } if !text.is_empty() => {
@@ -91,8 +92,8 @@ impl VolumeId {
     /// Parses an identifier.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has not the form, or names the share itself, the driver's own directory or a place
-    /// outside the share.
+    /// [`Error::Invalid`] if the text has another form, or if it names the share itself, the driver's private
+    /// directory, or a place outside the share.
     pub fn parse(text: &str) -> Result<Self> {
         const FIELD: &str = "volume_id";
         if text.is_empty() {
@@ -120,7 +121,7 @@ impl VolumeId {
         })
     }
 
-    /// Parses the identifier of a volume that has to exist.
+    /// Parses the identifier of an existing volume.
     ///
     /// # Errors
     /// As [`existing`].
@@ -128,8 +129,8 @@ impl VolumeId {
         existing("volume", text, Self::parse(text))
     }
 
-    /// The name that the volume was created under; `None` where the identifier does not tell (a nested directory without
-    /// a UUID, which only others make).
+    /// The name with which the volume was created; `None` if the identifier does not contain it: a nested directory
+    /// without a UUID, which this driver never makes.
     pub fn name(&self) -> Option<VolumeName> {
         match &self.uuid {
             Some(uuid) => Some(uuid.clone()),
@@ -137,12 +138,12 @@ impl VolumeId {
         }
     }
 
-    /// What a node mounts.
+    /// The directory on the server that a node mounts.
     pub fn source(&self) -> Source {
         Source { server: self.server.clone(), share: self.share.clone(), sub_dir: Some(self.sub_dir.clone()) }
     }
 
-    /// The export that the volume is on.
+    /// The export that holds the volume.
     pub fn export(&self) -> Source {
         Source::share(self.server.clone(), self.share.clone())
     }

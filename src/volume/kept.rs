@@ -1,10 +1,10 @@
-//! Directories that stay when their volume is deleted, and the records of that.
+//! Directories that are kept when their volume is deleted, and the kept records, which store that decision.
 //!
-//! The record of a volume that is deleted with `onDelete: retain` does not go: it is renamed from
-//! `.csi-nfs/volumes/NAME.json` to `.csi-nfs/paths/SUBDIR/#/NAME#kept`. From then on there is no volume, since nothing but
-//! `volumes` is read for volumes. The decision to keep the directory is remembered, since a deletion reads `paths`: it
-//! counts for a repeated DeleteVolume, whatever that one's ID or the driver's default says, and for everybody else who would
-//! remove the directory. A kept record is of no use without its directory, and is removed when that is gone.
+//! Deleting a volume with `onDelete: retain` renames its record from `.csi-nfs/volumes/NAME.json` to
+//! `.csi-nfs/paths/SUBDIR/#/NAME#kept`. Then the volume no longer exists, because only `volumes` is read for volumes.
+//! But the decision to keep the directory still holds, because a deletion reads `paths`. It holds for a retried
+//! DeleteVolume, whatever the ID of that call or the driver's default says, and for any other deletion that would
+//! remove the directory. A kept record is of no use without its directory and is removed when the directory is gone.
 //!
 //! The caller holds the volume's lock.
 
@@ -19,14 +19,14 @@ use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// Deletes a volume whose directory stays. `record` is `None` for one that has no record.
+/// Deletes a volume and keeps its directory. `record` is `None` for a volume without a record.
 pub(super) async fn keep<F: Fs>(
     export: &Export<F>,
     id: &VolumeId,
     record: Option<&Record>,
     _lock: &Guard<F>,
 ) -> Result<()> {
-    // A volume whose ID does not tell its name is deleted by its ID alone, always with the same answer.
+    // If the ID does not contain the name, there is no record to keep. A retry with the same ID decides the same.
     let Some(name) = id.name() else { return Ok(()) };
     let node = directory_owners::make_node(export, &id.sub_dir).await?;
     let kept = kept_file(&name)?;
@@ -34,14 +34,15 @@ pub(super) async fn keep<F: Fs>(
         Some(_) => {
             let layout = export.make_layout().await?;
             let renamed = export.fs().rename(&layout.volumes, &Record::file(&name)?, &node, &kept).await;
-            renamed.map_err(|e| export.failed(format!("keeping the record of volume `{name}`"), e))?;
+            renamed
+                .map_err(|e| export.failed(format!("moving the record of volume `{name}` to `.csi-nfs/paths`"), e))?;
         }
         None => export.write_small_under(name.as_str(), &node, &kept, Record::unrecorded(id).encode()?).await?,
     }
     directory_owners::release(export, id).await
 }
 
-/// Whether the volume was deleted, and its directory kept.
+/// Whether the volume was deleted and its directory kept.
 pub(super) async fn is_kept<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
     let (Some(name), Some(layout)) = (id.name(), export.layout().await?) else { return Ok(false) };
     let path = id.sub_dir.names().chain([directory_owners::claims_dir()?]);
@@ -49,7 +50,7 @@ pub(super) async fn is_kept<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<
     Ok(export.find(&node, &kept_file(&name)?).await?.is_some())
 }
 
-/// Removes the records of volumes whose directory, which was kept, is gone or in use again.
+/// Removes the kept records of `volumes`, because the directory is gone or in use again.
 pub(super) async fn forget<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volumes: &[VolumeName]) -> Result<()> {
     for name in volumes {
         directory_owners::remove_entry(export, sub_dir, &kept_file(name)?).await?;
@@ -57,7 +58,7 @@ pub(super) async fn forget<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volumes:
     Ok(())
 }
 
-/// Whether the directory is there and was kept when a volume was deleted. The kept records of one that is gone go, too.
+/// Whether the directory exists and was kept when a volume was deleted. If it is gone, removes its kept records.
 pub(super) async fn holds<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
     if neighbours.kept.is_empty() {
         return Ok(false);
@@ -69,7 +70,7 @@ pub(super) async fn holds<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbour
     Ok(there)
 }
 
-/// Removes the kept record of an earlier volume of that name, whose directory the new one has adopted.
+/// Removes the kept record of an earlier volume of that name, if the new volume has adopted the directory.
 pub(super) async fn replace<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName) -> Result<()> {
     match record.adopted {
         true => forget(export, &record.id.sub_dir, std::slice::from_ref(name)).await,
@@ -77,8 +78,8 @@ pub(super) async fn replace<F: Fs>(export: &Export<F>, record: &Record, name: &V
     }
 }
 
-/// Removes the kept record of a volume if it is of no use: its directory is gone, or a volume of that name has the
-/// directory again. (`csi-nfs check --repair`)
+/// Repairs a kept record (`csi-nfs check --repair`): removes it if the directory is gone, or if a volume of that name
+/// has the directory again.
 pub async fn mend<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
     let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
     let again = Record::read(export, name).await?.is_some_and(|record| record.id.sub_dir == *sub_dir);
