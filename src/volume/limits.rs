@@ -1,29 +1,29 @@
-//! Limits of volumes: what a class asks for.
+//! The limits that a class can set for its volumes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
 const GIB: u64 = 1 << 30;
-/// A ratio is kept in thousandths.
+/// Ratios are stored in thousandths.
 const ONE: u64 = 1000;
 
-/// Whether a volume's size is a limit.
+/// Whether a volume's size is enforced as a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quota {
-    /// It must be: a volume exists only with its limit in force, for clients that write as root too.
+    /// Always, also for clients that write as root. A volume exists only with its limit in force.
     Required,
-    /// It must be, but for clients that write as root where the file system does not hold them (ext4).
+    /// Always, but on a file system that does not limit clients that write as root (ext4), not for those.
     RequiredExceptRoot,
-    /// It is where an agent works on the server.
+    /// If an agent runs on the server.
     Preferred,
-    /// It is not.
+    /// Never.
     None,
 }
 
 impl Quota {
-    /// Parses the parameter; `field` is what the caller calls it, for the error.
+    /// Parses the parameter. Errors call it `field`.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         match text.to_ascii_lowercase().as_str() {
             "required" => Ok(Self::Required),
@@ -37,7 +37,7 @@ impl Quota {
         }
     }
 
-    /// Whether a volume must have its limit.
+    /// Whether a volume must have its limit in force.
     pub fn is_required(self) -> bool {
         matches!(self, Self::Required | Self::RequiredExceptRoot)
     }
@@ -47,9 +47,9 @@ impl Quota {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Inodes {
-    /// So many; 0 is no limit.
+    /// This many; 0 means no limit.
     Count(u64),
-    /// So many for each GiB of the volume, begun ones included.
+    /// This many for each GiB of the volume's size, rounded up; 0 means no limit.
     PerGiB(u64),
 }
 
@@ -69,7 +69,7 @@ impl Inodes {
         }
     }
 
-    /// The limit of a volume of so many bytes; `None` for none.
+    /// The limit for a volume of this size; `None` if there is no limit.
     pub fn of(self, bytes: u64) -> Option<u64> {
         let inodes = match self {
             Self::Count(inodes) => inodes,
@@ -96,7 +96,7 @@ impl TryFrom<String> for Inodes {
     }
 }
 
-/// How many times its size an export may be promised.
+/// How many times its size an export may promise to volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Overcommit(u64);
@@ -116,7 +116,7 @@ impl Overcommit {
         }
     }
 
-    /// What an export of so many bytes may be promised.
+    /// How many bytes an export of this size may promise to volumes.
     pub fn of(self, bytes: u64) -> u64 {
         let most = u128::from(bytes) * u128::from(self.0) / u128::from(ONE);
         u64::try_from(most).unwrap_or(u64::MAX)
@@ -139,7 +139,7 @@ impl TryFrom<String> for Overcommit {
     }
 }
 
-/// Hard limits; `None` is no limit.
+/// Hard limits; `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes.
@@ -149,12 +149,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// As the kernel keeps them, which counts bytes in KiB.
+    /// The limits as the kernel stores them: it rounds bytes up to whole KiB.
     pub fn rounded(self) -> Self {
         Self { bytes: self.bytes.map(|bytes| bytes.div_ceil(1024).saturating_mul(1024)), ..self }
     }
 
-    /// Whether there is any.
+    /// Whether there is a limit.
     pub fn any(self) -> bool {
         self.bytes.is_some() || self.inodes.is_some()
     }

@@ -1,4 +1,4 @@
-//! The lock of a volume, under which it is changed.
+//! The lock under which a volume is changed.
 
 use crate::error::Result;
 use crate::export::Export;
@@ -6,7 +6,7 @@ use crate::export::fs::Fs;
 use crate::export::locks::Guard;
 use crate::volume::id::{VolumeId, VolumeName};
 
-/// Locks a volume for a change: its name, and the part of the export that its directory is in.
+/// Locks a volume for a change: locks its name and the first path component of its directory.
 pub async fn lock<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Guard<F>> {
     let name = id.name();
     let first = id.sub_dir.first();

@@ -1,4 +1,4 @@
-//! Volumes: identifiers, parameters, records and their life on an export.
+//! Volumes: their identifiers, parameters, records and operations.
 
 pub mod access;
 pub mod change;

@@ -1,23 +1,23 @@
-//! What becomes of a volume's directory when the volume is deleted (the parameter `onDelete`).
+//! What happens to a volume's directory when the volume is deleted (the parameter `onDelete`).
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// What becomes of a volume's directory when the volume is deleted.
+/// What happens to a volume's directory when the volume is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDelete {
-    /// It goes.
+    /// The directory is deleted.
     Delete,
-    /// It stays where it is.
+    /// The directory stays where it is.
     Retain,
-    /// It is renamed to `archived-<subDir>`.
+    /// The directory is renamed to `archived-<subDir>`.
     Archive,
 }
 
 impl OnDelete {
-    /// Parses a policy, in any case; `field` is what the caller calls it, for the error.
+    /// Parses a policy. Letter case does not matter. Errors call the policy `field`.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         match text.to_ascii_lowercase().as_str() {
             "delete" => Ok(Self::Delete),
@@ -30,7 +30,7 @@ impl OnDelete {
         }
     }
 
-    /// As it is written.
+    /// The policy as parameters and identifiers write it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delete => "delete",

@@ -1,12 +1,14 @@
-//! What the volumes of an export are promised in all, and the bound that a class may set to it (`overcommit`).
+//! The bytes that an export promises to its volumes in total, and the bound that a class can set on them
+//! (`overcommit`).
 //!
-//! Who promises more under a bound holds a lock of the export, adds up what all records say, and writes its own before it
-//! gives the lock back: two controllers never promise the same room.
+//! To promise more bytes under a bound, a controller locks the count, adds up the capacities in all records, and writes
+//! its own record before it releases the lock. So two controllers never promise the same space.
 //!
-//! Records are not all read for that. One that was read gets a second name, `.csi-nfs/promised/FILEID-CAPACITY`. A record
-//! is replaced by another file and never written again, and as long as its file has that second name, no other file gets its
-//! number: where a listing of the records shows that number, the capacity is known. So nobody else has to know of this, and what is
-//! missing there, or left, is made up for by the next who counts.
+//! A count does not read every record. When a count reads a record, it gives the record's file a second name (a hard
+//! link), `.csi-nfs/promised/FILEID-CAPACITY`. A changed record is a new file, never the old file rewritten. While a
+//! file has a second name, no other file gets its file ID. So if the listing of the records shows that file ID, the
+//! next count knows the capacity without reading the record. Nothing else maintains the second names: each count adds
+//! those that are missing and removes those that are stale.
 
 use std::collections::HashMap;
 
@@ -22,21 +24,24 @@ use crate::volume::limits::Overcommit;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// The lock of who counts. (No volume's name has a `#`.)
+/// The name of the lock for counting. No volume's name contains `#`.
 const LOCK: &str = "#promised";
-/// Records read at once.
+/// How many records are read at the same time.
 const READS: usize = 8;
 
-/// Refuses `more` bytes that would go beyond the bound. The answer is kept until the record that promises them is written.
+/// Checks that `more` bytes can be promised under `bound`. The caller holds the returned lock until it has written the
+/// record that promises them. Returns `None` if there is nothing to check.
 ///
 /// # Errors
-/// [`Error::Exhausted`], with the figures; [`Error::Record`] where a record cannot be read, and so not be counted.
+/// [`Error::Exhausted`] if the bytes would exceed the bound; [`Error::Record`] if a record cannot be used and so cannot
+/// be counted.
 pub async fn check<F: Fs>(export: &Export<F>, bound: Option<Overcommit>, more: u64) -> Result<Option<Guard<F>>> {
     let Some(bound) = bound.filter(|_| more > 0) else { return Ok(None) };
     let (lock, size, promised) = count(export).await?;
     if promised.saturating_add(more) > bound.of(size) {
         return Err(Error::Exhausted(format!(
-            "{} has {size} bytes, of which {promised} are promised to volumes, and {more} more are asked for: beyond `overcommit` {} of its class; delete volumes, enlarge the export, or use a class that allows more",
+            "{} has {size} bytes, and {promised} bytes are promised to volumes; {more} more bytes would exceed \
+             `overcommit` {} of the class; delete volumes, enlarge the export, or use a class that allows more",
             export.source(),
             String::from(bound)
         )));
@@ -44,14 +49,15 @@ pub async fn check<F: Fs>(export: &Export<F>, bound: Option<Overcommit>, more: u
     Ok(Some(lock))
 }
 
-/// How much more may be promised under a bound.
+/// How many more bytes can be promised under `bound`; [`u64::MAX`] if there is no bound.
 pub async fn left<F: Fs>(export: &Export<F>, bound: Option<Overcommit>) -> Result<u64> {
     let Some(bound) = bound else { return Ok(u64::MAX) };
     let (_lock, size, promised) = count(export).await?;
     Ok(bound.of(size).saturating_sub(promised))
 }
 
-/// The export's size and what is promised of it, for as long as the lock is held.
+/// Returns the lock for counting, the export's size and the promised bytes. While the caller holds the lock, no other
+/// controller promises more under a bound.
 async fn count<F: Fs>(export: &Export<F>) -> Result<(Guard<F>, u64, u64)> {
     let fs = export.fs();
     let lock = export.lock(&[LOCK]).await?;
@@ -72,7 +78,7 @@ async fn count<F: Fs>(export: &Export<F>) -> Result<(Guard<F>, u64, u64)> {
             None => unknown.push(volume),
         }
     }
-    // What it was the second name of is gone.
+    // The remaining second names are those of records that were removed or replaced.
     for stale in known.values() {
         gone(fs.unlink(&counted, &stale.name).await)
             .map_err(|status| export.failed(format!("removing `.csi-nfs/promised/{}`", stale.name), status))?;
@@ -82,20 +88,20 @@ async fn count<F: Fs>(export: &Export<F>) -> Result<(Guard<F>, u64, u64)> {
     Ok((lock, size, read.into_iter().fold(promised, u64::saturating_add)))
 }
 
-/// Reads what a volume is promised, and gives its record the second name.
+/// Reads the bytes that a volume is promised, and gives its record the second name.
 async fn read<F: Fs>(export: &Export<F>, records: &F::Handle, counted: &F::Handle, volume: VolumeName) -> Result<u64> {
     let Some((file, attr, content)) = export.open_small(records, &Record::file(&volume)?).await? else { return Ok(0) };
     let record = Record::decode(&volume, &content)?;
-    // What shows a snapshot has nothing of its own.
+    // A volume that is backed by a snapshot has no content of its own.
     let promised = if record.backing_snapshot.is_some() { 0 } else { record.capacity };
     match export.fs().link(&file, counted, &name(export, &format!("{}-{promised}", attr.fileid))?).await {
-        // Replaced or removed meanwhile, or a file system without links: it is read again the next time.
+        // The record was replaced or removed meanwhile, or the file system has no hard links: the next count reads it.
         Ok(()) | Err(Status::Exist | Status::NoEnt | Status::Stale | Status::NotSupp | Status::Perm) => Ok(promised),
-        Err(status) => Err(export.failed(format!("noting what volume `{volume}` is promised"), status)),
+        Err(status) => Err(export.failed(format!("recording the bytes that volume `{volume}` is promised"), status)),
     }
 }
 
-/// What a second name says.
+/// The capacity in a second name.
 fn capacity(name: &Name) -> Option<u64> {
     std::str::from_utf8(name.as_bytes()).ok()?.split_once('-')?.1.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! The parameters of a StorageClass and of a VolumeAttributesClass, parsed at the door.
+//! Parses the parameters of a StorageClass and of a VolumeAttributesClass.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,14 @@ use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::limits::{Inodes, Overcommit, Quota};
 use crate::volume::on_delete::OnDelete;
 
-/// Keys that external-provisioner adds with `--extra-create-metadata` start with this.
+/// The prefix of the keys that external-provisioner adds with `--extra-create-metadata`.
 pub const INJECTED: &str = "csi.storage.k8s.io/";
 
-/// A volume's directory may not start with this: it is where archived volumes go.
+/// The prefix of archived directories. A new volume's directory may not have it.
 pub const ARCHIVED: &str = "archived-";
 
-/// Parses permission bits: octal, at most 7777. `0`, which for csi-driver-nfs means "leave as it is", is `None`.
+/// Parses permission bits: octal, at most 7777. Returns `None` for `0`, which means "leave the mode as it is" to
+/// csi-driver-nfs.
 pub fn parse_mode(field: &str, text: &str) -> Result<Option<u32>> {
     let octal = !text.is_empty() && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
     match u32::from_str_radix(text, 8) {
@@ -31,17 +32,18 @@ pub fn parse_mode(field: &str, text: &str) -> Result<Option<u32>> {
 
 fn parse_owner(field: &str, text: &str) -> Result<u32> {
     match text.parse::<u32>() {
-        // (uid_t)-1 means "leave as it is" to chown(2), and could not be set.
+        // (uid_t)-1 cannot be set: it means "leave as it is" to chown(2).
         Ok(id) if id != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => Ok(id),
         _ => Err(Error::invalid(field, format!("`{}` is not a number from 0 to 4294967294", text.escape_debug()))),
     }
 }
 
-/// What a class says of a volume; `None` where it says nothing. ControllerModifyVolume can change all but `overcommit`.
+/// The attributes of a volume that a class sets; `None` for each that it does not set. ControllerModifyVolume can
+/// change all of them except `overcommit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attributes {
-    /// What becomes of the directory.
+    /// What happens to the directory when the volume is deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_delete: Option<OnDelete>,
     /// The directory's permission bits.
@@ -53,19 +55,19 @@ pub struct Attributes {
     /// The directory's group.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
-    /// Whether its size is a limit.
+    /// Whether the volume's size is enforced as a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<Quota>,
-    /// How many inodes it may have.
+    /// How many inodes the volume may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inodes: Option<Inodes>,
-    /// How many times its size the export may be promised when this volume is made, or grows.
+    /// How many times its size the export may promise to volumes when this volume is created or expanded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overcommit: Option<Overcommit>,
 }
 
 impl Attributes {
-    /// These, and where they say nothing what `other` says.
+    /// These attributes. Those that are not set are taken from `other`.
     pub fn or(self, other: Self) -> Self {
         Self {
             on_delete: self.on_delete.or(other.on_delete),
@@ -87,14 +89,14 @@ impl Attributes {
             if !attributes.take(&field, key, value)? && !key.starts_with(INJECTED) {
                 return Err(Error::invalid(
                     field,
-                    "not a parameter that can be changed: onDelete, mountPermissions, uid, gid, quota and inodes can",
+                    "not a parameter that can be changed; use onDelete, mountPermissions, uid, gid, quota or inodes",
                 ));
             }
         }
         Ok(attributes)
     }
 
-    /// Takes one parameter; false where it is not one of these.
+    /// Sets the attribute of one parameter. Returns false if the parameter is not an attribute.
     fn take(&mut self, field: &str, key: &str, value: &str) -> Result<bool> {
         match key.to_ascii_lowercase().as_str() {
             "ondelete" => self.on_delete = Some(OnDelete::parse(field, value)?),
@@ -114,19 +116,20 @@ impl Attributes {
 pub struct Parameters {
     /// The export.
     pub export: Source,
-    /// The volume's directory, where `subDir` was given, its templates filled in.
+    /// `subDir`: the volume's directory, with templates expanded.
     pub sub_dir: Option<SubDir>,
-    /// What it says of its volumes.
+    /// The attributes of the class's volumes.
     pub attributes: Attributes,
-    /// `readOnlyFromSnapshot`: whether a volume that is made of a snapshot for reading alone may show the snapshot itself.
+    /// `readOnlyFromSnapshot`: whether a read-only volume from a snapshot may use the snapshot's tree instead of a
+    /// copy.
     pub show_snapshots: bool,
 }
 
 impl Parameters {
-    /// Parses the parameters of CreateVolume or GetCapacity. Keys are compared without regard to case.
+    /// Parses the parameters of CreateVolume or GetCapacity. The letter case of keys does not matter.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the key.
+    /// [`Error::Invalid`] with the key.
     pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
         let (mut server, mut share, mut sub_dir) = (None, None, None);
         let mut attributes = Attributes::default();
@@ -154,8 +157,8 @@ impl Parameters {
                 _ => {
                     return Err(Error::invalid(
                         field,
-                        "not a parameter of this driver: server, share, subDir, onDelete, mountPermissions, uid, gid, quota, \
-                         inodes, overcommit and readOnlyFromSnapshot are",
+                        "not a parameter of this driver; its parameters are server, share, subDir, onDelete, \
+                         mountPermissions, uid, gid, quota, inodes, overcommit and readOnlyFromSnapshot",
                     ));
                 }
             }
@@ -181,16 +184,19 @@ impl Parameters {
     }
 }
 
-/// A directory that a new volume may have: not where archived volumes go.
+/// Parses the directory of a new volume. Refuses names that are reserved for archived volumes.
 pub fn volume_directory(field: &str, text: &str) -> Result<SubDir> {
     let sub_dir = SubDir::parse(field, text)?;
     if sub_dir.first().starts_with(ARCHIVED) {
-        return Err(Error::invalid(field, format!("`{ARCHIVED}…` is where archived volumes go")));
+        return Err(Error::invalid(
+            field,
+            format!("`{ARCHIVED}…` is reserved for archived volumes; choose another name"),
+        ));
     }
     Ok(sub_dir)
 }
 
-/// Fills in the templates of a `subDir`; each becomes one path component.
+/// Expands the templates of a `subDir` with `values`, each of which must be one path component.
 pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> Result<String> {
     let mut text = String::new();
     let mut rest = template;
@@ -206,7 +212,8 @@ pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> 
                 return Err(Error::invalid(
                     field,
                     format!(
-                        "`${{{}}}` is not one of ${{pvc.metadata.name}}, ${{pvc.metadata.namespace}} and ${{pv.metadata.name}}",
+                        "`${{{}}}` is not one of ${{pvc.metadata.name}}, ${{pvc.metadata.namespace}} and \
+                         ${{pv.metadata.name}}",
                         name.escape_debug()
                     ),
                 ));

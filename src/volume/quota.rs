@@ -1,11 +1,11 @@
-//! Limits that the agent on the server sets: what it answers, and waiting for it.
+//! The limits that the agent on the server enforces: reads the agent's reports and waits for them.
 //!
 //! The agent (`csi-nfs agent`) writes into `.csi-nfs/quota`, and nobody else does:
 //!
 //! ```text
-//! snapshots.json        what snapshots take
-//! agent.json            who it is, what it can, when it looked last
-//! volumes/NAME.json     what is enforced of a volume, or why not
+//! snapshots.json        how much space snapshots use
+//! agent.json            the agent, its abilities, and its last pass over all volumes
+//! volumes/NAME.json     the limits of a volume that are in force, or why they are not
 //! ```
 
 use std::future::Future;
@@ -23,72 +23,74 @@ use crate::volume::limits::{Limits, Quota};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// How long a limit is waited for, and an agent to show itself, by a caller that sets no limit itself.
-const LIMIT: Duration = Duration::from_secs(5);
-/// Between two looks at the answer, at first and at most.
+/// How long a caller without a deadline of its own waits for an agent to appear or for a limit to be in force.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The first and the longest pause between two reads of the agent's report.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
-/// A file system that is told through NFS may round a limit up to its blocks.
+/// How much more than the limit the server may report over NFS, in bytes: a file system may round a limit up to its
+/// blocks.
 const ROUNDING: u64 = 64 << 10;
 
 /// The agent on the server: `.csi-nfs/quota/agent.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
-    /// Its version.
+    /// The agent's version.
     pub version: String,
-    /// The kind of file system.
+    /// The type of the file system.
     pub file_system: String,
-    /// Whether its limits hold clients that write as root.
+    /// Whether the file system's limits hold clients that write as root.
     pub holds_root: bool,
-    /// When it was last through with looking at every volume, in seconds since the epoch; 0 where it is not yet.
+    /// When the agent last finished a pass over all volumes, in seconds since the epoch; 0 before the first.
     pub looked: u64,
-    /// How many times it was, since it started.
+    /// How many passes the agent has finished since it started.
     #[serde(default)]
     pub looks: u64,
-    /// How often it does that, in seconds.
+    /// The interval between two passes, in seconds.
     pub period: u64,
 }
 
-/// What the agent says of a volume: `.csi-nfs/quota/volumes/NAME.json`.
+/// The agent's report on a volume: `.csi-nfs/quota/volumes/NAME.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer {
-    /// Its project ID.
+    /// The volume's project ID.
     pub project: u32,
-    /// The limits in force; none where there is a reason.
+    /// The limits in force; no limits if there is a reason.
     pub limits: Limits,
-    /// Since when, in seconds since the epoch.
+    /// Since when the limits or the reason hold, in seconds since the epoch.
     pub since: u64,
-    /// Why they are not in force.
+    /// Why the volume's limits are not in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// The file that says what snapshots take.
+/// The file with the usage of snapshots.
 pub const SNAPSHOTS: &str = "snapshots.json";
 
-/// What the snapshots of an export take: `.csi-nfs/quota/snapshots.json`. What they share with volumes, by reference, counts.
+/// The usage of the snapshots of an export: `.csi-nfs/quota/snapshots.json`. Data that they share with volumes by
+/// reference counts too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Snapshots {
-    /// Their project ID.
+    /// The project ID of the snapshots.
     pub project: u32,
-    /// Bytes.
+    /// The bytes in use.
     pub bytes: u64,
-    /// Inodes.
+    /// The inodes in use.
     pub inodes: u64,
 }
 
-/// What the snapshots of an export take; `None` where no agent ever counted any.
+/// Reads the usage of the snapshots of an export; `None` if no agent has reported it.
 pub async fn snapshots<F: Fs>(export: &Export<F>) -> Result<Option<Snapshots>> {
     read(export, SNAPSHOTS).await
 }
 
-/// The agent of an export; `None` where none ever worked.
+/// Reads the report on the agent of an export; `None` if no agent ever ran.
 pub async fn agent<F: Fs>(export: &Export<F>) -> Result<Option<Agent>> {
     read(export, "agent.json").await
 }
 
-/// What the agent says of a volume; `None` where it said nothing yet.
+/// Reads the agent's report on a volume; `None` if there is none yet.
 pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Answer>> {
     match directory(export, "volumes").await? {
         Some(answers) => read_in(export, &answers, &Record::file(name)?).await,
@@ -96,7 +98,7 @@ pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Opti
     }
 }
 
-/// The volumes that the agent says something of.
+/// The volumes that the agent has reported on.
 pub async fn answered<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
     match directory(export, "volumes").await? {
         Some(dir) => Ok(export.names(&dir).await?.iter().filter_map(Record::of_file).collect()),
@@ -104,12 +106,13 @@ pub async fn answered<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
     }
 }
 
-/// What comes, or goes, by this name among the records asks the agent to look at everything. (No volume's record is called so.)
+/// The name of the file that asks the agent to check all volumes. The agent checks them when this file appears among
+/// the records or is removed. No volume's record has this name.
 pub fn look() -> FsResult<Name> {
     Name::new("#look")
 }
 
-/// A file that is torn, or not the agent's, is none.
+/// Reads a file of the agent. Returns `None` if the file is missing or truncated, or has another content.
 async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, file: &str) -> Result<Option<T>> {
     match directory(export, "").await? {
         Some(quota) => {
@@ -120,7 +123,8 @@ async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, file: &st
     }
 }
 
-/// The same, in a directory that is open.
+/// Reads a file of the agent in the directory `dir`. Returns `None` if the file is missing or truncated, or has another
+/// content.
 pub async fn read_in<T: for<'de> Deserialize<'de>, F: Fs>(
     export: &Export<F>,
     dir: &F::Handle,
@@ -135,16 +139,17 @@ async fn directory<F: Fs>(export: &Export<F>, below: &str) -> Result<Option<F::H
     export.find_dir(&export.fs().root(), path.map(name).collect::<Result<Vec<_>>>()?).await
 }
 
-/// Until when the agent is waited for by a caller that sets no limit itself.
+/// The deadline for a caller that has none of its own.
 pub fn patience() -> Instant {
-    Instant::now() + LIMIT
+    Instant::now() + AGENT_TIMEOUT
 }
 
-/// Refuses a volume whose limit is required on an export where it cannot be had: before anything of it is made.
+/// Checks that the export can enforce a limit, if the limit is required. The caller checks this before it creates
+/// anything of the volume.
 ///
 /// # Errors
-/// [`Error::NoAgent`] where no agent shows itself until then; [`Error::Precondition`] where clients that write as root are
-/// not held by the file system's limits, and write as root.
+/// [`Error::NoAgent`] if no agent appears until `until`; [`Error::Precondition`] if the file system does not limit
+/// clients that write as root, and the server does not squash root.
 pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>, until: Instant) -> Result<()> {
     let Some(quota) = quota.filter(|quota| quota.is_required()) else { return Ok(()) };
     let layout = export.make_layout().await?;
@@ -153,19 +158,20 @@ pub async fn check_possible<F: Fs>(export: &Export<F>, quota: Option<Quota>, unt
     if agent.holds_root || quota == Quota::RequiredExceptRoot {
         return Ok(());
     }
-    // What this driver made belongs to whom the server takes it for.
+    // The owner of a file that this driver created shows whether the server squashes root.
     let made = export.fs().getattr(&layout.lock).await.map_err(|e| export.failed("looking at `.csi-nfs/lock`", e))?;
     if made.uid != 0 {
         return Ok(());
     }
     Err(Error::Precondition(format!(
-        "limits of {} on {} do not hold clients that write as root: export it with root_squash, use XFS, or accept it with `quota: required-except-root`",
+        "limits of {} on {} do not hold clients that write as root: export it with root_squash, use XFS, or accept it \
+         with `quota: required-except-root`",
         agent.file_system,
         export.source()
     )))
 }
 
-/// Waits until the limits of a volume are in force, where they have to be.
+/// Waits until the limits of a volume are in force, if they are required.
 ///
 /// # Errors
 /// As [`wait`].
@@ -181,8 +187,8 @@ pub async fn enforced_where_required<F: Fs>(
     }
 }
 
-/// Waits until the limits of a volume are in force, where they have to be or others were: without them, the volume would
-/// not be as large as it is said to be.
+/// Waits until the limits of a volume are in force, if they are required or if other limits are in force now. The old
+/// limits would keep the volume smaller than its capacity.
 ///
 /// # Errors
 /// As [`wait`].
@@ -201,10 +207,10 @@ pub async fn enforced_where_it_was<F: Fs>(
     }
 }
 
-/// Waits until a volume's limits are in force: the agent says so, and the server's own figures agree.
+/// Waits until a volume's limits are in force: the agent reports them, and the server's own figures agree.
 ///
 /// # Errors
-/// [`Error::NoAgent`] where they are not until then.
+/// [`Error::NoAgent`] if the limits are not in force at `until`.
 pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record, until: Instant) -> Result<()> {
     let began = Instant::now();
     let in_force = |state: &State| matches!(state, State::InForce(_));
@@ -226,20 +232,20 @@ pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record,
     }
 }
 
-/// How a volume's limits stand.
+/// The state of a volume's limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is asked for.
+    /// The volume has no limits.
     Unlimited,
-    /// In force, with the server's figures for the volume.
+    /// The limits are in force. These are the server's figures for the volume.
     InForce(FsStat),
-    /// The agent says why not.
+    /// The limits are not in force, for the reason that the agent reports.
     Refused(String),
-    /// Not in force, or not yet.
+    /// The limits are not in force, or not yet, and the agent reports no reason.
     Open,
 }
 
-/// How the limits of a volume with that record stand now.
+/// Returns the state of the limits of a volume with this record.
 pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<State> {
     if !record.limits().any() {
         return Ok(State::Unlimited);
@@ -248,7 +254,7 @@ pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record
     state_by(export, answers.as_ref(), name, record).await
 }
 
-/// The same, by the answers in a directory; `None` where there is none.
+/// Like [`state`], with the directory of the agent's reports; `None` if there is none.
 async fn state_by<F: Fs>(
     export: &Export<F>,
     answers: Option<&F::Handle>,
@@ -262,7 +268,7 @@ async fn state_by<F: Fs>(
     state_of(export, record, answer.as_ref()).await
 }
 
-/// The same, by what the agent says of the volume.
+/// Like [`state`], with the agent's report on the volume.
 pub async fn state_of<F: Fs>(export: &Export<F>, record: &Record, answer: Option<&Answer>) -> Result<State> {
     let wanted = record.limits();
     if !wanted.any() {
@@ -282,12 +288,12 @@ pub async fn state_of<F: Fs>(export: &Export<F>, record: &Record, answer: Option
         Err(Status::Stale) => return Ok(State::Open),
         figures => figures.map_err(|e| export.failed("asking for the figures of a volume", e))?,
     };
-    // An answer may be of an earlier volume of this name: the figures are of the directory that is there now.
+    // The report may be on an earlier volume of this name. The figures are those of the directory that exists now.
     let agree = wanted.bytes.is_none_or(|bytes| figures.total_bytes <= bytes.saturating_add(ROUNDING));
     Ok(if agree { State::InForce(figures) } else { State::Open })
 }
 
-/// Looks until `done`, or until the time is up: what was seen last.
+/// Calls `look` until its result is `done` or `until` has passed. Returns the last result.
 async fn poll<T, L: Future<Output = Result<T>>>(
     look: impl Fn() -> L,
     done: impl Fn(&T) -> bool,

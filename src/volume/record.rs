@@ -1,4 +1,4 @@
-//! What the driver remembers of a volume: a small JSON file in `.csi-nfs/volumes`, named after the volume.
+//! The record of a volume: a small JSON file in `.csi-nfs/volumes`, named after the volume.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record_file::{RecordFile, now};
 
-/// What a volume was filled with when it was made (CSI `VolumeContentSource`): the identifier, as it was given.
+/// The source of a volume's content (CSI `VolumeContentSource`): its identifier, as the caller gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Origin {
@@ -22,38 +22,40 @@ pub enum Origin {
     Volume(String),
 }
 
-/// A volume, as it was made and as it is now.
+/// A volume, as it was created and as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The volume's identifier, as CreateVolume answered it.
+    /// The volume's identifier, as CreateVolume returned it.
     pub id: VolumeId,
-    /// Its capacity in bytes; 0 where none was asked.
+    /// The capacity in bytes; 0 if none was requested.
     pub capacity: u64,
-    /// What it was created with: a repeated CreateVolume is compared with it.
+    /// The attributes that CreateVolume requested. A retried CreateVolume is compared with them.
     pub created_with: Attributes,
-    /// What ControllerModifyVolume made of that.
+    /// The attributes now: those requested, with the driver's defaults, as ControllerModifyVolume has changed them.
     pub attributes: Attributes,
-    /// Whether ControllerModifyVolume said what becomes of the directory.
+    /// Whether ControllerModifyVolume set `onDelete`.
     pub on_delete_modified: bool,
-    /// Whether its directory was there, with content, before it: only an explicit decision removes that directory.
+    /// Whether the directory existed, with content, before the volume. Only an explicit `onDelete` removes such a
+    /// directory.
     pub adopted: bool,
     /// The options that the controller needs to mount the export.
     pub mount_options: Vec<String>,
-    /// When it was made, in seconds since the epoch.
+    /// When the volume was created, in seconds since the epoch.
     pub created: u64,
-    /// What it was filled with; `None` for one that began empty.
+    /// The source of the content; `None` for a volume that was created empty.
     pub origin: Option<Origin>,
-    /// The snapshot whose tree it shows, for reading, in place of a directory of its own.
+    /// The snapshot whose tree the volume has, for reading only, instead of a directory of its own.
     pub backing_snapshot: Option<VolumeName>,
-    /// Whether it is still being filled: no volume yet, for anybody but a retry of its CreateVolume.
+    /// Whether the volume is still being filled. Then it exists only for a retry of its CreateVolume.
     pub pending: bool,
-    /// The file ID of what is put in its place, while it is pending: a directory with another one is not its own.
+    /// While the volume is pending: the file ID of the directory that is renamed into its place. A directory with
+    /// another file ID is not the volume's.
     pub staged: Option<u64>,
-    /// Tells it from an earlier attempt at the same volume, while it is pending.
+    /// While the volume is pending: a number that no other attempt at this volume has.
     pub attempt: Option<u64>,
 }
 
-/// The form of the file.
+/// The content of the file except the version.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Json {
@@ -82,7 +84,7 @@ pub struct Json {
 }
 
 impl Record {
-    /// The record of a volume that has none: made by hand or by csi-driver-nfs.
+    /// A record for a volume that has none, because it was made by hand or by csi-driver-nfs.
     pub fn unrecorded(id: &VolumeId) -> Self {
         Self {
             id: id.clone(),
@@ -101,16 +103,16 @@ impl Record {
         }
     }
 
-    /// What becomes of the directory, where the volume's class or a VolumeAttributesClass says it in so many words; the
-    /// driver's own default does not count.
+    /// What happens to the directory on deletion, if the volume's class or a VolumeAttributesClass sets it. The
+    /// driver's default does not count.
     pub fn explicit_on_delete(&self) -> Option<OnDelete> {
         let explicit = self.created_with.on_delete.is_some() || self.on_delete_modified;
         self.attributes.on_delete.filter(|_| explicit)
     }
 
-    /// The limits that the volume is to have.
+    /// The limits that the agent should enforce for the volume.
     pub fn limits(&self) -> Limits {
-        // A volume that shows a snapshot has no content of its own to limit.
+        // A volume that is backed by a snapshot has no content of its own to limit.
         if self.attributes.quota == Some(Quota::None) || self.backing_snapshot.is_some() {
             return Limits::default();
         }
@@ -120,7 +122,7 @@ impl Record {
         }
     }
 
-    /// The names that lead to its content from the share.
+    /// The path from the share to the volume's content.
     pub fn path(&self) -> Result<Vec<Name>> {
         match &self.backing_snapshot {
             Some(snapshot) => snapshot_tree(snapshot),
@@ -136,7 +138,8 @@ impl RecordFile for Record {
     const SUFFIX: &'static str = ".json";
 
     fn advice(_: &VolumeName) -> String {
-        "restore the file, or move it away and treat the volume as one without a record".to_owned()
+        "restore the file from a backup, or move it away: without a record, the volume continues to work by its ID"
+            .to_owned()
     }
 
     fn directory<F: Fs>(layout: &Layout<F>) -> &F::Handle {
@@ -192,7 +195,7 @@ impl RecordFile for Record {
     }
 }
 
-/// The names that lead to a snapshot's tree from the share.
+/// The path from the share to a snapshot's tree.
 pub fn snapshot_tree(snapshot: &VolumeName) -> Result<Vec<Name>> {
     Ok(SubDir::snapshot_tree("snapshot", snapshot.as_str())?.names().collect())
 }

@@ -1,4 +1,4 @@
-//! The form that all records have: a small JSON file named after what it is a record of, which begins with its version.
+//! The common form of all records: small JSON files, each named after its object, which start with a version.
 
 use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use crate::export::fs::{Fs, Name, gone};
 use crate::export::layout::Layout;
 use crate::volume::id::VolumeName;
 
-/// The version of the records that this driver writes. Reading refuses a newer one.
+/// The version of the records that this driver writes. The driver refuses to read newer ones.
 const VERSION: u32 = 1;
 
 #[derive(Deserialize)]
@@ -28,31 +28,31 @@ struct Versioned<J> {
     record: J,
 }
 
-/// A record in a directory of `.csi-nfs`.
+/// The record of an object (a volume, a snapshot or a group) in a directory of `.csi-nfs`.
 pub trait RecordFile: Sized + Send + Sync {
-    /// What is in the file beside the version.
+    /// The content of the file except the version.
     type Json: Serialize + DeserializeOwned;
 
-    /// What it is a record of, in a message.
+    /// The kind of object, for messages.
     const OF: &'static str;
-    /// The directory below `.csi-nfs`, in a message.
+    /// The directory below `.csi-nfs`, for messages.
     const DIRECTORY: &'static str;
-    /// The end of the file's name, behind the name of what it is a record of.
+    /// The end of the file's name, after the object's name.
     const SUFFIX: &'static str;
 
     /// What an operator can do about a record that cannot be used.
     fn advice(name: &VolumeName) -> String;
-    /// The directory that the file is in.
+    /// The directory that holds the file.
     fn directory<F: Fs>(layout: &Layout<F>) -> &F::Handle;
-    /// What the lock is called under which the record is written.
+    /// The name of the lock under which the record is written.
     fn lock_name(name: &VolumeName) -> String;
-    /// The identifier of what it is a record of.
+    /// The object's identifier.
     fn identifier(&self) -> String;
-    /// The name in that identifier.
+    /// The object's name, if the identifier contains it.
     fn name(&self) -> Option<VolumeName>;
-    /// What is written.
+    /// Converts the record to what is written.
     fn to_json(&self) -> Self::Json;
-    /// The record from what was read.
+    /// Converts what was read to the record.
     fn from_json(json: Self::Json) -> Result<Self>;
 
     /// The bytes of the file.
@@ -61,10 +61,10 @@ pub trait RecordFile: Sized + Send + Sync {
             .map_err(|e| Error::Internal(format!("writing the record of {} {}: {e}", Self::OF, self.identifier())))
     }
 
-    /// The record of `name` from the bytes of its file.
+    /// Parses the record of `name` from the bytes of its file.
     ///
     /// # Errors
-    /// [`Error::Record`].
+    /// [`Error::Record`] if the bytes are damaged, have a newer version, or are the record of another object.
     fn decode(name: &VolumeName, bytes: &[u8]) -> Result<Self> {
         let bad = |reason: String| {
             let (directory, suffix, advice) = (Self::DIRECTORY, Self::SUFFIX, Self::advice(name));
@@ -74,12 +74,14 @@ pub trait RecordFile: Sized + Send + Sync {
         };
         let Version { version } = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         if version > VERSION {
-            return Err(bad(format!("it is of version {version}, and this driver knows {VERSION}: upgrade it")));
+            return Err(bad(format!(
+                "it has version {version}, and this driver reads versions up to {VERSION}; upgrade the driver"
+            )));
         }
         let json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         let record = Self::from_json(json).map_err(|e| bad(e.to_string()))?;
         if record.name().as_ref() != Some(name) {
-            return Err(bad(format!("it is of another {}, {}", Self::OF, record.identifier())));
+            return Err(bad(format!("it is the record of {} `{}`", Self::OF, record.identifier())));
         }
         Ok(record)
     }
@@ -89,12 +91,12 @@ pub trait RecordFile: Sized + Send + Sync {
         name.file(Self::SUFFIX)
     }
 
-    /// The name of what the file of that name is the record of; `None` for a file that is no such record.
+    /// The object whose record has the file name `file`; `None` if no record has this name.
     fn of_file(file: &Name) -> Option<VolumeName> {
         VolumeName::of_file(file, Self::SUFFIX)
     }
 
-    /// Reads the record of `name`; `None` where there is none.
+    /// Reads the record of `name`; `None` if there is none.
     fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<Option<Self>>> + Send {
         async move {
             let Some(layout) = export.layout().await? else { return Ok(None) };
@@ -103,12 +105,12 @@ pub trait RecordFile: Sized + Send + Sync {
         }
     }
 
-    /// The same for a list: `None` also for a record that cannot be used.
+    /// Like [`Self::read`], for a list: logs a record that cannot be used and returns `None`.
     fn read_or_skip<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<Option<Self>>> + Send {
         async move { or_skip(export, Self::read(export, name).await) }
     }
 
-    /// Writes the record, in place of one that is there. The caller holds its lock ([`lock_name`](Self::lock_name)).
+    /// Writes the record, and replaces an existing one. The caller holds the lock ([`lock_name`](Self::lock_name)).
     fn write<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<()>> + Send {
         async move {
             let nameless = || Error::Internal(format!("{} {} has no name for its record", Self::OF, self.identifier()));
@@ -119,7 +121,7 @@ pub trait RecordFile: Sized + Send + Sync {
         }
     }
 
-    /// Removes the record of `name`, if there is one. The caller holds its lock.
+    /// Removes the record of `name`, if there is one. The caller holds the lock.
     fn remove<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<()>> + Send {
         async move {
             let layout = export.make_layout().await?;
@@ -128,7 +130,7 @@ pub trait RecordFile: Sized + Send + Sync {
         }
     }
 
-    /// The names of all that have records on an export, sorted.
+    /// The names of all objects with a record on an export, sorted.
     fn names<F: Fs>(export: &Export<F>) -> impl Future<Output = Result<Vec<VolumeName>>> + Send {
         async move {
             let Some(layout) = export.layout().await? else { return Ok(Vec::new()) };
@@ -140,24 +142,24 @@ pub trait RecordFile: Sized + Send + Sync {
     }
 }
 
-/// What was read for a list: a record that cannot be used is logged, and keeps no other from being listed.
+/// Makes `None` of a record that cannot be used, and logs it, so that a list contains the other records.
 pub fn or_skip<F: Fs, T>(export: &Export<F>, read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(error @ Error::Record(_)) => {
-            tracing::error!(export = %export.source(), %error, "left out of a list");
+            tracing::error!(export = %export.source(), %error, "a record cannot be used and is left out of a list");
             Ok(None)
         }
         read => read,
     }
 }
 
-/// The time that a record says, in seconds since the epoch.
+/// The current time for a record, in seconds since the epoch.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A number for a record that is pending, which no other attempt at the same thing has. The time in a record is too coarse to tell
-/// two attempts apart.
+/// A random number for a pending record, which no other attempt at the same object has. The time in a record is too
+/// coarse to distinguish two attempts.
 pub fn new_attempt() -> Option<u64> {
     Some(Uuid::new_v4().as_u64_pair().0)
 }

@@ -1,4 +1,4 @@
-//! The free space of an export: what a volume may take of it.
+//! Checks and reports the free space of an export.
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -6,18 +6,18 @@ use crate::export::fs::{Fs, FsStat};
 use crate::volume::limits::Overcommit;
 use crate::volume::overcommit;
 
-/// Refuses what the export has not free, in bytes or in inodes.
+/// Returns [`Error::Exhausted`] if the export has fewer than `bytes` bytes or no inodes free.
 pub(super) async fn check_free<F: Fs>(export: &Export<F>, bytes: u64) -> Result<()> {
     let stat = statfs(export).await?;
     if stat.available_bytes < bytes {
         return Err(Error::Exhausted(format!(
-            "{} has {} bytes free, and {bytes} are asked for; free space on the server or ask for less",
+            "{} has {} bytes free, but {bytes} are requested; free space on the server or request less",
             export.source(),
             stat.available_bytes
         )));
     }
     if stat.total_inodes > 0 && stat.free_inodes == 0 {
-        return Err(Error::Exhausted(format!("{} has no inodes free; free some on the server", export.source())));
+        return Err(Error::Exhausted(format!("{} has no inodes free; delete files on the server", export.source())));
     }
     Ok(())
 }
@@ -27,7 +27,7 @@ async fn statfs<F: Fs>(export: &Export<F>) -> Result<FsStat> {
     fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the free space", e))
 }
 
-/// The bytes that a new volume could have (CSI `GetCapacity`).
+/// The largest capacity of a new volume in bytes (CSI `GetCapacity`).
 pub async fn available<F: Fs>(export: &Export<F>, overcommit: Option<Overcommit>) -> Result<u64> {
     let free = statfs(export).await?.available_bytes;
     Ok(free.min(overcommit::left(export, overcommit).await?))
