@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! SHARE/.csi-nfs/            mode 0700
-//!     lock                   a byte of it is locked for each operation under way: see locks.rs
-//!     volumes/               records, one a volume: volumes/NAME.json
-//!     paths/                 who has which directory, where `subDir` was given: paths/a/b/#/NAME
-//!     snapshots/             records, NAME.json, each beside what was copied, NAME.tree
-//!     promised/              where a class has `overcommit`: see volume/promises.rs
-//!     staging/               half-made, named after what it becomes
-//!     trash/                 half-gone
+//!     lock                   each running operation locks a byte of this file: see locks.rs
+//!     volumes/               records of volumes: NAME.json
+//!     paths/                 owners of directories, if the class has `subDir`: paths/a/b/#/NAME
+//!     snapshots/             records of snapshots, NAME.json, and their trees, NAME.tree
+//!     promised/              promised capacities, if a class has `overcommit`: see volume/overcommit.rs
+//!     quota/                 reports of the quota agent: see volume/quota.rs
+//!     staging/               objects that are being made, named after their locks
+//!     trash/                 objects that are being deleted
 //! ```
 
 use crate::export::fs::{Fs, FsResult, Kind, Name, OpenMode, Status};

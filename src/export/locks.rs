@@ -1,9 +1,9 @@
-//! One operation at a time on a part of an export: in this process by a mutex, among controllers by a byte-range lock
-//! that the NFS server keeps (fcntl_locking(2), RFC 8881 section 9). The server ends the locks of a controller that
-//! dies, so that none is ever left behind.
+//! Locks on parts of an export. A mutex excludes other tasks of this process. A byte-range lock on the NFS server
+//! (fcntl_locking(2), RFC 8881 section 9) excludes other controllers. The server ends the locks of a controller that
+//! crashes, so no lock is left behind.
 //!
-//! A part is known by a name; names share the bytes of one file by their hash. CSI asks a plugin to cope with several
-//! calls for one volume at once ("Concurrency"): here the later one waits, and then finds what the earlier one did.
+//! A part has a name, and the hash of the name selects a byte of one file. CSI asks a plugin to handle several calls
+//! for one volume at once ("Concurrency"): here the later call waits, and then finds what the earlier call did.
 
 use std::hash::Hasher;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use tokio_util::task::TaskTracker;
 use crate::export::fs::{Fs, FsResult, Status};
 use crate::export::keyed_mutex::{KeyGuard, KeyedMutex};
 
-/// How long a lock that another controller holds is waited for between two tries, at first and at most.
+/// The first and the longest pause between attempts to take a lock that another controller holds.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
-/// How long giving a lock back is tried again where it fails. A lock that the server keeps holds up every other controller.
+/// How long a failed release of a lock is retried. A lock that stays on the server blocks every other controller.
 const GIVING_BACK: Duration = Duration::from_secs(60);
 
 /// The locks of one export.
@@ -37,8 +37,8 @@ struct GivingBack {
     ending: CancellationToken,
 }
 
-/// Locks that are held. Dropping the guard releases them; a task of this process that waits for them gets them once the
-/// server has released them.
+/// Locks that are held. Dropping the guard releases them. A task of this process that waits for them gets them after
+/// the server has released them.
 pub struct Guard<F: Fs> {
     fs: Arc<F>,
     file: F::Handle,
@@ -51,7 +51,7 @@ impl Locks {
     /// Waits for the parts called `names` and locks them, by locks on bytes of `file`. Cancel-safe.
     pub async fn acquire<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle, names: &[&str]) -> FsResult<Guard<F>> {
         let mut keys: Vec<u64> = names.iter().map(|name| key(name)).collect();
-        // One order for all, so that no two operations wait for each other.
+        // All operations use the same order, so no two of them wait for each other.
         keys.sort_unstable();
         keys.dedup();
         let mut guard = self.guard(fs, file);
@@ -77,7 +77,7 @@ impl Locks {
         Ok(fs.try_lock(file, key).await?.then_some(guard))
     }
 
-    /// Stops waiting for the server to release locks: they end with the process, which is about to end.
+    /// Stops waiting for the server to release locks, because the process is about to end, which ends them.
     pub async fn close(&self) {
         self.giving_back.ending.cancel();
         self.giving_back.tasks.close();
@@ -100,10 +100,11 @@ impl<F: Fs> Drop for Guard<F> {
         let give_back = async move {
             for key in keys {
                 if let Err(error) = unlock(&*fs, &file, key).await {
-                    tracing::warn!(%error, "a lock on the export was not given back; it ends with this process");
+                    tracing::warn!(%error, "a lock on the export cannot be released; it ends with this process");
                 }
             }
-            // Only now: whoever took the lock in this process before would lose it to another try.
+            // The mutexes are released last: otherwise another task of this process could take the lock, and a retry of
+            // the unlock would then release it.
             drop(local);
         };
         let ending = self.giving_back.ending.clone();
@@ -112,7 +113,7 @@ impl<F: Fs> Drop for Guard<F> {
     }
 }
 
-/// Gives a lock back, and tries again for a while where that fails.
+/// Releases a lock. Retries a failure for [`GIVING_BACK`].
 async fn unlock<F: Fs>(fs: &F, file: &F::Handle, key: u64) -> FsResult<()> {
     let (begun, mut pause) = (Instant::now(), RETRY.0);
     loop {
@@ -127,7 +128,7 @@ async fn unlock<F: Fs>(fs: &F, file: &F::Handle, key: u64) -> FsResult<()> {
     }
 }
 
-/// The byte that stands for a name: the same in every version of the driver, since controllers of several share
+/// The byte for a name. It is the same in every version of the driver, because controllers of different versions share
 /// exports.
 fn key(name: &str) -> u64 {
     let mut hasher = FnvHasher::default();
@@ -150,7 +151,7 @@ mod tests {
             one.fs().fail_at(one.fs().operations(), status);
             drop(guard);
             let waited = tokio::time::timeout(super::GIVING_BACK, two.lock(&["v"])).await;
-            drop(waited.expect("the lock of a controller that lives").unwrap());
+            drop(waited.expect("the lock was not released").unwrap());
             tokio::time::sleep(super::GIVING_BACK).await;
         }
     }

@@ -24,8 +24,8 @@ use locks::Locks;
 /// Records and the files in `.csi-nfs/paths` are smaller than this. A larger file was not written by the driver.
 pub const SMALL: usize = 64 << 10;
 
-/// How often a small file is read again after ESTALE: it was replaced meanwhile, which happens where the reader does
-/// not hold its lock.
+/// How often a small file is read again after ESTALE, which means that the file was replaced meanwhile. This happens if
+/// the reader does not hold the file's lock.
 const REPLACED: usize = 4;
 
 /// An export in use.
@@ -34,7 +34,7 @@ pub struct Export<F: Fs> {
     source: Source,
     layout: OnceCell<Arc<Layout<F>>>,
     locks: Arc<Locks>,
-    /// Its server has moved or its connection is broken: new calls use another connection.
+    /// Whether the server has moved or the connection is broken: new calls use another connection.
     retired: AtomicBool,
     /// Notified when something is put into the trash.
     pub(crate) trash: trash::Signal,
@@ -98,8 +98,7 @@ impl<F: Fs> Export<F> {
     /// Locks the parts of the export called `names` against other operations of this process and of other controllers.
     ///
     /// # Errors
-    /// [`Status::Stale`] if the export was retired: the call has to be made again, on the connection that
-    /// other calls use.
+    /// [`Status::Stale`] if the export was retired: the caller has to retry on the connection that other calls use.
     pub async fn lock(&self, names: &[&str]) -> Result<locks::Guard<F>> {
         let layout = self.make_layout().await?;
         let locked = self.locks.acquire(&self.fs, &layout.lock, names).await;
@@ -184,7 +183,7 @@ impl<F: Fs> Export<F> {
         Ok(entries)
     }
 
-    /// Whether there is nothing in a directory.
+    /// Whether a directory is empty.
     pub async fn is_empty(&self, dir: &F::Handle) -> Result<bool> {
         let mut from = 0;
         loop {
@@ -262,7 +261,7 @@ impl<F: Fs> Export<F> {
         let (staging, half) = staged;
         let write = async {
             match self.fs.write_file(staging, half, mode, content.clone()).await {
-                // A process that died here left it, so nobody writes to it now.
+                // A process that crashed here left the file, so nobody writes to it now.
                 Err(Status::Exist) => {
                     self.fs.unlink(staging, half).await?;
                     self.fs.write_file(staging, half, mode, content).await?;
@@ -276,8 +275,7 @@ impl<F: Fs> Export<F> {
             && status != Status::TimedOut
             && let Err(left) = self.fs.unlink(staging, half).await
         {
-            // On a full export, for example, a part of the file is there. If it cannot be removed now, it is swept
-            // later.
+            // The export may be full, for example.
             tracing::debug!(name = %half, %left, "a half-written file stays in staging and will be swept later");
         }
         written.map_err(|status| self.failed(format!("writing `{name}`"), status))

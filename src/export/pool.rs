@@ -240,9 +240,9 @@ impl<C: Connect> Pool<C> {
     }
 }
 
-/// Options that make no difference to the controller do not make another connection. The server takes two connections
-/// from one machine for one client and does not tell that client about its own changes, so each connection would still
-/// find what the other has removed.
+/// The key of a connection. Options that make no difference to the controller do not lead to another connection. The
+/// server takes two connections from one machine for one client and does not tell that client about its own changes, so
+/// each connection would still find what the other has removed.
 fn key(share: &Source, options: &MountOptions) -> Key {
     (share.clone(), options.for_role(Role::Controller))
 }

@@ -166,8 +166,8 @@ impl<F: Fs> Copy<F> {
         let known = |above: FsResult<(F::Handle, Attr)>, id: u64, side: Side| match above {
             Ok((handle, attr)) if attr.fileid == id => Ok(handle),
             // The directory was moved meanwhile, so the rest of its former parent cannot be reached from here.
-            Ok(_) => Err(dir.error(side, "going back up from", Status::Stale)),
-            Err(status) => Err(dir.error(side, "going back up from", status)),
+            Ok(_) => Err(dir.error(side, "opening the parent of", Status::Stale)),
+            Err(status) => Err(dir.error(side, "opening the parent of", status)),
         };
         let source = known(self.source.parent(&pair.source).await, parent.ids.0, Side::Source)?;
         let target = known(self.target.parent(&pair.target).await, parent.ids.1, Side::Target)?;

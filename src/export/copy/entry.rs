@@ -17,7 +17,7 @@ const ATTEMPTS: usize = 8;
 pub(super) const LISTING: &str = "listing";
 pub(super) const LOOKING: &str = "looking up";
 const CREATING: &str = "creating";
-const COPYING: &str = "copying what is in";
+const COPYING: &str = "copying the entries of";
 
 /// Work that the walk hands out.
 pub(super) enum Job<F: Fs> {
@@ -118,7 +118,7 @@ impl<F: Fs> Copy<F> {
                 Err(Stop::Error(error)) => return Err(error),
             }
         }
-        Err(place.error(Side::Source, "what keeps changing: copying", Status::Stale))
+        Err(place.error(Side::Source, "copying the constantly replaced entry", Status::Stale))
     }
 
     async fn attempt(&self, place: &Place<'_, F>, kind: Kind, pace: Pace) -> Result<Outcome<F>, Stop> {
@@ -137,7 +137,7 @@ impl<F: Fs> Copy<F> {
             },
             Kind::Directory => {
                 // The walk has passed this directory. The caller may retry the copy.
-                Err(place.error(Side::Source, "what became a directory meanwhile: copying", Status::IsDir).into())
+                Err(place.error(Side::Source, "copying the entry that became a directory", Status::IsDir).into())
             }
             _ => match self.look_at(place).await? {
                 (_, attr) if pace == Pace::AtOnce && attr.links > 1 => Ok(Outcome::Later(attr.kind)),

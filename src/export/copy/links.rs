@@ -16,7 +16,7 @@ use crate::export::fs::{Attr, Fs, FsResult, Name, Status};
 // Actions, for error messages.
 
 pub(super) const LINKING: &str = "linking";
-pub(super) const CLEARING: &str = "removing what was noted of hard links in";
+pub(super) const CLEARING: &str = "removing the hard link directory from";
 
 /// The number of locks of [`Links::hold`], each for a part of the objects.
 const HOLDS: u64 = 64;

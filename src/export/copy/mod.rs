@@ -159,7 +159,7 @@ impl<F: Fs> Copy<F> {
         // If the source was removed or moved to a trash, entries that vanished on the way are missing from the copy.
         match self.source.parent(from).await {
             Ok((_, attr)) if attr.fileid == place => Ok(()),
-            Ok(_) => Err(root.error(Side::Source, "what was moved meanwhile: copying", Status::Stale)),
+            Ok(_) => Err(root.error(Side::Source, "copying the directory that was moved meanwhile,", Status::Stale)),
             Err(status) => Err(root.error(Side::Source, "copying", status)),
         }
     }

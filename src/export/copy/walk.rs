@@ -149,11 +149,7 @@ impl<F: Fs> Copy<F> {
             return Ok(Entered::Other(attr.kind));
         }
         if dir.depth + 1 >= DEPTH {
-            return Err(failed(
-                Side::Source,
-                "more levels of directories than the driver copies: entering",
-                Status::NameTooLong,
-            ));
+            return Err(failed(Side::Source, "entering the too deeply nested directory", Status::NameTooLong));
         }
         let (target, made) = match self.target.mkdir(&pair.target, &entry.name, 0o700).await {
             Ok(made) => made,

@@ -49,7 +49,7 @@ async fn a_failure_of_any_operation_is_an_error_with_a_path_or_makes_no_differen
         copy_on(&whole).await.unwrap();
         let history = whole.history();
         for status in [Status::Io, Status::Access, Status::NoSpc, Status::NotSupp, Status::Inval] {
-            // The first two are the test's own.
+            // The first two operations are the test's own.
             for (n, operation) in history.iter().enumerate().skip(2) {
                 let server = planted(clone).await;
                 let fs = server.client();
@@ -59,7 +59,7 @@ async fn a_failure_of_any_operation_is_an_error_with_a_path_or_makes_no_differen
                         let judge = server.client();
                         let look = async |text| judge.lookup(&judge.root(), &name(text)).await.unwrap().0;
                         let (from, to) = (look("from").await, look("to").await);
-                        // Without extended attributes, holes or CLONE a server may well be.
+                        // A server may lack extended attributes, SEEK and CLONE.
                         if status != Status::NotSupp {
                             assert_same_tree(&judge, &from, &judge, &to, EXACT).await;
                         } else {
@@ -85,7 +85,7 @@ async fn a_lost_answer_ends_the_copy() {
         let fs = planted(true).await.client();
         fs.lose_answer_at(n);
         match copy_on(&fs).await {
-            // What is asked only to spare work: whether a list is one that a new object has anyway.
+            // This operation only saves work: it finds out whether a new object has the same list anyway.
             Ok(_) => assert!(whole.history()[n as usize].starts_with("get_xattr"), "{}", whole.history()[n as usize]),
             Err(error) => assert!(matches!(error, CopyError::Failed { status: Status::TimedOut, .. }), "{error}"),
         }
@@ -180,7 +180,7 @@ async fn a_copy_that_takes_long_tells_how_far_it_is_every_ten_seconds() {
     assert!(told.iter().all(|line| line.contains(" bytes=")), "{lines}");
 }
 
-/// How small files go where the server cannot clone, after the first took so long.
+/// The server cannot clone. The number of COPY operations depends on how long the first one takes.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_takes_long_to_copy_a_small_file_is_not_asked_again() {
     for (each, asked) in [(Duration::ZERO, 20), (Duration::from_secs(2), 1)] {

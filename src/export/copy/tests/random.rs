@@ -7,7 +7,7 @@ use super::*;
 use crate::export::fs::{Kind, SetAttr, Time};
 use crate::testing::memory::MemoryServer;
 
-/// How an object is made; numbers choose among what there is.
+/// How to make an object. A number selects one of the objects that exist already.
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
     pub(crate) what: What,
@@ -22,18 +22,19 @@ pub(crate) struct Object {
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     Directory,
-    /// The beginnings and lengths of its data, and its size.
+    /// The offsets and lengths of the data, and the size of the file.
     File(Vec<(u64, usize)>, u64),
     Symlink(Vec<u8>),
     Special(Kind),
-    /// One more name of an object.
+    /// Another name of an object.
     Link(usize),
 }
 
 fn what() -> impl Strategy<Value = What> {
     prop_oneof![
         3 => Just(What::Directory),
-        4 => (vec((0..120_000u64, 0..20_000usize), 0..4), 0..150_000u64).prop_map(|(data, size)| What::File(data, size)),
+        4 => (vec((0..120_000u64, 0..20_000usize), 0..4), 0..150_000u64)
+            .prop_map(|(data, size)| What::File(data, size)),
         1 => vec(1..=255u8, 1..30).prop_map(What::Symlink),
         1 => prop_oneof![Just(Kind::Fifo), Just(Kind::Socket), Just(Kind::CharDevice)].prop_map(What::Special),
         2 => any::<usize>().prop_map(What::Link),
@@ -47,7 +48,7 @@ pub(crate) fn object() -> impl Strategy<Value = Object> {
         .prop_map(|(what, parent, name, mode, owner, mtime)| Object { what, parent, name, mode, owner, mtime })
 }
 
-/// Makes what can be made; what has no name of its own is left out.
+/// Makes the objects. Leaves out those whose names are invalid or taken.
 pub(crate) async fn build<F: Fs>(fs: &F, root: &F::Handle, objects: &[Object]) {
     let (mut dirs, mut others, mut made) = (vec![root.clone()], Vec::new(), Vec::new());
     for Object { what, parent, name, mode, owner, mtime } in objects {

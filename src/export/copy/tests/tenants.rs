@@ -20,12 +20,12 @@ enum Act {
     Remove,
     Grow,
     Shrink,
-    /// Another file takes its place, in one step.
+    /// Another file replaces the file in one step.
     Replace,
-    /// A symbolic link to what is not the tenant's.
+    /// A symbolic link to a file outside the tenant's tree replaces the file.
     Symlink,
     Fifo,
-    /// It goes to another directory.
+    /// The file is moved to another directory.
     Move,
     Directory,
 }
@@ -44,7 +44,7 @@ fn act() -> impl Strategy<Value = (Act, usize)> {
     (act, 0..FILES)
 }
 
-/// The bytes of a file: of which one is told by each.
+/// The content of a file. Each byte shows which version of the file it is from.
 fn content(mark: u8, length: usize) -> Vec<u8> {
     (0..length).map(|at| mark | (at % 63) as u8).collect()
 }
@@ -52,7 +52,7 @@ fn content(mark: u8, length: usize) -> Vec<u8> {
 const FIRST: u8 = 0x40;
 const SECOND: u8 = 0x80;
 
-/// Does it as far as it can be done.
+/// Does to a file what the tenant does. Fails if another act prevents it.
 async fn perform(fs: &MemoryFs, dir: &crate::testing::memory::MemoryHandle, act: Act, number: usize) -> FsResult<()> {
     let (file, new) = (name(format!("f{number}")), name("new"));
     match act {
@@ -183,7 +183,7 @@ async fn a_tree_that_is_put_into_the_trash_meanwhile_is_copied_whole_or_not_at_a
         other.interleave(true);
         let copy = async { copy(&fs, &from, &fs, &to).await.is_ok() };
         let delete = async {
-            // The copy has looked where its tree is.
+            // Wait until the copy has looked up the parent of its tree.
             while !fs.history().iter().any(|operation| operation.starts_with("parent")) {
                 tokio::task::yield_now().await;
             }
