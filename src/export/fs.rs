@@ -334,3 +334,14 @@ pub trait Fs: Clone + Send + Sync + 'static {
     /// Whether other clients of the server see the locks of this one: false for NFSv3 without lockd.
     fn locks_are_shared(&self) -> bool;
 }
+
+/// Returns the entries of a directory's first page that has any; none if the directory is empty.
+///
+/// A page without entries is not the end of a directory: removed names, `.` and `..` may fill it.
+pub async fn first_entries<F: Fs>(fs: &F, dir: &F::Handle) -> FsResult<Vec<Entry>> {
+    let mut page = fs.readdir(dir, 0).await?;
+    while let (true, Some(next)) = (page.entries.is_empty(), page.next) {
+        page = fs.readdir(dir, next).await?;
+    }
+    Ok(page.entries)
+}

@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod keyed_mutex;
 pub mod layout;
 pub mod locks;
+pub mod owner_access;
 pub mod pool;
 pub mod run_to_completion;
 pub mod trash;
@@ -185,16 +186,8 @@ impl<F: Fs> Export<F> {
 
     /// Whether a directory is empty.
     pub async fn is_empty(&self, dir: &F::Handle) -> Result<bool> {
-        let mut from = 0;
-        loop {
-            let page = self.fs.readdir(dir, from).await.map_err(|e| self.failed("listing a directory", e))?;
-            match page.next {
-                // A page without entries is not the end.
-                _ if !page.entries.is_empty() => return Ok(false),
-                Some(next) => from = next,
-                None => return Ok(true),
-            }
-        }
+        let entries = fs::first_entries(&*self.fs, dir).await;
+        Ok(entries.map_err(|e| self.failed("listing a directory", e))?.is_empty())
     }
 
     /// The content of a small file of the driver; `None` if there is no such file.

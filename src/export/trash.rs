@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use super::Export;
 use crate::error::Result;
-use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, gone};
+use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, first_entries, gone};
 use crate::export::locks::Guard;
+use crate::export::owner_access;
 
 /// How many entries are removed at the same time, and how many removals run at the same time in each. Together they
 /// leave some of the server's threads (see `mount/gate`) to calls that somebody waits for.
@@ -59,7 +60,7 @@ pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) ->
     let layout = export.make_layout().await?;
     let failed = |status| export.failed(format!("moving `{name}` into the trash"), status);
     let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
-    match export.fs().rename(dir, name, &layout.trash, &trashed).await {
+    match owner_access::rename(export.fs(), (dir, name), (&layout.trash, &trashed)).await {
         Ok(()) => {
             export.trash.added();
             Ok(true)
@@ -135,29 +136,70 @@ async fn remove_tree<F: Fs>(fs: &F, dir: &F::Handle, name: &Name, trash: &F::Han
     if found.1.kind != Kind::Directory {
         return gone(fs.unlink(dir, name).await);
     }
-    let mut path = vec![(found.0, dir.clone(), name.clone())];
-    while let Some((top, parent, name)) = path.last() {
-        let page = fs.readdir(top, 0).await?;
-        if page.entries.is_empty() {
-            gone(fs.rmdir(parent, name).await)?;
-            path.pop();
-            continue;
-        }
-        let deep = path.len() >= DEPTH;
-        let full: Vec<Option<Name>> = stream::iter(page.entries)
-            .map(|entry| remove_entry(fs, top, entry, deep.then_some(trash)))
-            .buffer_unordered(WORKERS)
-            .try_collect()
-            .await?;
-        if let Some(name) = full.into_iter().flatten().next() {
-            match fs.lookup(top, &name).await {
-                Ok((child, _)) => path.push((child, top.clone(), name)),
-                Err(Status::NoEnt) => {}
-                Err(status) => return Err(status),
+    let mut path: Vec<Level<F>> = vec![Level { dir: found.0, parent: dir.clone(), name: name.clone(), opened: false }];
+    loop {
+        let away = (path.len() >= DEPTH).then_some(trash);
+        let Some(level) = path.last_mut() else { return Ok(()) };
+        match remove_entries(fs, &level.dir, away).await {
+            Ok(Progress::Empty) => {
+                gone(fs.rmdir(&level.parent, &level.name).await)?;
+                path.pop();
             }
+            Ok(Progress::Enter(child, name)) => {
+                let parent = level.dir.clone();
+                path.push(Level { dir: child, parent, name, opened: false });
+            }
+            Ok(Progress::Removed) => {}
+            Err(refused @ (Status::Access | Status::Perm)) => {
+                let mode = fs.getattr(&level.dir).await?.mode;
+                // Once: a tenant that still has the directory open may change the mode again, for ever.
+                if std::mem::replace(&mut level.opened, true) || !owner_access::let_owner_in(fs, &level.dir, mode).await
+                {
+                    return Err(refused);
+                }
+            }
+            Err(status) => return Err(status),
         }
     }
-    Ok(())
+}
+
+/// A directory that is being removed.
+struct Level<F: Fs> {
+    dir: F::Handle,
+    parent: F::Handle,
+    name: Name,
+    /// Whether its mode was changed to let the owner in.
+    opened: bool,
+}
+
+/// How far the removal of a directory's entries is.
+enum Progress<F: Fs> {
+    /// The directory is empty.
+    Empty,
+    /// Some entries are removed.
+    Removed,
+    /// This directory in it has entries, which go first.
+    Enter(F::Handle, Name),
+}
+
+/// Removes the entries on a page of a directory, as far as they are not directories with entries; with `away`, those are
+/// moved there instead.
+async fn remove_entries<F: Fs>(fs: &F, dir: &F::Handle, away: Option<&F::Handle>) -> FsResult<Progress<F>> {
+    let entries = first_entries(fs, dir).await?;
+    if entries.is_empty() {
+        return Ok(Progress::Empty);
+    }
+    let full: Vec<Option<Name>> = stream::iter(entries)
+        .map(|entry| remove_entry(fs, dir, entry, away))
+        .buffer_unordered(WORKERS)
+        .try_collect()
+        .await?;
+    let Some(name) = full.into_iter().flatten().next() else { return Ok(Progress::Removed) };
+    match fs.lookup(dir, &name).await {
+        Ok((child, _)) => Ok(Progress::Enter(child, name)),
+        Err(Status::NoEnt) => Ok(Progress::Removed),
+        Err(status) => Err(status),
+    }
 }
 
 /// Removes one entry. Returns its name if it is a directory that is not empty; with `away`, such a directory is moved
@@ -178,7 +220,8 @@ async fn remove_entry<F: Fs>(
     match fs.rmdir(dir, &name).await {
         Err(Status::NotEmpty) => match away {
             Some(trash) => {
-                gone(fs.rename(dir, &name, trash, &Name::new(Uuid::new_v4().to_string())?).await).map(|()| None)
+                let trashed = Name::new(Uuid::new_v4().to_string())?;
+                gone(owner_access::rename(fs, (dir, &name), (trash, &trashed)).await).map(|()| None)
             }
             None => Ok(Some(name)),
         },
@@ -211,5 +254,49 @@ pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
             pause = AGAIN;
             export.trash.wait().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::fs::SetAttr;
+    use crate::testing::crash_harness::reach;
+    use crate::testing::memory::{MemoryServer, Node};
+
+    const NOBODY: u32 = 65534;
+
+    async fn discarded(server: &MemoryServer) {
+        let export = reach(server);
+        export.make_layout().await.unwrap();
+        assert!(discard(&export, &export.fs().root(), &Name::new("v").unwrap()).await.unwrap());
+        assert_eq!(clear(&export).await.unwrap(), 0);
+        assert!(server.tree().below(".csi-nfs/trash").paths().is_empty(), "{:?}", server.tree().paths());
+    }
+
+    #[tokio::test]
+    async fn a_tree_that_keeps_its_owner_out_is_removed_where_root_is_squashed() {
+        let server = MemoryServer::new();
+        let fs = server.client();
+        let open = SetAttr { mode: Some(0o777), ..SetAttr::default() };
+        fs.setattr(&fs.root(), open).await.unwrap();
+        let mut path = "v".to_owned();
+        // Deeper than the trash walks at once: what is below goes to the trash itself.
+        for level in 0..2 * DEPTH {
+            server.plant(&path, Node::directory([0o555, 0o000, 0o311][level % 3]).owned_by(NOBODY, NOBODY)).unwrap();
+            server.plant(format!("{path}/file"), Node::file(0o444, "go").owned_by(NOBODY, NOBODY)).unwrap();
+            path += "/d";
+        }
+        server.set_root_squash(true);
+        discarded(&server).await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_whose_first_pages_are_empty_is_removed() {
+        let server = MemoryServer::new();
+        server.plant("v", Node::directory(0o755)).unwrap();
+        (0..99).for_each(|number| server.plant(format!("v/{number}"), Node::file(0o600, "")).unwrap());
+        (0..98).for_each(|number| server.remove(format!("v/{number}")).unwrap());
+        discarded(&server).await;
     }
 }

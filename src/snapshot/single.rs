@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::Fs;
+use crate::export::owner_access;
 use crate::snapshot::delete::{delete_locked, discard_parts, make_way};
 use crate::snapshot::id::SnapshotId;
 use crate::snapshot::lock::{job, lock};
@@ -135,7 +136,8 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree
         return Err(deleted(name));
     }
     if !in_place {
-        let renamed = export.fs().rename(&layout.staging, stage.name(), &layout.snapshots, &placed).await;
+        let (from, to) = ((&layout.staging, stage.name()), (&layout.snapshots, &placed));
+        let renamed = owner_access::rename(export.fs(), from, to).await;
         renamed.map_err(|e| export.failed(format!("renaming snapshot `{name}` into place"), e))?;
     }
     Record { state: State::Ready, attempt: None, ..record }.write(export).await

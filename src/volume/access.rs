@@ -1,5 +1,7 @@
 //! Access modes, capabilities (CSI `VolumeCapability`) and capacity ranges (CSI `CapacityRange`).
 
+use std::fmt;
+
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
 
@@ -47,6 +49,12 @@ pub struct CapacityRange {
     required: u64,
     /// The maximum; `None` if the request has none.
     limit: Option<u64>,
+}
+
+impl fmt::Display for CapacityRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "required_bytes {}, limit_bytes {}", self.required, self.limit.unwrap_or(0))
+    }
 }
 
 impl CapacityRange {

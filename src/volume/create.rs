@@ -126,14 +126,14 @@ pub(super) fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Res
         return differs("directory", record.id.source().to_string(), id.source().to_string());
     }
     if !create.capacity.allows(record.capacity) {
-        let asked = format!("{:?}", create.capacity);
-        return differs("capacity", record.capacity.to_string(), asked);
+        return differs("capacity", record.capacity.to_string(), create.capacity.to_string());
     }
     if create.origin != record.origin {
-        return differs("content", format!("{:?}", record.origin), format!("{:?}", create.origin));
+        let content = |origin: &Option<Origin>| origin.as_ref().map_or("nothing".to_owned(), Origin::to_string);
+        return differs("the content of", content(&record.origin), content(&create.origin));
     }
     if create.asked != record.created_with {
-        return differs("parameters", format!("{:?}", record.created_with), format!("{:?}", create.asked));
+        return differs("parameters", record.created_with.to_string(), create.asked.to_string());
     }
     Ok(())
 }

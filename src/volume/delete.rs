@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::error::Result;
 use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::export::locks::Guard;
-use crate::export::{Export, trash};
+use crate::export::{Export, owner_access, trash};
 use crate::nfs::source::SubDir;
 use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::find::read_own;
@@ -247,7 +247,7 @@ async fn archive<F: Fs>(
         }
         Some(_) => free_name(export, &dir, &name).await?,
     };
-    export.fs().rename(from_dir, from, &dir, &target).await.map(|()| true).map_err(failed)
+    owner_access::rename(export.fs(), (from_dir, from), (&dir, &target)).await.map(|()| true).map_err(failed)
 }
 
 /// Returns `name` with a suffix, such that the name is free in `dir`.

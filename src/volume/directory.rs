@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name, SetAttr, Status};
+use crate::export::owner_access;
 use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::parameters::Attributes;
@@ -77,7 +78,7 @@ pub(super) async fn make<F: Fs>(
     let attr = SetAttr { mode: Some(mode), ..set_attr(attributes) };
     let place = async {
         fs.setattr(&directory, attr).await?;
-        fs.rename(&layout.staging, &staged, &parent, &last).await
+        owner_access::rename(fs, (&layout.staging, &staged), (&parent, &last)).await
     };
     let placed = place.await;
     if let Err(status) = placed

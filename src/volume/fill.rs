@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
+use crate::export::owner_access;
 use crate::volume::create::{Create, check_same, new};
 use crate::volume::delete::forget_volume;
 use crate::volume::directory_owners::{self, Neighbours};
@@ -170,7 +171,7 @@ pub async fn place<F: Fs>(
     record.write(export).await?;
     let layout = export.make_layout().await?;
     let (parent, last) = directory::make_parent(export, &record.id.sub_dir).await?;
-    match export.fs().rename(&layout.staging, staged, &parent, &last).await {
+    match owner_access::rename(export.fs(), (&layout.staging, staged), (&parent, &last)).await {
         Err(Status::NotEmpty | Status::Exist | Status::NotDir) => Err(taken(&record)),
         renamed => renamed.map_err(failed).map(|()| record),
     }

@@ -37,6 +37,16 @@ impl Quota {
         }
     }
 
+    /// The parameter's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Required => "required",
+            Self::RequiredExceptRoot => "required-except-root",
+            Self::Preferred => "preferred",
+            Self::None => "none",
+        }
+    }
+
     /// Whether a volume must have its limit in force.
     pub fn is_required(self) -> bool {
         matches!(self, Self::Required | Self::RequiredExceptRoot)

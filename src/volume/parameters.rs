@@ -1,6 +1,7 @@
 //! Parses the parameters of a StorageClass and of a VolumeAttributesClass.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,23 @@ pub struct Attributes {
     /// How many times its size the export may promise to volumes when this volume is created or expanded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overcommit: Option<Overcommit>,
+}
+
+/// The class parameters that are set, as a class writes them.
+impl fmt::Display for Attributes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = [
+            self.on_delete.map(|policy| format!("onDelete={}", policy.as_str())),
+            self.mode.map(|mode| format!("mountPermissions={mode:04o}")),
+            self.uid.map(|uid| format!("uid={uid}")),
+            self.gid.map(|gid| format!("gid={gid}")),
+            self.quota.map(|quota| format!("quota={}", quota.as_str())),
+            self.inodes.map(|inodes| format!("inodes={}", String::from(inodes))),
+            self.overcommit.map(|ratio| format!("overcommit={}", String::from(ratio))),
+        ];
+        let set: Vec<String> = set.into_iter().flatten().collect();
+        if set.is_empty() { f.write_str("none of its own") } else { f.write_str(&set.join(" ")) }
+    }
 }
 
 impl Attributes {

@@ -1,5 +1,7 @@
 //! The record of a volume: a small JSON file in `.csi-nfs/volumes`, named after the volume.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -20,6 +22,15 @@ pub enum Origin {
     Snapshot(String),
     /// Another volume.
     Volume(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(id) => write!(f, "snapshot `{id}`"),
+            Self::Volume(id) => write!(f, "volume `{id}`"),
+        }
+    }
 }
 
 /// A volume, as it was created and as it is now.

@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use uuid::Uuid;
 
-use crate::export::fs::{Attr, Fs, FsResult, Name, Status};
+use crate::export::fs::{Attr, Entry, Fs, FsResult, Name, Status, first_entries};
 
 // Actions, for error messages.
 
@@ -76,12 +76,12 @@ impl<F: Fs> Links<F> {
     pub(super) async fn clear(&self, fs: &F, in_flight: usize) -> FsResult<()> {
         let Some((links, name)) = self.dir.get() else { return Ok(()) };
         loop {
-            let page = fs.readdir(links, 0).await?;
-            if page.entries.is_empty() {
+            let entries = first_entries(fs, links).await?;
+            if entries.is_empty() {
                 return fs.rmdir(&self.parent, name).await;
             }
-            let unlink = |entry: crate::export::fs::Entry| async move { fs.unlink(links, &entry.name).await };
-            stream::iter(page.entries).map(unlink).buffer_unordered(in_flight).try_collect::<()>().await?;
+            let unlink = |entry: Entry| async move { fs.unlink(links, &entry.name).await };
+            stream::iter(entries).map(unlink).buffer_unordered(in_flight).try_collect::<()>().await?;
         }
     }
 }

@@ -26,7 +26,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::export::fs::{Fs, FsResult, Status};
+use crate::export::fs::{Fs, FsResult, Status, first_entries};
 
 mod attributes;
 mod content;
@@ -169,8 +169,8 @@ impl<F: Fs> Copy<F> {
         let failed = |side, status| CopyError::failed(side, "opening", directory::ROOT.to_owned(), status);
         let source = self.source.getattr(&pair.source).await.map_err(|status| failed(Side::Source, status))?;
         let target = self.target.getattr(&pair.target).await.map_err(|status| failed(Side::Target, status))?;
-        let listed = self.target.readdir(&pair.target, 0).await.map_err(|status| failed(Side::Target, status))?;
-        if !listed.entries.is_empty() || listed.next.is_some() {
+        let listed = first_entries(&self.target, &pair.target).await.map_err(|status| failed(Side::Target, status))?;
+        if !listed.is_empty() {
             return Err(failed(Side::Target, Status::NotEmpty));
         }
         Ok(Dir::root(pair.clone(), source, target))
