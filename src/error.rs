@@ -4,18 +4,18 @@
 
 use crate::nfs::status::Status as FsStatus;
 
-/// The result of everything in the driver that can fail.
+/// The result of the driver's functions that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with its context.
+/// An error with its context.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A field, parameter, identifier or option with an invalid value.
+    /// A field, parameter, identifier or option has an invalid value.
     #[error("{field}: {reason}")]
     Invalid {
         /// The field or parameter by the caller's name, such as `parameters[server]`.
         field: String,
-        /// What is wrong with it, and what would be valid. Never the value of a secret.
+        /// Why the value is invalid, and what would be valid. It never contains the value of a secret.
         reason: String,
     },
     /// The volume, path or source does not exist.
@@ -26,7 +26,7 @@ pub enum Error {
         /// Where the driver looked for it.
         reason: String,
     },
-    /// Something different exists under this name.
+    /// An object of this name exists, and it differs from the requested one.
     #[error("{what} exists already: {reason}")]
     Conflict {
         /// For example ``volume `NAME` ``.
@@ -37,18 +37,19 @@ pub enum Error {
     /// The requested capacity cannot be provided.
     #[error("capacity: {0}")]
     CapacityOutOfRange(String),
-    /// The export does not have enough space left.
+    /// The export has too little space or too few inodes, or no project ID is free.
     #[error("{0}")]
     Exhausted(String),
-    /// Something else has to happen first.
+    /// The object or the machine is not in the state that the operation requires.
     #[error("{0}")]
     Precondition(String),
-    /// A list token that is not valid, or no longer valid.
+    /// A list token is invalid or has expired.
     #[error("starting_token: {0}; list again from the start")]
     Token(String),
     /// The server cannot be reached.
     #[error(
-        "NFS server {server} is not reachable: {reason}; check that it runs and that port {port}/tcp is open from here"
+        "NFS server {server} is not reachable: {reason}; check that the server runs and that its port \
+         {port}/tcp is open from here"
     )]
     Unreachable {
         /// The server as the parameters name it.
@@ -86,7 +87,7 @@ pub enum Error {
     /// A record on the export cannot be used.
     #[error("{0}")]
     Record(String),
-    /// A limit that must be enforced is not.
+    /// No agent enforces a limit that the volume requires.
     #[error(
         "the quota agent of {export} does not enforce the requested size: {reason}; check that `csi-nfs agent` runs on \
          the NFS server for that export, and read its log"
@@ -119,7 +120,7 @@ impl Error {
     }
 }
 
-/// What the operator can do; empty, or starting with a separator.
+/// What the operator can do: empty, or text that starts with a separator.
 fn advice(status: FsStatus) -> &'static str {
     match status {
         FsStatus::Perm | FsStatus::Access => {

@@ -1,10 +1,10 @@
 //! csi-nfs: a CSI driver for NFS.
 //!
-//! The modules are the rooms that ARCHITECTURE.md draws, from the top to the bottom. Each imports only from rooms below
-//! it; `e2e/tests/layers.rs` checks that.
+//! ARCHITECTURE.md describes these modules. They are listed from the top layer to the bottom layer. A module imports
+//! only from modules below it; `e2e/tests/layers.rs` checks this.
 #![warn(missing_docs)]
 
-/// The composition: what a configuration becomes, and the order in which it starts and ends.
+/// Builds the driver from its configuration, starts it and stops it.
 pub mod driver;
 
 /// The command line and the environment, checked before anything is opened.
@@ -16,39 +16,39 @@ pub mod server;
 /// The CSI services: request to domain type to response.
 pub mod service;
 
-/// What on an export does not fit, and its repair.
+/// Finds and repairs inconsistencies on an export.
 pub mod check;
 
-/// The part that runs on the NFS server: it enforces the sizes of volumes.
+/// The quota agent, which runs on the NFS server and enforces the sizes of volumes.
 pub mod agent;
 
 /// Snapshots, restores, clones and groups: whole workflows.
 mod snapshot;
 
-/// Volumes: identifiers, parameters, records, and their life on an export.
+/// Volumes: identifiers, parameters, records, and the operations on an export.
 mod volume;
 
-/// What a node does: publish, unpublish, health and statistics.
+/// The node's operations: publish, unpublish, health and statistics.
 mod node;
 
 /// An export: the interface to it, its implementation, connections, locks, layout, trash and tree copy.
 mod export;
 
-/// Reaching an NFS server: addresses, liveness, the gate to what blocks, and mount calls.
+/// NFS servers: name resolution, reachability, the gate for blocking calls, and mounts.
 mod mount;
 
 /// The vocabulary of NFS, without I/O.
 pub mod nfs;
 
-/// The one error of the domain.
+/// The error type of the domain.
 pub mod error;
 
-/// What tests share: an export in memory, the contract of the interface, crashes, races and scenarios. No release has
-/// it.
+/// Shared test code: an export in memory, the contract of the `Fs` interface, crashes, races and scenarios. Releases do
+/// not contain it.
 #[cfg(any(test, feature = "e2e"))]
 pub mod testing;
 
-/// What the programs under `e2e/` use beside what the binary does. No release has it.
+/// The items that only the programs under `e2e/` use. Releases do not contain it.
 #[cfg(feature = "e2e")]
 pub mod e2e {
     pub use crate::export::copy::{Options, Progress, Totals, copy_tree};

@@ -1,4 +1,4 @@
-//! The `csi-nfs` binary: it reads the configuration, prepares the process, runs, and reports how it ended.
+//! The `csi-nfs` binary: it reads the configuration, prepares the process, runs the task, and reports the result.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -25,8 +25,8 @@ const BAD_CONFIGURATION: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 /// How long `csi-nfs probe` waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
-/// Threads for what blocks, at most. The gate gives each server 10; two hundred servers may be stuck before others
-/// wait.
+/// The maximum number of threads for blocking calls. The gate gives each server 10, so 200 servers can hang before
+/// calls to other servers wait.
 const BLOCKING_THREADS: usize = 2048;
 
 fn main() -> ExitCode {
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         },
         Ok(Task::Check(config)) => return check(&config),
         Err(Refusal::Shown(text)) => {
-            // Nobody may be listening any more.
+            // A failed write does not matter: the reader of standard output may be gone.
             let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
@@ -63,19 +63,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// One line on standard error.
+/// Writes one line to standard error.
 fn complain(what: impl Display) {
     let _ = writeln!(std::io::stderr(), "csi-nfs: {}", one_line(&what.to_string()));
 }
 
-/// Raises the limit of open files to its maximum: a tree is walked with a descriptor for each directory on the way
-/// down.
+/// Raises the limit of open files to its maximum: the walk of a tree holds a descriptor for each directory on its path.
 fn raise_descriptor_limit() -> std::io::Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     Ok(setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// Runs the agent on one thread: it has nothing else to do while it waits for the file system.
+/// Runs the agent on one thread: the agent has nothing else to do while it waits for the file system.
 fn enforce(config: AgentConfig) -> anyhow::Result<()> {
     tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
     rustix::process::umask(Mode::empty());
@@ -95,7 +94,7 @@ fn check(config: &CheckConfig) -> ExitCode {
     });
     match checked {
         Ok(report) => {
-            // Nobody may be listening any more.
+            // A failed write does not matter: the reader of standard output may be gone.
             let _ = std::io::stdout().write_all(report.print(config.format).as_bytes());
             if report.findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
@@ -108,19 +107,21 @@ fn check(config: &CheckConfig) -> ExitCode {
 
 fn serve(config: Config) -> anyhow::Result<()> {
     tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
-    // Directories on an export get exactly the mode that is asked for.
+    // New objects on an export get exactly the requested mode.
     rustix::process::umask(Mode::empty());
     raise_descriptor_limit()?;
 
-    // One thread serves, because blocking calls run elsewhere. With a second one each call would change threads.
+    // One thread is enough, because blocking calls run on other threads. With two threads, calls would move between
+    // them.
     let runtime = Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
     let done = runtime.block_on(async { driver::run(config, terminated()?).await.map_err(anyhow::Error::from) });
-    // A thread that waits for a lost server ends only with the process.
+    // Do not wait for threads: a thread that hangs on an unreachable server ends only with the process.
     runtime.shutdown_background();
     done
 }
 
-/// Completes when the process is told to end. Signals count from this call on, not only once the future is awaited.
+/// Returns a future that completes at SIGTERM or SIGINT. Signals count from this call on, even before the future is
+/// polled.
 fn terminated() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -129,6 +130,6 @@ fn terminated() -> std::io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::info!(signal = name, "told to end");
+        tracing::info!(signal = name, "stopping because of a signal");
     })
 }

@@ -13,7 +13,7 @@ pub(super) const NONE: u32 = 0;
 #[derive(Debug, Default)]
 pub(super) struct Answers {
     of: BTreeMap<VolumeName, Answer>,
-    /// The volumes whose answers name an ID.
+    /// For each project ID, the volumes whose answers name it.
     named: BTreeMap<u32, BTreeSet<VolumeName>>,
 }
 
@@ -42,17 +42,18 @@ impl Answers {
         }
     }
 
-    /// The volumes whose answers name an ID.
+    /// The volumes whose answers name the ID.
     pub(super) fn naming(&self, id: u32) -> impl Iterator<Item = &VolumeName> {
         self.named.get(&id).into_iter().flatten()
     }
 
-    /// Another volume whose answer names that ID.
+    /// Another volume whose answer names the ID. Volumes share no project by [`NONE`].
     pub(super) fn other(&self, id: u32, than: &VolumeName) -> Option<&VolumeName> {
         self.naming(id).find(|name| *name != than).filter(|_| id != NONE)
     }
 
-    /// The IDs of the range that no answer names, first those after the largest named one.
+    /// The IDs of the range that no answer names. Those after the largest named ID come first, so that freed IDs are
+    /// reused late.
     pub(super) fn unnamed(&self, range: &RangeInclusive<u32>) -> impl Iterator<Item = u32> {
         let last = self.named.range(range.clone()).next_back().and_then(|(last, _)| last.checked_add(1));
         let start = last.filter(|id| range.contains(id)).unwrap_or(*range.start());
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_named_is_not_offered_and_one_that_was_given_up_is_offered_last() {
+    fn a_named_id_is_not_offered_and_a_freed_id_is_offered_last() {
         let mut answers = answers(&[("a", 10), ("b", 11), ("c", 13), ("theirs", 99)]);
         let offered = |answers: &Answers| answers.unnamed(&(10..=15)).collect::<Vec<_>>();
         assert_eq!(offered(&answers), [14, 15, 12]);
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_may_be_named_by_several_and_none_by_any_number() {
+    fn several_answers_may_name_one_id_and_none_is_never_shared() {
         let answers = answers(&[("a", 10), ("b", 10), ("c", NONE), ("d", NONE)]);
         assert_eq!(answers.other(10, &named("a")), Some(&named("b")));
         assert_eq!(answers.other(NONE, &named("c")), None);

@@ -1,6 +1,6 @@
 //! The system calls of project quotas that no library wraps safely: quotactl_fd(2), and ioctl_xfs_fsgetxattr(2) with
-//! its counterpart. Also waiting for a descriptor, which tokio marks unsafe. This is the only place in the crate where
-//! `unsafe` is allowed.
+//! its counterpart. Also the wait for a descriptor, which tokio marks unsafe. Only this file of the crate may use
+//! `unsafe`.
 #![allow(
     unsafe_code,
     reason = "quotactl_fd(2) and FS_IOC_FS[GS]ETXATTR have no safe form in rustix or nix, AsyncFd none in tokio"
@@ -74,7 +74,7 @@ pub(super) fn set_quota(on: BorrowedFd<'_>, project: u32, kib: u64, inodes: u64)
     quotactl(on, Q_SETQUOTA, project, &mut quota)
 }
 
-/// Q_XGETQSTATV: the flags FS_QUOTA_…, which tell what is accounted and enforced.
+/// Q_XGETQSTATV: the flags FS_QUOTA_…, which say whether quotas are accounted and enforced.
 pub(super) fn state(on: BorrowedFd<'_>) -> Result<u16, Errno> {
     // Larger than `struct fs_quota_statv`, which has 160 bytes. The version is in byte 0 and the flags are in bytes 2
     // and 3.
@@ -85,7 +85,7 @@ pub(super) fn state(on: BorrowedFd<'_>) -> Result<u16, Errno> {
     Ok(u16::from_ne_bytes([bytes[2], bytes[3]]))
 }
 
-/// A descriptor that can be waited for until it is readable.
+/// Registers a descriptor, so that the caller can wait until it is readable.
 pub(super) fn readable(descriptor: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` stays the same open descriptor for as long as it lives.
     Ok(unsafe { AsyncFd::register(descriptor) }?)

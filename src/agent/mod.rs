@@ -1,8 +1,8 @@
-//! The quota agent, which runs on the NFS server as `csi-nfs agent`. It turns the sizes in the records into limits of
-//! the file system.
+//! The quota agent, which runs on the NFS server as `csi-nfs agent`. It enforces the sizes in the volumes' records as
+//! limits of the file system.
 //!
-//! It has no connection to the driver: it reads records and writes answers on the export's own file system. It sleeps
-//! until a record changes, and also checks all volumes every few minutes.
+//! The agent has no connection to the driver: it reads records and writes answers on the export's own file system. It
+//! sleeps until a record changes, and also checks all volumes every few minutes.
 
 mod answers;
 mod calls;
@@ -49,11 +49,10 @@ pub struct Settings {
     pub project_ids: RangeInclusive<u32>,
 }
 
-/// Works on all paths until `shutdown` completes.
+/// Enforces limits on all paths until `shutdown` completes.
 ///
 /// # Errors
-///  [`Error::Precondition`] if project quotas are not on for a file system; [`Error::Internal`] if one of the
-/// calls fails.
+/// [`Error::Precondition`] if project quotas are not on for a file system; [`Error::Internal`] if a system call fails.
 pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<()> {
     let mut exports = Vec::new();
     for path in &settings.paths {
@@ -68,7 +67,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
         if !kind.holds_root() {
             tracing::warn!(
                 path = shown,
-                "limits of ext4 do not hold clients that write as root: export it with root_squash"
+                "ext4 does not enforce limits on clients that write as root: export the path with root_squash"
             );
         }
         exports.push((share, fs, projects));
@@ -83,7 +82,7 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
     }
 }
 
-/// Works on one path for ever.
+/// Enforces limits on one path until an error occurs.
 async fn keep(
     (share, fs, projects): (Source, KernelFs, KernelProjects),
     range: RangeInclusive<u32>,
@@ -95,21 +94,21 @@ async fn keep(
     let mut waits = false;
     while !fs.try_lock(&lock, 0).await.map_err(|e| reconciler.export().failed("locking `.csi-nfs/quota/lock`", e))? {
         if !waits {
-            tracing::info!(path, "another agent works here; this one is on standby");
+            tracing::info!(path, "another agent serves this path; this agent is on standby");
             waits = true;
         }
         tokio::time::sleep(STAND_BY).await;
     }
     let layout = reconciler.export().make_layout().await?;
-    // Before the first pass, so that no change in between is missed.
+    // Watch before the first check, so that the agent misses no change.
     let watch = Watch::new(&fs, &layout.volumes).await?;
     let snapshots = Watch::new(&fs, &layout.snapshots).await?;
-    tracing::info!(path, "working");
+    tracing::info!(path, "enforcing limits");
     let look = quota::look().map_err(|status| Error::Internal(status.to_string()))?;
     let mut pause = AGAIN.0;
     loop {
         let all = reconciler.look_at_all(PERIOD).await.unwrap_or_else(|error| {
-            tracing::warn!(path, %error, "not every volume could be checked; will be tried again");
+            tracing::warn!(path, %error, "checking all volumes failed; the agent retries");
             false
         });
         let until = tokio::time::Instant::now() + if all { PERIOD } else { pause };
@@ -133,8 +132,8 @@ async fn keep(
     }
 }
 
-/// Waits until the driver has written to the export for the first time. If the agent created the directory, it would
-/// own it, and a driver whose root is squashed could not use it.
+/// Waits until the driver has written to the export for the first time. If the agent created the private directory,
+/// root would own it, and a driver whose root is squashed could not use it.
 async fn open(
     share: &Source,
     fs: &KernelFs,
@@ -154,13 +153,13 @@ async fn open(
             return Ok(reconciler);
         }
         if export().find(&fs.root(), &private).await?.is_some() {
-            // The driver creates it in several steps, and inotify on the parent does not report them.
+            // The driver creates the layout in several steps, and inotify on the root does not report them.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(STAND_BY);
             continue;
         }
         if !told {
-            tracing::info!(path = %share.share, "no driver has written here yet; waiting for the first");
+            tracing::info!(path = %share.share, "waiting for a driver to write to this export for the first time");
             told = true;
         }
         watch.changes().await?;

@@ -23,7 +23,7 @@ pub struct Project {
 }
 
 impl Project {
-    /// Whether any object belongs to it.
+    /// Whether any object belongs to the project.
     pub fn in_use(&self) -> bool {
         self.bytes > 0 || self.inodes > 0
     }
@@ -37,7 +37,7 @@ pub trait Projects<F: Fs>: Send + Sync + 'static {
     /// The project of a directory or an open file, and whether new objects in it inherit the project.
     fn of(&self, object: &F::Handle) -> impl Future<Output = FsResult<(u32, bool)>> + Send;
 
-    /// Assigns a directory, whose new objects then inherit it, or an open file to a project.
+    /// Assigns a directory or an open file to a project. New objects in the directory then inherit the project.
     fn assign(&self, object: &F::Handle, kind: Kind, project: u32) -> impl Future<Output = FsResult<()>> + Send;
 
     /// A project's limits and usage.
@@ -86,10 +86,10 @@ const COUNTED: u16 = 1 << 4;
 const ENFORCED: u16 = 1 << 5;
 
 impl KernelProjects {
-    /// The project quotas of the file system behind `fs`. `path` is the operator's name for it.
+    /// The project quotas of the file system behind `fs`. Errors call it `path`.
     ///
     /// # Errors
-    ///  [`Error::Precondition`] if project quotas are not on, with what is missing.
+    /// [`Error::Precondition`] if the file system is neither XFS nor ext4, or does not enforce project quotas.
     pub async fn new(fs: KernelFs, path: &str) -> Result<Self> {
         let root = fs.root();
         let state = fs.with(&root, |root| {
@@ -109,7 +109,7 @@ impl KernelProjects {
         let off = |what: &str| match kind {
             FileSystem::Xfs => Error::Precondition(format!(
                 "{path} is on XFS, and its project quotas are {what}: unmount it, and mount it with the option \
-                 `prjquota` (a remount does not turn it on)"
+                 `prjquota` (a remount does not turn quotas on)"
             )),
             FileSystem::Ext4 => Error::Precondition(format!(
                 "{path} is on ext4, and its project quotas are {what}: unmount it, run \
@@ -124,7 +124,7 @@ impl KernelProjects {
                 "{path}: project quotas are off, or this kernel has no quotactl_fd(2) (new in Linux 5.14): {}",
                 off("off")
             ))),
-            Err(errno) => Err(Error::Internal(format!("{path}: asking for the state of its quotas: {errno}"))),
+            Err(errno) => Err(Error::Internal(format!("{path}: reading the state of the project quotas: {errno}"))),
         }
     }
 }
@@ -164,7 +164,7 @@ impl Projects<KernelFs> for KernelProjects {
         let root = self.fs.root();
         let quota = self.fs.with(&root, move |root| match calls::quota(root, project) {
             Ok(quota) => Ok(Some(quota)),
-            // XFS does not know a project until an object belongs to it.
+            // XFS has no quota record for a project that never had an object or a limit.
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno.into()),
         });
@@ -186,7 +186,8 @@ impl Projects<KernelFs> for KernelProjects {
     }
 }
 
-/// An O_PATH descriptor does not support ioctl(2), so the directory is opened through it.
+/// Opens the directory of an O_PATH descriptor, because that descriptor does not support ioctl(2). Returns `None` for
+/// any other descriptor.
 fn opened(object: BorrowedFd<'_>) -> FsResult<Option<std::os::fd::OwnedFd>> {
     let flags = rustix::fs::fcntl_getfl(object)?;
     if !flags.contains(OFlags::PATH) {

@@ -1,10 +1,10 @@
-//! Makes the projects of a file system agree with the records of an export.
+//! Sets project IDs and limits on a file system to match the records of an export.
 //!
-//! For each volume, the steps are ordered so that the next start finishes what a crash interrupted: the directory gets
-//! a project ID, the ID gets its limits, everything in the directory gets the ID, and finally the answer says so. An ID
-//! is in use while an answer names it, a limit is set on it, or any object belongs to it. The file system knows this,
-//! so the agent keeps no list of IDs. Records are hostile input: only directories below the export are touched, and no
-//! link is followed.
+//! For each volume, the agent gives the directory a project ID, sets the limits of the ID, gives the ID to everything
+//! in the directory, and then writes its answer. In this order, the next start can finish what a crash interrupted. An
+//! ID is in use while an answer names it, it has a limit, or any object belongs to it. The answers and the file system
+//! show this, so the agent keeps no list of IDs. Records are hostile input: the agent changes only directories below
+//! the export, and follows no link.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -29,8 +29,8 @@ use crate::volume::record_file::{RecordFile as _, now};
 /// The maximum depth of a tree. Each level holds a descriptor during the walk.
 const DEPTH: usize = 4096;
 
-/// Held from the search for a free ID until the file system shows that it is in use, since several exports may be on
-/// one file system.
+/// The lock on the choice of a project ID, held from the search for a free ID until the file system shows the ID as
+/// used. Several exports may be on one file system.
 pub type Ids = Arc<Mutex<()>>;
 
 /// An export and the projects of its file system.
@@ -51,20 +51,20 @@ pub struct Reconciler<F: Fs, P: Projects<F>> {
 }
 
 impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
-    /// Opens the agent's directory on an export. Returns `None` if the export has no private directory yet. The agent
-    /// that holds the lock of the file `lock` in it does the work.
+    /// Opens the agent's directory on an export. Returns `None` if the export has no private directory yet. Only the
+    /// agent that holds the lock on [`Self::lock_file`] may change limits.
     pub async fn open(export: Export<F>, projects: P, range: RangeInclusive<u32>, ids: Ids) -> Result<Option<Self>> {
         let root = export.fs().root();
         let path = [name(SubDir::PRIVATE)?];
         let Some(private) = export.find_dir(&root, path).await? else { return Ok(None) };
-        // Readable for a driver whose root is squashed. The directory above is for the driver only.
+        // A driver whose root is squashed must read the answers. Only the driver can enter the directory above.
         let quota = export.make_dirs(&private, [name("quota")?], 0o755).await?;
         let answers = export.make_dirs(&quota, [name("volumes")?], 0o755).await?;
         let (known, looks, snapshots) = (Answers::default(), 0, None);
         Ok(Some(Self { export, projects, range, quota, answers, ids, known, looks, snapshots }))
     }
 
-    /// The file whose lock decides which agent works.
+    /// The file whose lock decides which agent changes limits.
     pub async fn lock_file(&self) -> Result<F::Handle> {
         let opened = layout::lock_file(self.export.fs(), &self.quota, true).await;
         opened.map_err(|e| self.export.failed("opening `.csi-nfs/quota/lock`", e))
@@ -75,8 +75,8 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         &self.export
     }
 
-    /// Checks every volume, and records that it did. Returns whether everything is in order; problems are logged, and
-    /// the caller should check again soon.
+    /// Checks every volume, and records the time of the check. Returns whether every volume is in order. If not, the
+    /// problems are in the log, and the caller should check again soon.
     pub async fn look_at_all(&mut self, period: Duration) -> Result<bool> {
         if self.looks == 0 {
             self.show_itself(0, period).await?;
@@ -88,7 +88,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
                 self.known.insert(volume, answer);
             }
         }
-        // Before volumes get IDs, so that none gets the ID of snapshots.
+        // Read the project ID of snapshots first, so that no volume gets it.
         let mut all = self.count_snapshots().await;
         let mut volumes = Record::names(&self.export).await?;
         volumes.extend(self.known.volumes().cloned());
@@ -96,7 +96,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         volumes.dedup();
         for volume in volumes {
             all &= self.look_at(&volume).await;
-            // Nothing here blocks, so other tasks would not run otherwise.
+            // The calls run on this thread and never yield, so without this no other task would run.
             yield_now().await;
         }
         self.looks += 1;
@@ -104,7 +104,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         Ok(all)
     }
 
-    /// Records which agent works here, and when it last checked all volumes.
+    /// Writes `agent.json`: the agent's version, and when it last checked all volumes.
     async fn show_itself(&self, looked: u64, period: Duration) -> Result<()> {
         let fs = self.projects.kind();
         let agent = Agent {
@@ -123,7 +123,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         let had = self.known.get(volume).is_some();
         let mut all = self.try_settle(volume).await;
         if had && self.known.get(volume).is_none() {
-            // A volume that shared its directory may take its place.
+            // The volume is gone, so another volume of the same directory can get limits.
             for other in self.known.naming(NONE).cloned().collect::<Vec<_>>() {
                 all &= self.try_settle(&other).await;
             }
@@ -135,7 +135,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         match self.settle(volume).await {
             Ok(settled) => settled,
             Err(error) => {
-                tracing::warn!(%volume, %error, "the volume's limits are not set; will be tried again");
+                tracing::warn!(%volume, %error, "setting the volume's limits failed; the agent retries");
                 false
             }
         }
@@ -145,7 +145,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         let record = match Record::read(&self.export, volume).await {
             Ok(Some(record)) => record,
             Ok(None) => return self.release(volume).await.map(|()| true),
-            // A newer driver may have written the record: what is in force stays in force.
+            // A newer driver may have written the record, so the current limits stay.
             Err(error) => return Err(error),
         };
         let wanted = record.limits();
@@ -177,7 +177,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             return Ok(true);
         }
         let before = known.as_ref().map(|answer| answer.project).filter(|id| self.range.contains(id));
-        // The ID on the directory may be from an earlier attempt that was interrupted before its answer. It is kept if
+        // An interrupted attempt may have set the ID on the directory without an answer. The directory keeps this ID if
         // no other answer names it.
         let ours = |id: &u32| self.range.contains(id) && self.snapshots != Some(*id);
         let own = Some(project).filter(|id| inherited && ours(id) && self.known.other(*id, volume).is_none());
@@ -185,7 +185,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         let choosing = ids.lock().await;
         let target = match (own, before) {
             (Some(own), _) => own,
-            // What belongs to the ID is in the trash or archived, and not in this directory.
+            // An earlier ID that is in use belongs to objects in the trash or in an archive, so it is not reused.
             (None, Some(before)) if !self.used(before).await?.in_use() => before,
             (None, _) => self.free_id().await?,
         };
@@ -202,13 +202,13 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             self.projects.limit(target, wanted).await.map_err(|e| failed("setting the limits", e))?;
         }
         drop(choosing);
-        // Assigns the ID to what was in the directory before. Once is enough, since new objects inherit the ID.
+        // Existing objects get the ID. One walk is enough, because new objects inherit the ID.
         let walk = if walked { Ok(()) } else { self.walk(directory, target).await };
         let (answer, settled) = match walk {
             Ok(()) => (Ok(wanted), true),
             Err(status) => {
                 let why = format!("not everything in the directory could be counted yet: {status}");
-                tracing::warn!(%volume, error = %status, "not all of the volume is counted; will be tried again");
+                tracing::warn!(%volume, error = %status, "accounting objects of the volume failed; the agent retries");
                 (Err(why), false)
             }
         };
@@ -228,14 +228,18 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
                 return Ok(id);
             }
         }
-        Err(Error::Exhausted(format!("no project ID from {} to {} is free", self.range.start(), self.range.end())))
+        Err(Error::Exhausted(format!(
+            "no project ID from {} to {} is free: give the agent a larger range with --project-ids",
+            self.range.start(),
+            self.range.end()
+        )))
     }
 
     pub(super) async fn used(&self, id: u32) -> Result<Project> {
         self.projects.get(id).await.map_err(|e| self.export.failed("reading the limits of a project", e))
     }
 
-    /// Removes the limits of a volume that should have none. Its ID is free when no object belongs to it any more.
+    /// Removes the limits of a volume that should have none. Its ID becomes free once no object belongs to it.
     async fn release(&mut self, volume: &VolumeName) -> Result<()> {
         let answer = match self.known.get(volume) {
             Some(answer) => Some(answer.clone()),
@@ -253,8 +257,8 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         Ok(())
     }
 
-    /// Assigns everything below a directory to the project. Objects that have it already cost one look each, so an
-    /// interrupted walk can be repeated.
+    /// Assigns everything below a directory to the project. Repeating an interrupted walk is cheap, because objects
+    /// that have the project already are only read.
     pub(super) async fn walk(&self, directory: F::Handle, project: u32) -> FsResult<()> {
         let fs = self.export.fs();
         let mut path = vec![Step { dir: directory, next: Some(0), inside: Vec::new() }];
@@ -284,7 +288,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             for entry in page.entries {
                 match entry.kind {
                     Some(Kind::Directory) => step.inside.push(entry.name),
-                    // Links and devices cannot be opened without side effects, and have no content to account.
+                    // Links and devices have no content to account, and opening them has side effects.
                     Some(Kind::File) | None => match fs.open(&step.dir, &entry.name, OpenMode::Read).await {
                         Ok((file, _)) => self.projects.assign(&file, Kind::File, project).await?,
                         Err(Status::IsDir) => step.inside.push(entry.name),
@@ -323,12 +327,12 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
 
     pub(super) async fn write(&self, dir: &F::Handle, file: &Name, value: &impl serde::Serialize) -> Result<()> {
         let content = serde_json::to_vec(value).map_err(|e| Error::Internal(format!("writing `{file}`: {e}")))?;
-        // Written first under a name that no file of the agent has.
+        // `new` is a temporary name that no other file of the agent has.
         self.export.replace_small((&self.quota, &name("new")?), (dir, file), 0o644, content).await
     }
 }
 
-/// A directory of a walk, and what is left to do in it.
+/// A directory on the path of a walk: its next page, and its subdirectories that the walk has not entered.
 struct Step<H> {
     dir: H,
     next: Option<u64>,

@@ -1,8 +1,8 @@
-//! The space that snapshots use. It is charged to no volume, but to a project of its own, so that the file system
-//! accounts it.
+//! Accounts the space of snapshots. All snapshots of an export belong to one project of their own, so that the file
+//! system counts their space and charges it to no volume.
 //!
 //! The tree of a snapshot does not change. Its content gets the project ID first and its root last, so a tree whose
-//! root has the ID is done.
+//! root has the ID is complete.
 
 use crate::agent::projects::Projects;
 use crate::agent::reconciler::{Reconciler, name};
@@ -12,15 +12,15 @@ use crate::volume::id::VolumeName;
 use crate::volume::limits::Limits;
 use crate::volume::quota::{SNAPSHOTS, Snapshots, read_in};
 
-/// A limit that is never reached. An ID that has a limit is not given to others.
+/// A limit that no export reaches. It marks the project ID of snapshots as used.
 pub(crate) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
 
 impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
-    /// Accounts the space of snapshots, and records it if it changed. Returns whether every snapshot could be
-    /// accounted.
+    /// Accounts the space of snapshots, and records the space if it changed. Returns whether it accounted every
+    /// snapshot.
     pub async fn count_snapshots(&mut self) -> bool {
         self.try_count().await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "snapshots are not counted; will be tried again");
+            tracing::warn!(%error, "accounting snapshots failed; the agent retries");
             false
         })
     }
@@ -41,7 +41,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         let mut all = true;
         for tree in trees {
             if let Err(error) = self.count_tree(&layout.snapshots, &tree, project).await {
-                tracing::warn!(snapshot = %tree, %error, "a snapshot is not counted; will be tried again");
+                tracing::warn!(snapshot = %tree, %error, "accounting a snapshot failed; the agent retries");
                 all = false;
             }
         }
@@ -56,12 +56,12 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         Ok(all)
     }
 
-    /// Gives snapshots a project. From now on it is in use, even if no object belongs to it.
+    /// Gives snapshots a project. From now on the project is in use, even if no object belongs to it.
     async fn give_project(&mut self) -> Result<u32> {
         let ids = self.ids.clone();
         let _choosing = ids.lock().await;
         let project = self.free_id().await?;
-        // This is written first: an ID with a limit that nothing names could not be given to anyone again.
+        // Write the record first: after a crash, no one would free an ID that has a limit but no record.
         self.write(&self.quota, &name(SNAPSHOTS)?, &Snapshots { project, ..Snapshots::default() }).await?;
         self.keep(project).await?;
         self.snapshots = Some(project);
@@ -70,11 +70,11 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
 
     async fn keep(&self, project: u32) -> Result<()> {
         let kept = self.projects.limit(project, KEPT).await;
-        kept.map_err(|e| self.export.failed("keeping a project ID for snapshots", e))
+        kept.map_err(|e| self.export.failed("reserving a project ID for snapshots", e))
     }
 
     async fn count_tree(&self, snapshots: &F::Handle, tree: &Name, project: u32) -> Result<()> {
-        // It was deleted meanwhile.
+        // `None`: the snapshot was deleted meanwhile.
         let Some((root, attr)) = self.export.find(snapshots, tree).await? else { return Ok(()) };
         if attr.kind != Kind::Directory {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Watches a directory on this machine by inotify(7), which also reports changes by knfsd.
+//! Watches a directory on this machine with inotify(7), which also reports changes through knfsd.
 
 use std::collections::BTreeSet;
 use std::mem::MaybeUninit;
@@ -19,7 +19,7 @@ pub struct Watch {
     inotify: AsyncFd<OwnedFd>,
 }
 
-/// What changed in it.
+/// The changes in a watched directory.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Change {
     /// Entries with these names were created, removed or replaced.
@@ -36,14 +36,14 @@ impl Watch {
             .with(directory, |directory| {
                 let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
                 let events = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::MOVED_FROM | WatchFlags::DELETE;
-                // By its descriptor, so that no path is resolved a second time.
+                // The path names the descriptor, so that the kernel resolves no path a second time.
                 let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
                 inotify::add_watch(&inotify, path, events | WatchFlags::ONLYDIR)?;
                 Ok(inotify)
             })
             .await
-            .map_err(|status| failed("watching a directory (fs.inotify.max_user_watches?)", &status))?;
-        Ok(Self { inotify: calls::readable(watched).map_err(|e| failed("waiting for it", &e))? })
+            .map_err(|status| failed("watching a directory, which fs.inotify.max_user_watches limits", &status))?;
+        Ok(Self { inotify: calls::readable(watched).map_err(|e| failed("waiting for changes", &e))? })
     }
 
     /// Waits for changes, and returns all that are queued. Cancel-safe.

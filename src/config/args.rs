@@ -2,7 +2,7 @@
 //!
 //! A flag `--some-flag` can also be passed as `-some-flag`, as Go's flag package accepts it, and by the environment
 //! variable `CSI_NFS_SOME_FLAG`. The command line overrides the environment. An empty value is the same as no value,
-//! because manifests use it for "the default".
+//! because manifests use an empty value for "the default".
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -14,7 +14,8 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use super::Mode;
 use crate::nfs::text::Format;
 
-/// Variables that manifests of CSI drivers set by convention, and their flags. The flag's own variable comes first.
+/// Flags, and the variables that manifests of CSI drivers set for them by convention. The flag's own variable has
+/// precedence.
 const CUSTOMARY: [(&str, &str); 2] = [("endpoint", "CSI_ENDPOINT"), ("nodeid", "NODE_ID")];
 
 /// A CSI driver for NFS.
@@ -94,7 +95,7 @@ pub(super) struct Args {
     #[arg(long = "v", default_value = "0", value_name = "N")]
     pub(super) verbosity: u32,
 
-    /// Accepted for manifests of csi-driver-nfs and ignored: the driver mounts nothing in a directory.
+    /// Accepted for manifests of csi-driver-nfs and ignored: the driver needs no working directory.
     #[arg(long, value_name = "PATH")]
     working_mount_dir: Option<String>,
 
@@ -112,12 +113,12 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Ask the driver that runs on --endpoint whether it can serve, and exit with 0 or 1.
+    /// Ask the driver that runs on --endpoint whether it can serve. Exit with 0 if it can, or 1 if not.
     Probe,
     /// Enforce the sizes of volumes on the NFS server itself, by project quotas of XFS or ext4.
     Agent(Agent),
     /// Compare the records of an export with its content. Exit with 0 if they agree, 1 if not, or 69 if the export
-    /// cannot be read. Nothing is changed unless --repair is given.
+    /// cannot be read. It changes nothing without --repair.
     Check {
         /// The export, as SERVER:/SHARE, with an IPv6 address in brackets.
         #[arg(long)]
@@ -213,7 +214,7 @@ fn take_value(arg: Arg) -> Arg {
     }
 }
 
-/// Go accepts one dash as well as two: `-nodeid=x`. `-h` and `-V` belong to clap.
+/// Go accepts one dash as well as two: `-nodeid=x`. clap handles `-h` and `-V`.
 fn double_dash(word: OsString) -> OsString {
     match word.as_bytes() {
         b"-h" | b"-V" => word,

@@ -55,7 +55,7 @@ pub struct CheckConfig {
     pub format: Format,
 }
 
-/// Why the program does nothing.
+/// Why the program runs no task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// Help or the version was requested: the text for standard output.
@@ -208,7 +208,7 @@ fn endpoint(field: &str, text: &str) -> Result<SocketPath> {
         (Some(path), _) => path,
         (None, Some(path)) if path.starts_with('/') => path,
         _ => {
-            let reason = format!("`{}`: not a unix socket, such as unix:///csi/csi.sock", text.escape_debug());
+            let reason = format!("`{}`: not a Unix socket, such as unix:///csi/csi.sock", text.escape_debug());
             return Err(Error::invalid(field, reason));
         }
     };
@@ -225,14 +225,14 @@ fn export(field: &str, text: &str) -> Result<Source> {
     if server.address().is_some_and(|address| address.is_ipv6()) && !text.starts_with('[') {
         return Err(Error::invalid(
             field,
-            format!("`{text}`: an IPv6 address is in brackets, as in [{server}]:/{share}"),
+            format!("`{text}`: put the IPv6 address in brackets, as in [{server}]:/{share}"),
         ));
     }
     Ok(Source::share(server, Share::parse(field, &format!("/{share}"))?))
 }
 
-/// Permission bits. csi-driver-nfs reads a number without a leading 0 as decimal, so `511` and `0777` are the same mode
-/// there. Reading such a number as octal would silently give another mode, so it is refused.
+/// Permission bits in octal. A number without a leading 0 is an error: csi-driver-nfs reads it as decimal, so `511` and
+/// `0777` are the same mode there, and reading it as octal here would silently set another mode.
 fn permissions(field: &str, text: &str) -> Result<Option<u32>> {
     if !text.starts_with('0') {
         let reason = format!("`{}`: give the mode in octal, with a leading 0, such as 0770", text.escape_debug());
@@ -246,8 +246,8 @@ fn registration(args: &Args) -> Result<Option<RegistrationConfig>> {
     const ENDPOINT: &str = "--kubelet-socket-path";
     let (socket, endpoint) = match (&args.registration_socket, &args.kubelet_socket_path) {
         (None, None) => return Ok(None),
-        (Some(_), None) => return Err(Error::invalid(ENDPOINT, format!("missing: {SOCKET} needs it"))),
-        (None, Some(_)) => return Err(Error::invalid(SOCKET, format!("missing: {ENDPOINT} needs it"))),
+        (Some(_), None) => return Err(Error::invalid(ENDPOINT, format!("missing: set it together with {SOCKET}"))),
+        (None, Some(_)) => return Err(Error::invalid(SOCKET, format!("missing: set it together with {ENDPOINT}"))),
         (Some(socket), Some(endpoint)) => (socket, endpoint),
     };
     if args.mode == Mode::Controller {
@@ -263,7 +263,7 @@ fn registration(args: &Args) -> Result<Option<RegistrationConfig>> {
     }))
 }
 
-/// Help and the version are not errors. The first paragraph of an error says what is wrong.
+/// Help and the version are not errors. Of an error, the first paragraph is enough: it says what is wrong.
 fn refusal(error: clap::Error) -> Refusal {
     let text = error.render().to_string();
     if !error.use_stderr() {

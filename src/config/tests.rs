@@ -65,11 +65,7 @@ fn seen(config: &Config, flag: &str) -> String {
 #[case("shutdown-grace", "1m30s", "90s")]
 #[case("log-format", "json", "json")]
 #[case("v", "5", "5")]
-fn every_flag_is_taken_in_gos_ways_and_from_the_environment(
-    #[case] flag: &str,
-    #[case] value: &str,
-    #[case] expected: &str,
-) {
+fn every_flag_accepts_go_syntax_and_the_environment(#[case] flag: &str, #[case] value: &str, #[case] expected: &str) {
     for word in [format!("--{flag}={value}"), format!("-{flag}={value}")] {
         assert_eq!(seen(&config(&[&word]), flag), expected, "{word}");
         let twice = config(&[&word, &word]);
@@ -81,7 +77,7 @@ fn every_flag_is_taken_in_gos_ways_and_from_the_environment(
 }
 
 #[test]
-fn without_flags_the_defaults_hold_and_empty_values_are_none() {
+fn missing_flags_and_empty_values_mean_the_defaults() {
     let empty: Vec<String> = ["endpoint", "drivername", "default-ondelete-policy", "mount-options", "http-endpoint"]
         .iter()
         .chain(&["mode", "export", "working-mount-dir", "enable-snapshot-compression", "registration-socket"])
@@ -102,7 +98,7 @@ fn without_flags_the_defaults_hold_and_empty_values_are_none() {
 }
 
 #[test]
-fn the_arguments_of_the_incumbents_manifests_are_taken() {
+fn the_arguments_of_csi_driver_nfs_manifests_are_accepted() {
     let config = config(&[
         "-v=5",
         "--nodeid=node-1",
@@ -124,12 +120,12 @@ fn the_arguments_of_the_incumbents_manifests_are_taken() {
 #[case(&["-remove-archived-volume-path"], true)]
 #[case(&["--remove-archived-volume-path=1"], true)]
 #[case(&["--remove-archived-volume-path", "--remove-archived-volume-path=FALSE"], false)]
-fn a_switch_is_given_as_go_has_it(#[case] words: &[&str], #[case] expected: bool) {
+fn a_boolean_flag_accepts_go_syntax(#[case] words: &[&str], #[case] expected: bool) {
     assert_eq!(config(words).controller.unwrap().settings.delete.replace_archive, expected);
 }
 
 #[test]
-fn the_command_line_wins_over_the_environment_and_a_flags_own_variable_over_the_customary() {
+fn the_command_line_overrides_the_environment_and_a_flags_own_variable_the_conventional_one() {
     let variables = [("CSI_NFS_NODEID", "own"), ("NODE_ID", "customary"), ("CSI_ENDPOINT", "unix:///e")];
     let node = |words: &[&str], variables: &[(&str, &str)]| match read(words, variables) {
         Ok(Task::Serve(config)) => (seen(&config, "nodeid"), seen(&config, "endpoint")),
@@ -144,7 +140,7 @@ fn the_command_line_wins_over_the_environment_and_a_flags_own_variable_over_the_
 }
 
 #[test]
-fn a_mode_has_its_own_part_of_the_configuration() {
+fn a_mode_configures_only_its_own_services() {
     let node = config(&["--mode=node"]);
     assert!(node.controller.is_none() && node.node.is_some());
     let Ok(Task::Serve(controller)) = read(&["--mode=controller"], &[]) else { panic!() };

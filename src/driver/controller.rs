@@ -19,7 +19,7 @@ use crate::service::proto::csi::group_controller_server::GroupControllerServer;
 use crate::snapshot::jobs::Jobs;
 use crate::snapshot::usage::Usage;
 
-/// What runs of the controller beside its services.
+/// The parts of the controller that run besides its services.
 pub struct Running {
     pool: Arc<Pool<Arc<Mounter>>>,
     jobs: Arc<Jobs>,
@@ -49,10 +49,10 @@ pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services)
 }
 
 impl Running {
-    /// Ends the copies and closes the exports.
+    /// Stops the copies and closes the exports.
     pub async fn close(self) {
         self.background.abort();
-        // It ends because it was cancelled, and has dropped its hold on the pool then.
+        // Once the cancelled task has ended, it no longer holds the pool.
         let _ = self.background.await;
         self.jobs.ended(CLOSING).await;
         self.pool.close().await;
@@ -65,18 +65,18 @@ fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Ar
     metrics.gauge("copies_in_progress", "Snapshots, restores and clones that are being copied.", move || {
         one(running.running())
     });
-    metrics.gauge("copies_waiting", "Snapshots, restores and clones that wait for their turn.", move || {
+    metrics.gauge("copies_waiting", "Snapshots, restores and clones that wait to be copied.", move || {
         one(waiting.waiting())
     });
     let trashed = pool.clone();
-    metrics.gauge("trash_entries", "Deleted volumes that are not cleared from the trash yet.", move || {
+    metrics.gauge("trash_entries", "Deleted volumes that are still in the trash.", move || {
         let reading = |export: Arc<Export<KernelFs>>| {
             Reading::labelled("export", export.source().to_string(), export.trash.waiting() as f64)
         };
         trashed.connected().into_iter().map(reading).collect()
     });
     let usage = usage.clone();
-    metrics.gauge("snapshots_bytes", "What snapshots take, as the agent on the server counts it.", move || {
+    metrics.gauge("snapshots_bytes", "Bytes that snapshots use, as the agent on the server counts them.", move || {
         usage.known().into_iter().map(|(export, bytes)| Reading::labelled("export", export, bytes as f64)).collect()
     });
 }

@@ -1,4 +1,4 @@
-//! The composition: what a configuration becomes, and the order in which it starts and ends.
+//! Builds the driver from its configuration, starts it and stops it.
 //!
 //! Each part builds itself from its own configuration, adds its services and registers its metrics.
 
@@ -26,18 +26,18 @@ use crate::server::{self, Services};
 use crate::service::identity::{DriverName, Identity, Readiness};
 use crate::service::proto::csi::identity_server::IdentityServer;
 
-/// How long servers are waited for at the end, to close what is open there.
+/// How long the driver waits at the end for copies to stop, and then for servers to close open files.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// What the parts share.
+/// The objects that all parts use.
 struct Shared {
     reachability: Arc<Reachability>,
     gates: Arc<Gates>,
     mounter: Arc<Mounter>,
     metrics: Arc<Metrics>,
-    /// Whether somebody reads the metrics. What only they need is not asked for otherwise.
+    /// Whether metrics are served. If not, the driver collects nothing that only metrics need.
     metrics_are_read: bool,
-    /// Cancelled when the driver has to end.
+    /// Cancelled when the driver must stop.
     stop: CancellationToken,
 }
 
@@ -48,7 +48,7 @@ impl Shared {
         let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
         let metrics = Arc::new(Metrics::default());
         let known = reachability.clone();
-        metrics.gauge("server_reachable", "Whether the NFS server answered when it was asked last.", move || {
+        metrics.gauge("server_reachable", "1 if the NFS server answered the last check, otherwise 0.", move || {
             let reading = |state: ServerState| {
                 Reading::labelled("server", state.server.as_str(), if state.result.is_ok() { 1.0 } else { 0.0 })
             };
@@ -58,10 +58,10 @@ impl Shared {
     }
 }
 
-/// Runs the driver until `shutdown` is over and the calls in flight have ended, or were cut.
+/// Runs the driver until `shutdown` completes and the calls in flight have ended or were cut off.
 ///
 /// # Errors
-/// What could not be bound. Nothing stays behind then.
+/// The socket or address that cannot be bound. The driver then leaves no socket behind.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let shared = Shared::new(config.http_endpoint.is_some());
     let readiness = Readiness::default();
@@ -75,7 +75,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
 
     let socket = Socket::bind(&config.endpoint)?;
     let registration = bind_registration(config.node.as_ref(), &config.driver_name)?;
-    // Answers until the last call has ended.
+    // The HTTP server answers until the last call has ended.
     let _http = match config.http_endpoint {
         Some(address) => {
             let listener = http::bind(address).await?;
@@ -115,7 +115,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     Ok(())
 }
 
-/// The socket at which kubelet finds the driver, where the node registers itself.
+/// Binds the socket at which kubelet finds the driver, if the node registers with kubelet.
 fn bind_registration(node: Option<&NodeConfig>, driver: &DriverName) -> Result<Option<Registration>> {
     let kubelet = node.and_then(|node| node.registration.as_ref());
     kubelet.map(|kubelet| Registration::bind(kubelet.socket.clone(), driver, &kubelet.endpoint)).transpose()

@@ -20,13 +20,15 @@ use crate::service::node::{Node, Settings};
 use crate::service::proto::csi::node_server::NodeServer;
 use crate::service::publish_request::Defaults;
 
-/// A metric of what NodeGetVolumeStats answered last, by volume: its name, its help, and its value.
+/// A metric by volume, from the last answer of NodeGetVolumeStats: its name, its help, and its value.
 type VolumeMetric = (&'static str, &'static str, fn(&FsStat) -> u64);
 const VOLUME_METRICS: [VolumeMetric; 2] = [
-    ("volume_size_bytes", "The sizes of volumes, or of their exports where they have no limit.", |stat| {
+    ("volume_size_bytes", "The size of a volume, or of its export if the volume has no limit.", |stat| {
         stat.total_bytes
     }),
-    ("volume_used_bytes", "What is used of that.", |stat| stat.total_bytes.saturating_sub(stat.free_bytes)),
+    ("volume_used_bytes", "The used bytes of the volume, or of its export if the volume has no limit.", |stat| {
+        stat.total_bytes.saturating_sub(stat.free_bytes)
+    }),
 ];
 
 /// Starts the node's part and adds its service.
@@ -72,7 +74,7 @@ fn register_metrics(metrics: &Metrics, stats: &Arc<Stats>, intents: Arc<PublishI
 }
 
 fn mounts_by_server(intents: &PublishIntents) -> Vec<Reading> {
-    // Where the mount table cannot be read there is no value, rather than a wrong one.
+    // If the mount table cannot be read, no value is better than a wrong one.
     let Ok(table) = Table::read() else { return Vec::new() };
     let mut counts: BTreeMap<[String; 3], f64> = BTreeMap::new();
     for mount in table.mounts().filter(|mount| is_kubelet_target(&mount.target)) {
@@ -81,7 +83,7 @@ fn mounts_by_server(intents: &PublishIntents) -> Vec<Reading> {
         let fallback = match is_fallback(mount, intent.as_ref().map(|intent| &intent.options)) {
             Some(true) => "true",
             Some(false) => "false",
-            // Mounted by an earlier process.
+            // An earlier process made the mount.
             None => "unknown",
         };
         *counts.entry([server.to_string(), version.to_owned(), fallback.to_owned()]).or_default() += 1.0;

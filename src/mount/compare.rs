@@ -1,17 +1,17 @@
-//! Is a mount what was asked for? Told from the mount table alone, so that a restarted driver can tell too.
+//! Compares a mount with the requested options. It needs only the mount table, so a restarted driver can compare too.
 //!
-//! Compared is what the kernel shows as it was asked for, and never changes by itself or for the sake of another mount:
-//! read-only, the version, how a dead server is borne, security, caching, and the attributes of the mount. Not compared
-//! is what the kernel or the server may settle otherwise (`rsize`, `wsize`), what mounts of one server share as the
-//! first of them asked for it (`timeo`, `retrans`, `nconnect`, `noresvport`), and what is not shown. To call a mount
-//! wrong that is right would stop a pod that works; so whatever is doubtful is taken as the same.
+//! It compares options that the kernel shows as they were requested, and never changes by itself or because of another
+//! mount: read-only, the version, `hard` and `soft`, security, caching, and the attributes of the mount. It ignores
+//! options that the kernel or the server may change (`rsize`, `wsize`), options that mounts of one server inherit from
+//! the first of them (`timeo`, `retrans`, `nconnect`, `noresvport`), and options that the kernel does not show. A
+//! difference that is none would stop a pod that works, so a doubtful option counts as equal.
 
 use std::fmt;
 
 use crate::mount::table::Mount;
 use crate::nfs::options::{MountOptions, Version};
 
-/// Options that exclude each other; the first is what there is without any of them, and the others are shown.
+/// Options that exclude each other. The first of a group is the default; the kernel shows the others.
 const CHOICES: &[&[&str]] = &[
     &["rw", "ro"],
     &["ac", "noac"],
@@ -21,19 +21,19 @@ const CHOICES: &[&[&str]] = &[
     &["symfollow", "nosymfollow"],
 ];
 
-/// How a server that does not answer is borne; as in `CHOICES`.
+/// What the client does if the server does not answer: a group as in `CHOICES`.
 const DEAD_SERVER: &[&str] = &["hard", "soft", "softerr"];
 
-/// Options with a value that is shown unless it is the default; nfs(5) has the defaults.
+/// Options with a value that the kernel shows unless it is the default; nfs(5) has the defaults.
 const CACHE_TIMES: [(&str, &str); 4] = [("acregmin", "3"), ("acregmax", "60"), ("acdirmin", "30"), ("acdirmax", "60")];
 
-/// Ticks of a second, of the kernel that has the most.
+/// The most ticks per second that a kernel can have.
 const MOST_TICKS: u32 = 1000;
 
 /// Security of the connection, from the weakest to the strongest.
 const TRANSPORT_SECURITY: [&str; 3] = ["none", "tls", "mtls"];
 
-/// In what a mount is not as it was asked for. `Display` gives it for a message.
+/// A difference between a mount and the requested options. `Display` is for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     asked: String,
@@ -42,7 +42,7 @@ pub struct Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is asked for, it is mounted with `{}`", self.asked, self.shown)
+        write!(f, "{} was requested, but the mount has `{}`", self.asked, self.shown)
     }
 }
 
@@ -51,16 +51,16 @@ impl Difference {
         Self { asked: format!("`{asked}`"), shown: shown.into() }
     }
 
-    /// The same without what was asked for, where that came from a secret.
+    /// Hides the requested option if it is from a secret.
     pub fn without_secret(self, options: &MountOptions) -> Self {
         match options.is_secret() {
-            true => Self { asked: "another option, from a secret,".to_owned(), ..self },
+            true => Self { asked: "an option from a secret".to_owned(), ..self },
             false => self,
         }
     }
 }
 
-/// The first difference between a mount and the options asked for; `None` where it is as asked.
+/// The first difference between a mount and the requested options; `None` if they agree.
 pub fn difference(mount: &Mount, options: &MountOptions) -> Option<Difference> {
     let words = options.to_vec();
     let asked = Asked(&words);
@@ -71,8 +71,8 @@ pub fn difference(mount: &Mount, options: &MountOptions) -> Option<Difference> {
     })
 }
 
-/// The first thing that protects data and is weaker than the options ask: the version, security, locks, `ro`, and how a
-/// dead server is borne. What is stronger is as good as asked for.
+/// The first difference in an option that protects data: the version, security, locks, `ro`, and `hard` or `soft`.
+/// Stronger encryption than requested and more locks on the server are no difference.
 pub fn weaker(mount: &Mount, options: &MountOptions) -> Option<Difference> {
     let words = options.to_vec();
     let asked = Asked(&words);
@@ -98,10 +98,10 @@ fn version(mount: &Mount, options: &MountOptions) -> Option<Difference> {
     differs.then(|| Difference::of(format!("vers={}", list()), format!("vers={shown}")))
 }
 
-/// Flavours are negotiated where none is asked for.
+/// Without `sec=`, client and server negotiate the flavour, so every flavour is right.
 fn security(mount: &Mount, asked: &Asked) -> Option<Difference> {
     let (flavours, shown) = (asked.value("sec")?, mount.option("sec")?);
-    // The kernel has another word for it.
+    // The kernel shows `sec=none` as `sec=null`.
     let shown = if shown == "null" { "none" } else { shown };
     let differs = !flavours.split(':').any(|flavour| flavour == shown);
     differs.then(|| Difference::of(format!("sec={flavours}"), format!("sec={shown}")))
@@ -113,7 +113,8 @@ fn transport_security(mount: &Mount, asked: &Asked) -> Option<Difference> {
     (strength(shown) < strength(asked)).then(|| Difference::of(format!("xprtsec={asked}"), format!("xprtsec={shown}")))
 }
 
-/// Version 4 locks on the server always. Of version 3, only what was to be locked there and is not is missed.
+/// Version 4 always locks on the server. For version 3, the mount differs if it keeps locks on the client that were
+/// requested on the server.
 fn locks(mount: &Mount, options: &MountOptions) -> Option<Difference> {
     if mount.option("vers") != Some("3") {
         return None;
@@ -126,7 +127,7 @@ fn locks(mount: &Mount, options: &MountOptions) -> Option<Difference> {
 
 fn cache_time(mount: &Mount, asked: &Asked, name: &str, default: &str) -> Option<Difference> {
     let seconds = asked.cache_time(name, default);
-    // The kernel counts in ticks and shows what is left of a number that is too large for that.
+    // The kernel counts in ticks. A number of seconds that overflows is truncated, and the kernel shows the rest.
     let is_kept = seconds.parse().is_ok_and(|seconds: u32| seconds <= u32::MAX / MOST_TICKS);
     differs(format!("{name}={seconds}"), shown_value(mount, name, default)).filter(|_| is_kept)
 }
@@ -148,7 +149,7 @@ fn port(mount: &Mount, asked: &Asked) -> Option<Difference> {
     differs(format!("port={}", asked.value("port")?), format!("port={}", mount.port()))
 }
 
-/// The driver takes `nosharecache` by itself where it has to, so only its lack counts.
+/// The driver may add `nosharecache` by itself, so only a missing `nosharecache` is a difference.
 fn cache(mount: &Mount, asked: &Asked) -> Option<Difference> {
     let differs = asked.choice(&["sharecache", "nosharecache"]) == "nosharecache" && !mount.has("nosharecache");
     differs.then(|| Difference::of("nosharecache", "sharecache"))
@@ -163,7 +164,7 @@ fn shown_value(mount: &Mount, name: &str, default: &str) -> String {
     format!("{name}={}", mount.option(name).unwrap_or(default))
 }
 
-/// Options one by one; a later one has the last word.
+/// Options one by one. A later option overrides an earlier one.
 struct Asked<'a>(&'a [String]);
 
 impl Asked<'_> {
@@ -214,73 +215,73 @@ mod tests {
 
     const PLAIN: (&str, &str) = (
         "rw,nosuid,nodev,relatime",
-        "rw,vers=4.2,rsize=262144,wsize=262144,namlen=255,hard,fatal_neterrors=none,proto=tcp,timeo=600,retrans=2,sec=sys,\
-         clientaddr=10.0.0.2,local_lock=none,addr=10.0.0.1",
+        "rw,vers=4.2,rsize=262144,wsize=262144,namlen=255,hard,fatal_neterrors=none,proto=tcp,timeo=600,retrans=2,\
+         sec=sys,clientaddr=10.0.0.2,local_lock=none,addr=10.0.0.1",
     );
     const SPECIAL: (&str, &str) = (
         "ro,nosuid,nodev,noexec,noatime",
         "rw,vers=3,acregmin=1,acregmax=1,acdirmin=1,acdirmax=1,soft,nocto,nosharecache,proto=tcp,port=3049,timeo=100,\
          retrans=3,sec=krb5,xprtsec=tls,lookupcache=pos,local_lock=all,addr=10.0.0.1",
     );
-    const SPECIAL_ASKED: &str = "ro,noexec,noatime,vers=3,actimeo=1,soft,nocto,nosharecache,port=3049,timeo=100,sec=sys:krb5,\
-                                 xprtsec=tls,lookupcache=pos,nolock";
+    const SPECIAL_ASKED: &str = "ro,noexec,noatime,vers=3,actimeo=1,soft,nocto,nosharecache,port=3049,timeo=100,\
+                                 sec=sys:krb5,xprtsec=tls,lookupcache=pos,nolock";
 
     #[rstest]
     #[case("")]
     #[case("acregmax=31536000")]
     #[case("vers=4,hard,rsize=4096,timeo=50,sec=sys,nconnect=4,noresvport,relatime,port=2049")]
     #[case("soft,hard,noatime,atime,noac,ac,acregmin=3,proto=tcp,nolock,lookupcache=all")]
-    fn a_mount_without_options_is_as_asked_for(#[case] asked: &str) {
+    fn a_mount_without_options_matches(#[case] asked: &str) {
         assert_eq!(difference_between(PLAIN.0, PLAIN.1, asked), None);
     }
 
     #[test]
-    fn a_mount_with_options_is_as_asked_for() {
+    fn a_mount_with_options_matches() {
         assert_eq!(difference_between(SPECIAL.0, SPECIAL.1, SPECIAL_ASKED), None);
     }
 
     #[rstest]
     #[case("lookupcache=pos", "lookupcache=positive")]
     #[case("sec=null", "sec=none")]
-    fn an_option_that_the_kernel_shows_in_other_words_is_as_asked_for(#[case] shown: &str, #[case] asked: &str) {
+    fn an_option_that_the_kernel_shows_in_other_words_matches(#[case] shown: &str, #[case] asked: &str) {
         let superblock = format!("rw,vers=4.2,hard,proto=tcp,{shown},addr=10.0.0.1");
         assert_eq!(difference_between("rw,relatime", &superblock, asked), None);
     }
 
     #[test]
-    fn a_mount_without_attribute_cache_is_as_asked_for() {
+    fn a_mount_without_attribute_cache_matches_noac() {
         let superblock =
             "rw,sync,vers=4.1,acregmin=0,acregmax=0,acdirmin=0,acdirmax=0,hard,noac,proto=tcp,addr=10.0.0.1";
         assert_eq!(difference_between("rw,relatime", superblock, "noac,acregmin=5"), None);
     }
 
     #[rstest]
-    #[case("ro", "`ro` is asked for, it is mounted with `rw`")]
-    #[case("vers=3", "`vers=3` is asked for, it is mounted with `vers=4.2`")]
-    #[case("soft", "`soft` is asked for, it is mounted with `hard`")]
-    #[case("sec=krb5:krb5i", "`sec=krb5:krb5i` is asked for, it is mounted with `sec=sys`")]
-    #[case("xprtsec=tls", "`xprtsec=tls` is asked for, it is mounted with `xprtsec=none`")]
-    #[case("port=20490", "`port=20490` is asked for, it is mounted with `port=2049`")]
-    #[case("acdirmax=5", "`acdirmax=5` is asked for, it is mounted with `acdirmax=60`")]
-    #[case("noac", "`noac` is asked for, it is mounted with `ac`")]
-    #[case("noatime", "`noatime` is asked for, it is mounted with `relatime`")]
-    #[case("strictatime", "`strictatime` is asked for, it is mounted with `relatime`")]
-    #[case("noexec", "`noexec` is asked for, it is mounted with `exec`")]
-    #[case("nosharecache", "`nosharecache` is asked for, it is mounted with `sharecache`")]
-    #[case("lookupcache=none", "`lookupcache=none` is asked for, it is mounted with `lookupcache=all`")]
+    #[case("ro", "`ro` was requested, but the mount has `rw`")]
+    #[case("vers=3", "`vers=3` was requested, but the mount has `vers=4.2`")]
+    #[case("soft", "`soft` was requested, but the mount has `hard`")]
+    #[case("sec=krb5:krb5i", "`sec=krb5:krb5i` was requested, but the mount has `sec=sys`")]
+    #[case("xprtsec=tls", "`xprtsec=tls` was requested, but the mount has `xprtsec=none`")]
+    #[case("port=20490", "`port=20490` was requested, but the mount has `port=2049`")]
+    #[case("acdirmax=5", "`acdirmax=5` was requested, but the mount has `acdirmax=60`")]
+    #[case("noac", "`noac` was requested, but the mount has `ac`")]
+    #[case("noatime", "`noatime` was requested, but the mount has `relatime`")]
+    #[case("strictatime", "`strictatime` was requested, but the mount has `relatime`")]
+    #[case("noexec", "`noexec` was requested, but the mount has `exec`")]
+    #[case("nosharecache", "`nosharecache` was requested, but the mount has `sharecache`")]
+    #[case("lookupcache=none", "`lookupcache=none` was requested, but the mount has `lookupcache=all`")]
     fn a_mount_that_lacks_an_option_differs(#[case] asked: &str, #[case] expected: &str) {
         assert_eq!(difference_between(PLAIN.0, PLAIN.1, asked).as_deref(), Some(expected));
     }
 
     #[rstest]
-    fn a_mount_that_has_an_option_too_many_differs(
+    fn a_mount_with_an_additional_option_differs(
         #[values("ro", "noexec", "noatime", "actimeo=1", "soft", "nocto", "lookupcache=pos")] less: &str,
     ) {
         assert!(difference_of_special_without(less).is_some());
     }
 
     #[test]
-    fn what_is_stronger_than_asked_for_is_as_asked_for() {
+    fn a_stronger_option_matches() {
         assert_eq!(difference_of_special_without("xprtsec=tls"), None);
         let mtls = format!("{},xprtsec=mtls", PLAIN.1);
         assert_eq!(difference_between(PLAIN.0, &mtls, "xprtsec=tls"), None);
@@ -302,7 +303,7 @@ mod tests {
     #[case("vers=3,hard,nolock,local_lock=all", "nolock", None)]
     #[case("vers=3,hard,nolock,local_lock=all", "", None)]
     #[case("vers=4.2,hard,local_lock=none,lookupcache=none,noac", "nolock", None)]
-    fn what_protects_data_is_compared_before_a_mount_is_used(
+    fn options_that_protect_data_are_compared(
         #[case] superblock: &str,
         #[case] asked: &str,
         #[case] weaker_by: Option<&str>,
@@ -314,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_secret_asks_for_is_not_told() {
+    fn an_option_from_a_secret_is_hidden() {
         let options = MountOptions::parse_secret("secrets[mountOptions]", "xprtsec=mtls").unwrap();
         let line = format!("26 25 0:26 / /t rw - nfs4 h:/v {}", PLAIN.1);
         let found = weaker(Table::parse(line.as_bytes()).top(Path::new("/t")).unwrap(), &options).unwrap();
@@ -322,9 +323,7 @@ mod tests {
     }
 
     #[rstest]
-    fn what_the_driver_may_have_chosen_by_itself_is_as_asked_for(
-        #[values("vers=3,xprtsec=tls", "nosharecache")] less: &str,
-    ) {
+    fn an_option_that_the_driver_may_add_matches(#[values("vers=3,xprtsec=tls", "nosharecache")] less: &str) {
         assert_eq!(difference_of_special_without(less), None);
     }
 

@@ -1,7 +1,7 @@
 //! Detached mounts: the kernel's mount calls, fsopen(2), fsconfig(2) and fsmount(2).
 //!
-//! A detached mount hangs in no directory and is seen by nobody; it lives as long as its descriptor, at most as long as
-//! the process. Everything here may block as long as the server pleases: it is called through the gate alone.
+//! A detached mount is in no directory, so no other process sees it. It ends with its descriptor, or at the latest with
+//! the process. All functions here may block until the server answers, so only call them through the gate.
 
 use std::ffi::CString;
 use std::fmt;
@@ -23,40 +23,40 @@ use crate::nfs::source::Source;
 const NFS: &str = "nfs";
 /// Bytes of the longest value that fsconfig(2) takes.
 const VALUE_MAX: usize = 255;
-/// Where a mount is made that cannot be made without a path: a directory that every container has.
+/// The mount point for mount(2), which needs a path: a directory that every container has.
 const PLACE: &str = "/proc";
 
-/// What fsconfig(2) takes one of: a flag, or a key and its value.
+/// One parameter of fsconfig(2): a flag, or a key and its value.
 pub type Parameter = (&'static str, Option<String>);
 
-/// A mount to be made.
+/// The arguments of a mount.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// `SERVER:/PATH`.
     pub source: String,
-    /// For the file system.
+    /// The parameters of the file system.
     pub parameters: Vec<Parameter>,
-    /// For the mount.
+    /// The attributes of the mount.
     pub attributes: MountAttrFlags,
 }
 
-/// Why a mount was not made.
+/// Why a mount failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What failed, as the man pages call it.
+    /// The call that failed, by its name in the man pages.
     pub call: String,
     /// Its errno(3).
     pub errno: Errno,
-    /// What the file system, or the server, said beside it; empty for nothing.
+    /// The message of the file system or of the server; empty if there is none.
     pub log: String,
 }
 
 /// Why one attempt at a mount failed.
 #[derive(Debug)]
 pub enum Attempt {
-    /// The kernel, or the server to what it was asked first, refused.
+    /// The kernel rejected the mount, or the server failed a check before the mount.
     Refused(Failure),
-    /// Something else.
+    /// Another error.
     Other(Error),
 }
 
@@ -69,7 +69,7 @@ impl Attempt {
         }
     }
 
-    /// The error for a mount that was not made.
+    /// The error for the mount that failed.
     pub fn into_error(self, source: &Source, options: &MountOptions) -> Error {
         match self {
             Self::Refused(failure) => Error::Mount {
@@ -84,7 +84,7 @@ impl Attempt {
 }
 
 impl fmt::Display for Failure {
-    /// What failed, what was said, and what the operator can do.
+    /// The call, the error, the message, and what the operator can do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.call, std::io::Error::from(self.errno))?;
         if !self.log.is_empty() {
@@ -104,35 +104,37 @@ impl Failure {
             (Errno::NOSYS, _) => "the kernel must be 5.6 or newer, and its seccomp profile must allow mounting",
             (Errno::NODEV, "fsopen" | "mount") => "this node's kernel has no NFS client: `modprobe nfs`",
             (Errno::INVAL, call) if call.starts_with("fsconfig") && call != "fsconfig create" => {
-                "this node's kernel does not take that option"
+                "this node's kernel does not support that option"
             }
             (Errno::NOENT, _) => "the server has no such directory, or does not export it",
-            (Errno::NOTDIR, _) => "what is to be mounted must be a directory",
+            (Errno::NOTDIR, _) => "the path on the server must be a directory",
             (Errno::ACCESS, _) => {
-                "check that the path is there, that /etc/exports on the server gives it to this client, and which \
-                 `sec=` and `xprtsec=` it demands (`sec=krb5` needs rpc.gssd on this node)"
+                "check that the path exists, that /etc/exports on the server exports it to this client, and which \
+                 `sec=` and `xprtsec=` the export requires (`sec=krb5` needs rpc.gssd on this node)"
             }
-            (Errno::PERM, _) => "the export demands another `sec=` or `xprtsec=`",
+            (Errno::PERM, _) => "the export requires another `sec=` or `xprtsec=`",
             (Errno::SRCH, _) => "`xprtsec=` needs tlshd (ktls-utils) to run on this node",
             (Errno::NOKEY | Errno::KEYEXPIRED | Errno::KEYREJECTED | Errno::KEYREVOKED, _) => {
-                "the security that was asked for needs rpc.gssd or tlshd on this node, and its keys"
+                "the requested security needs rpc.gssd or tlshd on this node, with valid keys"
             }
-            (Errno::PROTONOSUPPORT | Errno::OPNOTSUPP, _) => "ask for a version that the server has, or for none",
-            (Errno::STALE, _) => "the server must export it anew: `exportfs -r`",
+            (Errno::PROTONOSUPPORT | Errno::OPNOTSUPP, _) => {
+                "set `vers=` to a version that the server supports, or remove it"
+            }
+            (Errno::STALE, _) => "the server must export the path again: run `exportfs -r` there",
             _ => "",
         }
     }
 
-    /// A failure of `call` about which nothing else was said.
+    /// A failure of `call` without a message.
     pub fn of(call: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         |errno| Self { call: call.into(), errno, log: String::new() }
     }
 }
 
-/// Makes the mount; the descriptor is that of its root, a directory.
+/// Makes the mount and returns a descriptor of its root directory.
 pub fn detached(request: &Request) -> Result<OwnedFd, Failure> {
     let root = if request.source.len() > VALUE_MAX { with_long_source(request) } else { with_context(request) }?;
-    // NFS mounts whatever the path names, files too.
+    // NFS can also mount a file.
     let attributes = statx(&root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)
         .map_err(Failure::of("statx"))?;
     match FileType::from_raw_mode(attributes.stx_mode.into()) {
@@ -158,7 +160,7 @@ fn with_context(request: &Request) -> Result<OwnedFd, Failure> {
         .map_err(|errno| said(Failure::of("fsmount")(errno)))
 }
 
-/// What the file system says about the last calls: one message a read, `e TEXT` for an error.
+/// The file system's messages about the last calls. Each read(2) returns one, such as `e TEXT` for an error.
 fn log(context: BorrowedFd<'_>) -> String {
     let mut messages: Vec<String> = Vec::new();
     let mut buffer = [0; 1024];
@@ -171,9 +173,9 @@ fn log(context: BorrowedFd<'_>) -> String {
     messages.join("; ")
 }
 
-/// fsconfig(2) takes no source of more than 255 bytes. mount(2) does, but it needs a path. A thread makes a mount
-/// namespace for itself and mounts there, where nothing else sees the mount. The mount is taken out of it as a
-/// descriptor, and the namespace ends with the thread.
+/// Mounts a source of more than 255 bytes, which fsconfig(2) does not take. mount(2) takes it, but needs a path. So a
+/// thread mounts in a mount namespace of its own, which no other process sees, and returns a descriptor of a clone of
+/// the mount. The namespace ends with the thread.
 fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
     let data = request
         .parameters
@@ -181,11 +183,11 @@ fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
         .map(|(key, value)| value.as_ref().map_or_else(|| (*key).to_owned(), |value| format!("{key}={value}")))
         .collect::<Vec<_>>()
         .join(",");
-    // No checked parameter holds a NUL.
+    // Checked parameters contain no NUL.
     let data = CString::new(data).map_err(|_| Failure::of("mount")(Errno::INVAL))?;
     let in_own_namespace = || {
         unshare_mounts()?;
-        // A mount propagates as the mount under it does.
+        // A new mount propagates if the mount under it does.
         mount_change(PLACE, MountPropagationFlags::PRIVATE).map_err(Failure::of("mount private"))?;
         mount(&request.source, PLACE, NFS, flags(request.attributes), data.as_c_str()).map_err(Failure::of("mount"))?;
         open_tree(CWD, PLACE, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
@@ -203,12 +205,12 @@ fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
 
 /// Gives this thread a mount namespace of its own.
 pub fn unshare_mounts() -> Result<(), Failure> {
-    // By nix, because rustix's is unsafe: other flags of unshare(2) break what safe code relies on.
+    // nix, because rustix marks unshare(2) as unsafe: other flags break what safe code relies on.
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Failure::of("unshare")(Errno::from_raw_os_error(errno as i32)))
 }
 
-/// The attributes as mount(2) takes them. By rustix, because sys-mount 3.1 has no MS_NOSYMFOLLOW, which mount options
-/// may ask for.
+/// The attributes as flags of mount(2). rustix, because sys-mount 3.1 has no MS_NOSYMFOLLOW, which mount options may
+/// request.
 fn flags(attributes: MountAttrFlags) -> MountFlags {
     [
         (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
@@ -242,15 +244,15 @@ mod tests {
     #[case("fsconfig create", Errno::ACCESS, "/etc/exports")]
     #[case("fsconfig create", Errno::NOENT, "no such directory")]
     #[case("fsconfig create", Errno::SRCH, "tlshd")]
-    #[case("fsconfig create", Errno::PROTONOSUPPORT, "a version that the server has")]
-    #[case("fsconfig alignwrite", Errno::INVAL, "does not take that option")]
+    #[case("fsconfig create", Errno::PROTONOSUPPORT, "a version that the server supports")]
+    #[case("fsconfig alignwrite", Errno::INVAL, "does not support that option")]
     fn a_failure_says_what_to_do(#[case] call: &str, #[case] errno: Errno, #[case] advice: &str) {
         let text = failure(call, errno, "");
         assert!(text.starts_with(call) && text.contains(advice), "{text}");
     }
 
     #[test]
-    fn a_failure_says_what_the_file_system_said() {
+    fn a_failure_contains_the_message_of_the_file_system() {
         assert_eq!(
             failure("fsconfig create", Errno::INVAL, "NFS: Server address does not match proto= option"),
             "fsconfig create: Invalid argument (os error 22) (NFS: Server address does not match proto= option)"

@@ -1,7 +1,7 @@
-//! Refuses a mount where options that protect data are not in force.
+//! Rejects a mount if options that protect data are not in force.
 //!
 //! The kernel lets mounts of one server share a connection and a superblock. A later mount then gets the options of the
-//! first one, without an error. So the options of each new mount are read before anything uses it.
+//! first one, without an error. So the driver reads the options of each new mount before it uses the mount.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use crate::mount::inspect::Inspector;
 use crate::mount::table::{Mount, Table};
 use crate::nfs::options::MountOptions;
 
-/// Other mounts that a message names.
+/// The maximum number of other mounts that a message names.
 const NAMED: usize = 3;
 
 /// Checks which options are in force on new mounts.
@@ -25,14 +25,14 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// Lets a mount of `source` pass where nothing is weaker than `options` ask. Gives a new descriptor of its root,
-    /// and the server's address that the kernel uses for it, where that can be read. It may be another address than was
-    /// asked for: where the kernel finds that a server has both addresses (trunking, RFC 8881 section 2.10.5), it uses
-    /// the connection that it has already.
+    /// Checks that nothing in a mount of `source` is weaker than `options` request. Returns a descriptor of its root,
+    /// and the server's address that the kernel uses for the mount, if the driver can read it. This may not be the
+    /// requested address: if the kernel finds that one server has both addresses (trunking, RFC 8881 section 2.10.5),
+    /// it uses its existing connection.
     ///
-    /// # Errors
-    /// [`Error::Precondition`] where an option is weaker, or where it has to be known and cannot be read. The mount is
-    /// gone then.
+    /// # Errors [`Error::Precondition`] if an option is weaker, or if the driver cannot read the mount's options. The
+    /// mount is then gone. If the driver can read no mount's options at all, the error is only for options that must be
+    /// in force; other mounts pass.
     pub fn check(
         &self,
         root: OwnedFd,
@@ -44,7 +44,10 @@ impl InForce {
             Err(failure) if options.must_be_in_force() => return Err(Attempt::Other(untold(source, &failure))),
             Err(failure) => {
                 if !self.warned.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%failure, "cannot tell what mounts are mounted with; what needs it is refused");
+                    tracing::warn!(
+                        %failure,
+                        "the driver cannot read mounts' options; it rejects mounts with options that it must check"
+                    );
                 }
                 return Ok((root, None));
             }
@@ -61,31 +64,31 @@ impl InForce {
 
 fn untold(source: &str, failure: &Failure) -> Error {
     Error::Precondition(format!(
-        "mounting {source}: the driver cannot tell whether what was asked for is in force: {failure}; it needs \
-         CAP_SYS_ADMIN, and seccomp and AppArmor profiles that let it mount"
+        "mounting {source}: the driver cannot check whether the requested options are in force: {failure}; give \
+         it CAP_SYS_ADMIN, and seccomp and AppArmor profiles that allow mounting"
     ))
 }
 
 fn refused(source: &str, mount: &Mount, difference: &Difference) -> Error {
-    // Only for the message, which says less without the table.
+    // The table only adds detail to the message.
     let table = Table::read().unwrap_or_default();
     let others: Vec<&Mount> = table.mounts().filter(|other| may_share(mount, other)).collect();
     let named = others.iter().take(NAMED).map(|other| other.target.to_string_lossy().escape_debug().to_string());
     let named = named.collect::<Vec<_>>().join(", ");
     let which = match others.len() {
-        0 => "it is not visible from here, such as one of the driver's own".to_owned(),
+        0 => "a mount that is not visible here, such as the driver's own".to_owned(),
         1..=NAMED => named,
         many => format!("{named} and {} more", many - NAMED),
     };
     let version = mount.option("vers").unwrap_or_default();
     Error::Precondition(format!(
-        "mounting {source}: {difference}. Another mount of this server with version {version} was there first, and \
-         this one shares its connection: {which}. Mount everything of this server with the same `sec=`, `xprtsec=` \
-         and locks, and unmount what has others; or ask for another `vers=`, which gets a connection of its own"
+        "mounting {source}: {difference}. The kernel shares the connection of an earlier mount of this server with \
+         version {version}: {which}. Unmount it, and use the same `sec=`, `xprtsec=` and locks for all mounts of this \
+         server; or request another `vers=`, which gets its own connection"
     ))
 }
 
-/// Whether two mounts may share a connection: they are of one server and version.
+/// Whether two mounts may share a connection: they have the same server and version.
 fn may_share(mount: &Mount, other: &Mount) -> bool {
     other.is_nfs()
         && ["addr", "vers"].iter().all(|option| mount.option(option) == other.option(option))
@@ -99,14 +102,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_says_what_is_in_force_what_was_asked_for_and_what_to_do() {
+    fn an_error_names_the_request_the_option_in_force_and_what_to_do() {
         let line = b"26 25 0:26 / /mount rw - nfs4 nfs:/e rw,vers=4.2,hard,sec=sys,addr=192.0.2.1";
         let table = Table::parse(line);
         let mount = table.top(Path::new("/mount")).unwrap();
         let options = MountOptions::parse("mountOptions", ["xprtsec=mtls"]).unwrap();
         let difference = weaker(mount, &options).unwrap();
         let error = refused("nfs:/e", mount, &difference).to_string();
-        for said in ["nfs:/e", "`xprtsec=mtls` is asked for", "`xprtsec=none`", "version 4.2", "another `vers=`"] {
+        for said in ["nfs:/e", "`xprtsec=mtls` was requested", "`xprtsec=none`", "version 4.2", "another `vers=`"] {
             assert!(error.contains(said), "{error}");
         }
     }

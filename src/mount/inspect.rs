@@ -1,8 +1,8 @@
-//! Reads with which options the kernel has made a detached mount.
+//! Reads the options of a detached mount from the kernel.
 //!
-//! Every kernel shows them in mountinfo, which lists the mounts of one mount namespace and no others. So one thread
-//! keeps a mount namespace of its own with nothing else in it. A mount is attached there, read, cloned as a new
-//! descriptor, and detached again. Nothing else sees the mount meanwhile. No step asks a server.
+//! Every kernel shows options in mountinfo, which lists the mounts of one mount namespace only. So one thread keeps an
+//! empty mount namespace of its own. The thread attaches the mount there, reads its options, clones it as a new
+//! descriptor, and detaches it. No other process sees the mount meanwhile, and no step asks a server.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -20,12 +20,12 @@ use rustix::mount::{
 use crate::mount::fsmount::{Failure, unshare_mounts};
 use crate::mount::table::{Mount, Table};
 
-/// Where the root of the namespace is prepared: a directory that every container has.
+/// Where the thread prepares the root of the namespace: a directory that every container has.
 const PLACE: &str = "/proc";
-/// Where a mount is attached in the namespace.
+/// Where the thread attaches a mount in the namespace.
 const HERE: &str = "/mount";
-/// How long an answer may take, which is far more than it needs.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long the thread may take for an answer. It normally needs far less.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads the options of detached mounts.
 #[derive(Debug, Default)]
@@ -37,16 +37,16 @@ struct Question {
     answer: SyncSender<Result<Inspected, Failure>>,
 }
 
-/// A mount that was asked.
+/// A mount and its options.
 #[derive(Debug)]
 pub struct Inspected {
-    /// The root directory of the mount, which takes the place of the descriptor that was given.
+    /// A descriptor of the mount's root directory, which replaces the given descriptor.
     pub root: OwnedFd,
     /// What the kernel shows of the mount.
     pub mount: Mount,
 }
 
-/// A thread that answers.
+/// A running thread that reads options.
 #[derive(Debug)]
 pub struct Inspection<'a> {
     inspector: &'a Inspector,
@@ -54,10 +54,10 @@ pub struct Inspection<'a> {
 }
 
 impl Inspector {
-    /// The thread that answers, which is started where there is none.
+    /// Returns the thread that reads options, and starts it if none runs.
     ///
     /// # Errors
-    /// What failed, where this process may not have a mount namespace of its own.
+    /// The call that failed, if this process may not create a mount namespace.
     pub fn start(&self) -> Result<Inspection<'_>, Failure> {
         let mut running = self.running();
         let questions = match running.as_ref() {
@@ -73,11 +73,11 @@ impl Inspector {
 }
 
 impl Inspection<'_> {
-    /// What the kernel shows of a mount, given by its root. Where that cannot be read, the mount is gone.
+    /// Reads the options of the mount with this root. If the read fails, the mount is gone.
     pub fn ask(self, root: OwnedFd) -> Result<Inspected, Failure> {
         let (answer, answered) = sync_channel(1);
         let asked = self.questions.send(Question { root, answer });
-        let told = asked.ok().and_then(|()| answered.recv_timeout(LIMIT).ok());
+        let told = asked.ok().and_then(|()| answered.recv_timeout(INSPECT_TIMEOUT).ok());
         told.unwrap_or_else(|| {
             // The next question goes to a new thread.
             *self.inspector.running() = None;
@@ -91,14 +91,14 @@ fn spawn() -> Result<Sender<Question>, Failure> {
     let (ready, started) = sync_channel(1);
     let thread = std::thread::Builder::new().name("inspector".to_owned()).spawn(move || serve(&asked, &ready));
     thread.map_err(|_| Failure::of("thread")(Errno::AGAIN))?;
-    started.recv_timeout(LIMIT).unwrap_or_else(|_| Err(Failure::of("unshare")(Errno::TIMEDOUT)))?;
+    started.recv_timeout(INSPECT_TIMEOUT).unwrap_or_else(|_| Err(Failure::of("unshare")(Errno::TIMEDOUT)))?;
     Ok(questions)
 }
 
-/// Answers until no `Inspector` is left.
+/// Answers until the `Inspector` is dropped.
 fn serve(questions: &Receiver<Question>, ready: &SyncSender<Result<(), Failure>>) {
     let namespace = Namespace::enter();
-    // A caller that has given up needs no answer, here and below.
+    // A failed `send`, here and below, means that the caller has given up.
     let _ = ready.send(namespace.as_ref().map(|_| ()).map_err(Clone::clone));
     let Ok(namespace) = namespace else { return };
     for question in questions {
@@ -108,16 +108,16 @@ fn serve(questions: &Receiver<Question>, ready: &SyncSender<Result<(), Failure>>
 
 /// This thread's mount namespace.
 struct Namespace {
-    /// `/proc/thread-self`, which has no path here.
+    /// `/proc/thread-self`, which has no path in this namespace.
     thread: OwnedFd,
 }
 
 impl Namespace {
-    /// Gives this thread a mount namespace that holds an empty root and nothing else: copies of other mounts would keep
-    /// those mounts from ending.
+    /// Gives this thread a mount namespace with an empty root and nothing else: copies of other mounts would keep those
+    /// mounts alive.
     fn enter() -> Result<Self, Failure> {
         unshare_mounts()?;
-        // What is unmounted here stays mounted elsewhere.
+        // Unmounting here must not unmount elsewhere.
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(Failure::of("mount private"))?;
         let thread = rustix::fs::open("/proc/thread-self", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -125,7 +125,7 @@ impl Namespace {
         let harmless = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         mount("none", PLACE, "tmpfs", harmless, None).map_err(Failure::of("mount"))?;
         rustix::process::chdir(PLACE).map_err(Failure::of("chdir"))?;
-        // The old root is stacked on the new one, and is the first to go.
+        // The old root is now stacked on the new one, so the unmount removes the old root.
         rustix::process::pivot_root(".", ".").map_err(Failure::of("pivot_root"))?;
         unmount(".", UnmountFlags::DETACH).map_err(Failure::of("umount2"))?;
         rustix::fs::mkdir(HERE, Mode::RWXU).map_err(Failure::of("mkdir"))?;
@@ -142,7 +142,7 @@ impl Namespace {
     fn inspected(&self, root: &OwnedFd) -> Result<Inspected, Failure> {
         let table = Table::read_at(self.thread.as_fd(), "mountinfo").map_err(Failure::of("mountinfo"))?;
         let mount = table.top(Path::new(HERE)).cloned().ok_or_else(|| Failure::of("mountinfo")(Errno::NOENT))?;
-        // What was attached once and is detached cannot be attached again; a clone can.
+        // The kernel does not attach a mount a second time, but attaches its clone.
         let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let root = open_tree(root, "", clone).map_err(Failure::of("open_tree"))?;
         Ok(Inspected { root, mount })
@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// A mount of tmpfs that is in no directory.
+    /// A detached mount of tmpfs.
     fn detached(attributes: MountAttrFlags) -> OwnedFd {
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
         fsconfig_create(context.as_fd()).unwrap();
@@ -163,29 +163,29 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_without_a_path_tells_what_it_is_mounted_with_and_can_be_attached_afterwards() {
+    fn a_detached_mount_shows_its_options_and_can_be_attached_afterwards() {
         let inspector = Inspector::default();
         for attributes in [MountAttrFlags::MOUNT_ATTR_RDONLY, MountAttrFlags::empty()] {
             let inspected = inspector.start().unwrap().ask(detached(attributes)).unwrap();
             assert_eq!(inspected.mount.fs_type, "tmpfs");
             assert_eq!(inspected.mount.is_read_only(), !attributes.is_empty(), "{:?}", inspected.mount);
-            // To be attached once more shows that it can be.
+            // The mount can be attached again.
             inspector.start().unwrap().ask(inspected.root).unwrap();
         }
     }
 
     #[test]
-    fn the_mounts_of_others_are_not_in_the_namespace() {
+    fn the_namespace_contains_no_other_mounts() {
         let seen = std::thread::spawn(|| {
             let namespace = Namespace::enter().unwrap();
             Table::read_at(namespace.thread.as_fd(), "mountinfo").unwrap().mounts().count()
         });
         assert_eq!(seen.join().unwrap(), 1);
-        assert!(Table::read().unwrap().mounts().count() > 1, "this thread's are as they were");
+        assert!(Table::read().unwrap().mounts().count() > 1, "this thread's mounts are unchanged");
     }
 
     #[test]
-    fn what_is_no_mount_is_refused_and_the_next_mount_is_asked() {
+    fn a_plain_directory_is_an_error_and_the_next_mount_is_inspected() {
         let inspector = Inspector::default();
         let directory = std::fs::File::open("/").unwrap().into();
         inspector.start().unwrap().ask(directory).unwrap_err();

@@ -1,5 +1,5 @@
-//! Work on this node alone, such as reading the mount table or making a target. It asks no server, so it needs no gate.
-//! But a disk may be slow, so the work has threads of its own and a limit.
+//! Blocking work on this node only, such as reading the mount table or creating a target. It asks no server, so it
+//! needs no gate. But a disk may be slow, so the work has its own threads and a time-out.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 use crate::mount::threads::Threads;
 
 /// How long the work may take. A local disk that takes longer is broken.
-const LIMIT: Duration = Duration::from_secs(5);
-/// How many threads do such work at most.
+const LOCAL_WORK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The maximum number of threads.
 const THREADS: usize = 2;
 
-/// Does work on this node alone. Clones share their threads.
+/// Runs blocking work on this node. Clones share the threads.
 #[derive(Debug, Clone)]
 pub struct Local(Threads);
 
@@ -24,15 +24,15 @@ impl Default for Local {
 }
 
 impl Local {
-    /// Does `work` on a thread that may block and waits up to five seconds for it. Work that has begun is finished even
-    /// where it takes longer or its caller gives up.
+    /// Runs `work` on a thread that may block, and waits up to five seconds for it. Work that has started runs to its
+    /// end, even if it takes longer or the caller gives up.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let going_down = || Err(Error::Internal("the driver is going down".to_owned()));
+        let going_down = || Err(Error::Internal("the driver is shutting down".to_owned()));
         let done = async { self.0.run(work).await.unwrap_or_else(going_down) };
-        timeout(LIMIT, done).await.unwrap_or_else(|_| {
+        timeout(LOCAL_WORK_TIMEOUT, done).await.unwrap_or_else(|_| {
             Err(Error::Internal(format!(
-                "this node's own file system or mount table did not answer within {} s; look at its disks and at dmesg",
-                LIMIT.as_secs()
+                "this node's file system or mount table did not answer within {} s; check the node's disks and dmesg",
+                LOCAL_WORK_TIMEOUT.as_secs()
             )))
         })
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn work_on_a_disk_that_hangs_is_given_up_after_its_limit() {
+    async fn work_on_a_disk_that_hangs_ends_at_its_time_out() {
         let (release, hanging) = mpsc::channel::<()>();
         let (begin, begun) = oneshot::channel();
         let started = tokio::time::Instant::now();
@@ -60,14 +60,14 @@ mod tests {
             Local::default().run(hang).await
         });
         begun.await.unwrap();
-        tokio::time::advance(LIMIT).await;
+        tokio::time::advance(LOCAL_WORK_TIMEOUT).await;
         assert!(matches!(work.await.unwrap(), Err(Error::Internal(_))));
-        assert_eq!(started.elapsed(), LIMIT);
+        assert_eq!(started.elapsed(), LOCAL_WORK_TIMEOUT);
         release.send(()).unwrap();
     }
 
     #[tokio::test]
-    async fn work_gives_its_result() {
+    async fn work_returns_its_result() {
         assert_eq!(Local::default().run(|| Ok(7)).await, Ok(7));
     }
 }

@@ -1,4 +1,4 @@
-//! Reaching an NFS server: its addresses, whether it answers, the gate to what blocks, and the kernel's mount calls.
+//! NFS servers: name resolution, reachability, the gate for blocking calls, and mounts.
 
 pub mod compare;
 mod fsmount;

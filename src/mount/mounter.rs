@@ -1,4 +1,4 @@
-//! Makes detached NFS mounts: it finds the server, negotiates the version, and checks what is in force.
+//! Makes detached NFS mounts: finds the server, negotiates the version, and checks which options are in force.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -29,16 +29,16 @@ pub struct Mounter {
 pub struct Mounted<R = Held<OwnedFd>> {
     /// The root directory of the mount, or the result of what was done with it.
     pub root: R,
-    /// The server's address that it was asked for at. The kernel may use another address of the same server.
+    /// The server's address that the driver gave to the kernel. The kernel may use another address of the same server.
     pub asked: IpAddr,
     /// Whether the server keeps its locks, so that other clients see them.
     pub locks_are_shared: bool,
-    /// The way to every call on it: the gate of the address that the kernel uses.
+    /// The gate for all calls on the mount: that of the address that the kernel uses.
     pub gate: Gate,
 }
 
 impl Mounter {
-    /// A mounter; it asks `reachability` first, and its calls go through `gates`.
+    /// A mounter that checks servers with `reachability`, and makes its calls through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
         Self { reachability, gates, versions: Remembered::default(), in_force: Arc::default() }
     }
@@ -48,19 +48,22 @@ impl Mounter {
         self.reachability.check(server, port).await
     }
 
-    /// Mounts `source`, in no directory. The version is what the options say, otherwise the best that the server has.
+    /// Makes a detached mount of `source`. The options may choose the version; otherwise it is the best that the server
+    /// has.
     ///
-    /// [`Unreachable`](crate::error::Error::Unreachable) within 5 s where the server does not answer, or stops to;
-    /// [`Mount`](crate::error::Error::Mount) with what the kernel said and what to do where it does not mount;
-    /// [`Precondition`](crate::error::Error::Precondition) where locks of version 3 were asked for and rpc.statd does
-    /// not run here, and where what protects data is weaker than asked for. One exception to the 5 s: a server that
-    /// answers all that it is asked and does not carry out the mount is waited for; the caller's deadline is the limit.
+    /// # Errors
+    /// - [`Unreachable`](crate::error::Error::Unreachable) within 5 s if the server does not answer or stops answering.
+    ///   Exception: if a server answers all checks but not the mount, only the caller's deadline ends the wait.
+    /// - [`Mount`](crate::error::Error::Mount) if the kernel does not mount, with its message and advice.
+    /// - [`Precondition`](crate::error::Error::Precondition) if the options request locks of version 3 and rpc.statd
+    ///   does not run on this node, or if an option that protects data is weaker than requested.
     pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
-        // It is wrapped on its thread: where nobody waits for it any more, the mount ends there.
+        // Wrap the root on the mounting thread: if no one waits any more, the mount ends there.
         self.mount_then(source, options, role, |gate, root| gate.hold(root)).await
     }
 
-    /// The same, and calls `then` with the root of the mount on the thread that made it, where `then` may block.
+    /// Like [`Self::mount`], but also calls `then` with the root of the mount, on the mounting thread. `then` may
+    /// block.
     pub async fn mount_then<R: Send + 'static>(
         &self,
         source: &Source,
@@ -96,7 +99,7 @@ impl Mounter {
         }
     }
 
-    /// Mounts with one version, and continues where everything that was asked for is in force.
+    /// Mounts with one version, and calls `then` if the requested options are in force.
     async fn attempt<R: Send + 'static>(
         &self,
         attempt: Attempted<'_>,
@@ -115,7 +118,8 @@ impl Mounter {
     }
 }
 
-/// The gate of a mount that was asked for at an address and port, where the kernel uses the address `used`.
+/// The gate of a mount that was requested at the address and port `asked`, and for which the kernel uses the address
+/// `used`.
 fn gate_in_use(gates: &Gates, asked: (IpAddr, u16), used: Option<IpAddr>) -> Gate {
     let (address, port) = asked;
     if let Some(used) = used.filter(|used| *used != address) {
@@ -133,7 +137,7 @@ struct Attempted<'a> {
 }
 
 impl Attempted<'_> {
-    /// What the kernel is asked for.
+    /// The arguments for the kernel.
     async fn request(&self) -> std::result::Result<Request, Attempt> {
         let mut parameters = common(self.options, self.version, self.address);
         if self.version == Version::V3 {
@@ -143,13 +147,13 @@ impl Attempted<'_> {
     }
 }
 
-/// The parameters that need no answer of the server.
+/// The parameters that need no answer from the server.
 fn common(options: &MountOptions, version: Version, address: IpAddr) -> Vec<Parameter> {
     let mut parameters: Vec<_> = options.parameters().map(|(key, value)| (key, value.map(str::to_owned))).collect();
     parameters.push(("vers", Some(version.to_string())));
     parameters.push(("addr", Some(address.to_string())));
     if version == Version::V3 {
-        // Without it the kernel uses the transport of NFS for mountd too. It has none with TLS there, and panics.
+        // Without `mountproto`, the kernel uses the transport of NFS for mountd too. For TLS, it has none and panics.
         let transport = if address.is_ipv6() { "tcp6" } else { "tcp" };
         parameters.push(("mountproto", Some(transport.to_owned())));
     }
@@ -173,7 +177,7 @@ mod tests {
     use crate::testing::fake_server::{self, Behaviour};
 
     #[tokio::test]
-    async fn a_server_that_refuses_is_unreachable_and_the_call_can_move_between_threads() {
+    async fn a_server_that_refuses_connections_is_unreachable_and_the_call_can_move_between_threads() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
@@ -194,7 +198,7 @@ mod tests {
     #[case::the_address_that_the_kernel_uses(Some("127.0.0.9"), Some("127.0.0.9"))]
     #[case::the_address_that_was_asked(None, None)]
     #[tokio::test]
-    async fn a_call_on_a_mount_is_waited_for_as_long_as_this_address_answers(
+    async fn a_call_on_a_mount_waits_while_this_address_answers(
         #[case] used: Option<&str>,
         #[case] stalled: Option<&str>,
     ) {
@@ -208,7 +212,7 @@ mod tests {
         let gate = gate_in_use(&gates, (asked.ip(), asked.port()), used);
         let (release, released) = mpsc::channel::<()>();
         let call = gate.run(move || released.recv().is_ok());
-        // Longer than it takes to notice that a server is gone.
+        // Wait longer than the driver needs to notice that a server is gone.
         let ended = tokio::time::timeout(Duration::from_secs(4), call).await;
         let by = ended.ok().and_then(Result::err).map(|stalled| stalled.server.to_string());
         assert_eq!(by.as_deref(), stalled);

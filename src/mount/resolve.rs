@@ -1,4 +1,4 @@
-//! Where a server is: its name's addresses, and the one of them that answers.
+//! Resolves a server's name, and finds an address that answers.
 
 use std::fmt;
 use std::future::Future;
@@ -11,30 +11,32 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::nfs::source::Server;
 
-/// How long a name whose address is known may take to resolve before that address is asked.
+/// How long a lookup may take before the driver uses the addresses that it knows.
 const RESOLVER_PATIENCE: Duration = Duration::from_millis(500);
-/// How long the address in use may take to answer before another one is asked: a busy server keeps its clients.
+/// How long the address in use may take to answer before the driver asks the next one. A busy server keeps its clients.
 const HEAD_START: Duration = Duration::from_millis(750);
-/// The next address of a server is asked when this long none has answered: a dead one does not use up the limit.
+/// How long any other address may take before the driver asks the next one. A dead address must not use up the
+/// time-out.
 const STAGGER: Duration = Duration::from_millis(150);
-/// Addresses of one server that are asked.
+/// The maximum number of addresses of one server that the driver asks.
 const ADDRESSES: usize = 6;
 
-/// Finds the address of one server that has a name. One question at a time.
+/// Finds the address of one named server, for one caller at a time.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    /// A lookup that took longer than the check it was for. getaddrinfo(3) blocks a thread and cannot be stopped, so
-    /// there is never a second one for the same name.
+    /// A lookup that outlived its check. getaddrinfo(3) blocks a thread and cannot be stopped, so there is never a
+    /// second lookup of the same name.
     lookup: Option<JoinHandle<io::Result<Vec<IpAddr>>>>,
-    /// What the last lookup gave; the address in use is the first.
+    /// The result of the last lookup. The address in use comes first.
     addresses: Vec<IpAddr>,
-    /// The address that answered last, if any has. It stays in use as long as it is one of the name's and answers: for
-    /// the kernel another address is another server, and nothing that is mounted would be shared.
+    /// The address that answered last. It stays in use as long as it answers and belongs to the name: to the kernel,
+    /// another address is another server, so new mounts would share nothing with existing ones.
     current: Option<IpAddr>,
 }
 
 impl Resolver {
-    /// An address of the server that answers `ask` now, with the answer; or why none does. Takes `limit` at most.
+    /// Returns an address of the server that answers `ask` now, with the answer, or the reason why none does. Takes
+    /// `limit` at most.
     pub async fn find<T, A>(
         &mut self,
         server: &Server,
@@ -63,7 +65,7 @@ impl Resolver {
         self.addresses.sort_by_key(|address| Some(*address) != current);
     }
 
-    /// Brings `addresses` up to date. A resolver that fails does not make a server dead whose address is known.
+    /// Updates `addresses`. If the lookup fails, the known addresses stay in use.
     async fn resolve(&mut self, server: &Server, deadline: Instant) -> Result<(), String> {
         let name = server.as_str().to_owned();
         let lookup = self.lookup.get_or_insert_with(|| tokio::spawn(look_up(name)));
@@ -78,15 +80,15 @@ impl Resolver {
                 self.put_current_first();
                 return Ok(());
             }
-            Ok(Ok(Ok(_))) => "it has no address".to_owned(),
+            Ok(Ok(Ok(_))) => "the name has no address".to_owned(),
             Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(_)) => "the driver is going down".to_owned(),
+            Ok(Err(_)) => "the driver is shutting down".to_owned(),
             Err(_) => "the resolver does not answer".to_owned(),
         };
         if self.addresses.is_empty() { Err(format!("its name cannot be resolved: {reason}")) } else { Ok(()) }
     }
 
-    /// Asks the addresses, each a moment after the one before it or when that one has failed, until one answers.
+    /// Asks the addresses in turn until one answers. The next one is asked after a pause, or when the one before fails.
     async fn first_to_answer<T, A>(&self, deadline: Instant, ask: impl Fn(IpAddr) -> A) -> Result<(IpAddr, T), String>
     where
         T: Send + 'static,
@@ -148,13 +150,13 @@ impl fmt::Display for Failures {
 mod tests {
     use super::*;
 
-    const LIMIT: Duration = Duration::from_secs(2);
+    const FIND_TIMEOUT: Duration = Duration::from_secs(2);
 
     fn address(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
-    /// Answers for some addresses after so many milliseconds, and for others never.
+    /// Answers for these addresses after so many milliseconds, and never for others.
     fn after(
         answers: &[(&str, u64)],
     ) -> impl Fn(IpAddr) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
@@ -173,12 +175,12 @@ mod tests {
         }
     }
 
-    /// Of a name that a failing resolver is asked for, whose addresses are known from before.
+    /// Finds a server whose addresses are known, while the lookup of its name fails.
     async fn find(resolver: &mut Resolver, answers: &[(&str, u64)]) -> Result<IpAddr, String> {
         let name = Server::parse("server", "no-such-host.invalid").unwrap();
-        // The lookup is under way, and fails at once.
+        // A lookup that fails at once.
         resolver.lookup = Some(tokio::spawn(async { Err(io::Error::other("the resolver fails")) }));
-        resolver.find(&name, LIMIT, after(answers)).await.map(|(found, ())| found)
+        resolver.find(&name, FIND_TIMEOUT, after(answers)).await.map(|(found, ())| found)
     }
 
     fn known(addresses: &[&str]) -> Resolver {
@@ -186,33 +188,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_dead_first_address_does_not_use_up_the_limit_whatever_its_family() {
+    async fn a_dead_first_address_of_any_family_does_not_use_up_the_time_out() {
         let started = Instant::now();
         let mut resolver = known(&["2001:db8::1", "10.0.0.2"]);
         assert_eq!(find(&mut resolver, &[("10.0.0.2", 5)]).await, Ok(address("10.0.0.2")));
         assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
-        assert_eq!(resolver.addresses, [address("10.0.0.2"), address("2001:db8::1")], "it is asked first from now on");
+        assert_eq!(resolver.addresses, [address("10.0.0.2"), address("2001:db8::1")], "the address in use comes first");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_with_two_live_addresses_stays_at_the_one_in_use_though_the_other_is_quicker() {
+    async fn the_address_in_use_stays_in_use_although_another_answers_faster() {
         let mut resolver = known(&["10.0.0.1", "10.0.0.2"]);
         assert_eq!(find(&mut resolver, &[("10.0.0.1", 1), ("10.0.0.2", 1)]).await, Ok(address("10.0.0.1")));
         resolver.addresses.reverse();
         resolver.put_current_first();
         assert_eq!(find(&mut resolver, &[("10.0.0.1", 600), ("10.0.0.2", 1)]).await, Ok(address("10.0.0.1")));
-        assert_eq!(find(&mut resolver, &[("10.0.0.2", 1)]).await, Ok(address("10.0.0.2")), "it does not answer");
+        assert_eq!(
+            find(&mut resolver, &[("10.0.0.2", 1)]).await,
+            Ok(address("10.0.0.2")),
+            "the address in use does not answer"
+        );
         assert_eq!(find(&mut resolver, &[("10.0.0.1", 1), ("10.0.0.2", 1)]).await, Ok(address("10.0.0.2")));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_is_no_longer_the_name_s_is_left_though_it_answers() {
+    async fn an_address_that_the_name_no_longer_has_is_dropped_although_it_answers() {
         let mut resolver = known(&["10.0.0.1"]);
         let both = [("10.0.0.1", 1), ("10.0.0.2", 1)];
         assert_eq!(find(&mut resolver, &both).await, Ok(address("10.0.0.1")), "a resolver that fails changes nothing");
         let name = Server::parse("server", "nas.test").unwrap();
         resolver.lookup = Some(tokio::spawn(async { Ok(vec!["10.0.0.2".parse().unwrap()]) }));
-        assert_eq!(resolver.find(&name, LIMIT, after(&both)).await, Ok((address("10.0.0.2"), ())));
+        assert_eq!(resolver.find(&name, FIND_TIMEOUT, after(&both)).await, Ok((address("10.0.0.2"), ())));
         assert_eq!(resolver.addresses(), [address("10.0.0.2")]);
     }
 }

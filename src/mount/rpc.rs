@@ -1,6 +1,7 @@
-//! The little of ONC RPC that asking a server takes: a call over TCP (RFC 5531) and rpcbind's "which port" (RFC 1833).
+//! The part of ONC RPC that the driver needs to check a server: a call over TCP (RFC 5531), and the lookup of a port
+//! with rpcbind (RFC 1833).
 //!
-//! What a server answers is hostile until it is parsed: an answer is read up to a limit and never trusted for a length.
+//! Answers are hostile input: their size is limited, and no length in them is trusted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,41 +15,40 @@ pub const NFS: u32 = 100_003;
 pub const MOUNT: u32 = 100_005;
 /// The Network Status Monitor, rpc.statd(8), which locks of version 3 need.
 pub const STATUS: u32 = 100_024;
-/// rpcbind(8), and the port it always has.
+/// rpcbind(8): its program and its fixed port.
 const RPCBIND: (u32, u16) = (100_000, 111);
 
-/// Bytes of the largest answer that is read; those expected here have some tens.
+/// The maximum size of an answer in bytes. Expected answers have a few dozen bytes.
 pub(crate) const REPLY_MAX: usize = 2048;
 const CALL: u32 = 0;
 pub(crate) const REPLY: u32 = 1;
 pub(crate) const LAST_FRAGMENT: u32 = 1 << 31;
 
-/// What a server said to a call.
+/// A server's answer to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// SUCCESS, with the results.
     Success(Vec<u8>),
-    /// PROG_MISMATCH: the program is there, in these versions only.
+    /// PROG_MISMATCH: the server has the program in these versions only.
     OtherVersions {
         /// The lowest version served.
         low: u32,
         /// The highest version served.
         high: u32,
     },
-    /// MSG_DENIED: a server that wants other credentials.
+    /// MSG_DENIED: the server requires other credentials.
     Denied,
 }
 
-/// Calls procedure 0, which every program has and which does nothing: is it there, and in that version?
-///
-/// No limit of its own on time: the caller sets one.
+/// Calls procedure 0, which does nothing, to find whether a server has a program in this version. The caller must set a
+/// time-out.
 pub async fn null(to: SocketAddr, program: u32, version: u32) -> io::Result<Reply> {
     call(to, program, version, 0, &[]).await
 }
 
-/// The TCP port of a program, as the rpcbind of that host says; `None` where it is not registered.
+/// Asks the rpcbind of a host for the TCP port of a program. Returns `None` if the program is not registered.
 ///
-/// Version 2 of rpcbind (portmap) knows IPv4 alone and is the one that every server has; IPv6 needs version 4.
+/// For IPv4 this uses version 2 of rpcbind (portmap), which every server has. IPv6 needs version 4.
 pub async fn port_of(host: IpAddr, program: u32, version: u32) -> io::Result<Option<u16>> {
     const GETPORT: u32 = 3;
     const GETADDR: u32 = 3;
@@ -67,7 +67,7 @@ pub async fn port_of(host: IpAddr, program: u32, version: u32) -> io::Result<Opt
         }
         call(to, RPCBIND.0, 4, GETADDR, &arguments).await?
     };
-    let Reply::Success(results) = reply else { return Err(invalid("rpcbind refuses the question")) };
+    let Reply::Success(results) = reply else { return Err(invalid("rpcbind rejects the call")) };
     let mut results = Parser(&results);
     let port = if host.is_ipv4() {
         u16::try_from(results.number()?).map_err(|_| invalid("a port beyond 65535"))?
@@ -98,7 +98,7 @@ async fn call(to: SocketAddr, program: u32, version: u32, procedure: u32, argume
         put(&mut message, word);
     }
     message.extend_from_slice(arguments);
-    let length = u32::try_from(message.len() - 4).map_err(|_| invalid("a call too long"))?;
+    let length = u32::try_from(message.len() - 4).map_err(|_| invalid("the call is too long"))?;
     message[..4].copy_from_slice(&(LAST_FRAGMENT | length).to_be_bytes());
 
     let mut stream = TcpStream::connect(to).await?;
@@ -114,9 +114,9 @@ async fn record(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
         let mark = stream.read_u32().await?;
         let length = (mark & !LAST_FRAGMENT) as usize;
         let start = record.len();
-        // An empty fragment that is not the last would let a server keep the reader busy for nothing.
+        // With empty fragments that are not the last, a server could keep the reader busy for ever.
         if start + length > REPLY_MAX || (length == 0 && mark & LAST_FRAGMENT == 0) {
-            return Err(invalid("the answer is not one of an RPC server"));
+            return Err(invalid("the answer is not from an RPC server"));
         }
         record.resize(start + length, 0);
         stream.read_exact(&mut record[start..]).await?;
@@ -129,7 +129,7 @@ async fn record(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
 fn parse(reply: &[u8], xid: u32) -> io::Result<Reply> {
     let mut reply = Parser(reply);
     if reply.number()? != xid || reply.number()? != REPLY {
-        return Err(invalid("the answer is not one to the call"));
+        return Err(invalid("the answer is to another call"));
     }
     match reply.number()? {
         0 => {}
@@ -139,18 +139,18 @@ fn parse(reply: &[u8], xid: u32) -> io::Result<Reply> {
     let (_verifier_flavor, _verifier) = (reply.number()?, reply.opaque()?);
     match reply.number()? {
         0 => Ok(Reply::Success(reply.0.to_vec())),
-        1 => Err(invalid("an RPC server, but without this program")),
+        1 => Err(invalid("the RPC server does not have this program")),
         2 => Ok(Reply::OtherVersions { low: reply.number()?, high: reply.number()? }),
         _ => Err(invalid("the RPC server could not carry out the call")),
     }
 }
 
-/// XDR (RFC 4506), from the front.
+/// Reads XDR (RFC 4506) from the front.
 struct Parser<'a>(&'a [u8]);
 
 impl<'a> Parser<'a> {
     fn bytes(&mut self, length: usize) -> io::Result<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(length).ok_or_else(|| invalid("an answer cut short"))?;
+        let (head, rest) = self.0.split_at_checked(length).ok_or_else(|| invalid("the answer is truncated"))?;
         self.0 = rest;
         Ok(head)
     }
@@ -195,7 +195,7 @@ mod tests {
     #[case::mismatch(vec![REPLY, 0, 0, 0, 2, 3, 3], Reply::OtherVersions { low: 3, high: 3 })]
     #[case::denied(vec![REPLY, 1, 1, 5], Reply::Denied)]
     #[tokio::test]
-    async fn an_answer_is_understood(#[case] words: Vec<u32>, #[case] expected: Reply) {
+    async fn an_answer_is_parsed(#[case] words: Vec<u32>, #[case] expected: Reply) {
         let server = Server::start(Behaviour::Words(words)).await;
         assert_eq!(null(server.address, NFS, 4).await.unwrap(), expected);
     }
@@ -212,7 +212,7 @@ mod tests {
     #[case::a_web_server(Behaviour::Bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()))]
     #[case::hanging_up(Behaviour::Closing)]
     #[tokio::test]
-    async fn what_is_no_answer_is_an_error(#[case] behaviour: Behaviour) {
+    async fn an_invalid_answer_is_an_error(#[case] behaviour: Behaviour) {
         let server = Server::start(behaviour).await;
         assert!(null(server.address, NFS, 4).await.is_err());
     }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[rstest]
-    fn what_is_no_universal_address_is_an_error(#[values("::1", "1.256", "a.b", ".", "1")] address: &str) {
+    fn an_invalid_universal_address_is_an_error(#[values("::1", "1.256", "a.b", ".", "1")] address: &str) {
         assert!(universal_port(address.as_bytes()).is_err());
     }
 

@@ -1,7 +1,7 @@
 //! The mount table of the driver's mount namespace, as proc_pid_mountinfo(5) shows it.
 //!
-//! It is what the node knows of published volumes: a restart of the driver loses nothing. Reading it asks no server and
-//! never waits for one. Paths are bytes: one line that is not UTF-8 must not hide the others.
+//! The table is all that the node knows of published volumes, so a restart of the driver loses nothing. Reading it
+//! never waits for a server. Paths are bytes, so that a line that is not UTF-8 does not hide the others.
 
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
@@ -15,25 +15,25 @@ use crate::error::{Error, Result};
 use crate::nfs::source::{Server, Source};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
-/// Bytes that hold the table of most nodes.
+/// The size of the buffer in bytes, enough for the table of most nodes.
 const ENOUGH: usize = 64 * 1024;
 
-/// The port of NFS, where the options name none (RFC 8881, section 2.9.3).
+/// The port of NFS if the options name none (RFC 8881, section 2.9.3).
 const NFS_PORT: u16 = 2049;
 
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Unique while the mount lives; used again after it.
+    /// Unique while the mount exists. The kernel reuses it later.
     pub id: u64,
     /// The mount that this one is mounted on.
     parent: u64,
     /// `st_dev` of its files, major and minor: mounts with the same one share a superblock, and with it the connection,
-    /// the cache and what is not written yet.
+    /// the cache and unwritten data.
     pub device: (u32, u32),
-    /// Where it is mounted.
+    /// The mount point.
     pub target: PathBuf,
-    /// Such as `nfs4`.
+    /// The type of the file system, such as `nfs4`.
     pub fs_type: String,
     /// `SERVER:/PATH` for NFS.
     source: Vec<u8>,
@@ -44,7 +44,7 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Reads a line of mountinfo; `None` for one that does not have its fields.
+    /// Parses a line of mountinfo. Returns `None` if fields are missing.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|b| *b == b' ');
         let mut next = || fields.next().filter(|field| !field.is_empty());
@@ -55,21 +55,21 @@ impl Mount {
         let _root = next()?;
         let target = PathBuf::from(OsString::from_vec(unescape(next()?)));
         let mount_options = text(next()?);
-        // Optional fields, as many as there are, and their end.
+        // Skip the optional fields and their end.
         while next()? != b"-" {}
         let fs_type = text(next()?);
-        // A mount may have no source: its field is then empty.
+        // The field is empty if a mount has no source.
         let source = unescape(fields.next()?);
         let super_options = text(fields.next()?);
         Some(Self { id, parent, device, target, fs_type, source, mount_options, super_options })
     }
 
-    /// Whether the kernel's NFS client made it.
+    /// Whether this is an NFS mount.
     pub fn is_nfs(&self) -> bool {
         matches!(self.fs_type.as_str(), "nfs" | "nfs4")
     }
 
-    /// Whether nothing can be written through it.
+    /// Whether the mount or its superblock is read-only.
     pub fn is_read_only(&self) -> bool {
         self.has("ro")
     }
@@ -93,16 +93,16 @@ impl Mount {
         String::from_utf8_lossy(&self.source).escape_debug().to_string()
     }
 
-    /// The server it talks to, by the address that the kernel uses; `None` for what is not NFS.
+    /// The server of an NFS mount, by the address that the kernel uses; `None` for other file systems.
     ///
-    /// Not the name in the source: the name may have moved to another address since, and mounts of one superblock all
-    /// show the name that the first of them was given.
+    /// The name in the source is only used if the kernel shows no address: the name may have another address by now,
+    /// and all mounts of a superblock show the name that the first of them used.
     pub fn server(&self) -> Option<Server> {
         let shown = || self.option("addr").and_then(|text| Server::parse("addr", text).ok());
         self.is_nfs().then(|| shown().or_else(|| self.named_server()))?
     }
 
-    /// The address of that server; `None` for what is not NFS.
+    /// The address of [`Self::server`]; `None` for other file systems.
     pub fn address(&self) -> Option<IpAddr> {
         self.server()?.address()
     }
@@ -113,18 +113,19 @@ impl Mount {
         Server::parse("source", std::str::from_utf8(host).ok()?).ok()
     }
 
-    /// The port it talks to.
+    /// The NFS port of the server.
     pub fn port(&self) -> u16 {
         self.option("port").and_then(|port| port.parse().ok()).filter(|port| *port != 0).unwrap_or(NFS_PORT)
     }
 
-    /// The TCP port at which its server is asked whether it lives: with RDMA, whose ports are others, always 2049.
+    /// The TCP port at which to check that the server answers. With RDMA, which has other ports, it is always 2049.
     pub fn tcp_port(&self) -> u16 {
         let rdma = self.option("proto").is_some_and(|proto| proto.starts_with("rdma"));
         if rdma { NFS_PORT } else { self.port() }
     }
 
-    /// Whether it is a mount of `source`: the same path, of a server by the same name or at `address`.
+    /// Whether this is a mount of `source`: it has the same path, and the same server name or the server address
+    /// `address`.
     pub fn is_of(&self, source: &Source, address: Option<IpAddr>) -> bool {
         let asked = source.to_string();
         let (Some((host, path)), Some((asked_host, asked_path))) =
@@ -157,7 +158,7 @@ impl Table {
 
     /// Reads the table of another mount namespace: the file `path` below `directory`.
     pub fn read_at(directory: BorrowedFd<'_>, path: &str) -> rustix::io::Result<Self> {
-        // The kernel makes the text up anew for each read: the fewer, the better.
+        // The kernel generates the text for each read(2), so few reads are better.
         let mut bytes = Vec::with_capacity(ENOUGH);
         let file = rustix::fs::openat(directory, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {
@@ -180,7 +181,7 @@ impl Table {
     pub fn at(&self, target: &Path) -> Vec<&Mount> {
         let mut left: Vec<&Mount> = self.0.iter().filter(|mount| mount.target == target).collect();
         let mut stack = Vec::with_capacity(left.len());
-        // The visible one carries none of the others.
+        // No other mount of the stack is on the visible one.
         let carries = |mount: &Mount, other: &Mount| other.parent == mount.id && other.id != mount.id;
         while let Some(top) = left.iter().position(|mount| !left.iter().any(|other| carries(mount, other))) {
             stack.push(left.remove(top));
@@ -212,7 +213,7 @@ fn text(field: &[u8]) -> String {
     String::from_utf8_lossy(field).into_owned()
 }
 
-/// Undoes the kernel's `\OOO` (three octal digits) for blanks, backslashes and hashes.
+/// Decodes the kernel's `\OOO` (three octal digits) for blanks, backslashes and hashes.
 fn unescape(mut field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     while let [first, rest @ ..] = field {
@@ -246,7 +247,8 @@ mod tests {
     const TABLE: &[u8] = b"\
 21 1 0:20 / / rw,relatime - hostfs none rw
 25 21 0:25 / /run rw shared:5 - tmpfs  rw
-26 25 0:26 / /run/a rw,nosuid,nodev,relatime shared:10 - nfs4 10.0.0.1:/v1 rw,vers=4.2,hard,proto=tcp,local_lock=none,addr=10.0.0.1
+26 25 0:26 / /run/a rw,nosuid,nodev,relatime shared:10 - nfs4 10.0.0.1:/v1 rw,vers=4.2,hard,proto=tcp,local_lock=none,\
+addr=10.0.0.1
 33 25 0:26 / /run/b ro,relatime shared:11 master:3 - nfs4 10.0.0.1:/v1 rw,vers=4.2,hard,addr=10.0.0.1
 34 25 0:27 / /run/v\\0402 rw,noatime shared:12 - nfs [::1]:/v\\0402/sub ro,vers=3,port=3049,addr=::1
 36 26 0:29 / /run/a rw shared:14 - tmpfs none rw
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_utf_8_or_not_whole_hides_no_other() {
+    fn an_invalid_line_hides_no_other_line() {
         assert_eq!(Table::parse(TABLE).mounts().count(), 8);
     }
 
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_used_over_rdma_is_asked_over_tcp() {
+    fn a_server_with_rdma_is_checked_over_tcp() {
         let table = Table::parse(b"1 0 0:1 / /t rw - nfs4 nfs:/e rw,proto=rdma,port=20049,addr=10.0.0.1");
         let mount = table.top(Path::new("/t")).unwrap();
         assert_eq!((mount.port(), mount.tcp_port()), (20049, 2049));
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn mounts_of_one_superblock_are_told_from_others() {
+    fn mounts_of_one_superblock_have_the_same_device() {
         assert_eq!(Table::parse(TABLE).at(Path::new("/run/a"))[2].device, mount("/run/b").device);
         assert_ne!(mount("/run/a").device, mount("/run/b").device);
     }

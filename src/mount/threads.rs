@@ -1,4 +1,4 @@
-//! A bounded number of threads for blocking calls. A thread that has finished one call takes the next one that waits.
+//! A bounded number of threads for blocking calls. A thread that has finished a call takes the next waiting call.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Calls that take long leave so many threads to quick calls, where there are more threads than that.
+/// The number of threads that long calls leave to quick calls, if there are more threads than that.
 const SPARED: usize = 2;
 
 struct Job {
@@ -15,7 +15,7 @@ struct Job {
     work: Box<dyn FnOnce() + Send>,
 }
 
-/// The threads. Clones are the same ones.
+/// A pool of threads. Clones share the threads.
 #[derive(Clone)]
 pub struct Threads(Arc<Inner>);
 
@@ -27,13 +27,13 @@ struct Inner {
 #[derive(Default)]
 struct State {
     running: usize,
-    /// How many of these take long.
+    /// How many of the running calls take long.
     long: usize,
     waiting: VecDeque<Job>,
 }
 
 impl State {
-    /// Whether a job can begin now.
+    /// Whether a job can start now.
     fn has_room(&self, most: usize, job: &Job) -> bool {
         self.running < most && !(job.takes_long && self.long >= most.saturating_sub(SPARED).max(1))
     }
@@ -43,7 +43,7 @@ impl State {
         self.long += usize::from(job.takes_long);
     }
 
-    /// A job has ended, and the first waiting one that has room begins.
+    /// Counts a job as ended, and starts the first waiting job that has room.
     fn next(&mut self, most: usize, took_long: bool) -> Option<Job> {
         self.running -= 1;
         self.long -= usize::from(took_long);
@@ -55,22 +55,22 @@ impl State {
 }
 
 impl Threads {
-    /// At most `most` threads at once; none exists yet.
+    /// A pool of at most `most` threads, which start when needed.
     pub fn new(most: usize) -> Self {
         Self(Arc::new(Inner { most, state: Mutex::default() }))
     }
 
-    /// Makes `call` on a thread that may block, as soon as one is free. A panic in it continues in the caller. `None`
-    /// where the process is shutting down.
+    /// Makes `call` on a thread that may block, as soon as one is free. A panic in `call` continues in the caller.
+    /// Returns `None` if the process is shutting down.
     ///
-    /// When the returned future is dropped, a call that has not begun is not made. A call that has begun continues, and
-    /// its result is dropped on its thread.
+    /// If the returned future is dropped, a waiting call is never made. A running call continues, and its thread drops
+    /// the result.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.perform(call, false).await
     }
 
-    /// The same for a call that takes long, such as many system calls in one closure: such calls leave some of the
-    /// threads to quick ones.
+    /// Like [`Self::run`], for a call that takes long, such as many system calls in one closure. Long calls leave some
+    /// threads to quick calls.
     pub async fn run_long<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.perform(call, true).await
     }
@@ -83,7 +83,7 @@ impl Threads {
         let (tell, told) = oneshot::channel::<Result<T, Box<dyn Any + Send>>>();
         let work = Box::new(move || {
             if !tell.is_closed() {
-                // Where nobody listens any more, `send` returns the result, and it is dropped here.
+                // If the caller is gone, `send` returns the result, and this thread drops it.
                 drop(tell.send(catch_unwind(AssertUnwindSafe(call))));
             }
         });
@@ -94,7 +94,7 @@ impl Threads {
         }
     }
 
-    /// How many more calls would begin at once.
+    /// How many more quick calls would start at once.
     #[cfg(test)]
     pub fn free(&self) -> usize {
         self.0.most - self.0.state().running
@@ -109,7 +109,7 @@ impl Threads {
         state.begin(&job);
         drop(state);
         let inner = Arc::clone(&self.0);
-        // Nothing waits for the thread itself.
+        // Callers wait for the result and not for the thread.
         drop(tokio::task::spawn_blocking(move || {
             let mut next = Some(job);
             while let Some(Job { takes_long, work }) = next {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn much_work_at_once_takes_few_threads() {
+    async fn many_calls_at_once_use_few_threads() {
         let (threads, running) = (Threads::new(2), Arc::new(AtomicUsize::new(0)));
         let work = || {
             let (threads, running) = (threads.clone(), running.clone());
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_takes_long_leaves_threads_to_what_is_quick() {
+    async fn long_calls_leave_threads_to_quick_calls() {
         let threads = Threads::new(4);
         let (release, wait) = mpsc::channel::<()>();
         let (wait, begun) = (Arc::new(Mutex::new(wait)), Arc::new(AtomicUsize::new(0)));
@@ -182,17 +182,17 @@ mod tests {
         for n in 0..10 {
             assert_eq!(threads.run(move || n).await, Some(n));
         }
-        assert_eq!(begun.load(Ordering::SeqCst), 4 - SPARED, "the others wait for one another");
+        assert_eq!(begun.load(Ordering::SeqCst), 4 - SPARED, "the other long calls wait");
         drop(release);
         for call in long {
             assert_eq!(call.await.unwrap(), Some(false));
         }
-        // One thread is enough for calls that take long, too.
+        // One thread is enough for long calls too.
         assert_eq!(Threads::new(1).run_long(|| 7).await, Some(7));
     }
 
     #[tokio::test]
-    async fn a_call_whose_turn_never_came_is_not_made_for_a_caller_that_is_gone() {
+    async fn a_waiting_call_is_not_made_if_its_caller_is_gone() {
         let threads = Threads::new(1);
         let (release, wait) = mpsc::channel::<()>();
         let first = threads.run(move || wait.recv());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_the_callers_and_the_thread_goes_on() {
+    async fn a_panic_continues_in_the_caller_and_the_thread_survives() {
         let threads = Threads::new(1);
         let broken = threads.clone();
         let panicked = tokio::spawn(async move { broken.run(|| panic!("in the call")).await }).await;

@@ -1,4 +1,4 @@
-//! Which version of NFS a server speaks: found by trying, and remembered for a while.
+//! Finds the best version of NFS that a server has by trying, and remembers it for a while.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,14 +11,14 @@ use tokio::time::Instant;
 use crate::mount::table::Mount;
 use crate::nfs::options::{MountOptions, Version};
 
-/// For so long a version that a server lacked is not tried again: it may have lacked it for a moment.
+/// How long the driver does not retry a version that a server lacked. The server may have lacked it only for a moment.
 const REMEMBERED: Duration = Duration::from_secs(300);
 
-/// A server: its address and port. One name may have several, and may move.
+/// A server's address and port. A name may have several addresses, and may move to others.
 pub type At = (IpAddr, u16);
 
-/// Whether a mount that was asked for with these options uses a lower version than they want most; `None` where the
-/// options are not known and it may.
+/// Whether a mount uses a lower version than the best that its options allow. Returns `None` if the options are unknown
+/// and the mount does not have the best version.
 pub fn is_fallback(mount: &Mount, options: Option<&MountOptions>) -> Option<bool> {
     let shown = Version::shown(mount.option("vers")?)?;
     match options {
@@ -30,17 +30,17 @@ pub fn is_fallback(mount: &Mount, options: Option<&MountOptions>) -> Option<bool
 /// What a failed attempt says about the versions that were not tried yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// The server, or this kernel, lacks this version: the next one may do.
+    /// The server or this kernel lacks this version. The next version may work.
     NotThisVersion,
-    /// The path may be one that version 4 does not show, for an export for version 3 need not be in a server's tree for
-    /// version 4: version 3 may do.
+    /// Version 4 may not have the path, since a server's tree for version 4 need not contain every export for version
+    /// 3. Version 3 may work.
     NotInVersion4,
-    /// Nothing to do with versions.
+    /// The failure is not about versions.
     Final,
 }
 
-/// As mount.nfs(8) has it, but for EPERM. What the server forbids, and security that fails, says nothing about
-/// versions: a volume must not lose its locks or its encryption by a permission that is missing.
+/// As in mount.nfs(8), except for EPERM. A missing permission or failed security says nothing about versions: it must
+/// not cost a volume its locks or its encryption.
 fn verdict(version: Version, errno: Option<Errno>) -> Verdict {
     match errno {
         Some(Errno::PROTONOSUPPORT | Errno::INVAL | Errno::OPNOTSUPP) => Verdict::NotThisVersion,
@@ -49,8 +49,8 @@ fn verdict(version: Version, errno: Option<Errno>) -> Verdict {
     }
 }
 
-/// Trying the versions of one server in turn. It says which is next, and at the end which error says most: that of the
-/// version wanted most, or of the first attempt that failed for another reason than its version.
+/// Tries the versions of one server in turn. It gives the next version, and at the end the most useful error: that of
+/// the best version, or of the first attempt that failed for another reason than its version.
 #[derive(Debug)]
 pub struct Negotiation<E> {
     version: Version,
@@ -64,12 +64,12 @@ impl<E> Negotiation<E> {
         self.version
     }
 
-    /// Notes that it failed; `errno` is `None` where it did not fail in the kernel. Gives the error of the whole when
-    /// nothing else is to be tried.
+    /// Records that the version failed, and moves to the next one. `errno` is `None` if the failure is not from the
+    /// kernel. Returns the most useful error if no version is left to try.
     pub fn failed(&mut self, error: E, errno: Option<Errno>) -> Result<(), E> {
         let verdict = verdict(self.version, errno);
         let (verdict, error) = match self.failure.take() {
-            // That version 3 does not help either says less than what was wrong with version 4.
+            // The error of version 4 says more than that of version 3.
             Some((Verdict::NotInVersion4, first)) => return Err(first),
             Some((_, first)) if verdict == Verdict::NotThisVersion => (verdict, first),
             _ => (verdict, error),
@@ -88,20 +88,20 @@ impl<E> Negotiation<E> {
     }
 }
 
-/// The versions that servers were found to have where they lack better ones.
+/// The versions that worked on servers that lack better ones.
 #[derive(Debug, Default)]
 pub struct Remembered(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The version that worked, and since when that is known.
+    /// The version that worked, and when.
     versions: HashMap<At, (Version, Instant)>,
-    /// What was told in the log.
+    /// The fallbacks that were logged.
     told: HashSet<(At, Version)>,
 }
 
 impl Remembered {
-    /// Begins to try the versions that the options allow, the one that is known to work first.
+    /// Starts to try the versions that the options allow. A version that is known to work comes first.
     pub fn negotiate<E>(&self, at: At, options: &MountOptions) -> Negotiation<E> {
         let known = self.known().versions.get(&at).filter(|(_, since)| is_fresh(since)).map(|(version, _)| *version);
         let (best, others) = options.versions();
@@ -115,9 +115,8 @@ impl Remembered {
         Negotiation { version, others: others.into_iter(), failure: None }
     }
 
-    /// Remembers the version that worked after others failed, where it holds for the server as a whole: not one that
-    /// has a path which better versions do not have. Answers whether it is lower than wanted, and the first of the kind
-    /// for this server and version.
+    /// Remembers the version that worked after others failed, unless the better versions only lacked the path. Returns
+    /// whether the version is a fallback that was not reported before for this server and version.
     pub fn keep<E>(&self, at: At, options: &MountOptions, negotiation: &Negotiation<E>) -> bool {
         let version = negotiation.version;
         let mut known = self.known();
@@ -150,7 +149,7 @@ mod tests {
         MountOptions::parse("options", [text]).unwrap()
     }
 
-    /// Tries the server on which these versions fail as said, and all others work; remembers what worked.
+    /// Negotiates with a server on which these versions fail with these errors, and all others work.
     fn try_on(
         remembered: &Remembered,
         asked: &str,
@@ -222,7 +221,7 @@ mod tests {
         &[V4_2, V4_1, V4_0, V3], (V4_2, Errno::INVAL)
     )]
     #[case::version_3_alone(&[(V3, Errno::ACCESS)], "vers=3", &[V3], (V3, Errno::ACCESS))]
-    fn the_error_is_the_one_that_says_most(
+    fn the_most_useful_error_is_returned(
         #[case] failing: &[(Version, Errno)],
         #[case] asked: &str,
         #[case] expected: &[Version],
@@ -233,18 +232,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_lacks_is_not_tried_again() {
+    fn a_version_that_a_server_lacks_is_not_retried() {
         let remembered = Remembered::default();
         let failing = [(V4_2, LACKING), (V4_1, LACKING)];
         try_on(&remembered, "", &failing).1.unwrap();
         assert_eq!(try_on(&remembered, "", &failing).0, [V4_0]);
         let elsewhere = (AT.0, 1);
         assert_eq!(try_at(elsewhere, &remembered, "", &failing).0, [V4_2, V4_1, V4_0], "another server");
-        assert_eq!(try_on(&remembered, "vers=4.1", &[]).0, [V4_1], "options have the last word");
+        assert_eq!(try_on(&remembered, "vers=4.1", &[]).0, [V4_1], "the options decide");
     }
 
     #[test]
-    fn a_server_that_was_downgraded_is_found_out() {
+    fn a_downgraded_server_is_detected() {
         let remembered = Remembered::default();
         try_on(&remembered, "", &[(V4_2, LACKING)]).1.unwrap();
         assert_eq!(try_on(&remembered, "", &[(V4_2, LACKING), (V4_1, LACKING)]).0, [V4_1, V4_2, V4_0]);
@@ -253,7 +252,7 @@ mod tests {
     #[rstest]
     #[case::a_path_that_only_3_has(&[(V4_2, Errno::NOENT)], "")]
     #[case::a_version_that_was_insisted_on(&[], "vers=3")]
-    fn what_does_not_hold_for_the_whole_server_is_not_remembered(
+    fn a_version_that_only_one_path_or_caller_needs_is_not_remembered(
         #[case] failing: &[(Version, Errno)],
         #[case] asked: &str,
     ) {
@@ -263,19 +262,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_lacked_a_version_for_a_moment_is_asked_for_it_again_after_minutes() {
+    async fn a_version_that_a_server_lacked_is_retried_after_minutes() {
         let remembered = Remembered::default();
         try_on(&remembered, "", &[(V4_2, LACKING), (V4_1, LACKING), (V4_0, LACKING)]).1.unwrap();
         for _ in 0..4 {
             tokio::time::advance(REMEMBERED / 5).await;
-            assert_eq!(try_on(&remembered, "", &[]).0, [V3], "its use does not keep it from being forgotten");
+            assert_eq!(try_on(&remembered, "", &[]).0, [V3], "use does not prolong the memory");
         }
         tokio::time::advance(REMEMBERED / 5).await;
         assert_eq!(try_on(&remembered, "", &[]).0, [V4_2]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fallback_is_told_once_per_server_and_version() {
+    async fn a_fallback_is_reported_once_per_server_and_version() {
         let remembered = Remembered::default();
         let told = |at: At, asked: &str, lacking: &[Version]| {
             let mut negotiation = remembered.negotiate(at, &options(asked));

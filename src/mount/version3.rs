@@ -1,7 +1,7 @@
-//! What NFSv3 needs beside NFS: the MOUNT protocol, found through rpcbind, and rpc.statd for locks.
+//! Checks the services that NFSv3 needs: the MOUNT protocol, found through rpcbind, and rpc.statd for locks.
 //!
-//! All of it is asked here, with a limit, before the kernel is: the kernel waits for minutes for a mountd that a
-//! firewall hides, and says little about it.
+//! The driver checks them with a time-out before the kernel mounts. The kernel would wait for minutes for a mountd that
+//! is behind a firewall, and its message says little.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,10 +15,10 @@ use crate::mount::fsmount::{Attempt, Failure, Parameter};
 use crate::mount::rpc::{self, Reply};
 use crate::nfs::options::{MountOptions, Transport};
 
-/// For each of the questions; those to a server come after it has answered one.
-const LIMIT: Duration = Duration::from_secs(1);
+/// How long each check may take.
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The parameters that a mount of version 3 takes besides, or why it cannot be.
+/// Returns the additional parameters of a mount with version 3, or the reason why the mount is not possible.
 pub async fn prepare(options: &MountOptions, server: IpAddr) -> Result<Vec<Parameter>, Attempt> {
     let mut parameters = Vec::new();
     if options.locks() {
@@ -28,7 +28,7 @@ pub async fn prepare(options: &MountOptions, server: IpAddr) -> Result<Vec<Param
     }
     nfs(SocketAddr::new(server, options.port())).await.map_err(Attempt::Refused)?;
     if options.transport() == Transport::Tcp {
-        // Without it the kernel asks rpcbind for this port too.
+        // Without `port`, the kernel asks rpcbind for this port too.
         parameters.push(("port", Some(options.port().to_string())));
     }
     let mount_port = mountd(server, options.mount_port()).await.map_err(Attempt::Refused)?;
@@ -37,21 +37,21 @@ pub async fn prepare(options: &MountOptions, server: IpAddr) -> Result<Vec<Param
     Ok(parameters)
 }
 
-/// Locks of version 3 are lost with a restart of the server unless statd on this node is told of it.
+/// Checks that rpc.statd runs on this node. Without it, a restart of the server loses locks of version 3.
 async fn statd() -> Result<(), Error> {
     let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let reason = match limited(rpc::port_of(here, rpc::STATUS, 1)).await {
         Ok(Some(_)) => return Ok(()),
-        Ok(None) => "it is not registered with rpcbind".to_owned(),
+        Ok(None) => "rpc.statd is not registered with rpcbind".to_owned(),
         Err(error) => format!("rpcbind: {error}"),
     };
     Err(Error::Precondition(format!(
-        "locks of NFS version 3 were asked for and need rpc.statd on this node, which does not run ({reason}); start \
-         it, or use version 4, or `nolock`"
+        "the options request locks of NFS version 3, but rpc.statd does not run on this node ({reason}); start it, or \
+         use version 4 or `nolock`"
     )))
 }
 
-/// Whether the server has version 3 at all.
+/// Checks that the server has version 3.
 async fn nfs(server: SocketAddr) -> Result<(), Failure> {
     match limited(rpc::null(server, rpc::NFS, 3)).await {
         Ok(Reply::Success(_) | Reply::Denied) => Ok(()),
@@ -62,7 +62,7 @@ async fn nfs(server: SocketAddr) -> Result<(), Failure> {
     }
 }
 
-/// The port of the server's mountd, once it has answered there.
+/// Returns the port of the server's mountd after mountd has answered there.
 async fn mountd(server: IpAddr, given: Option<u16>) -> Result<u16, Failure> {
     let port = match given {
         Some(port) => port,
@@ -81,7 +81,7 @@ async fn mountd(server: IpAddr, given: Option<u16>) -> Result<u16, Failure> {
         Ok(Reply::OtherVersions { low, high }) => Err(refused(
             "mountd",
             Errno::PROTONOSUPPORT,
-            format!("it has versions {low} to {high} of the MOUNT protocol"),
+            format!("the server has versions {low} to {high} of the MOUNT protocol"),
         )),
         Err(error) => {
             let said = format!("{error}; NFS version 3 needs port {port}/tcp of the server");
@@ -95,9 +95,11 @@ fn refused(call: &str, errno: Errno, log: String) -> Failure {
 }
 
 async fn limited<T>(question: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    match timeout(LIMIT, question).await {
+    match timeout(SERVICE_TIMEOUT, question).await {
         Ok(answer) => answer,
-        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", LIMIT.as_secs()))),
+        Err(_) => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", SERVICE_TIMEOUT.as_secs())))
+        }
     }
 }
 
@@ -129,7 +131,7 @@ mod tests {
     #[case::without_version_3(Behaviour::Words(VERSION_4_ALONE.to_vec()), Errno::PROTONOSUPPORT, "versions 4 to 4")]
     #[case::silent(Behaviour::Silent, Errno::TIMEDOUT, "no answer")]
     #[tokio::test]
-    async fn a_server_that_cannot_is_not_left_to_the_kernel(
+    async fn a_server_without_version_3_fails_before_the_kernel_mounts(
         #[case] behaviour: Behaviour,
         #[case] errno: Errno,
         #[case] said: &str,

@@ -1,4 +1,4 @@
-//! A map of shared values that forgets a value once nobody holds it.
+//! A map of shared values that forgets a value once no one holds it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -15,7 +15,7 @@ impl<K, V> Default for WeakMap<K, V> {
 }
 
 impl<K: Eq + Hash, V> WeakMap<K, V> {
-    /// The value of `key` that somebody holds; otherwise a new one, which `make` gives.
+    /// Returns the value of `key` if someone holds it, otherwise a new value from `make`.
     pub fn get_or_insert_with(&self, key: K, make: impl FnOnce() -> V) -> Arc<V> {
         let mut values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = values.get(&key).and_then(Weak::upgrade) {
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_that_is_held_is_given_again_and_one_that_is_not_is_made_anew() {
+    fn a_held_value_is_shared_and_a_dropped_value_is_made_again() {
         let map = WeakMap::default();
         let held = map.get_or_insert_with("a", || 1);
         assert!(Arc::ptr_eq(&held, &map.get_or_insert_with("a", || 2)));
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_nobody_holds_is_forgotten() {
+    fn a_value_that_no_one_holds_is_forgotten() {
         let map = WeakMap::default();
         for key in 0..100 {
             map.get_or_insert_with(key, || ());

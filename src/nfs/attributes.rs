@@ -33,7 +33,7 @@ pub struct Time {
 /// The attributes of an object, as the server returned them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attr {
-    /// What it is.
+    /// The kind of the object.
     pub kind: Kind,
     /// Permission bits with setuid, setgid and sticky: at most 0o7777.
     pub mode: u32,

@@ -33,11 +33,11 @@ pub enum Effect {
         /// Attributes that are then set.
         set: Attributes,
     },
-    /// It selects the version, which the driver passes on in its own way.
+    /// The option selects the version, which the driver passes on in its own way.
     Version,
-    /// None: it is for mount(8), or the driver does it anyway.
+    /// No effect: the option is for mount(8), or the driver does the same without it.
     Nothing,
-    /// It is refused, for this reason.
+    /// The driver rejects the option, for this reason.
     Refused(&'static str),
 }
 
@@ -56,10 +56,12 @@ pub enum Takes {
     Anything,
 }
 
-const SET_BY_DRIVER: Effect = Refused("the driver sets it, from the server's name");
+const SET_BY_DRIVER: Effect = Refused("the driver sets it from the server's name");
 const NOT_A_MOUNT: Effect = Refused("it does something other than mounting NFS");
-const UNSAFE: Effect = Refused("the driver mounts `nodev,nosuid`: a volume's content is not to be trusted");
-const NO_UDP: Effect = Refused("NFS over UDP loses data and Linux has it off since 5.6; use TCP, which is the default");
+const UNSAFE: Effect =
+    Refused("the driver always mounts with `nodev,nosuid`, because a volume's content is not trusted");
+const NO_UDP: Effect =
+    Refused("NFS over UDP loses data, and Linux disables it since 5.6; use TCP, which is the default");
 const SECONDS: Takes = Takes::Number(0, 31_536_000);
 const IO_SIZE: Takes = Takes::Number(1024, 1 << 22);
 const SERVER_PORT: Takes = Takes::Number(1, 65535);
@@ -181,7 +183,7 @@ pub const KNOWN: &[(&str, Takes, Effect)] = &[
     ("retry", Takes::Number(0, u32::MAX), Nothing),
     ("intr", Takes::Nothing, Nothing),
     ("nointr", Takes::Nothing, Nothing),
-    // Refused, with a better reason than that the option is unknown.
+    // Rejected with a better reason than that the option is unknown.
     ("addr", Takes::Anything, SET_BY_DRIVER),
     ("mountaddr", Takes::Anything, SET_BY_DRIVER),
     ("mounthost", Takes::Anything, SET_BY_DRIVER),
@@ -251,7 +253,7 @@ impl Takes {
 }
 
 /// For tests: every form in which an option of the table can be requested, with both ends of a number's range. Empty
-/// for an option that is refused.
+/// for an option that is rejected.
 #[cfg(any(test, feature = "e2e"))]
 pub fn examples((name, takes, effect): &(&str, Takes, Effect)) -> Vec<String> {
     let with = |values: Vec<String>| values.into_iter().map(|value| format!("{name}={value}")).collect();

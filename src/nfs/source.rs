@@ -1,4 +1,4 @@
-//! What is mounted: a server, a share on it, and a directory below the share. Everything is parsed once and then valid.
+//! The source of a mount: a server, a share, and a directory below the share. A parsed value is always valid.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[rstest]
-    fn a_server_that_is_no_host_is_refused(
+    fn an_invalid_server_is_rejected(
         #[values(
             "",
             ".",
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[rstest]
-    fn a_path_that_leaves_its_place_is_refused(
+    fn an_unsafe_path_is_rejected(
         #[values(".", "..", "../x", "a/../b", "a/./b", "//", "a//b", "a\0b", "a\nb", "a#b", "//a", "a//")] path: &str,
     ) {
         assert!(Share::parse("share", path).is_err(), "share {path:?}");
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_paths_longer_than_linux_takes_are_refused() {
+    fn names_and_paths_that_are_too_long_for_linux_are_rejected() {
         assert!(SubDir::parse("subDir", &"n".repeat(255)).is_ok());
         assert!(SubDir::parse("subDir", &"n".repeat(256)).is_err());
         assert!(SubDir::parse("subDir", &"n/".repeat(2500)).is_err());
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_encoded_is_a_plain_name() {
+    fn percent_signs_in_names_are_not_decoded() {
         let sub_dir = SubDir::parse("subDir", "%2e%2e/données").unwrap();
         assert_eq!(sub_dir.names().map(|n| n.to_string()).collect::<Vec<_>>(), ["%2e%2e", "données"]);
     }

@@ -1,10 +1,10 @@
-//! The one way to a blocking system call: the number of calls and the time that callers wait are bounded.
+//! The gate for blocking system calls: it bounds the number of calls and the time that callers wait.
 //!
-//! A call on an NFS mount ends when the server answers, which may never happen, and no thread can be taken out of it.
+//! A call on an NFS mount ends when the server answers, which may never happen, and nothing can interrupt its thread.
 //! So every such call goes through the gate of its server's address. A bounded number of threads may be in the kernel
-//! for one address, and a caller waits only as long as the server answers there. The name of the server does not count,
-//! because it may have another address now. When a server is gone, its own callers get an error and the driver loses a
-//! few threads; calls to other servers notice nothing.
+//! for one address, and a caller waits only while the server answers there. A gate belongs to an address and not to a
+//! name, because a name may have another address by now. If a server is gone, its callers get an error and the driver
+//! loses a few threads. Calls to other servers are not affected.
 
 use std::fmt;
 use std::future::Future;
@@ -26,20 +26,20 @@ use crate::mount::weak_map::WeakMap;
 use crate::nfs::source::Server;
 use crate::nfs::status::Status;
 
-/// Threads that may be in the kernel for one server.
+/// The maximum number of threads in the kernel for one address.
 pub const THREADS: usize = 10;
-/// How long a caller waits before it asks whether the server answers, and then again. With the age that an answer may
-/// have (1 s) and the time that a question may take (2 s), a caller learns within 5 s that a server is gone.
+/// How long a caller waits before each check whether the server answers. An answer may be 1 s old, and a check may take
+/// 2 s, so a caller learns within 5 s that a server is gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Makes blocking calls on one server. Clones are the same gate.
+/// Makes blocking calls on one server. Clones share the gate.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Inner>);
 
 struct Inner {
     server: Server,
     port: u16,
-    /// Says whether the server answers; `None` for this machine itself.
+    /// Checks whether the server answers; `None` for this machine.
     reachability: Option<Arc<Reachability>>,
     threads: Threads,
     closing: TaskTracker,
@@ -52,9 +52,9 @@ struct Inner {
 pub struct Stalled {
     /// The server's address.
     pub server: Server,
-    /// The port that was asked, TCP.
+    /// The TCP port of the check.
     pub port: u16,
-    /// Why the last question got no answer.
+    /// Why the last check got no answer.
     pub reason: String,
 }
 
@@ -71,7 +71,7 @@ impl From<Stalled> for Error {
 }
 
 impl Gate {
-    /// The gate of this machine's own file systems: it has as many threads, and asks no server.
+    /// The gate of this machine's own file systems. It has [`THREADS`] threads, and checks no server.
     pub fn of_this_machine() -> Self {
         Self(Arc::new(Inner {
             server: Server::this_machine(),
@@ -82,23 +82,24 @@ impl Gate {
         }))
     }
 
-    /// Makes a blocking call on a thread of its own and waits for it as long as the server lives: within 5 s of the
-    /// server's death, [`Stalled`].
+    /// Makes a blocking call on a thread of the gate, and waits for it while the server answers. Returns [`Stalled`]
+    /// within 5 s after the server has stopped answering.
     ///
-    /// When the wait ends early, by [`Stalled`] or because the returned future is dropped, the call continues in the
-    /// kernel. Its result is then dropped on its thread.
+    /// If the wait ends early, by [`Stalled`] or because the returned future is dropped, a call in the kernel
+    /// continues, and its thread drops the result.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
         let call = self.0.threads.run(self.kept_by(call));
         self.while_alive(call).await?.ok_or_else(|| self.going_down())
     }
 
-    /// The same for many calls in one closure, which take long: they leave some threads to other calls.
+    /// Like [`Self::run`], for many calls in one closure, which take long. Long calls leave some threads to other
+    /// calls.
     pub async fn run_long<T: Send + 'static>(&self, calls: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
         let calls = self.0.threads.run_long(self.kept_by(calls));
         self.while_alive(calls).await?.ok_or_else(|| self.going_down())
     }
 
-    /// A thread that is stuck keeps the gate alive, so that it counts as long as it is stuck.
+    /// Makes the call keep the gate alive, so that a thread that hangs counts as long as it hangs.
     fn kept_by<T, F: FnOnce() -> T>(&self, call: F) -> impl FnOnce() -> T + use<T, F> {
         let gate = self.clone();
         move || {
@@ -108,8 +109,8 @@ impl Gate {
         }
     }
 
-    /// Wraps a value whose drop may block in the kernel, such as the last descriptor of a mount or of a written file:
-    /// it is dropped on a thread of this gate.
+    /// Wraps a value whose drop may block in the kernel, such as the last descriptor of a mount or of a written file.
+    /// A thread of this gate drops it.
     pub fn hold<T: Send + 'static>(&self, value: T) -> Held<T> {
         Held { value: Some(value), gate: self.clone() }
     }
@@ -134,7 +135,7 @@ impl Gate {
     }
 
     fn going_down(&self) -> Stalled {
-        self.stalled("the driver is going down".to_owned())
+        self.stalled("the driver is shutting down".to_owned())
     }
 
     fn stalled(&self, reason: String) -> Stalled {
@@ -151,7 +152,7 @@ impl fmt::Debug for Inner {
 /// A value that is dropped on a thread of its gate, because its drop may block in the kernel.
 #[derive(Debug)]
 pub struct Held<T: Send + 'static> {
-    /// Empty only while it is being dropped.
+    /// `None` only during the drop.
     value: Option<T>,
     gate: Gate,
 }
@@ -171,7 +172,7 @@ impl<T: Send + 'static> Drop for Held<T> {
     fn drop(&mut self) {
         let (Some(value), Ok(runtime)) = (self.value.take(), Handle::try_current()) else { return };
         let gate = self.gate.clone();
-        // This waits for a thread as long as it takes. It is a task, so nothing else waits.
+        // The task may wait long for a free thread. The caller does not wait for the task.
         let closing = gate.0.closing.clone();
         closing.spawn_on(
             async move {
@@ -197,27 +198,27 @@ pub struct Gates {
 }
 
 impl Gates {
-    /// No gates yet; they ask `reachability`.
+    /// A set of gates that check servers with `reachability`. It is empty at first.
     pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
         Arc::new(Self { reachability, gates: WeakMap::default(), closing: TaskTracker::new(), local: Local::default() })
     }
 
-    /// Work that asks no server.
+    /// The threads for work that asks no server.
     pub fn local(&self) -> &Local {
         &self.local
     }
 
-    /// Waits until every held value that was dropped is closed, `limit` at most. The end of the process needs it: a
-    /// thread that still closes something on a lost server ends with the process at once, while the kernel would wait
-    /// for that server if the end of the process itself had to close it.
+    /// Waits until the threads have closed every dropped [`Held`] value, for `limit` at most. Call this before the
+    /// process ends: a thread that is closing something on an unreachable server ends at once with the process. If the
+    /// end of the process had to close it, the kernel would wait for the server.
     pub async fn closed(&self, limit: Duration) {
         self.closing.close();
         if timeout(limit, self.closing.wait()).await.is_err() {
-            tracing::info!("a server does not answer, and is not told that this driver ends");
+            tracing::info!("a server does not answer; the driver stops without closing its files there");
         }
     }
 
-    /// The gate of a server's address. It exists as long as somebody holds it or one of its threads is in the kernel.
+    /// The gate of a server's address. It exists while a caller holds it or one of its threads is in the kernel.
     pub fn get(&self, address: IpAddr, port: u16) -> Gate {
         let gate = self.gates.get_or_insert_with((address, port), || Inner {
             server: address.into(),

@@ -1,4 +1,4 @@
-//! How long callers wait, and what becomes of what they no longer wait for.
+//! How long callers wait, and what happens to calls for which no one waits any more.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::testing::fake_server::{Behaviour, Server as Fake};
 
-/// Within this a caller learns of a server's death.
+/// Within this time a caller learns that a server is gone.
 const ALLOWED: Duration = Duration::from_secs(5);
 
 fn gates() -> Arc<Gates> {
@@ -21,7 +21,7 @@ fn gate(gates: &Gates, fake: &Fake) -> Gate {
     gates.get(fake.address.ip(), fake.address.port())
 }
 
-/// Stands for a server that the kernel waits for: calls block until it is dropped.
+/// Calls that block, as on a server that does not answer, until this is dropped.
 struct Stuck {
     _release: Vec<mpsc::Sender<()>>,
     callers: JoinSet<Result<(), Stalled>>,
@@ -46,14 +46,14 @@ fn stuck(gate: &Gate, calls: usize) -> Stuck {
 }
 
 #[tokio::test]
-async fn a_call_gives_what_it_gives() {
+async fn a_call_returns_its_result() {
     let fake = Fake::start(Behaviour::alive()).await;
     assert_eq!(gate(&gates(), &fake).run(|| 7).await, Ok(7));
-    assert_eq!(fake.calls(), 0, "nobody asks while calls are quick");
+    assert_eq!(fake.calls(), 0, "no check while calls are quick");
 }
 
 #[tokio::test]
-async fn a_server_that_is_slow_but_lives_is_waited_for() {
+async fn a_call_waits_for_a_slow_server() {
     let fake = Fake::start(Behaviour::alive()).await;
     let call = || std::thread::sleep(PATIENCE * 3);
     assert_eq!(gate(&gates(), &fake).run(call).await, Ok(()));
@@ -67,7 +67,7 @@ async fn calls_to_a_dead_server_end_in_time_and_keep_a_bounded_number_of_threads
     let (to_dead, to_alive) = (gate(&gates, &dead), gate(&gates, &alive));
     let started = Instant::now();
     let mut stuck = stuck(&to_dead, 200);
-    // Another server's calls meanwhile are as quick as ever.
+    // Calls to another server stay quick.
     for _ in 0..100 {
         let call = Instant::now();
         to_alive.run(|| ()).await.unwrap();
@@ -83,7 +83,7 @@ async fn calls_to_a_dead_server_end_in_time_and_keep_a_bounded_number_of_threads
 }
 
 #[tokio::test]
-async fn threads_that_are_stuck_count_when_the_gate_is_fetched_anew() {
+async fn threads_that_hang_count_when_the_gate_is_fetched_again() {
     let fake = Fake::start(Behaviour::Closing).await;
     let gates = gates();
     let mut stuck = stuck(&gate(&gates, &fake), THREADS);
@@ -102,7 +102,7 @@ async fn a_server_that_comes_back_is_used_again() {
     assert_eq!(gate.run(|| 7).await, Ok(7));
 }
 
-/// Tells when it is dropped, and on which thread.
+/// Reports when it is dropped, and on which thread.
 struct Witness(Option<oneshot::Sender<std::thread::ThreadId>>);
 
 impl Drop for Witness {
@@ -113,7 +113,7 @@ impl Drop for Witness {
 }
 
 #[tokio::test]
-async fn what_a_call_gives_is_dropped_when_its_caller_is_gone() {
+async fn the_result_of_a_call_is_dropped_if_its_caller_is_gone() {
     let fake = Fake::start(Behaviour::alive()).await;
     let gate = gate(&gates(), &fake);
     let (tell, dropped) = oneshot::channel();
@@ -140,13 +140,13 @@ async fn a_held_value_is_dropped_on_a_thread_of_the_gate() {
 
 #[tokio::test]
 #[should_panic(expected = "in the call")]
-async fn a_panic_in_a_call_is_its_callers() {
+async fn a_panic_in_a_call_continues_in_its_caller() {
     let fake = Fake::start(Behaviour::alive()).await;
     let _: Result<(), Stalled> = gate(&gates(), &fake).run(|| panic!("in the call")).await;
 }
 
 #[tokio::test]
-async fn a_server_has_one_gate_and_an_idle_one_goes() {
+async fn a_server_has_one_gate_and_an_idle_gate_is_forgotten() {
     let (one, other) = (Fake::start(Behaviour::alive()).await, Fake::start(Behaviour::alive()).await);
     let gates = gates();
     let first = gate(&gates, &one);

@@ -1,11 +1,9 @@
-//! Is an NFS server there? Asked before, and during, a call that could block in the kernel.
+//! Checks whether an NFS server answers, before and during a call that could block in the kernel.
 //!
-//! The question is an RPC NULL call to the NFS program over TCP: it needs no privilege and no export, every server
-//! answers it without looking at a disk, and one that demands TLS or Kerberos answers it too. A server used over RDMA
-//! is asked over TCP all the same.
+//! A check is an RPC NULL call to the NFS program over TCP. It needs no privilege and no export. Every server answers
+//! it without reading a disk, even one that requires TLS or Kerberos. A server with RDMA is checked over TCP too.
 //!
-//! An address answers or does not. The host name of a server is resolved again for each question, and the server
-//! answers where one of its addresses does.
+//! Each check of a host name resolves the name again. The server answers if one of its addresses answers.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,45 +18,45 @@ use crate::mount::resolve::Resolver;
 use crate::mount::rpc::{self, Reply};
 use crate::nfs::source::Server;
 
-/// How long a check takes at most, with name resolution.
-pub const LIMIT: Duration = Duration::from_secs(2);
-/// How long an answer is good for.
+/// How long a check may take, with name resolution.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an answer is reused.
 const FRESH: Duration = Duration::from_secs(1);
-/// A server that nobody asked about for so long is forgotten.
+/// How long a server is remembered after a caller last asked about it.
 const IDLE: Duration = Duration::from_secs(600);
-/// A server is dead after so many questions in a row without an answer, over at least so long.
+/// A server is dead after this many checks in a row without an answer, over at least this time.
 const DEAD: (u32, Duration) = (4, Duration::from_secs(30));
 
-/// What is known of the NFS servers in use, by name and by address. Answers are shared: however many callers ask about
-/// a server, by whatever names, each of its addresses gets one question at a time, and at most one a second.
+/// The state of the NFS servers in use, by name and by address. Callers share answers: however many callers ask about a
+/// server, by whatever names, each address gets one check at a time, and at most one per second.
 #[derive(Debug, Default)]
 pub struct Reachability {
     servers: Mutex<HashMap<(Server, u16), Known>>,
 }
 
-/// What the last check of a server found.
+/// The result of the last check of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerState {
     /// The server, as the parameters name it.
     pub server: Server,
-    /// The port that was asked, TCP.
+    /// The TCP port of the check.
     pub port: u16,
-    /// The address that answered, or why none did.
+    /// The address that answered, or the reason why none did.
     pub result: Result<IpAddr, String>,
-    /// When the server came into this state: it answers, or does not, since then.
+    /// Since when the server answers, or does not answer.
     pub since: SystemTime,
 }
 
-/// What is known of one server.
+/// The state of one server.
 #[derive(Debug)]
 struct Known {
-    /// When a caller last asked about it.
+    /// When a caller last asked about the server.
     wanted: Instant,
-    /// The answer to the last question; empty while it is on its way.
+    /// The answer to the last check; empty while the check runs.
     answer: watch::Receiver<Option<Answer>>,
-    /// The answer before that.
+    /// The answer to the check before that.
     last: Option<Answer>,
-    /// Of a server that has a name.
+    /// Resolves the name, if the server has one.
     resolver: Arc<AsyncMutex<Resolver>>,
 }
 
@@ -67,15 +65,15 @@ struct Answer {
     at: Instant,
     since: SystemTime,
     result: Result<IpAddr, String>,
-    /// All addresses of the server, so far as they are known.
+    /// All known addresses of the server.
     addresses: Vec<IpAddr>,
     misses: Option<Misses>,
 }
 
-/// What a question found, and when: see [`Answer`].
+/// The time and the result of a check, and the server's addresses: see [`Answer`].
 type Found = (Instant, Result<IpAddr, String>, Vec<IpAddr>);
 
-/// Questions in a row that got no answer.
+/// Checks in a row without an answer.
 #[derive(Debug, Clone, Copy)]
 struct Misses {
     count: u32,
@@ -83,20 +81,20 @@ struct Misses {
 }
 
 impl Reachability {
-    /// Nothing is known yet.
+    /// Knows no server yet.
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// The address at which the server answers now (at most a second ago), or [`Error::Unreachable`] with the reason.
-    /// Takes two seconds at most.
+    /// Returns the address at which the server answered at most a second ago, or [`Error::Unreachable`] with the
+    /// reason. Takes two seconds at most.
     pub async fn check(self: &Arc<Self>, server: &Server, port: u16) -> Result<IpAddr> {
         let answered = self.answer(server, port).await.and_then(|answer| answer.result);
         answered.map_err(|reason| Error::Unreachable { server: server.to_string(), port, reason })
     }
 
-    /// All addresses that a server has now, whether they answer or not; empty where its name cannot be resolved. Takes
-    /// two seconds at most.
+    /// Returns all addresses that a server has now, whether they answer or not, or none if its name cannot be resolved.
+    /// Takes two seconds at most.
     pub async fn addresses(self: &Arc<Self>, server: &Server, port: u16) -> Vec<IpAddr> {
         self.answer(server, port).await.map(|answer| answer.addresses).unwrap_or_default()
     }
@@ -105,13 +103,13 @@ impl Reachability {
         let mut answer = self.ask(server, port);
         match answer.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(answer)) => Ok(answer.clone()),
-            // The task that asks is gone, which only the end of the runtime does.
-            Ok(None) | Err(_) => Err("the driver is going down".to_owned()),
+            // Only the end of the runtime ends the checking task early.
+            Ok(None) | Err(_) => Err("the driver is shutting down".to_owned()),
         }
     }
 
-    /// Whether a server is dead: several questions in a row, over tens of seconds, got no answer. One question without
-    /// an answer only fails a call. Steps that cannot be undone are taken on the mounts of dead servers alone.
+    /// Whether a server is dead: several checks in a row, over tens of seconds, got no answer. A single failed check
+    /// only fails a call. The driver takes steps that it cannot undo only on the mounts of dead servers.
     pub fn is_dead(&self, server: &Server, port: u16) -> bool {
         let servers = self.servers();
         let misses = servers.get(&(key(server), port)).and_then(|known| known.latest()?.misses);
@@ -131,7 +129,7 @@ impl Reachability {
         states
     }
 
-    /// What is asked of a server: its answer, fresh or on its way.
+    /// The answer of a server: a fresh one, or that of a running check.
     fn ask(self: &Arc<Self>, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
         let server = key(server);
         let mut servers = self.servers();
@@ -143,7 +141,7 @@ impl Reachability {
         known.answer(self, &server, port)
     }
 
-    /// Asks an address, or the addresses of a name.
+    /// Checks an address, or the addresses of a name.
     async fn question(self: Arc<Self>, server: &Server, port: u16, resolver: Arc<AsyncMutex<Resolver>>) -> Found {
         if let Some(address) = server.address() {
             let result = null(SocketAddr::new(address, port)).await;
@@ -157,8 +155,8 @@ impl Reachability {
             }
         };
         let mut resolver = resolver.lock().await;
-        // What is known of a name is as old as what is known of its address.
-        let (at, result) = match resolver.find(server, LIMIT, ask).await {
+        // The answer for a name is as old as the answer for its address.
+        let (at, result) = match resolver.find(server, CHECK_TIMEOUT, ask).await {
             Ok((address, at)) => (at, Ok(address)),
             Err(reason) => (Instant::now(), Err(reason)),
         };
@@ -170,14 +168,14 @@ impl Reachability {
     }
 }
 
-/// An address may be written in several ways.
+/// The key of a server. All spellings of an address have the same key.
 fn key(server: &Server) -> Server {
     server.address().map_or_else(|| server.clone(), Server::from)
 }
 
 async fn null(to: SocketAddr) -> Result<IpAddr, String> {
-    match timeout(LIMIT, rpc::null(to, rpc::NFS, 4)).await {
-        // Any answer of an RPC server that has the program is life: version 3 alone, or other credentials asked for.
+    match timeout(CHECK_TIMEOUT, rpc::null(to, rpc::NFS, 4)).await {
+        // Any answer from an RPC server with this program counts, even with version 3 only or for other credentials.
         Ok(Ok(Reply::Success(_) | Reply::OtherVersions { .. } | Reply::Denied)) => Ok(to.ip()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("no answer to an RPC call".to_owned()),
@@ -185,19 +183,19 @@ async fn null(to: SocketAddr) -> Result<IpAddr, String> {
 }
 
 impl Known {
-    /// Of a server that was never asked.
+    /// The state of a server that was never checked.
     fn nothing() -> Self {
-        // Its sender is gone at once: nothing is on its way.
+        // The sender is dropped at once, which means that no check runs.
         let (_, answer) = watch::channel(None);
         Self { wanted: Instant::now(), answer, last: None, resolver: Arc::default() }
     }
 
-    /// The last answer that has come.
+    /// The last answer that arrived.
     fn latest(&self) -> Option<Answer> {
         self.answer.borrow().clone().or_else(|| self.last.clone())
     }
 
-    /// The answer, which may be on its way; a new question where it is neither that nor fresh.
+    /// The answer, which may still be on its way. Starts a new check if no check runs and the answer is not fresh.
     fn answer(
         &mut self,
         reachability: &Arc<Reachability>,
@@ -214,7 +212,7 @@ impl Known {
             let (tell, answer) = watch::channel(None);
             let (server, last, resolver) = (server.clone(), self.last.clone(), Arc::clone(&self.resolver));
             let reachability = Arc::clone(reachability);
-            // A task of its own: the question goes on when the caller that began it goes away.
+            // The check has its own task, so it continues if its caller goes away.
             tokio::spawn(async move {
                 let found = reachability.question(&server, port, resolver).await;
                 tell.send_replace(Some(Answer::after(last, &server, port, found)));
@@ -226,7 +224,7 @@ impl Known {
 }
 
 impl Answer {
-    /// The answer that follows `last`; a change is logged.
+    /// Makes the answer that follows `last`, and logs a change.
     fn after(last: Option<Self>, server: &Server, port: u16, (at, result, addresses): Found) -> Self {
         let now = Instant::now();
         if let (Some(Ok(from)), Ok(to)) = (last.as_ref().map(|last| &last.result), &result)

@@ -1,4 +1,4 @@
-//! What callers are told of a server, when it is asked, and when it is dead.
+//! What callers learn about a server, when the server is checked, and when it is dead.
 
 use rstest::rstest;
 use tokio::task::JoinSet;
@@ -34,22 +34,22 @@ async fn a_server_answers(#[case] behaviour: Behaviour) {
 #[rstest]
 #[case::silent(Behaviour::Silent, "no answer")]
 #[case::closing(Behaviour::Closing, "")]
-#[case::another_program(Behaviour::Words(vec![1, 0, 0, 0, 1]), "without this program")]
-#[case::garbage(Behaviour::Bytes(vec![0xff; 100]), "not one of an RPC server")]
+#[case::another_program(Behaviour::Words(vec![1, 0, 0, 0, 1]), "does not have this program")]
+#[case::garbage(Behaviour::Bytes(vec![0xff; 100]), "not from an RPC server")]
 #[tokio::test]
-async fn a_server_that_is_gone_is_reported_within_the_limit(#[case] behaviour: Behaviour, #[case] why: &str) {
+async fn a_server_that_is_gone_is_reported_within_the_time_out(#[case] behaviour: Behaviour, #[case] why: &str) {
     let fake = Fake::start(behaviour).await;
     let started = Instant::now();
     let Err(Error::Unreachable { server, port, reason }) = check(&Reachability::new(), &fake).await else {
         panic!("reachable");
     };
-    assert!(started.elapsed() < LIMIT + Duration::from_millis(500));
+    assert!(started.elapsed() < CHECK_TIMEOUT + Duration::from_millis(500));
     assert_eq!((server.as_str(), port), ("127.0.0.1", fake.address.port()));
     assert!(reason.contains(why), "{reason}");
 }
 
 #[tokio::test]
-async fn an_address_is_asked_once_by_whatever_names_it_is_called() {
+async fn an_address_is_checked_once_for_all_its_names() {
     let fake = Fake::start(Behaviour::alive()).await;
     let (reachability, port) = (Reachability::new(), fake.address.port());
     for name in ["localhost", "127.0.0.1", "LOCALHOST", "localhost"] {
@@ -74,7 +74,7 @@ async fn a_name_that_does_not_resolve_is_reported() {
 }
 
 #[tokio::test]
-async fn many_callers_are_one_question() {
+async fn many_callers_share_one_check() {
     let fake = Fake::start(Behaviour::Slow(Duration::from_millis(100))).await;
     let reachability = Reachability::new();
     let mut callers = JoinSet::new();
@@ -87,7 +87,7 @@ async fn many_callers_are_one_question() {
 }
 
 #[tokio::test]
-async fn a_question_outlives_the_caller_who_began_it() {
+async fn a_check_outlives_its_caller() {
     let fake = Fake::start(Behaviour::Slow(Duration::from_millis(200))).await;
     let reachability = Reachability::new();
     timeout(Duration::from_millis(50), check(&reachability, &fake)).await.unwrap_err();
@@ -96,7 +96,7 @@ async fn a_question_outlives_the_caller_who_began_it() {
 }
 
 #[tokio::test]
-async fn an_answer_is_good_for_a_second_either_way() {
+async fn an_answer_is_reused_for_a_second_either_way() {
     let fake = Fake::start(Behaviour::Closing).await;
     let reachability = Reachability::new();
     check(&reachability, &fake).await.unwrap_err();
@@ -110,7 +110,7 @@ async fn an_answer_is_good_for_a_second_either_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_is_dead_after_several_misses_over_tens_of_seconds_and_one_answer_makes_it_live() {
+async fn a_server_is_dead_after_several_misses_over_tens_of_seconds_until_one_answer() {
     let fake = Fake::start(Behaviour::Closing).await;
     let reachability = Reachability::new();
     let is_dead = || reachability.is_dead(&server("127.0.0.1"), fake.address.port());
@@ -130,7 +130,7 @@ async fn a_server_is_dead_after_several_misses_over_tens_of_seconds_and_one_answ
 }
 
 #[tokio::test]
-async fn what_is_known_tells_since_when() {
+async fn the_state_of_a_server_says_since_when() {
     let fake = Fake::start(Behaviour::alive()).await;
     let reachability = Reachability::new();
     assert_eq!(reachability.known(), []);
@@ -141,7 +141,7 @@ async fn what_is_known_tells_since_when() {
     tokio::time::sleep(FRESH).await;
     check(&reachability, &fake).await.unwrap();
     let [second] = &reachability.known()[..] else { panic!("one server") };
-    assert_eq!(fake.calls(), 2, "it was asked anew");
+    assert_eq!(fake.calls(), 2, "it was checked again");
     assert_eq!(second.since, first.since);
 
     fake.become_(Behaviour::Closing);

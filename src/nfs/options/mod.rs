@@ -312,7 +312,7 @@ impl Versions {
         let (major, minor) = (major.and_then(number), minor.and_then(number));
         let contradicts = |old: Option<u8>, new: Option<u8>| old.zip(new).is_some_and(|(old, new)| old != new);
         if contradicts(self.major, major) || contradicts(self.minor, minor) {
-            return Err("it contradicts the version that an option before it asks for".to_owned());
+            return Err("it contradicts the version of an earlier option".to_owned());
         }
         self.major = self.major.or(major);
         self.minor = self.minor.or(minor);

@@ -1,4 +1,4 @@
-//! Which options are accepted and which are refused, and what the driver makes of them.
+//! Which options the driver accepts and rejects, and how it uses them.
 
 use proptest::prelude::*;
 use rstest::rstest;
@@ -21,7 +21,7 @@ fn reason(text: &str) -> String {
 #[case("softerr,softreval,acregmin=0,acregmax=60,acdirmin=30,acdirmax=60,actimeo=3,nocto,noac")]
 #[case("vers=3,proto=tcp,port=2049,mountport=20048,mountproto=tcp,mountvers=3,nolock,local_lock=all,noacl")]
 #[case("sec=krb5p:krb5i,rdirplus=force,rdirplus,write=eager,fsc,sync,nosharecache,v4.2,minorversion=2")]
-fn what_nfs_defines_is_taken_and_reads_as_it_was_asked(#[case] text: &str) {
+fn options_of_nfs_are_accepted_and_displayed_as_requested(#[case] text: &str) {
     assert_eq!(options(text).to_string(), text);
     assert_eq!(options(text).to_vec().join(","), text);
 }
@@ -31,7 +31,7 @@ fn what_nfs_defines_is_taken_and_reads_as_it_was_asked(#[case] text: &str) {
 #[case::what_is_done_anyway("nodev,nosuid,hard", "hard")]
 #[case::numbers_with_zeroes("timeo=0600", "timeo=600")]
 #[case::blanks_and_nothing(" hard , ,,ro", "hard,ro")]
-fn what_has_no_effect_is_dropped(#[case] text: &str, #[case] kept: &str) {
+fn options_without_effect_are_dropped(#[case] text: &str, #[case] kept: &str) {
     assert_eq!(options(text).to_string(), kept);
     assert_eq!(options(text).is_empty(), kept.is_empty());
 }
@@ -43,7 +43,7 @@ fn flags_may_come_one_by_one_or_together() {
 }
 
 #[rstest]
-fn what_would_do_something_else_is_refused(
+fn other_options_are_rejected(
     #[values(
         "bind",
         "rbind",
@@ -111,7 +111,7 @@ fn what_would_do_something_else_is_refused(
 #[case("nconnect=0", "it takes a number from 1 to 16")]
 #[case("remount", "not allowed")]
 #[case("bogus", "`bogus`: not an option of nfs(5)")]
-fn the_error_names_the_option_and_what_would_be_right(#[case] text: &str, #[case] expected: &str) {
+fn the_error_names_the_option_and_valid_values(#[case] text: &str, #[case] expected: &str) {
     assert!(reason(text).contains(expected), "{}", reason(text));
 }
 
@@ -134,7 +134,7 @@ fn an_option_from_a_secret_is_not_shown() {
 #[case("minorversion=0", Some(V4_0), V4_0, &[])]
 #[case("nfsvers=4.2,vers=4", Some(V4_2), V4_2, &[])]
 #[case("vers=3,v3", Some(V3), V3, &[])]
-fn the_options_about_the_version_are_taken_together(
+fn options_for_the_version_are_combined(
     #[case] text: &str,
     #[case] version: Option<Version>,
     #[case] best: Version,
@@ -145,7 +145,7 @@ fn the_options_about_the_version_are_taken_together(
 }
 
 #[rstest]
-fn versions_that_contradict_each_other_are_refused(
+fn versions_that_contradict_each_other_are_rejected(
     #[values("vers=3,vers=4", "vers=4.1,nfsvers=4.2", "vers=3,minorversion=0", "v4.0,minorversion=1")] text: &str,
 ) {
     assert!(reason(text).contains("contradicts"), "{}", reason(text));
@@ -157,7 +157,7 @@ fn versions_that_contradict_each_other_are_refused(
 #[case("rdma,port=20049", Transport::Rdma, 2049)]
 #[case("proto=rdma6", Transport::Rdma, 2049)]
 #[case("proto=rdma,tcp,port=1", Transport::Tcp, 1)]
-fn the_server_is_asked_at_its_tcp_port(#[case] text: &str, #[case] transport: Transport, #[case] port: u16) {
+fn the_server_is_checked_at_its_tcp_port(#[case] text: &str, #[case] transport: Transport, #[case] port: u16) {
     assert_eq!((options(text).transport(), options(text).port()), (transport, port));
 }
 
@@ -168,7 +168,7 @@ fn the_server_is_asked_at_its_tcp_port(#[case] text: &str, #[case] transport: Tr
 #[case("lock,nolock", false)]
 #[case("local_lock=all", false)]
 #[case("local_lock=none", true)]
-fn locks_are_on_the_server_where_that_was_asked_for(#[case] text: &str, #[case] locks: bool) {
+fn locks_are_on_the_server_if_requested(#[case] text: &str, #[case] locks: bool) {
     assert_eq!(options(text).locks(), locks);
 }
 
@@ -179,21 +179,24 @@ fn locks_are_on_the_server_where_that_was_asked_for(#[case] text: &str, #[case] 
 #[case("noexec,nosymfollow", Attributes::MOUNT_ATTR_NOEXEC | Attributes::MOUNT_ATTR_NOSYMFOLLOW)]
 #[case("noatime,strictatime", Attributes::MOUNT_ATTR_STRICTATIME)]
 #[case("noatime,relatime", Attributes::empty())]
-fn a_later_flag_has_the_last_word_and_devices_and_setuid_never_work(#[case] text: &str, #[case] expected: Attributes) {
+fn a_later_flag_overrides_an_earlier_one_and_devices_and_setuid_never_work(
+    #[case] text: &str,
+    #[case] expected: Attributes,
+) {
     let always = Attributes::MOUNT_ATTR_NODEV | Attributes::MOUNT_ATTR_NOSUID;
     assert_eq!(options(text).attributes(), expected | always);
     assert_eq!(options(text).read_only(), expected.contains(Attributes::MOUNT_ATTR_RDONLY));
 }
 
 #[test]
-fn the_file_system_gets_its_own_options_alone() {
+fn the_file_system_gets_only_its_own_options() {
     let options = options("vers=4.1,proto=tcp,ro,noatime,hard,timeo=600,_netdev");
     let parameters: Vec<_> = options.parameters().collect();
     assert_eq!(parameters, [("tcp", None), ("hard", None), ("timeo", Some("600"))]);
 }
 
 #[test]
-fn a_controller_keeps_the_way_to_the_server_and_writes_uncached() {
+fn a_controller_keeps_the_connection_options_and_replaces_the_rest() {
     let controller =
         options("ro,hard,timeo=600,vers=4.1,sec=krb5,xprtsec=tls,port=1,actimeo=60,sync,lock,local_lock=posix");
     let controller = controller.for_role(Role::Controller);
@@ -219,7 +222,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_shown_reads_back_as_the_same(texts in prop::collection::vec(known(), 0..4)) {
+    fn displayed_options_parse_to_the_same_options(texts in prop::collection::vec(known(), 0..4)) {
         if let Ok(parsed) = MountOptions::parse("mountOptions", &texts) {
             prop_assert_eq!(&options(&parsed.to_string()), &parsed);
             prop_assert_eq!(&MountOptions::parse("mountOptions", parsed.to_vec()).unwrap(), &parsed);

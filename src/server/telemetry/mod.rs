@@ -140,7 +140,7 @@ where
             let response = tokio::select! {
                 biased;
                 response = serving => response?,
-                () = cut.cancelled() => Status::unavailable("the driver is going down; call again").into_http(),
+                () = cut.cancelled() => Status::unavailable("the driver is shutting down; call again").into_http(),
             };
             // The status of a unary call that failed is in the headers; one that succeeded has its OK in the trailers.
             match Status::from_header_map(response.headers()) {
