@@ -1,8 +1,8 @@
-//! The end of publishing, on the thread that made the mount: the root of the mount gets its group and mode, and only
-//! then is the mount attached to its target.
+//! The last step of publishing, on the thread that made the mount: it sets the group and mode of the mount's root, and
+//! then attaches the mount to its target.
 //!
-//! The server may keep that thread for longer than the call waits. Nothing is attached after the call has given up: by
-//! then the target may belong to another call.
+//! The server may block this thread for longer than the call waits. The thread does not attach the mount after the call
+//! has given up, because the target may then belong to another call.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,18 +16,18 @@ use crate::node::publish_intents::PublishIntent;
 use crate::node::root::{Identity, Root, RootAttributes};
 use crate::node::target::Place;
 
-/// Cancels with its drop what a call wants to attach: the call has given up, or has what it wanted.
+/// Cancels the attaching for a call when it is dropped: the call has given up, or is done.
 #[derive(Debug, Default)]
 pub struct AttachCancel(Arc<Mutex<bool>>);
 
-/// How a mount that was made for a call is attached.
+/// How to attach the mount that was made for a call.
 #[derive(Debug, Clone)]
 pub struct Attach {
-    /// Where it is attached.
+    /// Where to attach the mount.
     place: Arc<Place>,
-    /// What it was made for.
+    /// The request that the mount is for.
     pub intent: PublishIntent,
-    /// Dead mounts that it replaces, the visible one first.
+    /// The dead mounts that the mount replaces, the visible one first.
     dead: Vec<Mount>,
     cancelled: Arc<Mutex<bool>>,
 }
@@ -35,19 +35,20 @@ pub struct Attach {
 /// How attaching ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The mount is on its target.
+    /// The mount is attached to its target.
     Attached {
         /// The root directory of the mount.
         root: Identity,
-        /// Dead mounts that were detached, with their roots: [`end`](crate::node::detach::end) ends them.
+        /// The dead mounts that were detached, with their roots. [`end`](crate::node::detach::end) ends them.
         detached: Vec<(Mount, OwnedFd)>,
     },
-    /// The root directory is gone from the server, and so is the mount.
+    /// The root directory no longer exists on the server, and the mount was dropped.
     Stale,
 }
 
 impl AttachCancel {
-    /// Attaches a mount for `intent` at `place` in place of `dead` mounts, unless it is cancelled first.
+    /// Prepares to attach a mount for `intent` at `place`, in place of the `dead` mounts, unless this is cancelled
+    /// first.
     pub fn attach(&self, place: Arc<Place>, intent: PublishIntent, dead: Vec<Mount>) -> Attach {
         Attach { place, intent, dead, cancelled: Arc::clone(&self.0) }
     }
@@ -55,32 +56,36 @@ impl AttachCancel {
 
 impl Drop for AttachCancel {
     fn drop(&mut self) {
-        // This waits for a mount that is being attached just now, which asks no server.
+        // The lock waits while a mount is being attached, which asks no server.
         *lock(&self.0) = true;
     }
 }
 
 impl Attach {
-    /// Attaches a mount, given by its root. May block.
+    /// Attaches the mount with this root. May block.
     ///
     /// # Errors
-    /// [`Error::Export`] where the attributes cannot be set; [`Error::Precondition`] and [`Error::Internal`] where the
-    /// target cannot take the mount, or where the call has given up.
+    /// [`Error::Export`] if the attributes cannot be set; [`Error::Precondition`] and [`Error::Internal`] if the target
+    /// cannot take the mount, or if the call has given up.
     pub fn run(&self, root: &OwnedFd) -> Result<Outcome> {
         let now = Root::ask(root.as_fd());
         if now == Err(Errno::STALE) {
             return Ok(Outcome::Stale);
         }
-        // A volume that is published for reading is left as it is.
+        // A volume that is published read-only is not changed.
         if !self.intent.options.read_only() && self.intent.root_attributes != RootAttributes::default() {
             self.set_attributes(root, now)?;
         }
-        // Any other failure of the server is for the users of the volume to see.
-        let known =
-            now.or_else(|_| Root::known(root.as_fd())).map_err(|errno| self.failed("looking at the mount", errno))?;
+        // Other failures of the server do not stop publishing; the volume's users see them.
+        let known = now
+            .or_else(|_| Root::known(root.as_fd()))
+            .map_err(|errno| self.failed("reading the root directory of the mount", errno))?;
         let cancelled = lock(&self.cancelled);
         if *cancelled {
-            return Err(Error::Internal(format!("{} was mounted too late for {}", self.intent.source, self.place)));
+            return Err(Error::Internal(format!(
+                "{} was mounted too late: the call for {} has ended",
+                self.intent.source, self.place
+            )));
         }
         let mut detached = Vec::new();
         for dead in &self.dead {
@@ -104,9 +109,9 @@ impl Attach {
         let made = place.create()?;
         place.attach(root.as_fd()).map_err(|errno| {
             if made && let Err(error) = place.remove() {
-                tracing::warn!(target = %place, %error, "cannot remove the directory that was made for the mount");
+                tracing::warn!(target = %place, %error, "cannot remove the directory that was created for the mount");
             }
-            self.failed("putting the mount there", errno)
+            self.failed("attaching the mount", errno)
         })
     }
 
@@ -138,7 +143,7 @@ mod tests {
         }
     }
 
-    /// What attaches for `cancel` at a path.
+    /// An `Attach` for a path that `cancel` cancels.
     fn attach_at(cancel: &AttachCancel, path: &std::path::Path) -> Attach {
         let target = Target::try_from(path).unwrap();
         let place = Arc::new(target.find().unwrap().unwrap());
@@ -146,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_put_in_place_for_a_call_that_has_given_up() {
+    fn nothing_is_attached_for_a_call_that_has_given_up() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("target");
         let cancel = AttachCancel::default();
@@ -158,11 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_not_left_behind_when_the_mount_cannot_be_put_there() {
+    fn a_created_target_is_removed_if_the_mount_cannot_be_attached() {
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("target");
         let cancel = AttachCancel::default();
-        // A directory that is no mount of its own cannot be moved.
+        // A directory that is not a mount cannot be moved.
         let root = std::fs::File::open(dir.path()).unwrap().into();
         let outcome = attach_at(&cancel, &target).run(&root);
         assert!(matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");

@@ -1,10 +1,11 @@
-//! Detaching a mount: it leaves its target at once, without waiting for its server (umount2(2), MNT_DETACH).
+//! Detaches a mount: removes it from its target at once, without waiting for its server (umount2(2), MNT_DETACH).
 //!
-//! MNT_FORCE is never used. It makes all calls of a *superblock* fail, and other mounts share the superblock: other
-//! volumes of the export, mounts of the host that this container does not see, and mounts that were detached before.
+//! The driver never uses MNT_FORCE, which makes all calls of a *superblock* fail. Other mounts share the superblock:
+//! other volumes of the export, mounts of the host that this container does not see, and mounts that were detached.
 //!
-//! rustix unmounts, and not sys-mount: the `NOFOLLOW` of sys-mount 3.1 is O_NOFOLLOW of open(2), which umount2(2)
-//! refuses with EINVAL. Without UMOUNT_NOFOLLOW, a symbolic link in place of the target would lead to another mount.
+//! The driver unmounts with rustix and not with sys-mount: the `NOFOLLOW` of sys-mount 3.1 is O_NOFOLLOW of open(2),
+//! which umount2(2) rejects with EINVAL. Without UMOUNT_NOFOLLOW, a symbolic link in place of the target would lead to
+//! another mount.
 
 use std::os::fd::OwnedFd;
 
@@ -17,11 +18,11 @@ use crate::mount::gate::Gates;
 use crate::mount::table::{Mount, Table};
 use crate::node::target::Place;
 
-/// Takes the mount from its place if it is still there, without waiting for its server. Gives a descriptor of its root,
-/// which keeps the mount alive, so that this call does not have to wait for the end of the mount: see [`end`].
+/// Detaches the mount if it is still at `place`, without waiting for its server. Returns a descriptor of its root. The
+/// descriptor keeps the mount alive, so this call does not wait for the end of the mount: see [`end`].
 pub fn detach(place: &Place, mount: &Mount) -> Result<Option<OwnedFd>> {
     if Table::read()?.top(place.path()).is_none_or(|top| top.id != mount.id) {
-        // An earlier call has unmounted it, and only waits until the kernel has written everything.
+        // An earlier call has unmounted it, and now waits until the kernel has written all data.
         return Ok(None);
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -33,7 +34,7 @@ pub fn detach(place: &Place, mount: &Mount) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// Ends a detached mount, given by its root. The end may wait for the server, so it happens on a thread of the server's
+/// Ends the detached mount with this root. The end may wait for the server, so it runs on a thread of the server's
 /// gate.
 pub fn end(gates: &Gates, mount: &Mount, root: OwnedFd) {
     if let Some(address) = mount.address() {

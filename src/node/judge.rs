@@ -1,19 +1,19 @@
-//! What is on a target already, and what publishing a volume there means then.
+//! Decides how to publish a volume at a target where something may be mounted already.
 //!
-//! | the visible mount there | what happens |
+//! | the visible mount at the target | what publishing does |
 //! |---|---|
-//! | none | the volume is mounted |
-//! | the same source with the same options, and the server answers for it | nothing: it is published |
-//! | alive, but another source or other options | ALREADY_EXISTS, it stays |
-//! | not NFS | ALREADY_EXISTS, it stays |
-//! | stale or failing, or its server is dead at the address that the mount uses | replaced, once the new one is made |
-//! | its server does not answer now, or not for it within its limit | UNAVAILABLE, it stays |
+//! | none | mounts the volume |
+//! | the same source with the same options, and the server answers for it | nothing: the volume is published |
+//! | alive, but another source or other options | ALREADY_EXISTS; the mount stays |
+//! | not NFS, or over a mount that is not NFS | ALREADY_EXISTS; the mounts stay |
+//! | stale or failing, or its server is dead at the address that the mount uses | replaces the mount with a new one |
+//! | its server does not answer at present, or not for this mount in time | UNAVAILABLE; the mount stays |
 //!
-//! A mount from an address that the server's name no longer has stays as long as that address answers, because a pod
-//! may be using it; [`mount_health`](crate::node::mount_health) reports it.
+//! If the server's name no longer has the address of a mount, the mount stays as long as that address answers, because
+//! a pod may use it; [`mount_health`](crate::node::mount_health) reports it.
 //!
-//! Mounts under the visible one do not count. Options are compared in full with what this process was asked for, and
-//! with what [`compare`](crate::mount::compare) can tell where another process mounted.
+//! Other NFS mounts under the visible one do not count. If this process made the mount, all options are compared. If
+//! another process made it, only the options are compared that [`compare`](crate::mount::compare) can read.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -25,15 +25,15 @@ use crate::error::{Error, Result};
 use crate::mount::compare::difference;
 use crate::mount::table::{Mount, Table, is_kubelet_target};
 use crate::nfs::status::Status;
-use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
+use crate::node::mount_probe::{Failure, MountProbe, PROBE_TIMEOUT};
 use crate::node::publish_intents::{PublishIntent, PublishIntents};
 use crate::node::root::Root;
 use crate::node::target::Place;
 
-/// What publishing has to do at a target.
+/// What publishing must do at a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Mount the volume: nothing is there.
+    /// Mount the volume: nothing is mounted.
     Mount,
     /// Mount the volume in place of dead mounts.
     Replace,
@@ -41,38 +41,39 @@ pub enum Verdict {
     Published,
 }
 
-/// Looks at one target.
+/// Examines one target.
 #[derive(Debug)]
 pub struct Judge<'a> {
-    /// Asks the mount that is there.
+    /// Checks the mount at the target.
     pub probe: &'a MountProbe,
-    /// What this process was asked to publish.
+    /// What this process was requested to publish.
     pub intents: &'a PublishIntents,
     /// The target.
     pub place: &'a Arc<Place>,
     /// What is mounted.
     pub table: &'a Table,
-    /// Where the volume's server is now.
+    /// The current address of the volume's server.
     pub server_address: IpAddr,
 }
 
 impl Judge<'_> {
-    /// What has to be done to publish `intent`: the table in this file's doc. `before` is what this process was asked
-    /// to publish at the target earlier.
+    /// Returns what must be done to publish `intent`, by the table in this file's documentation. `before` is what this
+    /// process was requested to publish at the target earlier.
     pub async fn verdict(&self, intent: &PublishIntent, before: Option<&PublishIntent>) -> Result<Verdict> {
         let stack = self.table.at(self.place.path());
         let Some(top) = stack.first() else { return Ok(Verdict::Mount) };
         if let Some(other) = stack.iter().find(|mount| !mount.is_nfs()) {
             let (source, fs_type) = (other.source(), &other.fs_type);
-            return self.conflict(format!("it is `{source}` of type {fs_type}; unmount what does not belong there"));
+            return self
+                .conflict(format!("it is `{source}` of type {fs_type}; unmount it, because it is not the driver's"));
         }
-        match self.probe.root(self.place, top, Instant::now() + LIMIT).await {
+        match self.probe.root(self.place, top, Instant::now() + PROBE_TIMEOUT).await {
             Ok(root) => self.compare(intent, before, top, root),
             Err(failure) => self.dead_or_error(top, failure),
         }
     }
 
-    /// Whether a live mount is what is asked for.
+    /// Compares a live mount with the request.
     fn compare(
         &self,
         intent: &PublishIntent,
@@ -80,7 +81,7 @@ impl Judge<'_> {
         top: &Mount,
         root: Root,
     ) -> Result<Verdict> {
-        // This process knows what it mounted itself; for another mount, the names in the table have to say it.
+        // This process knows its own mounts. Other mounts are recognized by the names in the table.
         let own = before.filter(|before| before.mounted.is_some_and(|mounted| mounted.root == root.identity));
         let same =
             own.is_some_and(|own| own.source == intent.source) || top.is_of(&intent.source, Some(self.server_address));
@@ -93,7 +94,7 @@ impl Judge<'_> {
         }
     }
 
-    /// What follows from the failure of a mount to answer.
+    /// Returns what a mount that does not answer means.
     fn dead_or_error(&self, top: &Mount, failure: Failure) -> Result<Verdict> {
         let place = self.place;
         match failure {
@@ -103,11 +104,11 @@ impl Judge<'_> {
             }
             Failure::Silent | Failure::Failed(Status::TimedOut) => Err(Error::Export {
                 export: top.source(),
-                action: format!("asking for the volume that is mounted at {place}"),
+                action: format!("reading the volume that is mounted at {place}"),
                 status: Status::TimedOut,
             }),
             Failure::Gone => Err(Error::Precondition(format!(
-                "{place} is being mounted or unmounted by something else; the call has to be tried again"
+                "another process is mounting or unmounting at {place}; retry the call"
             ))),
             failure @ (Failure::Unreachable(_) | Failure::Failed(_)) => {
                 tracing::warn!(target = %place, source = top.source(), %failure, "replacing a dead mount");
@@ -120,8 +121,9 @@ impl Judge<'_> {
         Err(Error::conflict(format!("a mount at {}", self.place), reason))
     }
 
-    /// Refuses a volume that may have one target and has another: a mount of the same source at a path of kubelet's, or
-    /// at one that this process was asked for. Others, such as bind mounts for a pod's `subPath`, are no targets.
+    /// Returns an error if a volume that may have only one target has another: a mount of the same source at one of
+    /// kubelet's paths, or at a path that this process was requested to publish at. Other mounts, such as bind mounts
+    /// for a pod's `subPath`, are no targets.
     pub fn refuse_second_target(&self, intent: &PublishIntent) -> Result<()> {
         let is_target = |path: &Path| is_kubelet_target(path) || self.intents.at(path).is_some();
         let other = self.table.mounts().find(|mount| {
@@ -131,7 +133,7 @@ impl Judge<'_> {
         });
         match other {
             Some(other) => Err(Error::Precondition(format!(
-                "volume {} is for one writer on one node and is published at {} already",
+                "volume {} is for one writer on one node, and is already published at {}",
                 intent.volume_id,
                 other.target.display()
             ))),
@@ -140,11 +142,12 @@ impl Judge<'_> {
     }
 }
 
-/// How a mount differs from what is asked for, apart from its source. `own` is what this process mounted it for.
+/// The difference between a mount and the request, apart from the source. `own` is the request for which this process
+/// made the mount.
 fn differs(intent: &PublishIntent, own: Option<&PublishIntent>, mount: &Mount) -> Option<String> {
     difference(mount, &intent.options).map(|difference| difference.to_string()).or_else(|| {
         let own = own.filter(|own| own.options != intent.options)?;
-        Some(format!("`{}` is asked for, it was mounted with `{}`", intent.options, own.options))
+        Some(format!("`{}` was requested, but the mount has `{}`", intent.options, own.options))
     })
 }
 
@@ -186,7 +189,7 @@ mod tests {
         }
     }
 
-    /// A directory that the table shows as a mount of `nfs:/volume`, from the server at `port`.
+    /// A directory that the table shows as a mount of `nfs:/volume` from the server at `port`.
     struct Shown {
         _dir: tempfile::TempDir,
         place: Arc<Place>,
@@ -223,7 +226,7 @@ mod tests {
             judge.verdict(intent, before).await
         }
 
-        /// What a process remembers that made this mount for `intent`.
+        /// What a process remembers if it made this mount for `intent`.
         fn made_for(&self, intent: PublishIntent) -> PublishIntent {
             let root = std::fs::File::open(self.place.path()).unwrap();
             let root = Root::known(root.as_fd()).unwrap().identity;
@@ -232,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_target_with_the_volume_as_asked_for_is_published() {
+    async fn a_target_with_the_volume_as_requested_is_published() {
         let server = Server::start(Behaviour::alive()).await;
         let shown = Shown::as_mount("nfs4", server.address.port());
         let verdict = shown.judged(&intent("/volume", "hard,rsize=4096"), None).await;
@@ -244,19 +247,19 @@ mod tests {
     #[case::another_option("/volume", "soft")]
     #[case::another_volume("/other", "")]
     #[tokio::test]
-    async fn a_target_with_another_volume_or_other_options_is_taken(#[case] share: &str, #[case] options: &str) {
+    async fn a_target_with_another_volume_or_other_options_is_a_conflict(#[case] share: &str, #[case] options: &str) {
         let server = Server::start(Behaviour::alive()).await;
         let shown = Shown::as_mount("nfs4", server.address.port());
         assert!(matches!(shown.judged(&intent(share, options), None).await, Err(Error::Conflict { .. })));
     }
 
     #[tokio::test]
-    async fn what_this_process_mounted_is_compared_in_full() {
+    async fn all_options_of_this_process_s_own_mount_are_compared() {
         let server = Server::start(Behaviour::alive()).await;
         let shown = Shown::as_mount("nfs4", server.address.port());
         let before = shown.made_for(intent("/link-to-volume", "rsize=4096"));
         let same = shown.judged(&intent("/link-to-volume", "rsize=4096"), Some(&before)).await;
-        assert!(matches!(same, Ok(Verdict::Published)), "the kernel may show another path than was asked for");
+        assert!(matches!(same, Ok(Verdict::Published)), "the kernel may show another path than the requested one");
         let other = shown.judged(&intent("/link-to-volume", "rsize=8192"), Some(&before)).await;
         assert!(matches!(other, Err(Error::Conflict { .. })));
     }
@@ -270,7 +273,7 @@ mod tests {
             match shown.judged_by(&probe, &intent("/volume", ""), None).await {
                 Ok(Verdict::Replace) => break,
                 Err(Error::Unreachable { .. }) => tokio::time::sleep(Duration::from_secs(2)).await,
-                Ok(_) => panic!("it is taken for published"),
+                Ok(_) => panic!("the mount counts as published"),
                 Err(other) => panic!("{other}"),
             }
         }
@@ -289,7 +292,7 @@ mod tests {
     #[case::sub_path("/k/pods/u/volume-subpaths/pv/c/0", "nfs:/volume", true)]
     #[case::asked_for("/asked", "nfs:/volume", false)]
     #[case::another_volume("/asked", "nfs:/volume/sub", true)]
-    fn a_volume_for_one_target_has_no_second(#[case] path: &str, #[case] source: &str, #[case] allowed: bool) {
+    fn a_volume_for_one_target_gets_no_second_target(#[case] path: &str, #[case] source: &str, #[case] allowed: bool) {
         let dir = tempfile::tempdir().unwrap();
         let place = &Arc::new(Target::try_from(dir.path()).unwrap().find().unwrap().unwrap());
         let table = &Table::parse(format!("26 25 0:26 / {path} rw - nfs4 {source} rw,addr=10.0.0.9").as_bytes());

@@ -1,4 +1,4 @@
-//! What a node does: it publishes and unpublishes volumes, and reports their health and statistics.
+//! The node's operations: publish and unpublish volumes, and report their health and statistics.
 
 mod attach;
 mod detach;

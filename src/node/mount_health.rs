@@ -14,18 +14,18 @@ use crate::mount::version::is_fallback;
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
 use crate::nfs::status::Status;
-use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
+use crate::node::mount_probe::{Failure, MountProbe, PROBE_TIMEOUT};
 use crate::node::moved;
 use crate::node::publish_intents::{PublishIntent, PublishIntents};
 use crate::node::target::{Place, Target};
 
-/// The port at which a server is asked where no mount names another.
+/// The port for checking a server if no mount options name another.
 const NFS_PORT: u16 = 2049;
 
 const SERVER_UNREACHABLE: &str = "ServerUnreachable";
 const ASK_SERVER: &str = "check that the NFS server runs and that its port is open from this node";
 
-const MOUNT_ANEW: &str = "delete the pod, so that its volumes are mounted anew";
+const MOUNT_ANEW: &str = "delete the pod, so that its volumes are mounted again";
 
 /// Checks the volumes of this node.
 #[derive(Debug)]
@@ -34,22 +34,22 @@ pub struct MountHealth {
     intents: Arc<PublishIntents>,
 }
 
-/// A target to be checked.
+/// A target to check.
 struct Subject {
     place: Arc<Place>,
     /// The visible mount.
     mount: Option<Mount>,
-    /// What this process was asked to publish there.
+    /// What this process was requested to publish at the target.
     intent: Option<PublishIntent>,
 }
 
 impl MountHealth {
-    /// Asks mounts through `probe`; `intents` says what should be mounted where.
+    /// Checks mounts with `probe`. `intents` says what should be mounted where.
     pub fn new(probe: MountProbe, intents: Arc<PublishIntents>) -> Self {
         Self { probe, intents }
     }
 
-    /// What is wrong with a volume at `target`, or at all of its targets on this node; empty where nothing is wrong.
+    /// Returns the problems of a volume at `target`, or at all of its targets on this node; none if it is healthy.
     /// Takes 2 s at most. `source` is the source that the volume's identifier names, if any.
     ///
     /// | reason | severity | what it means |
@@ -57,42 +57,42 @@ impl MountHealth {
     /// | `ServerUnreachable` | inaccessible | the server does not answer an RPC call |
     /// | `ServerSilent` | inaccessible | the server answers, but not for this volume |
     /// | `StaleFileHandle` | inaccessible | the volume's directory was removed or replaced, or is no longer exported |
-    /// | `VolumeUnreadable` | inaccessible | the server refuses to say anything of it |
+    /// | `VolumeUnreadable` | inaccessible | the server returns an error for the volume |
     /// | `MountMissing` | inaccessible | nothing is mounted where the volume was, or should be, published |
-    /// | `WrongVolumeMounted` | inaccessible | something else is mounted there |
-    /// | `ServerMoved` | degraded, or inaccessible | the name of its server has another address now |
-    /// | `ReadOnlyOnServer` | degraded | mounted for writing, but the server lets nobody write |
-    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than was intent |
+    /// | `WrongVolumeMounted` | inaccessible | something else is mounted at the target |
+    /// | `ServerMoved` | degraded, or inaccessible | the server's name has another address now |
+    /// | `ReadOnlyOnServer` | degraded | mounted read-write, but the server allows no writes |
+    /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than the best that the options allow |
     ///
     /// # Errors
-    /// [`Error::NotFound`] where the volume is not published on this node and nobody tried to.
+    /// [`Error::NotFound`] if the volume is not published on this node and no call tried to publish it.
     pub async fn of_volume(
         &self,
         volume_id: &str,
         target: Option<&Target>,
         source: Option<&Source>,
     ) -> Result<Vec<Condition>> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + PROBE_TIMEOUT;
         let mut conditions: Vec<Condition> = Vec::new();
         let subjects = self.subjects(volume_id, target, source).await?;
         let mut looks: JoinSet<_> =
             subjects.into_iter().map(|subject| look(self.probe.clone(), subject, source.cloned(), deadline)).collect();
         while let Some(look) = looks.join_next().await {
             let found =
-                look.map_err(|error| Error::Internal(format!("looking at volume {volume_id} broke off: {error}")))?;
+                look.map_err(|error| Error::Internal(format!("the check of volume {volume_id} broke off: {error}")))?;
             // CSI allows each reason once for a volume.
             conditions.extend(found.filter(|found| conditions.iter().all(|known| known.reason != found.reason)));
         }
         Ok(conditions)
     }
 
-    /// The servers of volumes on this node that do not answer, in one condition; `None` where all answer. Takes 2 s at
-    /// most.
+    /// Returns one condition that names the servers of volumes on this node that do not answer; `None` if all answer.
+    /// Takes 2 s at most.
     ///
-    /// A server counts where a volume of it is mounted at a path of kubelet's, or at a target that this process was
-    /// asked for.
+    /// A server counts if a volume of it is mounted at one of kubelet's paths, or at a target that this process was
+    /// requested to publish at.
     pub async fn of_servers(&self) -> Result<Option<Condition>> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + PROBE_TIMEOUT;
         let table = self.probe.local().run(Table::read).await?;
         let is_target = |path: &Path| is_kubelet_target(path) || self.intents.at(path).is_some();
         let servers: BTreeSet<(Server, u16)> = table
@@ -117,7 +117,7 @@ impl MountHealth {
         }))
     }
 
-    /// The targets at which a volume is checked.
+    /// The targets at which to check a volume.
     async fn subjects(
         &self,
         volume_id: &str,
@@ -154,7 +154,10 @@ impl MountHealth {
                     .filter_map(Result::transpose)
                     .collect::<Result<_>>()?;
                 match subjects.is_empty() {
-                    true => Err(Error::not_found(volume, "it is not published on this node, nor was it tried")),
+                    true => Err(Error::not_found(
+                        volume,
+                        "it is not published on this node, and no call tried to publish it",
+                    )),
                     false => Ok(subjects),
                 }
             })
@@ -162,18 +165,18 @@ impl MountHealth {
     }
 }
 
-/// The most important thing that is wrong at a target.
+/// Returns the most important problem at a target.
 async fn look(probe: MountProbe, subject: Subject, source: Option<Source>, deadline: Instant) -> Option<Condition> {
     let Some(mount) = &subject.mount else {
         return Some(look_for_missing(&probe, &subject, source.as_ref(), deadline).await);
     };
     let found = look_at_mount(&probe, &subject, mount, deadline);
-    // The source that was asked for; otherwise the one in the identifier of the volume, or in the mount itself.
+    // The requested source, otherwise that in the volume's identifier. Without either, the mount's own source is used.
     let source = subject.intent.as_ref().map(|intent| &intent.source).or(source.as_ref());
     let asked = subject.intent.as_ref().and_then(|intent| intent.mounted).map(|mounted| mounted.asked);
     let moved = moved::moved(&probe, mount, source.map(|source| &source.server), asked, deadline);
     match tokio::join!(found, moved) {
-        // What else is wrong is the fault of a server that the volume is no longer on.
+        // Other problems come from the old server, so the move is the cause to report.
         (found, Some(to)) => {
             let severity = found.map_or(Severity::Degraded, |found| found.severity);
             let message = format!("{} at {} is mounted from {to}; {MOUNT_ANEW}", mount.source(), subject.place);
@@ -207,7 +210,7 @@ async fn look_at_mount(probe: &MountProbe, subject: &Subject, mount: &Mount, dea
     found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
 }
 
-/// Why nothing is mounted. A server that does not answer is the likely cause.
+/// Returns why nothing is mounted. The likely cause is a server that does not answer.
 async fn look_for_missing(
     probe: &MountProbe,
     subject: &Subject,
@@ -237,7 +240,7 @@ fn read_only(place: &Place, mount: &Mount) -> Condition {
         severity: Severity::Degraded,
         reason: "ReadOnlyOnServer",
         message: format!(
-            "{} is mounted for writing at {place}, but the server lets nobody write: export it with rw in \
+            "{} is mounted read-write at {place}, but the server allows no writes: export it with rw in \
              /etc/exports, and check the server's file system for errors",
             mount.source()
         ),
@@ -246,13 +249,13 @@ fn read_only(place: &Place, mount: &Mount) -> Condition {
 
 fn lower_version(place: &Place, mount: &Mount) -> Condition {
     let version = mount.option("vers").unwrap_or_default();
-    let locks = if mount.has("nolock") { ", and other nodes do not see the locks of this one" } else { "" };
+    let locks = if mount.has("nolock") { ", and other nodes do not see the locks of this node" } else { "" };
     Condition {
         severity: Severity::Degraded,
         reason: "NFSVersionFallback",
         message: format!(
-            "{} is mounted at {place} with NFS version {version}, since the server did not offer a better one{locks}; \
-             check which versions the server has, then {MOUNT_ANEW}; or ask for `vers={version}` in the mount options",
+            "{} is mounted at {place} with NFS version {version}, because the server did not have a better one{locks}; \
+             check which versions the server has, then {MOUNT_ANEW}; or set `vers={version}` in the mount options",
             mount.source()
         ),
     }
@@ -265,8 +268,8 @@ fn explain(failure: &Failure, place: &Place, source: &str) -> Condition {
         Failure::Gone => ("MountMissing", MOUNT_ANEW),
         Failure::Failed(Status::Stale) => (
             "StaleFileHandle",
-            "its directory was removed, replaced or is no longer exported: restore it on the server, then delete the \
-             pod",
+            "the volume's directory was removed, was replaced or is no longer exported: restore it on the server, \
+             then delete the pod",
         ),
         Failure::Failed(_) => ("VolumeUnreadable", "check /etc/exports and the log of the server"),
     };
@@ -311,7 +314,7 @@ mod tests {
         }
     }
 
-    /// A directory, and the mount of that type that the mount table shows there, from that address and port.
+    /// A directory, and a mount table's mount of this type at the directory, from this address and port.
     fn shown(directory: &tempfile::TempDir, address: &str, fs_type: &str, port: u16) -> (Arc<Place>, Mount) {
         let place = Arc::new(Target::try_from(directory.path()).unwrap().find().unwrap().unwrap());
         let device = directory.path().metadata().unwrap().st_dev();
@@ -321,12 +324,12 @@ mod tests {
         (place, mount)
     }
 
-    /// Looks at a directory that the mount table shows, if at all, as a mount of that type.
+    /// Checks a directory that the mount table shows as a mount of this type, or does not show.
     async fn look_at(fs_type: Option<&str>, port: u16, intent: Option<PublishIntent>) -> Option<Condition> {
         look_at_from("127.0.0.1", fs_type, port, intent).await
     }
 
-    /// The same, where it is mounted from that address.
+    /// Like `look_at`, for a mount from this address.
     async fn look_at_from(
         address: &str,
         fs_type: Option<&str>,
@@ -336,7 +339,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (place, mount) = shown(&dir, address, fs_type.unwrap_or("nfs4"), port);
         let mount = fs_type.map(|_| mount);
-        look(health().probe, Subject { place, mount, intent }, None, Instant::now() + LIMIT).await
+        look(health().probe, Subject { place, mount, intent }, None, Instant::now() + PROBE_TIMEOUT).await
     }
 
     fn reason(condition: Option<Condition>) -> Option<&'static str> {
@@ -350,7 +353,7 @@ mod tests {
     #[case::it_was_never_made_for_the_server_is_gone(Behaviour::Closing, None, Some("ServerUnreachable"))]
     #[case::it_is_not_nfs(Behaviour::alive(), Some("tmpfs"), Some("WrongVolumeMounted"))]
     #[tokio::test]
-    async fn a_volume_s_condition_has_a_name(
+    async fn each_condition_of_a_volume_has_its_reason(
         #[case] server: Behaviour,
         #[case] fs_type: Option<&str>,
         #[case] expected: Option<&str>,
@@ -366,7 +369,7 @@ mod tests {
     #[case::a_dead_one("127.0.0.9", "localhost", Behaviour::Closing, Some((Severity::Inaccessible, "ServerMoved")))]
     #[case::whatever_where_the_name_is_unknown("127.0.0.9", "nfs.invalid", Behaviour::alive(), None)]
     #[tokio::test]
-    async fn a_mount_from_an_address_that_its_server_s_name_no_longer_has_is_told_of(
+    async fn a_mount_from_an_address_that_its_server_s_name_no_longer_has_is_reported(
         #[case] address: &str,
         #[case] name: &str,
         #[case] server: Behaviour,
@@ -397,11 +400,11 @@ mod tests {
         let mut intent = PublishIntent { mounted, ..intent(port) };
         intent.source.server = Server::parse("server", "localhost").unwrap();
         let subject = Subject { place, mount: Some(mount), intent: Some(intent) };
-        assert_eq!(reason(look(health().probe, subject, None, Instant::now() + LIMIT).await), expected);
+        assert_eq!(reason(look(health().probe, subject, None, Instant::now() + PROBE_TIMEOUT).await), expected);
     }
 
     #[tokio::test]
-    async fn another_directory_than_was_mounted_is_told_whatever_its_name() {
+    async fn a_directory_other_than_the_mounted_one_is_reported_whatever_its_name() {
         let server = fake_server::Server::start(Behaviour::alive()).await;
         let port = server.address.port();
         let other = std::fs::File::open("/").unwrap();
@@ -412,7 +415,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_says_nothing_is_told_within_two_seconds() {
+    async fn a_silent_server_is_reported_within_two_seconds() {
         let server = fake_server::Server::start(Behaviour::Silent).await;
         let started = Instant::now();
         let condition = look_at(Some("nfs4"), server.address.port(), None).await;
@@ -425,14 +428,14 @@ mod tests {
     #[case::by_path(Some("/nowhere/target"))]
     #[case::by_a_path_that_is_no_volume(Some("/proc/self"))]
     #[tokio::test]
-    async fn a_volume_that_this_node_has_nothing_to_do_with_is_not_found(#[case] path: Option<&str>) {
+    async fn a_volume_that_is_not_on_this_node_is_not_found(#[case] path: Option<&str>) {
         let target = path.map(|path| Target::parse("path", path).unwrap());
         let found = health().of_volume("volume", target.as_ref(), None).await;
         assert!(matches!(found, Err(Error::NotFound { .. })), "{found:?}");
     }
 
     #[tokio::test]
-    async fn a_volume_that_could_not_be_published_is_looked_at() {
+    async fn a_volume_that_could_not_be_published_is_checked() {
         let server = fake_server::Server::start(Behaviour::Closing).await;
         let (health, dir) = (health(), tempfile::tempdir().unwrap());
         let target = dir.path().canonicalize().unwrap().join("target");

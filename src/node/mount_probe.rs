@@ -1,4 +1,4 @@
-//! Asks mounted volumes, by calls that may block in the kernel. No caller waits for longer than its deadline.
+//! Checks mounted volumes with calls that may block in the kernel. No caller waits longer than its deadline.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -18,32 +18,32 @@ use crate::nfs::source::Server;
 use crate::node::root::Root;
 use crate::node::target::Place;
 
-/// An attribute that no file has: replacing it fails, and the error says whether the server accepts changes.
+/// An extended attribute that no file has. Replacing it fails, and the error says whether the server accepts changes.
 const NO_ATTRIBUTE: &str = "user.csi-nfs.never-set";
-/// Write permission for everybody.
+/// Write permission for everyone.
 const WRITABLE_BY_ALL: u32 = 0o002;
 
-/// The limit of calls that have to answer within two seconds.
-pub const LIMIT: Duration = Duration::from_millis(1800);
+/// The time-out of calls that must answer within two seconds.
+pub const PROBE_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// Why a mounted volume did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// Its server does not answer; the reason.
-    #[error("its server does not answer: {0}")]
+    /// The server does not answer, for this reason.
+    #[error("the server does not answer: {0}")]
     Unreachable(String),
-    /// Its server answers, but not for the volume.
-    #[error("its server answers, but not for the volume")]
+    /// The server answers, but not for the volume.
+    #[error("the server answers, but not for the volume")]
     Silent,
-    /// It is no longer mounted there.
-    #[error("it is no longer mounted")]
+    /// The volume is no longer mounted there.
+    #[error("the volume is no longer mounted")]
     Gone,
-    /// The server or the kernel's client refused.
+    /// The server or the kernel's client returned an error.
     #[error("{0}")]
     Failed(Status),
 }
 
-/// Asks mounted volumes.
+/// Checks mounted volumes.
 #[derive(Debug, Clone)]
 pub struct MountProbe {
     reachability: Arc<Reachability>,
@@ -51,12 +51,12 @@ pub struct MountProbe {
 }
 
 impl MountProbe {
-    /// A probe that asks `reachability` first and goes through `gates`.
+    /// A probe that checks servers with `reachability` first, and makes its calls through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
         Self { reachability, gates }
     }
 
-    /// Work that asks no server.
+    /// The threads for work that asks no server.
     pub fn local(&self) -> &Local {
         self.gates.local()
     }
@@ -71,7 +71,7 @@ impl MountProbe {
         }
     }
 
-    /// All addresses that a server has now; empty where they are not known before `deadline`. See
+    /// All addresses that a server has now; none if they are not known before `deadline`. See
     /// [`Reachability::addresses`].
     pub async fn addresses(&self, server: &Server, port: u16, deadline: Instant) -> Vec<IpAddr> {
         timeout_at(deadline, self.reachability.addresses(server, port)).await.unwrap_or_default()
@@ -82,23 +82,23 @@ impl MountProbe {
         mount.server().is_some_and(|server| self.reachability.is_dead(&server, mount.tcp_port()))
     }
 
-    /// Asks the server for the root of `mount`, which is at `place`.
+    /// Reads the root of `mount`, which is at `place`, from the server.
     pub async fn root(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<Root, Failure> {
         let root = self.call(place, mount, deadline, |path| Root::ask_at(&path)).await?;
         if root.identity.device == mount.device { Ok(root) } else { Err(Failure::Gone) }
     }
 
-    /// Asks the server for the figures of the file system behind `mount`, which is at `place`.
+    /// Reads the statistics of the file system behind `mount`, which is at `place`, from the server.
     pub async fn statfs(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<FsStat, Failure> {
         let stat = self.call(place, mount, deadline, rustix::fs::statfs).await?;
         if stat.f_type == NFS_SUPER_MAGIC { Ok(figures(&stat)) } else { Err(Failure::Gone) }
     }
 
-    /// Whether the server refuses every change in a volume that is mounted for writing.
+    /// Whether the server rejects every change in a volume that is mounted read-write.
     ///
-    /// The server is asked for a change that cannot succeed. A server without extended attributes (they need version
-    /// 4.2) is asked for write permission instead. That says something only where the mode gives it to everybody, and
-    /// nothing of an export that became read-only after the kernel had cached the permission.
+    /// This requests a change that cannot succeed. On a server without extended attributes (they need version 4.2), it
+    /// checks for write permission instead. That check works only if the mode gives write permission to everyone, and
+    /// misses an export that became read-only after the kernel cached the permission.
     pub async fn is_read_only(
         &self,
         place: &Arc<Place>,
@@ -141,7 +141,7 @@ impl MountProbe {
     }
 }
 
-/// What statfs(2) returns, in bytes.
+/// Converts the result of statfs(2) to bytes.
 pub(super) fn figures(stat: &StatFs) -> FsStat {
     let block = if stat.f_frsize > 0 { stat.f_frsize } else { stat.f_bsize };
     let bytes = |blocks: u64| blocks.saturating_mul(u64::try_from(block).unwrap_or(0));

@@ -1,5 +1,5 @@
-//! Finds mounts whose server has moved: its name no longer has the address that they use, since the kernel never looks
-//! a name up again.
+//! Finds mounts whose server has moved: the server's name no longer has the address that the mount uses. The kernel
+//! never looks a name up again.
 
 use std::net::IpAddr;
 
@@ -9,10 +9,10 @@ use crate::mount::table::Mount;
 use crate::nfs::source::Server;
 use crate::node::mount_probe::MountProbe;
 
-/// The address that a mount uses, and where its server is now, as text; `None` where the server has not moved, or where
-/// that is not known before `deadline`. `server` is the server by the name that the volume was asked for with; without
-/// it, the name in the mount counts. `asked` is the address that this process mounted it at: the kernel may use another
-/// address of the same server, which its name need not have.
+/// Returns the address that a mount uses and the server's current addresses, as text. Returns `None` if the server has
+/// not moved, or if this is not known before `deadline`. `server` is the server that the volume's request names;
+/// without it, the name in the mount counts. `asked` is the address that this process gave to the kernel: the kernel
+/// may use another address of the same server, which the name need not have.
 pub async fn moved(
     probe: &MountProbe,
     mount: &Mount,
@@ -30,5 +30,5 @@ pub async fn moved(
         return None;
     }
     let now: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    Some(format!("{from}, and {server} is at {} by now", now.join(", ")))
+    Some(format!("{from}, but the address of {server} is now {}", now.join(", ")))
 }

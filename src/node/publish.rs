@@ -1,8 +1,8 @@
-//! Publishing a volume on this node (CSI NodePublishVolume): its directory on the server becomes its target here.
+//! Publishes a volume on this node (CSI NodePublishVolume): mounts its directory on the server at the target.
 //!
-//! The mount table says what is published, because it outlives the driver. A volume is mounted, gets its group and
-//! mode, and only then is attached to its target, in one step: a driver that dies in between leaves nothing, or a
-//! mounted volume. [`judge`](crate::node::judge) says what happens where something is mounted at the target already.
+//! The mount table says what is published, because it outlives the driver. The driver makes a detached mount, sets the
+//! group and mode of its root, and then attaches it to the target in one step. If the driver dies in between, there is
+//! either nothing or a published volume. [`judge`](crate::node::judge) decides if something is mounted at the target.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,19 +22,18 @@ use crate::node::publish_intents::{MountedVolume, PublishIntent};
 use crate::node::publisher::Publisher;
 use crate::node::target::{Place, Target};
 
-/// How long mounting may take on a server that answers but does not carry out what mounting needs. The next call for
-/// the target waits no longer than this.
+/// How long mounting may take on a server that answers checks but not the calls of the mount. The next call for the
+/// target waits no longer than this.
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 impl Publisher {
-    /// Mounts a volume at its target. The target is made if it is missing; its parent is not. A call waits for an
-    /// earlier call for the same target.
+    /// Mounts a volume at its target. Creates the target if it is missing, but not its parent. A call waits for earlier
+    /// calls for the same target.
     ///
-    /// # Errors
-    /// [`Error::Unreachable`] within 5 s where the server does not answer; [`Error::Conflict`] where something else is
-    /// mounted at the target; [`Error::Precondition`] where the target cannot be one, or where the volume may have one
-    /// target and has another; the errors of [`Mounter::mount`](crate::mount::mounter::Mounter::mount); and
-    /// [`Error::Export`] where group or mode cannot be set.
+    /// # Errors [`Error::Unreachable`] within 5 s if the server does not answer; [`Error::Conflict`] if something else
+    /// is mounted at the target; [`Error::Precondition`] if the path cannot be a target, or if the volume may have only
+    /// one target and has another; the errors of [`Mounter::mount`](crate::mount::mounter::Mounter::mount); and
+    /// [`Error::Export`] if the group or mode cannot be set.
     pub async fn publish(&self, intent: PublishIntent) -> Result<()> {
         let _target = self.targets.lock(intent.target.clone()).await;
         let _source = match intent.single_target {
@@ -55,7 +54,7 @@ impl Publisher {
         if intent.single_target {
             judge.refuse_second_target(&intent)?;
         }
-        // Dropped with this call: nothing is attached for a call that has given up.
+        // `cancel` is dropped with this call, so nothing is attached for a call that has given up.
         let cancel = AttachCancel::default();
         let mounting = timeout(MOUNT_LIMIT, self.mount(cancel.attach(Arc::clone(&place), intent.clone(), dead)));
         let mounted = mounting.await.unwrap_or_else(|_| {
@@ -66,8 +65,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// The target's place, and the mount table where it is needed: it takes the longer to read the more is mounted, and
-    /// mostly it says nothing about a new target.
+    /// Finds the target's place, and reads the mount table if it is needed. On a node with many mounts, reading the
+    /// table takes long, and for a new target it usually says nothing.
     async fn find(&self, intent: &PublishIntent) -> Result<(Arc<Place>, Table)> {
         let (target, single_target) = (intent.target.clone(), intent.single_target);
         let find = move || {
@@ -78,15 +77,15 @@ impl Publisher {
         self.gates.local().run(find).await
     }
 
-    /// Mounts the volume and attaches it to its target. The kernel may have cached the names on the way to the volume
-    /// for other mounts of the export, and may so find a directory that the server has removed. Then a mount that
-    /// shares nothing helps.
+    /// Mounts the volume and attaches it to its target. The kernel may have cached the names on the volume's path for
+    /// other mounts of the export, and then find a directory that the server has removed. In this case, mount again
+    /// without sharing the cache.
     async fn mount(&self, attach: Attach) -> Result<MountedVolume> {
         let (source, options) = (attach.intent.source.clone(), attach.intent.options.clone());
         let then = move |_: &Gate, root: OwnedFd| attach.run(&root);
         let mut mounted = self.mounter.mount_then(&source, &options, Role::Node, then.clone()).await?;
         if matches!(mounted.root, Ok(Outcome::Stale)) {
-            tracing::debug!(%source, "the directory is stale in the kernel's cache; mounting apart from other volumes");
+            tracing::debug!(%source, "the directory is stale in the kernel's cache; mounting without a shared cache");
             mounted = self.mounter.mount_then(&source, &options.unshared(), Role::Node, then).await?;
         }
         match mounted.root? {
@@ -98,7 +97,7 @@ impl Publisher {
             }
             Outcome::Stale => Err(Error::Export {
                 export: source.to_string(),
-                action: "looking at the volume's root directory".to_owned(),
+                action: "reading the volume's root directory".to_owned(),
                 status: Status::Stale,
             }),
         }
@@ -107,7 +106,7 @@ impl Publisher {
 
 fn no_parent(target: &Target) -> Error {
     Error::Precondition(format!(
-        "the parent directory of {target} does not exist: the CO has to make it, on a file system that this driver \
+        "the parent directory of {target} does not exist: the CO must create it, on a file system that this driver \
          sees (in Kubernetes kubelet's directory, mounted into the driver's container with mountPropagation: \
          Bidirectional)"
     ))
@@ -124,7 +123,7 @@ mod tests {
     use crate::node::root::RootAttributes;
 
     #[tokio::test]
-    async fn a_target_without_a_parent_is_refused_before_the_server_is_asked() {
+    async fn a_target_without_a_parent_is_an_error_before_the_server_is_asked() {
         let reachability = Reachability::new();
         let gates = Gates::new(Arc::clone(&reachability));
         let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));

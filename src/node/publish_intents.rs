@@ -1,5 +1,5 @@
-//! What this process was asked to publish. It is a memory, not a record: it says more than the mount table does, and
-//! nothing that matters is lost with it.
+//! Remembers what this process was requested to publish. This says more than the mount table, but it is only in memory:
+//! nothing that matters is lost with the process.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,43 +11,43 @@ use crate::nfs::source::Source;
 use crate::node::root::{Identity, RootAttributes};
 use crate::node::target::Target;
 
-/// How many targets are remembered where publishing failed and was never undone.
+/// The maximum number of remembered targets where publishing failed and no unpublish followed.
 const UNMOUNTED: usize = 1024;
 
-/// A volume that is to be published (CSI NodePublishVolume), and what is known of it afterwards.
+/// The request to publish a volume (CSI NodePublishVolume), and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishIntent {
     /// CSI `volume_id`.
     pub volume_id: String,
-    /// What is mounted.
+    /// The source to mount.
     pub source: Source,
-    /// Where it is mounted.
+    /// Where to mount it.
     pub target: Target,
-    /// How it is mounted; `ro` for a volume that is published for reading.
+    /// The mount options; `ro` for a volume that is published read-only.
     pub options: MountOptions,
-    /// Whether the volume may have one target on this node (CSI SINGLE_NODE_SINGLE_WRITER).
+    /// Whether the volume may have only one target on this node (CSI SINGLE_NODE_SINGLE_WRITER).
     pub single_target: bool,
-    /// What the volume's root directory has to have.
+    /// The required attributes of the volume's root directory.
     pub root_attributes: RootAttributes,
-    /// What was mounted; `None` until then.
+    /// What was mounted; `None` before the mount.
     pub mounted: Option<MountedVolume>,
 }
 
-/// What a volume was mounted as.
+/// A mounted volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MountedVolume {
     /// Its root directory.
     pub root: Identity,
-    /// The server's address that it was asked for at. The kernel may use another address of the same server.
+    /// The server's address that the driver gave to the kernel. The kernel may use another address of the same server.
     pub asked: IpAddr,
 }
 
-/// What this process was asked to publish, by the real path of the target.
+/// The requests to publish volumes, by the real path of the target.
 #[derive(Debug, Default)]
 pub struct PublishIntents(Mutex<HashMap<PathBuf, PublishIntent>>);
 
 impl PublishIntents {
-    /// Remembers what was asked for at a target of which nothing is known yet.
+    /// Remembers the request for a target, unless a request for this target is known.
     pub fn attempt(&self, target: &Path, intent: &PublishIntent) {
         let mut all = self.all();
         if all.len() > UNMOUNTED && all.values().filter(|intent| intent.mounted.is_none()).count() > UNMOUNTED {
@@ -66,12 +66,12 @@ impl PublishIntents {
         self.all().remove(target);
     }
 
-    /// What was asked for at a target.
+    /// The request for a target.
     pub fn at(&self, target: &Path) -> Option<PublishIntent> {
         self.all().get(target).cloned()
     }
 
-    /// The targets that a volume was to be published at.
+    /// The targets in the requests for a volume.
     pub fn targets_of(&self, volume_id: &str) -> Vec<PathBuf> {
         let all = self.all();
         all.iter().filter(|(_, intent)| intent.volume_id == volume_id).map(|(target, _)| target.clone()).collect()
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_does_not_change_what_is_known_of_a_target() {
+    fn an_attempt_does_not_replace_the_known_request_for_a_target() {
         let (intents, target) = (PublishIntents::default(), Path::new("/t"));
         intents.set(target, intent("v", "soft"));
         intents.attempt(target, &intent("v", "hard"));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn attempts_that_were_never_undone_do_not_pile_up_and_mounted_targets_stay() {
+    fn failed_attempts_do_not_pile_up_and_mounted_targets_stay() {
         let intents = PublishIntents::default();
         let root = Identity { device: (0, 1), inode: 1 };
         let mounted = Some(MountedVolume { root, asked: "10.0.0.1".parse().unwrap() });

@@ -1,4 +1,4 @@
-//! Publishing and unpublishing share what this file holds: the way to servers, what is known of targets, and locks.
+//! What publishing and unpublishing share: access to servers, the requests for targets, and locks.
 
 use std::sync::Arc;
 
@@ -19,15 +19,15 @@ pub struct Publisher {
     pub(super) gates: Arc<Gates>,
     pub(super) probe: MountProbe,
     pub(super) intents: Arc<PublishIntents>,
-    /// A target has one call at a time.
+    /// Locks: one call at a time for a target.
     pub(super) targets: KeyedMutex<Target>,
-    /// A volume that may have one target is published by one call at a time.
+    /// Locks: one call at a time publishes a volume that may have only one target.
     pub(super) sources: KeyedMutex<Source>,
 }
 
 impl Publisher {
-    /// A publisher that mounts with `mounter`, asks `reachability`, makes blocking calls through `gates`, and remembers
-    /// in `intents` what it is asked to publish.
+    /// A publisher that mounts with `mounter`, checks servers with `reachability`, makes blocking calls through
+    /// `gates`, and remembers requests in `intents`.
     pub fn new(
         mounter: Arc<Mounter>,
         reachability: Arc<Reachability>,

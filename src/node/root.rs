@@ -1,11 +1,11 @@
-//! The root directory of a mounted volume: its identity, and the group and mode that it has to have.
+//! The root directory of a mounted volume: its identity, and its required group and mode.
 
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, StatxFlags};
 
-/// Setgid and all permissions for the group: the mode of a volume's root that belongs to a group.
+/// Setgid and all permissions for the group: the mode bits of a volume's root if the volume has a group.
 const GROUP_MODE: u32 = 0o2070;
 /// Read, write and execute for owner, group and others.
 const PERMISSIONS: u32 = 0o777;
@@ -13,7 +13,7 @@ const PERMISSIONS: u32 = 0o777;
 /// The root directory of a mounted volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Root {
-    /// Which directory it is, whatever name it was mounted by.
+    /// Which directory it is, independently of the name that was mounted.
     pub identity: Identity,
     /// Its permission bits, with the setuid, setgid and sticky bits.
     pub mode: u32,
@@ -21,7 +21,7 @@ pub struct Root {
     pub group: u32,
 }
 
-/// A directory on an NFS server, as long as it is mounted here.
+/// Identifies a directory on an NFS server, as long as it is mounted on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
     /// `st_dev`, major and minor.
@@ -31,17 +31,17 @@ pub struct Identity {
 }
 
 impl Root {
-    /// The root of a mount by a descriptor of it, as the server has it now. May block.
+    /// Reads the root of a mount from the server, by a descriptor. May block.
     pub fn ask(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC)
     }
 
-    /// The root of a mount by its path, as the server has it now. May block.
+    /// Reads the root of a mount from the server, by its path. May block.
     pub fn ask_at(path: &Path) -> rustix::io::Result<Self> {
         Self::stat(CWD, path, AtFlags::STATX_FORCE_SYNC)
     }
 
-    /// The root of a mount by a descriptor of it, as the kernel knows it. Does not ask the server.
+    /// Reads the root of a mount from the kernel's cache, by a descriptor. Does not ask the server.
     pub fn known(root: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         Self::stat(root, Path::new(""), AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC)
     }
@@ -58,19 +58,19 @@ impl Root {
     }
 }
 
-/// The group and mode that the root directory of a volume has to have; `None` leaves them unchanged. A volume that is
-/// mounted for reading is not changed.
+/// The required group and mode of a volume's root directory; `None` leaves them unchanged. A volume that is mounted
+/// read-only is not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RootAttributes {
     /// The group, with setgid and all permissions for it (CSI `volume_mount_group`).
     pub group: Option<u32>,
-    /// Permission bits; setuid, setgid and sticky change only where they are among them.
+    /// Permission bits. Setuid, setgid and sticky only change if the mode contains one of them.
     pub mode: Option<u32>,
 }
 
 impl RootAttributes {
-    /// Sets group and mode of the root of a new mount where they differ. `now` is the root as the server has it. May
-    /// block.
+    /// Sets the group and mode of the root of a new mount if they differ. `now` is the root's current state on the
+    /// server. May block.
     pub fn set(self, root: BorrowedFd<'_>, now: Root) -> rustix::io::Result<()> {
         let change = self.change(now.mode, now.group);
         if let Some(group) = change.group {
@@ -82,7 +82,7 @@ impl RootAttributes {
         Ok(())
     }
 
-    /// What has to be set where the root has this mode and group.
+    /// What to set on a root with this mode and group.
     fn change(self, mode: u32, group: u32) -> Self {
         let given =
             self.mode.map_or(mode, |given| if given > PERMISSIONS { given } else { mode & !PERMISSIONS | given });

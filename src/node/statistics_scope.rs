@@ -1,8 +1,8 @@
-//! Whether the statistics of a volume are its own or those of its whole export. A server gives a volume's own where the
-//! volume has a limit, and otherwise those of the export.
+//! Finds whether the statistics of a volume are its own or those of its whole export. A server returns a volume's own
+//! statistics if the volume has a limit, and otherwise those of the export.
 //!
-//! statfs(2) does not say which of them it returns. So the size of the export is asked for too, through a detached
-//! mount of the export: the kernel has the connection already. The answer is cached.
+//! statfs(2) does not say which of them it returns. So the driver also reads the size of the export, through a detached
+//! mount of the export, which uses the kernel's existing connection. It caches the size.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +17,10 @@ use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::node::mount_probe::figures;
 
-/// How long the size of an export is cached, or the fact that it cannot be asked for.
+/// How long the size of an export, or the failure to read it, is cached.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
-/// The options that decide whether a server lets a client mount: a mount that it allowed has them.
+/// The options that decide whether a server lets a client mount. They are copied from the volume's mount.
 const OPTIONS: [&str; 5] = ["vers", "proto", "port", "sec", "xprtsec"];
 
 /// What the statistics of a volume cover.
@@ -30,7 +30,7 @@ pub enum StatisticsScope {
     Volume,
     /// The whole export: the volume has no limit, or one that is larger than the export.
     Export,
-    /// Unknown: the volume's identifier is not one of this driver, or the export cannot be asked.
+    /// Unknown: the volume's identifier does not name an export, or the driver cannot read the size of the export.
     Unknown,
 }
 
@@ -45,7 +45,7 @@ impl StatisticsScope {
     }
 }
 
-/// The sizes of the exports that volumes on this node are on.
+/// The sizes of the exports of volumes on this node.
 #[derive(Debug)]
 pub struct Exports {
     mounter: Arc<Mounter>,
@@ -53,12 +53,12 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Asks for sizes through mounts that `mounter` makes.
+    /// Reads sizes through mounts by `mounter`.
     pub fn new(mounter: Arc<Mounter>) -> Self {
         Self { mounter, sizes: Mutex::default() }
     }
 
-    /// What `stat` covers, of a volume on `share` that is mounted as `mount`. Takes until `deadline` at most.
+    /// Returns what `stat` covers, for a volume on `share` that is mounted as `mount`. Takes until `deadline` at most.
     pub async fn tell(
         &self,
         stat: &FsStat,
@@ -67,7 +67,7 @@ impl Exports {
         deadline: Instant,
     ) -> StatisticsScope {
         let (Some(share), Some(server)) = (share, mount.server()) else { return StatisticsScope::Unknown };
-        // By the address that the mount uses: the name may resolve to another server now.
+        // Use the mount's address, because the name may have another address now.
         let share = &Source { server, ..share.clone() };
         let known = self.sizes().get(share).copied().filter(|(at, _)| at.elapsed() < MAX_AGE);
         let size = match known {

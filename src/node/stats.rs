@@ -1,5 +1,5 @@
-//! The statistics of a published volume (CSI NodeGetVolumeStats). They come from its server while that answers;
-//! otherwise the last known ones are given.
+//! The statistics of a published volume (CSI NodeGetVolumeStats). They are read from the server. If the server does not
+//! answer, the last known statistics are returned.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use crate::export::fs::{FsStat, Status};
 use crate::mount::local::Local;
 use crate::mount::table::{Mount, Table};
 use crate::nfs::source::Source;
-use crate::node::mount_probe::{Failure, LIMIT, MountProbe};
+use crate::node::mount_probe::{Failure, MountProbe, PROBE_TIMEOUT};
 use crate::node::statistics_scope::{Exports, StatisticsScope};
 use crate::node::target::{Place, Target};
 
@@ -20,25 +20,25 @@ use crate::node::target::{Place, Target};
 #[derive(Debug)]
 pub struct Stats {
     probe: MountProbe,
-    /// How old an answer may be; zero asks the server each time.
+    /// The maximum age of cached statistics; with zero, each call asks the server.
     max_age: Duration,
-    /// `None` where nobody asks what the statistics cover.
+    /// Finds what the statistics cover; `None` if no one needs this.
     exports: Option<Exports>,
     last: Mutex<HashMap<Target, Figures>>,
 }
 
-/// A volume whose statistics are asked for.
+/// A volume whose statistics are requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     /// CSI `volume_id`.
     pub id: String,
-    /// The export that it is on, where its identifier says so.
+    /// The volume's export, if its identifier names it.
     pub share: Option<Source>,
 }
 
 #[derive(Debug, Clone)]
 struct Figures {
-    /// The volume that they were asked for.
+    /// The volume of the request.
     volume: String,
     scope: StatisticsScope,
     /// The ID of the mount and its superblock: another mount at the same target has other statistics.
@@ -48,22 +48,22 @@ struct Figures {
 }
 
 impl Stats {
-    /// Statistics that `probe` asks for, each kept for `max_age`. `exports` finds out what they cover, where somebody
-    /// asks.
+    /// Statistics that `probe` reads and that are cached for `max_age`. `exports` finds what they cover, if someone
+    /// needs this.
     pub fn new(probe: MountProbe, exports: Option<Exports>, max_age: Duration) -> Self {
         Self { probe, max_age, exports, last: Mutex::default() }
     }
 
-    /// The statistics of the volume that is mounted at `target`, within 2 s. Where the server does not answer, the last
-    /// ones of this mount are given, however old.
+    /// Returns the statistics of the volume that is mounted at `target`, within 2 s. If the server does not answer,
+    /// these are the last statistics of this mount, however old.
     ///
     /// # Errors
-    /// [`Error::NotFound`] where no volume is mounted there; [`Error::Unreachable`] and [`Error::Export`] where the
-    /// server does not answer, or refuses, and there are no statistics yet.
+    /// [`Error::NotFound`] if no volume is mounted at `target`; [`Error::Unreachable`] and [`Error::Export`] if the
+    /// server does not answer and there are no statistics yet; [`Error::Export`] if the server returns an error.
     pub async fn of(&self, volume: &Volume, target: &Target) -> Result<FsStat> {
         let started = Instant::now();
         let (place, mount) = mounted(self.probe.local(), target).await?;
-        self.figures(volume, target, &place, &mount, started + LIMIT).await
+        self.figures(volume, target, &place, &mount, started + PROBE_TIMEOUT).await
     }
 
     async fn figures(
@@ -118,7 +118,7 @@ fn identity(mount: &Mount) -> (u64, (u32, u32)) {
     (mount.id, mount.device)
 }
 
-/// The volume at a target, as the mount table shows it: this needs no access to the path, whose server may be dead.
+/// Finds the volume at a target in the mount table. This does not access the path, whose server may be dead.
 async fn mounted(local: &Local, target: &Target) -> Result<(Arc<Place>, Mount)> {
     let target = target.clone();
     local
@@ -145,7 +145,7 @@ fn explain(failure: Failure, target: &Target, mount: &Mount) -> Error {
         Failure::Silent => Status::TimedOut,
         Failure::Failed(status) => status,
     };
-    Error::Export { export: mount.source(), action: format!("asking for the figures of {target}"), status }
+    Error::Export { export: mount.source(), action: format!("reading the statistics of {target}"), status }
 }
 
 #[cfg(test)]
@@ -172,7 +172,7 @@ mod tests {
         Table::parse(line.as_bytes()).top(std::path::Path::new("/t")).unwrap().clone()
     }
 
-    /// Asks for the figures of a mount on a local directory, after those of mount 26 became known.
+    /// Reads the statistics of a mount on a local directory. Those of mount 26 are known.
     async fn ask(max_age: Duration, mount: Mount) -> Result<FsStat> {
         let dir = tempfile::tempdir().unwrap();
         let target = Target::try_from(dir.path()).unwrap();
@@ -182,24 +182,24 @@ mod tests {
         let figures =
             Figures { volume: volume().id, scope: StatisticsScope::Unknown, of, at: Instant::now(), stat: OLD };
         stats.last().insert(target.clone(), figures);
-        stats.figures(&volume(), &target, &place, &mount, Instant::now() + LIMIT).await
+        stats.figures(&volume(), &target, &place, &mount, Instant::now() + PROBE_TIMEOUT).await
     }
 
     #[tokio::test]
-    async fn a_server_that_is_gone_leaves_the_last_figures() {
+    async fn the_last_figures_are_returned_if_the_server_is_gone() {
         let server = Server::start(Behaviour::Closing).await;
         assert_eq!(ask(Duration::ZERO, mount(26, server.address.port())).await, Ok(OLD));
     }
 
     #[tokio::test]
-    async fn a_server_that_is_gone_and_was_never_asked_is_an_error() {
+    async fn a_server_that_is_gone_is_an_error_if_no_figures_are_known() {
         let server = Server::start(Behaviour::Closing).await;
         let figures = ask(Duration::ZERO, mount(27, server.address.port())).await;
         assert!(matches!(figures, Err(Error::Unreachable { .. })), "{figures:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_that_says_nothing_is_given_up_within_two_seconds() {
+    async fn the_wait_for_a_silent_server_ends_within_two_seconds() {
         let server = Server::start(Behaviour::Silent).await;
         let started = Instant::now();
         assert_eq!(ask(Duration::ZERO, mount(26, server.address.port())).await, Ok(OLD));
@@ -207,14 +207,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn figures_that_are_not_too_old_are_not_asked_for_again() {
+    async fn figures_that_are_not_too_old_are_not_read_again() {
         let server = Server::start(Behaviour::alive()).await;
         assert_eq!(ask(Duration::from_secs(3600), mount(26, server.address.port())).await, Ok(OLD));
         assert_eq!(server.calls(), 0);
     }
 
     #[tokio::test]
-    async fn figures_of_a_file_system_under_a_lost_mount_are_not_the_volume_s() {
+    async fn figures_of_the_file_system_under_a_lost_mount_are_not_returned() {
         let server = Server::start(Behaviour::alive()).await;
         let figures = ask(Duration::ZERO, mount(26, server.address.port())).await;
         assert!(matches!(figures, Err(Error::NotFound { .. })), "{figures:?}");

@@ -1,7 +1,7 @@
-//! Where a volume is published: a path that the CO names, and the directory there.
+//! The target where a volume is published: a path that the CO names, and the directory there.
 //!
-//! A target is reached through a descriptor of its parent, which is opened once. So every step works on the same
-//! directory, whatever is renamed meanwhile. The target itself is never followed where it is a symbolic link.
+//! The driver opens the parent of a target once and uses its descriptor. So every step works on the same directory,
+//! even if something is renamed meanwhile. If the target itself is a symbolic link, the driver does not follow it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,13 +16,13 @@ use crate::error::{Error, Result};
 use crate::nfs::name::Name;
 use crate::nfs::text::excerpt;
 
-/// PATH_MAX of Linux without the NUL at the end.
+/// PATH_MAX of Linux without the closing NUL.
 const PATH_MAX: usize = 4095;
 
-/// The mode of a target that the driver makes: the one that kubelet uses.
+/// The mode of a target that the driver creates. kubelet uses the same mode.
 const DIRECTORY_MODE: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
 
-/// An absolute path without `.` and `..`, below the root: CSI's `target_path`, as it was given.
+/// An absolute path below the root, without `.` and `..`: CSI's `target_path`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target(PathBuf);
 
@@ -55,7 +55,7 @@ impl Target {
         Ok(Self(path))
     }
 
-    /// The place on this node's file system; `None` where the parent directory does not exist. Blocks.
+    /// Finds the place on this node's file system. Returns `None` if the parent directory does not exist. Blocks.
     pub fn find(&self) -> Result<Option<Place>> {
         let (Some(parent), Some(name)) = (self.0.parent(), self.0.file_name()) else {
             return Err(Error::Internal(format!("{self} has no parent directory")));
@@ -87,7 +87,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// A target on this node's file system: its parent, open, and its name in there. Its methods block.
+/// A target on this node's file system: its open parent, and its name in the parent. Its methods block.
 #[derive(Debug)]
 pub struct Place {
     parent: OwnedFd,
@@ -96,18 +96,19 @@ pub struct Place {
 }
 
 impl Place {
-    /// The path with symbolic links in it resolved: what the mount table shows.
+    /// The path with resolved symbolic links, as the mount table shows it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A path for system calls that take no descriptor; it leads through the open parent, not through its name.
+    /// A path for system calls that take no descriptor. It goes through the open parent and not through the parent's
+    /// name.
     pub fn call_path(&self) -> PathBuf {
         descriptor_path(&self.parent).join(&self.name)
     }
 
-    /// Whether something is mounted there, as far as the kernel says it without the mount table (since Linux 5.8); true
-    /// where it does not say it. Asks no server.
+    /// Whether something may be mounted at the target. Since Linux 5.8 the kernel says this without the mount table; on
+    /// older kernels the result is true. Asks no server.
     pub fn may_be_mount(&self) -> bool {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         match rustix::fs::statx(&self.parent, &self.name, flags, StatxFlags::TYPE) {
@@ -119,15 +120,15 @@ impl Place {
         }
     }
 
-    /// Whether a directory is there. Anything else there is an error: the driver must not touch it.
+    /// Whether the target is a directory. Anything else that exists is an error: the driver must not touch it.
     ///
-    /// Asks no server, also where the directory is the root of an NFS mount.
+    /// Asks no server, even if the directory is the root of an NFS mount.
     pub fn is_directory(&self) -> Result<bool> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
         let stat = match rustix::fs::statx(&self.parent, &self.name, flags, StatxFlags::TYPE) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(false),
-            Err(error) => return Err(failed(self, "looking at it", error)),
+            Err(error) => return Err(failed(self, "reading its type", error)),
         };
         match FileType::from_raw_mode(stat.stx_mode.into()) {
             FileType::Directory => Ok(true),
@@ -136,29 +137,29 @@ impl Place {
         }
     }
 
-    /// Makes the directory, as CSI asks of the driver; true if it was not there.
+    /// Creates the directory, as CSI requires of the driver. Returns true if it did not exist.
     pub fn create(&self) -> Result<bool> {
         match rustix::fs::mkdirat(&self.parent, &self.name, DIRECTORY_MODE) {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) if self.is_directory()? => Ok(false),
-            Err(error) => Err(failed(self, "making the directory", error)),
+            Err(error) => Err(failed(self, "creating the directory", error)),
         }
     }
 
-    /// Attaches a mount, given by its root, to the directory, which is not followed if it is a symbolic link. The mount
-    /// then outlives the descriptor. Does not wait for the server.
+    /// Attaches the mount with this root to the directory, and does not follow a symbolic link. The mount then outlives
+    /// the descriptor. Does not wait for the server.
     pub fn attach(&self, root: BorrowedFd<'_>) -> rustix::io::Result<()> {
         move_mount(root, "", &self.parent, &self.name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
     }
 
-    /// Removes the directory; true if it was there. One that is not empty stays, and is an error.
+    /// Removes the directory. Returns true if it existed. A directory that is not empty is an error, and stays.
     pub fn remove(&self) -> Result<bool> {
         match rustix::fs::unlinkat(&self.parent, &self.name, AtFlags::REMOVEDIR) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(Errno::NOTEMPTY) => Err(Error::Precondition(format!(
-                "{self} is no mount and not empty: something wrote there while no volume was mounted; it is not \
-                 deleted, save what is in it and empty it"
+                "{self} is not a mount and not empty: something wrote there while no volume was mounted; save its \
+                 content and empty the directory, which the driver does not delete"
             ))),
             Err(Errno::NOTDIR) => Err(occupied(self, "a file or a symbolic link")),
             Err(error) => Err(failed(self, "removing the directory", error)),
@@ -177,7 +178,7 @@ fn descriptor_path(descriptor: &OwnedFd) -> PathBuf {
 }
 
 fn occupied(place: &Place, what: &str) -> Error {
-    Error::Precondition(format!("{place} is {what}, not a directory: a volume cannot be there; move it away"))
+    Error::Precondition(format!("{place} is {what}, not a directory: a volume cannot be mounted there; move it away"))
 }
 
 fn failed(path: &impl fmt::Display, action: &str, error: Errno) -> Error {
@@ -201,14 +202,14 @@ mod tests {
     }
 
     #[rstest]
-    fn a_path_that_names_no_place_below_the_root_is_refused(
+    fn an_invalid_target_is_rejected(
         #[values("", "/", "//", "a", "./a", "../a", "/..", "/a/../b", "/a/.", "/a\0", "--bind")] text: &str,
     ) {
         assert!(matches!(Target::parse("target_path", text), Err(Error::Invalid { .. })), "{text:?}");
     }
 
     #[test]
-    fn a_path_longer_than_linux_takes_is_refused() {
+    fn a_path_that_is_too_long_for_linux_is_rejected() {
         assert!(Target::parse("target_path", &"/n".repeat(2047)).is_ok());
         assert!(Target::parse("target_path", &"/n".repeat(2500)).is_err());
         assert!(Target::parse("target_path", &format!("/{}", "n".repeat(256))).is_err());
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_is_the_real_one_behind_symbolic_links_above_it() {
+    fn symbolic_links_above_the_target_are_resolved_in_its_path() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("real")).unwrap();
         symlink("real", dir.path().join("link")).unwrap();
@@ -229,14 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_parent_is_not_made() {
+    fn a_missing_parent_is_not_created() {
         let dir = tempfile::tempdir().unwrap();
         assert!(target(&dir.path().join("missing/target")).find().unwrap().is_none());
         assert!(!dir.path().join("missing").exists());
     }
 
     #[test]
-    fn a_directory_is_made_for_owner_and_group_and_removed_once() {
+    fn a_directory_is_created_for_owner_and_group_and_removed_once() {
         let dir = tempfile::tempdir().unwrap();
         let place = place(&dir.path().join("target"));
         assert!(!place.is_directory().unwrap());
@@ -251,7 +252,7 @@ mod tests {
     #[case("/", "proc", true)]
     #[case("/proc", "self", false)]
     #[case("/", "no such name", false)]
-    fn a_mount_is_told_from_a_directory_without_the_table(
+    fn a_mount_is_distinguished_from_a_directory_without_the_table(
         #[case] parent: &str,
         #[case] name: &str,
         #[case] mount: bool,
@@ -270,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_or_a_symbolic_link_at_a_target_is_refused_and_left() {
+    fn a_file_or_a_symbolic_link_at_a_target_is_an_error_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "kept").unwrap();
         symlink("/", dir.path().join("link")).unwrap();
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_stays_itself_when_its_parent_is_renamed() {
+    fn a_place_stays_the_same_directory_when_its_parent_is_renamed() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("old")).unwrap();
         let place = place(&dir.path().join("old/target"));

@@ -1,9 +1,9 @@
-//! Unpublishing a volume on this node (CSI NodeUnpublishVolume), whatever its server does.
+//! Unpublishes a volume on this node (CSI NodeUnpublishVolume), even if its server does not answer.
 //!
-//! While the server answers, a mount is unmounted like any other, which waits until everything is written. A server
-//! that does not answer is asked again, because a restart or a lost packet is no reason to let a pod move to another
-//! node before its data is on the server. When the time is up, or when something still uses the mount, the mount is
-//! [detached](crate::node::detach): the kernel keeps what it needs until the last user and the last write are gone.
+//! If the server answers, the driver unmounts normally, which waits until all data is written. If it does not answer,
+//! the driver retries for some seconds: after a server's restart or a lost packet, a pod must not move to another node
+//! before its data is on the server. After this time, or if something still uses the mount, the driver
+//! [detaches](crate::node::detach) the mount. The kernel then keeps it until the last user and the last write are done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,19 +19,18 @@ use crate::node::detach;
 use crate::node::publisher::Publisher;
 use crate::node::target::{Place, Target};
 
-/// How long servers are waited for. Detaching afterwards takes no time.
+/// How long to wait for servers. Detaching afterwards takes no time.
 const PATIENCE: Duration = Duration::from_secs(7);
-/// The pause between two questions to a server that does not answer.
+/// The pause between two checks of a server that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Publisher {
-    /// Unmounts everything that is mounted at a target and removes the target: within 10 s, whatever the servers do. It
-    /// is success where nothing is mounted, or where the target does not exist. A call waits for an earlier call for
-    /// the same target.
+    /// Unmounts all mounts at a target and removes the target, within 10 s, even if servers do not answer. Succeeds if
+    /// nothing is mounted, or if the target does not exist. A call waits for earlier calls for the same target.
     ///
     /// # Errors
-    /// [`Error::Precondition`] where the target is no directory, holds data, or has a mount that is not NFS: nothing is
-    /// touched then.
+    /// [`Error::Precondition`] if the target is not a directory, contains data, or has a mount that is not NFS. Such a
+    /// mount stays.
     pub async fn unpublish(&self, target: &Target) -> Result<()> {
         let _target = self.targets.lock(target.clone()).await;
         let found = self.gates.local().run({
@@ -57,11 +56,11 @@ impl Publisher {
             Ok(Err(stalled)) => stalled.to_string(),
             Err(_) => "the server does not answer in time".to_owned(),
         };
-        tracing::warn!(target = %place, source = mount.source(), why, "cannot unmount, detaching");
+        tracing::warn!(target = %place, source = mount.source(), why, "cannot unmount; detaching the mount");
         self.detach(place, mount).await
     }
 
-    /// Unmounts as soon as the server answers.
+    /// Unmounts once the server answers.
     async fn unmount_in_order(&self, place: &Arc<Place>, mount: &Mount) -> Result<rustix::io::Result<()>, Stalled> {
         let (Some(address), port) = (mount.address(), mount.tcp_port()) else { return Ok(Err(Errno::ADDRNOTAVAIL)) };
         while self.reachability.check(&address.into(), port).await.is_err() {
@@ -72,7 +71,7 @@ impl Publisher {
         self.gates.get(address, port).run(call).await
     }
 
-    /// Takes the visible mount from its place without waiting for its server.
+    /// Detaches the visible mount without waiting for its server.
     async fn detach(&self, place: &Arc<Place>, mount: &Mount) -> Result<()> {
         let detached = self.gates.local().run({
             let (place, mount) = (Arc::clone(place), mount.clone());
@@ -85,11 +84,11 @@ impl Publisher {
     }
 }
 
-/// Refuses to touch a mount that is not NFS: the driver did not make it.
+/// Returns an error for a mount that is not NFS: the driver did not make it.
 fn only_nfs(place: &Place, stack: &[&Mount]) -> Result<()> {
     match stack.iter().find(|mount| !mount.is_nfs()) {
         Some(other) => Err(Error::Precondition(format!(
-            "{place} has a mount of type {} (`{}`), which this driver did not make: unmount what does not belong there",
+            "{place} has a mount of type {} (`{}`), which this driver did not make: unmount it",
             other.fs_type,
             other.source()
         ))),
@@ -136,8 +135,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mount_of_something_else_is_left_alone() {
-        // procfs is mounted wherever this runs.
+    async fn a_mount_that_is_no_nfs_mount_stays() {
+        // /proc is a mount on every machine that runs this test.
         assert!(matches!(unpublish(Path::new("/proc")).await, Err(Error::Precondition(_))));
         assert!(Path::new("/proc/self").exists());
     }
