@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[arg(long, global = true, default_value = "unix:///csi/csi.sock")]
     pub(super) endpoint: String,
 
-    /// The node's name in Kubernetes; required where the node service runs.
+    /// The node's name in Kubernetes; required for the node service.
     #[arg(long)]
     pub(super) nodeid: Option<String>,
 
@@ -83,7 +83,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) http_endpoint: Option<SocketAddr>,
 
-    /// How long running calls may take to finish when the driver is told to stop.
+    /// How long running calls may take to finish when the driver stops.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) shutdown_grace: Duration,
 

@@ -79,7 +79,7 @@ impl Inspection<'_> {
         let asked = self.questions.send(Question { root, answer });
         let told = asked.ok().and_then(|()| answered.recv_timeout(INSPECT_TIMEOUT).ok());
         told.unwrap_or_else(|| {
-            // The next question goes to a new thread.
+            // The next question starts a new thread.
             *self.inspector.running() = None;
             Err(Failure::of("mountinfo")(Errno::TIMEDOUT))
         })

@@ -3,7 +3,7 @@
 /// The result of an operation on an export.
 pub type FsResult<T> = Result<T, Status>;
 
-/// The result of removing something: it is not an error if it does not exist, since somebody else may have removed it.
+/// Treats a missing object as removed, because another client may have removed it.
 pub fn gone(removed: FsResult<()>) -> FsResult<()> {
     match removed {
         Err(Status::NoEnt) => Ok(()),

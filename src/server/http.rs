@@ -1,6 +1,6 @@
-//! Health and metrics over HTTP/1.1: `/healthz` (the process lives), `/readyz` (it can serve, as Probe says) and
-//! `/metrics`. Whoever reaches the address may be hostile: connections are few and short, requests small, bodies
-//! unread.
+//! Health and metrics over HTTP/1.1: `/healthz` (the process is alive), `/readyz` (it can serve, as in Probe) and
+//! `/metrics`. Clients may be hostile: the server limits the number and duration of connections and the size of
+//! requests, and does not read bodies.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -22,15 +22,15 @@ use crate::error::{Error, Result};
 use crate::server::metrics::Metrics;
 use crate::service::identity::{Readiness, State};
 
-/// Connections at one time; more wait in the kernel.
+/// The maximum number of connections at a time. More connections wait in the kernel.
 const CONNECTIONS: usize = 32;
-/// From the connection to the head of the request.
+/// How long a client may take to send the head of its request.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// From the connection to its end.
+/// How long a connection may last.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(15);
-/// Bytes of a request's head, at most.
+/// The maximum size of a request's head in bytes.
 const HEAD_MAX: usize = 16 * 1024;
-/// After an accept that failed, usually for want of file descriptors.
+/// The pause after a failed accept. The usual cause is a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -43,7 +43,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
         .map_err(|error| Error::Internal(format!("listening on {address} for --http-endpoint: {error}")))
 }
 
-/// Serves until it is dropped; a connection that is open then ends by itself within seconds.
+/// Serves until the future is dropped. Open connections then end by themselves within seconds.
 pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Metrics>) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
     // The semaphore is never closed.
@@ -57,7 +57,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Met
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting an HTTP connection");
+                tracing::warn!(%error, "accepting an HTTP connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -77,8 +77,8 @@ async fn serve_connection(stream: TcpStream, readiness: Readiness, metrics: Arc<
         .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_LIMIT, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an HTTP connection"),
-        Err(_) => tracing::debug!("an HTTP connection lasted too long"),
+        Ok(Err(error)) => tracing::debug!(%error, "serving an HTTP connection failed"),
+        Err(_) => tracing::debug!("closed an HTTP connection that lasted too long"),
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_process_lives_before_it_is_ready_and_while_it_goes_down() {
+    async fn the_process_is_alive_before_it_is_ready_and_while_it_shuts_down() {
         let readiness = Readiness::default();
         let address = start(readiness.clone()).await;
         assert!(get(address, "/healthz").await.starts_with("http/1.1 200"));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_come_as_openmetrics() {
+    async fn metrics_have_the_openmetrics_format() {
         let answer = get(start(Readiness::default()).await, "/metrics").await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
@@ -160,19 +160,19 @@ mod tests {
     #[case("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", "405")]
     #[case("nonsense\r\n\r\n", "400")]
     #[tokio::test]
-    async fn what_is_not_served_is_refused(#[case] request: &str, #[case] status: &str) {
+    async fn invalid_requests_get_an_error(#[case] request: &str, #[case] status: &str) {
         let answer = exchange(start(Readiness::default()).await, request).await;
         assert!(answer.starts_with(&format!("http/1.1 {status}")), "{answer}");
     }
 
     #[tokio::test]
-    async fn a_head_has_no_body() {
+    async fn a_response_to_head_has_no_body() {
         let answer = exchange(start(Readiness::default()).await, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(answer.starts_with("http/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connections_that_send_nothing_end_and_make_room() {
+    async fn idle_connections_end_and_free_their_slots() {
         let address = start(Readiness::default()).await;
         let mut idle = Vec::new();
         for _ in 0..CONNECTIONS {
@@ -182,11 +182,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endless_head_is_refused() {
+    async fn a_head_that_is_too_large_is_rejected() {
         let address = start(Readiness::default()).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         let line = format!("GET /{} HTTP/1.1\r\n", "a".repeat(2 * HEAD_MAX));
-        // The server may hang up before all of it is sent.
+        // The server may close the connection before the client has sent everything.
         let _ = stream.write_all(line.as_bytes()).await;
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;

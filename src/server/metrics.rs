@@ -1,5 +1,5 @@
-//! Metrics, in Prometheus' terms and under its naming rules (<https://prometheus.io/docs/practices/naming/>). Calls are
-//! counted here; everything else is read at the moment of a scrape, from where it is known.
+//! Metrics by the naming rules of Prometheus (<https://prometheus.io/docs/practices/naming/>). Calls are counted here.
+//! All other values are read from their sources at each scrape.
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Upper bounds in seconds: from a cached answer to a call that waited for a lost server.
+/// Upper bounds in seconds, from a cached answer to a call that waited for an unreachable server.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,7 +38,7 @@ pub struct Metrics {
     in_flight: Family<Method, Gauge>,
 }
 
-/// One value of a gauge that is read at a scrape.
+/// One value of a gauge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reading {
     /// Names and values, in the same order in each reading of a gauge. Empty for a gauge without labels.
@@ -66,14 +66,14 @@ impl Default for Metrics {
             Unit::Seconds,
             duration.clone(),
         );
-        registry.register("rpcs_in_flight", "Calls being served, by method", in_flight.clone());
-        registry.register("build", "What runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register("rpcs_in_flight", "Calls that are being served, by method", in_flight.clone());
+        registry.register("build", "The version of the driver", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         Self { registry: Mutex::new(registry), duration, in_flight }
     }
 }
 
 impl Metrics {
-    /// Adds a gauge whose values are asked for at each scrape. `read` answers from memory: it must not wait.
+    /// Adds a gauge whose values `read` returns at each scrape. `read` must not wait.
     pub fn gauge(
         &self,
         name: &'static str,
@@ -83,24 +83,24 @@ impl Metrics {
         self.registry().register_collector(Box::new(ReadGauge { name, help, read: Box::new(read) }));
     }
 
-    /// A call begins.
+    /// Counts a call that starts.
     pub fn call_started(&self, method: &str) {
         self.in_flight.get_or_create(&Method { method: method.to_owned() }).inc();
     }
 
-    /// A call that began has ended.
+    /// Counts a call that has ended.
     pub fn call_ended(&self, method: &str, code: &str, took: Duration) {
         let method = method.to_owned();
         self.in_flight.get_or_create(&Method { method: method.clone() }).dec();
         self.duration.get_or_create(&Outcome { method, code: code.to_owned() }).observe(took.as_secs_f64());
     }
 
-    /// Everything in the OpenMetrics text format, version 1.0.0.
+    /// All metrics in the OpenMetrics text format, version 1.0.0.
     pub fn scrape(&self) -> String {
         let mut scraped = String::new();
-        // Writing to a string does not fail, and a collector that stops half-way must not take the others with it.
+        // Writing to a string does not fail. If a collector does, the metrics so far are still returned.
         if let Err(error) = text::encode(&mut scraped, &self.registry()) {
-            tracing::error!(%error, "a metric could not be written");
+            tracing::error!(%error, "writing a metric failed");
         }
         scraped
     }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn calls_are_counted_by_method_and_code_and_while_they_run() {
+    fn calls_are_counted_while_they_run_and_by_method_and_code() {
         let metrics = Metrics::default();
         metrics.call_started("Probe");
         metrics.call_started("Probe");

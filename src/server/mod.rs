@@ -1,4 +1,4 @@
-//! Serves the CSI services on a socket until it is told to end, and ends within bounds.
+//! Serves the CSI services on a socket until shutdown, which takes a bounded time.
 
 pub(crate) mod http;
 pub(crate) mod metrics;
@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use socket::Socket;
 use telemetry::Calls;
 
-/// For the answers of calls that were cut to reach their callers.
+/// How long the answers of calls that were cut off have to reach their callers.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The gRPC services of one server.
@@ -47,10 +47,10 @@ impl Services {
     }
 }
 
-/// Serves until `shutdown` is over, then drains: the socket's path is removed, no new connection is accepted, calls in
-/// flight have `grace` to end; those that have not are cut with UNAVAILABLE. Gives how many were cut.
+/// Serves until `shutdown` completes, then drains: removes the socket's path, accepts no new connection, and gives
+/// calls in flight `grace` to end. Then it cuts off the other calls with UNAVAILABLE, and returns their number.
 ///
-/// A call that its caller gave up, or whose deadline passed, is dropped at once at any time.
+/// A call is dropped at once if its caller gives up or its deadline passes.
 pub async fn run(
     socket: Socket,
     services: Services,
@@ -83,7 +83,7 @@ pub async fn run(
     }
     let cut = calls.cut();
     tracing::warn!(calls = cut, ?grace, "cutting the calls that did not end in time");
-    // Whoever does not take the answer by then loses the connection with the process.
+    // A caller that does not read its answer by then loses the connection when the process ends.
     let _ = tokio::time::timeout(LAST_WORDS, serving).await;
     Ok(cut)
 }
@@ -105,7 +105,7 @@ mod tests {
     use crate::service::proto::csi::identity_client::IdentityClient;
     use crate::service::proto::csi::identity_server::{Identity, IdentityServer};
 
-    /// Its Probe says that it has begun, and ends when it is let.
+    /// A service whose Probe reports that it has started, and waits until it may end.
     #[derive(Clone, Default)]
     struct Slow {
         begun: Arc<Notify>,
@@ -173,7 +173,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(3600);
 
     #[tokio::test]
-    async fn a_call_in_flight_is_finished_before_the_end() {
+    async fn shutdown_waits_for_a_call_in_flight() {
         let running = Running::start(LONG);
         let call = running.call().await;
         running.shutdown.notify_one();
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_outlives_the_grace_is_cut_with_unavailable() {
+    async fn a_call_that_outlives_the_grace_period_ends_with_unavailable() {
         let running = Running::start(Duration::from_millis(20));
         let call = running.call().await;
         running.shutdown.notify_one();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_clients_do_not_hold_the_end_up() {
+    async fn idle_clients_do_not_delay_shutdown() {
         let running = Running::start(LONG);
         let mut client = running.client().await;
         client.get_plugin_info(csi::GetPluginInfoRequest {}).await.unwrap();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_method_that_is_not_served_says_so() {
+    async fn a_method_that_is_not_served_is_unimplemented() {
         let running = Running::start(LONG);
         let channel = connect(running.path.as_path()).await;
         let mut node = csi::node_client::NodeClient::new(channel);

@@ -1,10 +1,10 @@
-//! The unix sockets that the driver serves on: made for root alone, taken over from an earlier instance without a gap,
-//! removed only by the instance that they belong to.
+//! The Unix sockets of the driver. Only root can connect. A new instance takes a path over from an earlier instance
+//! without a gap, and only the instance that owns a socket removes its path.
 //!
-//! Two instances of a driver share one path while a node plugin is updated. Each makes its socket under a hidden name
-//! and renames it into place, so that the path always leads to a listening socket and kubelet, which watches its
-//! plugins_registry directory for creations and ignores hidden names, sees exactly one. The leaving instance compares
-//! the inode before it removes the path. Both do so under a lock (flock(2)) of the directory, so that nothing happens
+//! Two instances of a driver share one path during an update of the node plugin. Each creates its socket under a hidden
+//! name and renames it into place. So the path always leads to a listening socket. kubelet watches its plugins_registry
+//! directory for new files and ignores hidden names, so it sees exactly one new socket. The old instance compares the
+//! inode before it removes the path. Both instances lock the directory (flock(2)) for this, so that nothing happens
 //! between the comparison and the removal.
 
 use std::fmt;
@@ -19,14 +19,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, Result};
 
-/// How long to wait for another instance that holds the directory's lock: it needs microseconds.
+/// How often to try the directory's lock, which another instance holds for microseconds.
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
-/// Connections that wait to be accepted.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 256;
 
-/// The path of a unix socket: not empty, ends in a name, short enough for the kernel (unix(7)).
+/// The path of a Unix socket: not empty, ends with a name, and is short enough for the kernel (unix(7)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketPath(PathBuf);
 
@@ -34,14 +34,14 @@ impl SocketPath {
     /// `sun_path` has 108 bytes: one for the closing NUL, one for the dot of the hidden name.
     pub const MAX: usize = 106;
 
-    /// Parses an absolute or relative path; `field` is what the caller calls it, for the error.
+    /// Parses an absolute or relative path. `field` is the caller's name for it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", text.escape_debug())));
         if text.contains('\0') {
-            return bad("a path has no NUL");
+            return bad("a path cannot contain NUL");
         }
         if text.len() > Self::MAX {
-            return bad("the path of a unix socket has at most 106 bytes");
+            return bad("the path of a Unix socket has at most 106 bytes");
         }
         if text.ends_with('/') || Path::new(text).file_name().is_none() {
             return bad("not the path of a socket, such as /csi/csi.sock");
@@ -61,7 +61,7 @@ impl SocketPath {
         }
     }
 
-    /// The name beside it under which the socket is made.
+    /// The hidden name in the same directory under which the socket is created.
     fn hidden(&self) -> PathBuf {
         let mut name = std::ffi::OsString::from(".");
         name.push(self.0.file_name().unwrap_or_default());
@@ -75,7 +75,7 @@ impl fmt::Display for SocketPath {
     }
 }
 
-/// A listening socket and its claim to the path.
+/// A listening socket and its claim on the path.
 #[derive(Debug)]
 pub struct Socket {
     // Dropped in this order; see `into_parts`.
@@ -84,13 +84,13 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Makes the socket, mode 0600 from its first moment, and puts it in the place of one that is there: a stale one,
-    /// or an earlier instance's. Needs a tokio runtime.
+    /// Creates the socket with mode 0600 from the start, and replaces an existing socket: a stale one, or that of an
+    /// earlier instance. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Precondition`] where something that is not a socket has the path; it is left alone.
+    /// [`Error::Precondition`] if the path exists and is not a socket. It then stays unchanged.
     pub fn bind(path: &SocketPath) -> Result<Self> {
-        let failed = |errno: Errno| Error::Internal(format!("making socket `{path}`: {errno}"));
+        let failed = |errno: Errno| Error::Internal(format!("creating socket `{path}`: {errno}"));
         let _lock = lock(path.directory()).map_err(failed)?;
         let hidden = path.hidden();
         if is_taken(&hidden)? {
@@ -106,14 +106,14 @@ impl Socket {
         Ok(Self { claim, listener })
     }
 
-    /// The listener, and the claim, which has to be dropped first: while a listener lives, no other socket can have its
-    /// inode number.
+    /// Returns the listener, and the claim, which must be dropped first: while the listener exists, no other socket can
+    /// have its inode number.
     pub fn into_parts(self) -> (tokio::net::UnixListener, Claim) {
         (self.listener, self.claim)
     }
 }
 
-/// The right to remove a socket's path, for as long as it leads to that socket. Dropping it removes the path.
+/// The right to remove a socket's path. The drop removes the path if it still leads to this socket.
 #[derive(Debug)]
 pub struct Claim {
     path: SocketPath,
@@ -121,19 +121,19 @@ pub struct Claim {
     inode: u64,
 }
 
-/// Where the path of a socket leads.
+/// What the path of a socket leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
-    /// To this instance's socket.
+    /// This instance's socket.
     Us,
-    /// To something else: another instance has taken it over.
+    /// Something else: another instance has taken the path over.
     Other,
-    /// Nowhere.
+    /// Nothing.
     Nobody,
 }
 
 impl Claim {
-    /// Where the path leads now.
+    /// What the path leads to now.
     pub fn holder(&self) -> Holder {
         match rustix::fs::statat(CWD, self.path.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if (stat.st_dev, stat.st_ino) == (self.device, self.inode) => Holder::Us,
@@ -151,13 +151,14 @@ impl Drop for Claim {
             Holder::Other | Holder::Nobody => Ok(()),
         });
         if let Err(errno) = removed {
-            // Harmless: the next instance replaces it.
-            tracing::warn!(socket = %path, error = %errno, "the socket stays behind");
+            // The next instance replaces the socket.
+            tracing::warn!(socket = %path, error = %errno, "removing the socket failed; it stays behind");
         }
     }
 }
 
-/// The directory, locked until the file is closed. A directory, because a lock file would stay behind in it.
+/// Locks the directory until the returned file is closed. The lock is on the directory itself, because a lock file
+/// would stay behind.
 fn lock(directory: &Path) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = File::from(rustix::fs::open(directory, flags, Mode::empty())?);
@@ -170,7 +171,7 @@ fn lock(directory: &Path) -> rustix::io::Result<File> {
     rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).map(|()| directory)
 }
 
-/// Whether a socket is there; anything else there is an error.
+/// Whether the path is a socket. Anything else that exists is an error.
 fn is_taken(path: &Path) -> Result<bool> {
     let shown = path.display();
     match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
@@ -179,15 +180,15 @@ fn is_taken(path: &Path) -> Result<bool> {
             "`{shown}` exists and is not a socket: remove it, or serve on another path"
         ))),
         Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(Error::Internal(format!("looking at `{shown}`: {errno}"))),
+        Err(errno) => Err(Error::Internal(format!("reading the type of `{shown}`: {errno}"))),
     }
 }
 
 fn listen(path: &Path) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux gives the name the mode that the socket has when it is bound: no moment at which others could connect, and
-    // no need to touch the umask, which is the process's.
+    // Linux gives the bound name the mode of the socket. So others can never connect, and the umask, which belongs to
+    // the whole process, stays unchanged.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_is_for_its_owner_alone_and_goes_with_its_claim() {
+    async fn only_the_owner_can_connect_to_a_socket_and_its_path_ends_with_its_claim() {
         let directory = tempfile::tempdir().unwrap();
         let path = path_in(&directory);
         let (listener, claim) = Socket::bind(&path).unwrap().into_parts();
@@ -238,7 +239,7 @@ mod tests {
     #[case::a_directory(|path: &Path| std::fs::create_dir(path).unwrap())]
     #[case::a_link(|path: &Path| std::os::unix::fs::symlink("/dev/null", path).unwrap())]
     #[tokio::test]
-    async fn what_is_not_a_socket_is_left_alone(#[case] make: fn(&Path)) {
+    async fn a_path_that_is_not_a_socket_stays_unchanged(#[case] make: fn(&Path)) {
         let directory = tempfile::tempdir().unwrap();
         let path = path_in(&directory);
         make(path.as_path());
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[rstest]
-    fn a_path_that_no_socket_can_have_is_refused(#[values("", "/", "a/", "..", "a\0b", &"n".repeat(107))] text: &str) {
+    fn an_invalid_socket_path_is_rejected(#[values("", "/", "a/", "..", "a\0b", &"n".repeat(107))] text: &str) {
         assert!(SocketPath::parse("--endpoint", text).is_err(), "{text:?}");
     }
 }

@@ -1,17 +1,17 @@
-//! The span of the call that is being served: the service names the volume and the server in it, for a layer around the
-//! services cannot see inside a message.
+//! The span of the current call. The service records the volume and the server in it, because a layer around the
+//! services cannot read the message of a call.
 
 use tracing::Span;
 
-/// Bytes of an identifier or a server's name in the log, at most: a caller may send megabytes.
+/// The maximum size in bytes of an identifier or a server's name in the log. A caller may send megabytes.
 const NAME_MAX: usize = 256;
 
-/// Names the volume, by its ID, of the call that is being served.
+/// Records the ID of the volume of the current call.
 pub fn volume(id: &str) {
     Span::current().record("volume", beginning(id));
 }
 
-/// Names the NFS server of the call that is being served.
+/// Records the NFS server of the current call.
 pub fn server(name: &str) {
     Span::current().record("server", beginning(name));
 }

@@ -1,4 +1,4 @@
-//! CSI capabilities and capacity ranges, from the wire into domain types.
+//! Converts CSI capabilities and capacity ranges from the wire to domain types.
 
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
@@ -23,7 +23,10 @@ pub fn parse(capability: Option<&csi::VolumeCapability>) -> Result<Capability> {
             ));
         }
         None => {
-            return Err(Error::invalid(format!("{FIELD}.access_type"), "missing: mount is what this driver serves"));
+            return Err(Error::invalid(
+                format!("{FIELD}.access_type"),
+                "missing: set `mount`, the only access type of this driver",
+            ));
         }
     };
     let mode = capability.access_mode.as_ref().map_or(Mode::Unknown, csi::volume_capability::AccessMode::mode);
@@ -58,7 +61,7 @@ pub fn parse_all(capabilities: &[csi::VolumeCapability]) -> Result<Vec<Capabilit
     capabilities.iter().map(|capability| parse(Some(capability))).collect()
 }
 
-/// Parses a capacity range; none is one that says nothing.
+/// Parses a capacity range. Without a range, the result has no bounds.
 pub fn parse_range(range: Option<&csi::CapacityRange>) -> Result<CapacityRange> {
     range.map_or_else(
         || Ok(CapacityRange::default()),

@@ -1,4 +1,4 @@
-//! How long a call may wait for the agent on the server: nearly as long as its caller does.
+//! How long a call may wait for the agent on the server: a little less than its caller waits.
 
 use std::time::Duration;
 
@@ -7,12 +7,14 @@ use tonic::Request;
 
 use crate::volume::quota;
 
-/// What is kept of the caller's time, to take back what was begun and to answer: a tenth, but within these bounds.
+/// The lower and upper bound of the time that is left to undo the work and to answer. It is a tenth of the caller's
+/// time.
 const MARGIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// The longest wait, whatever the caller has: the volume's lock is held meanwhile, and with it a part of the export.
+/// The longest wait, even if the caller has more time: the call holds the volume's lock meanwhile, and with it a part
+/// of the export.
 const MOST: Duration = Duration::from_secs(30);
 
-/// Until when a call waits for the agent. A caller that sets no limit gets the usual one.
+/// Until when a call waits for the agent. Without a deadline of the caller, this is the default.
 pub fn for_agent<T>(request: &Request<T>) -> Instant {
     let timeout = request.metadata().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
     timeout.map_or_else(quota::patience, |timeout| Instant::now() + wait(timeout))
@@ -22,7 +24,7 @@ fn wait(timeout: Duration) -> Duration {
     timeout.saturating_sub((timeout / 10).clamp(MARGIN.0, MARGIN.1)).min(MOST)
 }
 
-/// The header `grpc-timeout`: up to eight digits and a unit ("gRPC over HTTP2", Requests).
+/// Parses the header `grpc-timeout`: up to eight digits and a unit ("gRPC over HTTP2", Requests).
 fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -53,7 +55,7 @@ mod tests {
     #[case("50m", 0)]
     #[case("99999999H", 30_000)]
     #[case("1M", 30_000)]
-    fn a_call_waits_a_little_less_long_than_its_caller(#[case] header: &str, #[case] milliseconds: u64) {
+    fn a_call_waits_a_little_less_than_its_caller(#[case] header: &str, #[case] milliseconds: u64) {
         assert_eq!(parse(header).map(wait), Some(Duration::from_millis(milliseconds)));
     }
 
@@ -64,12 +66,12 @@ mod tests {
     #[case("-5S")]
     #[case("123456789S")]
     #[case("5Ü")]
-    fn a_header_that_is_none_is_no_limit(#[case] header: &str) {
+    fn an_invalid_header_is_no_deadline(#[case] header: &str) {
         assert_eq!(parse(header), None);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_without_a_limit_is_given_the_usual_one() {
+    async fn a_caller_without_a_deadline_gets_the_default() {
         assert_eq!(for_agent(&Request::new(())), quota::patience());
         let mut request = Request::new(());
         request.metadata_mut().insert("grpc-timeout", "20S".parse().unwrap());

@@ -1,9 +1,9 @@
-//! The health of a volume, from domain types to the wire.
+//! Converts the health of a volume from domain types to the wire.
 
 use crate::nfs::condition::{Condition, Severity};
 use crate::service::proto::csi;
 
-/// The health of a volume (CSI `VolumeHealth`).
+/// Makes a CSI `VolumeHealth`.
 pub fn volume_health(volume_id: String, conditions: Vec<Condition>) -> csi::VolumeHealth {
     let health_statuses = conditions
         .into_iter()

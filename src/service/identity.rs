@@ -1,4 +1,4 @@
-//! The Identity service (CSI, "Identity Service RPC"): who the driver is, what it serves, and whether it can.
+//! The Identity service (CSI, "Identity Service RPC"): the driver's name, its services, and whether it is ready.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,12 @@ use crate::nfs::text::excerpt;
 use crate::service::proto::csi;
 use crate::service::proto::csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 
-/// A driver's name as GetPluginInfo has it: at most 63 letters, digits, dashes and dots, a letter or digit at both
-/// ends.
+/// A driver's name for GetPluginInfo: at most 63 letters, digits, dashes and dots, with a letter or digit at both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriverName(String);
 
 impl DriverName {
-    /// Parses a name such as `nfs.csi.k8s.io`; `field` is what the caller calls it, for the error.
+    /// Parses a name such as `nfs.csi.k8s.io`. `field` is the caller's name for it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
         let outer = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
@@ -42,12 +41,13 @@ impl fmt::Display for DriverName {
     }
 }
 
-/// A node's identifier as NodeGetInfo has it: 1 to 256 bytes, no control characters.
+/// A node's identifier for NodeGetInfo: 1 to 256 bytes, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeId(String);
 
 impl NodeId {
-    /// Parses an identifier, on Kubernetes the node's name; `field` is what the caller calls it, for the error.
+    /// Parses an identifier, which is the node's name on Kubernetes. `field` is the caller's name for it, for the
+    /// error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::invalid(field, "missing: the node's name, which the node service needs"));
@@ -66,18 +66,18 @@ impl fmt::Display for NodeId {
     }
 }
 
-/// What the driver can do for a caller now.
+/// The state of the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Not all of it is up yet.
+    /// The driver is starting.
     Starting,
-    /// It serves.
+    /// The driver serves calls.
     Serving,
-    /// It is going down: calls in flight are finished.
+    /// The driver is shutting down and finishes calls in flight.
     Draining,
 }
 
-/// Whether the driver can serve, shared by Probe, `/readyz` and whoever brings the driver up and down.
+/// Whether the driver can serve. Probe, `/readyz` and the start and shutdown of the driver share it.
 #[derive(Debug, Clone)]
 pub struct Readiness(Arc<watch::Sender<State>>);
 
@@ -88,12 +88,12 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// The state as of now.
+    /// The current state.
     pub fn state(&self) -> State {
         *self.0.borrow()
     }
 
-    /// Everything is up. A driver that is going down stays so.
+    /// Records that the driver has started. A driver that is shutting down stays in that state.
     pub fn serving(&self) {
         self.0.send_if_modified(|state| match state {
             State::Starting => {
@@ -104,13 +104,13 @@ impl Readiness {
         });
     }
 
-    /// The driver is going down.
+    /// Records that the driver is shutting down.
     pub fn draining(&self) {
         self.0.send_replace(State::Draining);
     }
 }
 
-/// The service.
+/// The Identity service.
 #[derive(Debug)]
 pub struct Identity {
     name: DriverName,
@@ -119,7 +119,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `controller` says whether this instance serves the Controller services.
+    /// Creates the service. `controller` says whether this instance serves the Controller services.
     pub fn new(name: DriverName, controller: bool, readiness: Readiness) -> Self {
         Self { name, controller, readiness }
     }
@@ -168,24 +168,24 @@ mod tests {
     }
 
     #[rstest]
-    fn a_name_outside_of_the_rule_is_refused(
+    fn an_invalid_driver_name_is_rejected(
         #[values("", ".", "-a", "a-", "a.", "a_b", "a b", "é", "a\n", &"n".repeat(64))] name: &str,
     ) {
         assert!(DriverName::parse("--drivername", name).is_err(), "{name:?}");
     }
 
     #[rstest]
-    fn a_name_inside_of_the_rule_is_kept(#[values("csi-nfs.rs", "nfs.csi.k8s.io", "a", &"n".repeat(63))] name: &str) {
+    fn a_valid_driver_name_is_kept(#[values("csi-nfs.rs", "nfs.csi.k8s.io", "a", &"n".repeat(63))] name: &str) {
         assert_eq!(DriverName::parse("--drivername", name).unwrap().to_string(), name);
     }
 
     #[rstest]
-    fn a_node_without_a_usable_name_is_refused(#[values("", "a\nb", &"n".repeat(257))] name: &str) {
+    fn an_invalid_node_name_is_rejected(#[values("", "a\nb", &"n".repeat(257))] name: &str) {
         assert!(NodeId::parse("--nodeid", name).is_err(), "{name:?}");
     }
 
     #[tokio::test]
-    async fn the_driver_says_its_name_and_version() {
+    async fn the_plugin_info_has_the_name_and_version() {
         let identity = identity(true, Readiness::default());
         let info = identity.get_plugin_info(Request::new(Default::default())).await.unwrap().into_inner();
         assert_eq!((&*info.name, &*info.vendor_version), ("nfs.csi.k8s.io", env!("CARGO_PKG_VERSION")));
@@ -195,7 +195,7 @@ mod tests {
     #[case(true, 3)]
     #[case(false, 1)]
     #[tokio::test]
-    async fn the_controller_is_announced_only_where_it_is_served(#[case] controller: bool, #[case] count: usize) {
+    async fn the_controller_is_announced_only_if_it_is_served(#[case] controller: bool, #[case] count: usize) {
         let identity = identity(controller, Readiness::default());
         let answer = identity.get_plugin_capabilities(Request::new(Default::default())).await.unwrap().into_inner();
         let announced = answer.capabilities.iter().any(|c| matches!(c.r#type, Some(Type::Service(_))));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_driver_is_ready_between_its_start_and_its_end_and_never_again() {
+    async fn the_driver_is_ready_only_between_its_start_and_its_shutdown() {
         let readiness = Readiness::default();
         let identity = identity(true, readiness.clone());
         let ready = async || identity.probe(Request::new(Default::default())).await.unwrap().into_inner().ready;

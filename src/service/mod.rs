@@ -1,4 +1,4 @@
-//! The CSI services: request to domain type to response, and no system call.
+//! The CSI services. They convert requests to domain types and results to responses, and make no system calls.
 
 pub(crate) mod call_span;
 pub(crate) mod capability;
@@ -13,12 +13,12 @@ pub(crate) mod status;
 
 use crate::error::{Error, Result};
 
-/// Refuses an empty `volume_id`.
+/// Returns an error if `volume_id` is empty.
 fn present(volume_id: &str) -> Result<()> {
     if volume_id.is_empty() { Err(Error::invalid("volume_id", "missing")) } else { Ok(()) }
 }
 
-/// A figure as CSI has it: an `int64`, which is the largest one where it does not fit.
+/// Converts a number to CSI's `int64`. A number that is too large becomes the maximum.
 fn int64(figure: u64) -> i64 {
     i64::try_from(figure).unwrap_or(i64::MAX)
 }

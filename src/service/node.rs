@@ -20,12 +20,12 @@ use crate::service::proto::csi::node_service_capability::{self as capability_of,
 use crate::service::proto::csi::volume_usage::Unit;
 use crate::volume::id::VolumeId;
 
-/// The settings of the node that the driver's flags give.
+/// The settings of the node, from the driver's flags.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `--nodeid`.
     pub node_id: String,
-    /// What holds where a request to publish a volume says nothing.
+    /// The defaults for requests to publish a volume.
     pub publish: publish_request::Defaults,
 }
 
@@ -56,7 +56,7 @@ impl Rpc for Node {
         let publish = publish_request::parse(request, &self.settings.publish)?;
         tracing::Span::current().record("server", publish.source.server.as_str());
         let publisher = Arc::clone(&self.publisher);
-        // The work is finished even where the caller gives up.
+        // The work is finished even if the caller gives up.
         run_to_completion(async move { publisher.publish(publish).await }).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
@@ -86,7 +86,7 @@ impl Rpc for Node {
         let request = request.into_inner();
         call_span::volume(&request.volume_id);
         present(&request.volume_id)?;
-        // A volume that was not made by this driver may have any identifier.
+        // A volume that another driver created may have any identifier.
         let share = VolumeId::parse(&request.volume_id).ok().map(|id| id.export());
         let volume = Volume { id: request.volume_id, share };
         let stat = self.stats.of(&volume, &published("volume_path", &request.volume_path)?).await?;
@@ -104,7 +104,7 @@ impl Rpc for Node {
             "" => None,
             path => Some(published("volume_publish_path", path)?),
         };
-        // A volume that was not made by this driver may have any identifier.
+        // A volume that another driver created may have any identifier.
         let source = VolumeId::parse(&volume_id).ok().map(|id| id.source());
         let conditions = self.health.of_volume(&volume_id, target.as_ref(), source.as_ref()).await?;
         let volume_health = Some(volume_health(volume_id, conditions));
@@ -155,12 +155,12 @@ impl Rpc for Node {
     }
 }
 
-/// One topology for all nodes, since every node reaches every export. It constrains nothing (the plugin has no
-/// VOLUME_ACCESSIBILITY_CONSTRAINTS); but external-provisioner 6.4 does not recognize the CSIStorageCapacity objects
-/// it made for a driver without any, and makes new ones for ever.
+/// One topology for all nodes, because every node reaches every export. It constrains nothing, since the plugin has no
+/// VOLUME_ACCESSIBILITY_CONSTRAINTS. Without a topology, external-provisioner 6.4 does not recognize its own
+/// CSIStorageCapacity objects, and creates new ones for ever.
 const TOPOLOGY: (&str, &str) = ("topology.csi-nfs.rs/exports", "reachable");
 
-/// Parses the path of a volume that has to be published. At a path that cannot be a target there is none.
+/// Parses the path of a published volume. A path that cannot be a target is NOT_FOUND, because no volume can be there.
 fn published(field: &str, text: &str) -> Result<Target> {
     Target::parse(field, text).map_err(|error| match error {
         Error::Invalid { reason, .. } if !text.is_empty() => Error::not_found("a volume at that path", reason),
@@ -176,7 +176,7 @@ fn usage(stat: &FsStat) -> Vec<csi::VolumeUsage> {
         available: int64(available),
     };
     let bytes = usage(Unit::Bytes, stat.total_bytes, stat.free_bytes, stat.available_bytes);
-    // A file system without a limit of inodes says 0.
+    // A file system without a limit on inodes reports 0.
     let inodes =
         (stat.total_inodes > 0).then(|| usage(Unit::Inodes, stat.total_inodes, stat.free_inodes, stat.free_inodes));
     std::iter::once(bytes).chain(inodes).collect()
@@ -218,7 +218,7 @@ mod tests {
     #[case("v", "/nowhere/at/all", tonic::Code::NotFound)]
     #[case("v", "/proc", tonic::Code::NotFound)]
     #[tokio::test]
-    async fn figures_are_of_a_volume_at_a_path(#[case] id: &str, #[case] path: &str, #[case] expected: tonic::Code) {
+    async fn statistics_need_a_volume_at_a_path(#[case] id: &str, #[case] path: &str, #[case] expected: tonic::Code) {
         let request = csi::NodeGetVolumeStatsRequest {
             volume_id: id.to_owned(),
             volume_path: path.to_owned(),
@@ -234,7 +234,7 @@ mod tests {
     #[case("v", "some/path", tonic::Code::NotFound)]
     #[case("v", "/nowhere/at/all", tonic::Code::NotFound)]
     #[tokio::test]
-    async fn health_is_of_a_volume_on_this_node(#[case] id: &str, #[case] path: &str, #[case] expected: tonic::Code) {
+    async fn health_needs_a_volume_on_this_node(#[case] id: &str, #[case] path: &str, #[case] expected: tonic::Code) {
         let request = csi::NodeGetVolumeHealthRequest {
             volume_id: id.to_owned(),
             volume_publish_path: path.to_owned(),
@@ -250,14 +250,14 @@ mod tests {
     #[case("v", "/a/../t")]
     #[case("v", "/")]
     #[tokio::test]
-    async fn what_is_taken_down_has_to_be_named(#[case] id: &str, #[case] path: &str) {
+    async fn unpublish_needs_a_volume_and_a_target(#[case] id: &str, #[case] path: &str) {
         let request = csi::NodeUnpublishVolumeRequest { volume_id: id.to_owned(), target_path: path.to_owned() };
         let status = node().node_unpublish_volume(Request::new(request)).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
     }
 
     #[test]
-    fn usage_has_no_inodes_where_the_file_system_has_no_limit_and_never_a_negative_figure() {
+    fn usage_has_no_inodes_without_a_limit_and_no_negative_numbers() {
         let stat =
             FsStat { total_bytes: u64::MAX, free_bytes: 3, available_bytes: 2, total_inodes: 10, free_inodes: 11 };
         let [bytes, inodes] = usage(&stat).try_into().unwrap();

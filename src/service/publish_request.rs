@@ -1,4 +1,4 @@
-//! The request of NodePublishVolume, from the wire to what is to be published.
+//! Converts a NodePublishVolume request from the wire to a [`PublishIntent`].
 
 use std::collections::HashMap;
 
@@ -15,21 +15,21 @@ use crate::volume::access::AccessMode;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::{expand, parse_mode};
 
-/// What holds where a request says nothing: the driver's flags.
+/// The defaults for requests, from the driver's flags.
 #[derive(Debug, Clone)]
 pub struct Defaults {
-    /// `--mount-options`: where neither the capability nor the volume's context names any.
+    /// `--mount-options`: used if neither the capability nor the volume's context names options.
     pub mount_options: MountOptions,
-    /// `--mount-permissions`: of a volume's root, where its context says nothing; `None` leaves it as it is.
+    /// `--mount-permissions`: the mode of a volume's root if the context names none; `None` leaves the mode unchanged.
     pub mount_permissions: Option<u32>,
-    /// Whether pods may name servers and shares themselves, in inline ephemeral volumes.
+    /// Whether pods may name servers and shares in inline ephemeral volumes.
     pub allow_inline: bool,
 }
 
 /// Parses a request.
 ///
 /// # Errors
-/// [`Error::Invalid`] naming the field, or the key of the volume's context.
+/// [`Error::Invalid`], which names the field or the key of the volume's context.
 pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Result<PublishIntent> {
     present(&request.volume_id)?;
     let target = Target::parse("target_path", &request.target_path)?;
@@ -39,13 +39,13 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
     {
         return Err(Error::invalid(
             "volume_context[csi.storage.k8s.io/ephemeral]",
-            "inline volumes are off: with them whoever may create a pod may mount any share; use a \
-             PersistentVolumeClaim, or allow them in the driver's flags",
+            "inline volumes are off, because with them whoever may create a pod may mount any share; use a \
+             PersistentVolumeClaim, or set --enable-inline-volumes",
         ));
     }
     let shows_snapshot = context.get("snapshot")?.is_some();
     if shows_snapshot && context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") {
-        return Err(Error::invalid("volume_context[snapshot]", "an inline volume cannot show a snapshot"));
+        return Err(Error::invalid("volume_context[snapshot]", "an inline volume cannot be backed by a snapshot"));
     }
     let mut flags = capability.mount_options.to_vec();
     flags.extend(context.get("mountOptions")?.map(|(_, value)| value.to_owned()));
@@ -72,12 +72,12 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
     })
 }
 
-/// CSI `volume_context`: what CreateVolume gave, or what the author of a PersistentVolume wrote. Keys count without
-/// regard to case; those that mean nothing to the node are ignored.
+/// CSI `volume_context`, from CreateVolume or from the author of a PersistentVolume. The case of keys does not matter.
+/// Keys that mean nothing to the node are ignored.
 struct Context<'a>(&'a HashMap<String, String>);
 
 impl<'a> Context<'a> {
-    /// The value of a key, and what to call it in an error.
+    /// The name of a key for errors, and its value.
     fn get(&self, key: &str) -> Result<Option<(String, &'a str)>> {
         let mut found = self.0.iter().filter(|(other, _)| other.eq_ignore_ascii_case(key));
         let value = found.next().map(|(_, value)| (format!("volume_context[{key}]"), value.as_str()));
@@ -87,7 +87,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// What to mount; the volume's identifier tells it where the context says nothing.
+    /// The source to mount, from the context, or from the volume's identifier if the context does not name it.
     fn source(&self, volume_id: &str) -> Result<Source> {
         let (server, share) = match (self.get("server")?, self.get("share")?) {
             (Some(server), Some(share)) => (server, share),
@@ -95,7 +95,7 @@ impl<'a> Context<'a> {
                 return VolumeId::parse(volume_id).map(|id| id.source()).map_err(|_| {
                     Error::invalid(
                         "volume_context",
-                        "server and share are missing, and the volume's identifier does not tell them",
+                        "server and share are missing, and the volume's identifier does not contain them",
                     )
                 });
             }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_becomes_what_is_to_be_mounted() {
+    fn a_request_is_parsed_with_the_defaults() {
         let publish = parse(request(VOLUME), &defaults()).unwrap();
         assert_eq!(publish.source.to_string(), "nfs:/export/team/volume");
         assert_eq!(publish.target.to_string(), TARGET);
@@ -192,7 +192,7 @@ mod tests {
         "any",
         "nfs:/e/team/claim"
     )]
-    fn the_context_or_else_the_identifier_tells_the_source(
+    fn the_source_is_from_the_context_or_else_from_the_identifier(
         #[case] context: &[(&str, &str)],
         #[case] volume_id: &str,
         #[case] expected: &str,
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_mounted_read_only_whatever_else_is_asked_for() {
+    fn a_snapshot_is_mounted_read_only_whatever_the_request() {
         let mut request = with_mount(|mount| mount.volume_mount_group = "2000".to_owned());
         request.volume_context.insert("snapshot".to_owned(), "snap-1".to_owned());
         let publish = parse(request, &defaults()).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inline_volume_shows_no_snapshot() {
+    fn an_inline_volume_cannot_be_backed_by_a_snapshot() {
         let mut request = request(VOLUME);
         request.volume_context.insert("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
         request.volume_context.insert("snapshot".to_owned(), "s".to_owned());
@@ -248,7 +248,7 @@ mod tests {
     #[case("mountOptions", "addr=10.0.0.1")]
     #[case("mountOptions", "hard,suid")]
     #[case("csi.storage.k8s.io/ephemeral", "true")]
-    fn a_wrong_value_in_the_context_is_named(#[case] key: &str, #[case] value: &str) {
+    fn an_error_names_the_invalid_key_of_the_context(#[case] key: &str, #[case] value: &str) {
         let mut request = request(VOLUME);
         request.volume_context.insert(key.to_owned(), value.to_owned());
         assert_eq!(refused_field(request), format!("volume_context[{key}]"));
@@ -259,7 +259,7 @@ mod tests {
     #[case::no_server(&[("share", "/export")], "volume_context[server]")]
     #[case::neither(&[], "volume_context")]
     #[case::two_spellings(&[("server", "nfs"), ("Server", "other"), ("share", "/e")], "volume_context[server]")]
-    fn a_context_that_does_not_tell_the_source_is_refused(#[case] context: &[(&str, &str)], #[case] field: &str) {
+    fn a_context_without_a_source_is_an_error(#[case] context: &[(&str, &str)], #[case] field: &str) {
         assert_eq!(refused_field(request(context)), field);
     }
 
@@ -282,7 +282,7 @@ mod tests {
     #[case::both(&["hard"], "vers=4.1", false, "hard,vers=4.1")]
     #[case::the_driver_s(&[], "", false, "soft")]
     #[case::read_only(&["rw"], "", true, "rw,ro")]
-    fn options_come_from_the_capability_and_the_context_or_else_from_the_driver(
+    fn options_are_from_the_capability_and_the_context_or_else_from_the_driver(
         #[case] flags: &[&str],
         #[case] context: &str,
         #[case] readonly: bool,
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_group_and_permissions_are_for_the_volume_s_root() {
+    fn a_mount_group_and_permissions_apply_to_the_volume_s_root() {
         let mut request = with_mount(|mount| mount.volume_mount_group = "2000".to_owned());
         request.volume_context.insert("mountPermissions".to_owned(), "0".to_owned());
         assert_eq!(
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn inline_volumes_are_for_those_who_allow_them() {
+    fn inline_volumes_are_accepted_if_allowed() {
         let mut request = request(VOLUME);
         request.volume_context.insert("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
         assert!(parse(request, &Defaults { allow_inline: true, ..defaults() }).is_ok());

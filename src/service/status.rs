@@ -1,20 +1,20 @@
-//! Which gRPC code an error of the domain gets: the only place that decides it.
+//! Maps errors of the domain to gRPC codes. No other place decides this.
 //!
 //! # Policy
-//! The code decides what the sidecar or kubelet does next, so it is chosen for that:
+//! The code decides what the sidecar or kubelet does next, so it is chosen for that effect:
 //!
 //! | code | when | what the caller does |
 //! |---|---|---|
-//! | INVALID_ARGUMENT | a field, parameter, identifier or option cannot be right | shows the message; a retry is as wrong |
-//! | NOT_FOUND | the volume, path or source is not there | gives up, or treats a delete as done |
-//! | ALREADY_EXISTS | the name or the target is taken, by something else | shows the message |
-//! | OUT_OF_RANGE | the asked capacity cannot be | shows the message |
-//! | RESOURCE_EXHAUSTED | no space, inodes or quota on the export | external-provisioner tries another topology, retries later |
-//! | FAILED_PRECONDITION | something else has to happen first | retries later |
-//! | PERMISSION_DENIED | the server forbids it | retries later; the operator has to mend the export |
-//! | ABORTED | a list token no longer fits | starts the list again |
-//! | UNAVAILABLE | the server is not reached, a limit that is required is not in force, or the driver is going down | retries soon; the operation may be half done and is resumed |
-//! | INTERNAL | the export or the kernel said something that the driver has no rule for | retries; a bug or a fault to look at |
+//! | INVALID_ARGUMENT | a field, parameter, identifier or option is invalid | shows the message; a retry cannot help |
+//! | NOT_FOUND | the volume, path or source does not exist | gives up, or counts a delete as done |
+//! | ALREADY_EXISTS | something different has the name or is at the target | shows the message |
+//! | OUT_OF_RANGE | the requested capacity is not possible | shows the message |
+//! | RESOURCE_EXHAUSTED | no space, inodes or quota | external-provisioner tries other topologies, retries |
+//! | FAILED_PRECONDITION | something else must happen first | retries later |
+//! | PERMISSION_DENIED | the server denies permission | retries later; the operator must fix the export |
+//! | ABORTED | a list token is invalid or has expired | starts the list again |
+//! | UNAVAILABLE | no server, no agent for a required limit, or shutdown | retries soon; the operation is then resumed |
+//! | INTERNAL | an unexpected error of the export or the kernel | retries; this is a bug or a fault to examine |
 
 use rustix::io::Errno;
 use tonic::Code;
@@ -22,7 +22,7 @@ use tonic::Code;
 use crate::error::Error;
 use crate::nfs::status::Status as FsStatus;
 
-/// The gRPC code for an error: the policy of this file.
+/// The gRPC code for an error, by the policy of this file.
 pub fn code(error: &Error) -> Code {
     match error {
         Error::Invalid { .. } => Code::InvalidArgument,
@@ -47,7 +47,7 @@ impl From<Error> for tonic::Status {
 
 fn mount_code(errno: Errno) -> Code {
     match errno {
-        // A version, a transport or a helper (tlshd) is missing, here or on the server.
+        // A version, a transport or a helper (tlshd) is missing on this machine or on the server.
         Errno::PROTONOSUPPORT | Errno::SRCH | Errno::NODEV => Code::FailedPrecondition,
         errno => export_code(errno.into()),
     }

@@ -1,11 +1,11 @@
 //! A connection from kubelet whose requests name a host.
 //!
-//! kubelet's client of plugin registration takes the socket's path for the server's name: `:authority` is then
-//! `%2Fvar%2Flib%2Fkubelet%2F…`, which is no host (RFC 3986, section 3.2.2), and every HTTP/2 server but Go's own
-//! resets the request with PROTOCOL_ERROR. The name means nothing on a unix socket, so it is written over, in place,
-//! before the server reads it: frames (RFC 9113, section 4) are taken as they come, and in the header block of HEADERS
-//! the value of `:authority` becomes as many letters as it had bytes (RFC 7541, section 6). Whatever does not look like
-//! that is passed on as it is, for the server to judge.
+//! kubelet's client for plugin registration uses the socket's path as the server's name. `:authority` is then
+//! `%2Fvar%2Flib%2Fkubelet%2F…`, which is not a host (RFC 3986, section 3.2.2), and every HTTP/2 server except Go's own
+//! resets the request with PROTOCOL_ERROR. The name means nothing on a Unix socket, so this module overwrites it in
+//! place before the server reads it. It parses frames (RFC 9113, section 4), and in the header block of HEADERS it
+//! replaces each byte of the value of `:authority` with a letter (RFC 7541, section 6). It passes anything else on
+//! unchanged, and the server decides.
 
 use std::io;
 use std::pin::Pin;
@@ -16,11 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tonic::transport::server::{Connected, UdsConnectInfo};
 
-/// The client's first words (RFC 9113, section 3.4).
+/// The length of the client's connection preface (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
-/// A frame's length, type, flags and stream.
+/// The length of a frame's header: length, type, flags and stream.
 const FRAME_HEADER: usize = 9;
-/// The longest frame that a client may send before it is told otherwise (SETTINGS_MAX_FRAME_SIZE).
+/// The longest frame that a client may send by default (SETTINGS_MAX_FRAME_SIZE).
 const LONGEST_FRAME: usize = 1 << 14;
 /// The frame type HEADERS and its flags.
 const HEADERS: u8 = 1;
@@ -29,7 +29,7 @@ const PRIORITY: u8 = 0x20;
 /// `:authority` in HPACK's static table.
 const AUTHORITY: usize = 1;
 
-/// The connection, read through the correction.
+/// A connection whose input is corrected.
 #[derive(Debug)]
 pub(super) struct Local<S> {
     stream: S,
@@ -42,19 +42,19 @@ impl<S> Local<S> {
     }
 }
 
-/// What has been read, and how much of it may be handed on.
+/// The bytes that were read, and how many of them are ready for the server.
 #[derive(Debug, Default)]
 struct Correction {
     read: BytesMut,
     /// The leading bytes of `read` that are final.
     done: usize,
     greeted: bool,
-    /// The connection is not what it should be, and left alone from here on.
+    /// The connection is not valid HTTP/2, so the rest is passed on unchanged.
     given_up: bool,
 }
 
 impl Correction {
-    /// Corrects every frame that is complete.
+    /// Corrects all complete frames.
     fn advance(&mut self) {
         if !self.greeted && self.read.len() >= PREFACE {
             (self.greeted, self.done) = (true, PREFACE);
@@ -74,7 +74,7 @@ impl Correction {
     }
 }
 
-/// Corrects the payload of a HEADERS frame; None if it ends too early, which is then the server's to refuse.
+/// Corrects the payload of a HEADERS frame. Returns `None` if the payload is truncated; the server then rejects it.
 fn correct(payload: &mut [u8], flags: u8) -> Option<()> {
     let (padded, padding) = if flags & PADDED == 0 { (0, 0) } else { (1, usize::from(*payload.first()?)) };
     let start = padded + if flags & PRIORITY == 0 { 0 } else { 5 };
@@ -85,9 +85,9 @@ fn correct(payload: &mut [u8], flags: u8) -> Option<()> {
     while let Some(first) = block.get(at) {
         let (prefix, literal) = match first {
             0x80.. => (7, false),     // a whole field from a table
-            0x40..0x80 => (6, true),  // to be remembered
+            0x40..0x80 => (6, true),  // a literal with indexing
             0x20..0x40 => (5, false), // the table's new size
-            _ => (4, true),           // not to be remembered
+            _ => (4, true),           // a literal without indexing
         };
         let name = integer(block, &mut at, prefix)?;
         if !literal {
@@ -99,7 +99,7 @@ fn correct(payload: &mut [u8], flags: u8) -> Option<()> {
         let value = at;
         let length = integer(block, &mut at, 7)?;
         if name == AUTHORITY {
-            // Its first bit says that the letters are compressed, which these are not.
+            // The first bit means Huffman coding, which the letters do not have.
             *block.get_mut(value)? &= 0x7f;
             block.get_mut(at..at + length)?.fill(b'k');
         }
@@ -108,7 +108,7 @@ fn correct(payload: &mut [u8], flags: u8) -> Option<()> {
     Some(())
 }
 
-/// The integer at `at`, which moves past it, with a prefix of so many bits (RFC 7541, section 5.1).
+/// Reads the integer with a prefix of `prefix` bits at `at`, and moves `at` past it (RFC 7541, section 5.1).
 fn integer(block: &[u8], at: &mut usize, prefix: u32) -> Option<usize> {
     let mut next = || {
         let byte = usize::from(*block.get(*at)?);
@@ -138,7 +138,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Local<S> {
             let mut more = ReadBuf::new(&mut buffer);
             ready!(Pin::new(&mut *stream).poll_read(context, &mut more))?;
             if more.filled().is_empty() {
-                // The end: what was begun is handed on as it is.
+                // The end of input: pass an incomplete frame on unchanged.
                 correction.given_up = true;
             }
             correction.read.extend_from_slice(more.filled());
@@ -190,13 +190,13 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// A HEADERS frame as Go's client writes it, its authority one of `value`, `huffman` or not.
+    /// A HEADERS frame as Go's client writes it, with the authority `value`; `huffman` is its Huffman bit.
     fn headers(flags: u8, before: &[u8], value: &[u8], huffman: u8, after: &[u8]) -> Vec<u8> {
         // :method POST and :scheme http by index, :path by name and a literal, then :authority
         let mut block = before.to_vec();
         block.extend([0x83, 0x86, 0x44, 2, b'/', b'x', 0x41, huffman | u8::try_from(value.len()).unwrap()]);
         block.extend(value);
-        // a literal with a name of its own, to be remembered; another that is not
+        // a literal with a new name and with indexing; another without indexing
         block.extend([0x40, 1, b'a', 1, b'b', 0x10, 1, b'c', 1, b'd']);
         block.extend(after);
         frame(HEADERS, flags, &block)
@@ -211,7 +211,7 @@ mod tests {
     const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
     #[tokio::test]
-    async fn the_authority_becomes_letters_and_nothing_else_changes() {
+    async fn the_authority_is_overwritten_and_nothing_else_changes() {
         for (flags, before, after) in [
             (0x4, &[][..], &[][..]),
             (0x4 | PADDED, &[3], &[0, 0, 0]),
@@ -228,7 +228,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_written_is_read_at_its_full_length(
+        fn any_input_is_passed_on_at_its_full_length(
             greeted: bool,
             frames in prop::collection::vec((0u8..10, any::<u8>(), prop::collection::vec(any::<u8>(), 0..80)), 0..6),
             rest in prop::collection::vec(any::<u8>(), 0..40),

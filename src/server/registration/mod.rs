@@ -1,6 +1,6 @@
-//! Registration with kubelet, in place of the node-driver-registrar sidecar: kubelet watches its plugins_registry
-//! directory for sockets, asks the one it finds for the driver's name and CSI socket (GetInfo), calls NodeGetInfo
-//! there, and says what became of it (NotifyRegistrationStatus).
+//! Registers the driver with kubelet, in place of the node-driver-registrar sidecar. kubelet watches its
+//! plugins_registry directory for sockets, asks a new socket for the driver's name and CSI socket (GetInfo), calls
+//! NodeGetInfo on the CSI socket, and reports the result (NotifyRegistrationStatus).
 //! <https://kubernetes.io/docs/reference/node/kubelet-files/#plugin-registration>
 
 mod authority;
@@ -22,20 +22,20 @@ use crate::service::proto::registration::registration_server::{Registration as S
 use crate::service::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use authority::Local;
 
-/// Pauses between a refusal and the next attempt: doubled from one to the next, from the first to the longest.
+/// The first and the longest pause before a retry after a rejection. Each pause is twice the pause before.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Verdicts that wait to be looked at; kubelet gives one at a time.
+/// The maximum number of unread verdicts. kubelet sends one at a time.
 const VERDICTS: usize = 8;
 
-/// What kubelet made of the driver.
+/// kubelet's verdict on the registration.
 #[derive(Debug)]
 enum Verdict {
     Accepted,
     Refused(String),
 }
 
-/// The driver on the way into kubelet.
+/// A registration that is ready to be served.
 #[derive(Debug)]
 pub struct Registration {
     path: SocketPath,
@@ -44,8 +44,8 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Makes the registration socket at `path`, by which kubelet finds the driver; its CSI socket has to listen by
-    /// then. `endpoint` is the path of that CSI socket as kubelet, on the host, sees it.
+    /// Creates the registration socket at `path`, where kubelet finds the driver. The driver's CSI socket must listen
+    /// before this. `endpoint` is the path of the CSI socket as kubelet sees it on the host.
     pub fn bind(path: SocketPath, driver: &DriverName, endpoint: &SocketPath) -> Result<Self> {
         let info = PluginInfo {
             r#type: "CSIPlugin".to_owned(),
@@ -57,9 +57,9 @@ impl Registration {
         Ok(Self { path, info, socket })
     }
 
-    /// Serves kubelet until `stop`, then removes the socket, at which kubelet forgets the driver. Refused, it makes the
-    /// socket anew after a pause, which kubelet takes for a new plugin. Another instance of the driver that has taken
-    /// the path over keeps it.
+    /// Serves kubelet until `stop`, then removes the socket, so that kubelet forgets the driver. If kubelet rejects the
+    /// driver, this creates the socket again after a pause, and kubelet sees a new plugin. If another instance of the
+    /// driver has taken the path over, the path stays with that instance.
     pub async fn run(self, stop: CancellationToken) {
         let Self { path, info, socket } = self;
         let (verdicts, mut verdict) = mpsc::channel(VERDICTS);
@@ -76,7 +76,7 @@ impl Registration {
                         (again, pause) = (None, FIRST_PAUSE);
                     }
                     Verdict::Refused(reason) => {
-                        tracing::error!(socket = %path, reason, retry = ?pause, "kubelet refused the driver");
+                        tracing::error!(socket = %path, reason, retry = ?pause, "kubelet rejected the driver");
                         again.get_or_insert(Instant::now() + pause);
                     }
                 },
@@ -91,10 +91,10 @@ impl Registration {
                         continue;
                     }
                     match Socket::bind(&path) {
-                        // The new socket has the path before the old one is given up.
+                        // The new socket gets the path before the old socket is closed.
                         Ok(socket) => served = Served::start(socket, kubelet.clone()),
                         Err(error) => {
-                            tracing::error!(%error, retry = ?pause, "registering with kubelet");
+                            tracing::error!(%error, retry = ?pause, "registering with kubelet failed");
                             again = Some(Instant::now() + pause);
                         }
                     }
@@ -111,7 +111,7 @@ async fn sleep_until(instant: Option<Instant>) {
     }
 }
 
-/// A socket that is served until this is dropped: the path goes first, then the listener.
+/// A socket that is served until this is dropped. The drop removes the path first, and then closes the listener.
 #[derive(Debug)]
 struct Served {
     claim: Claim,
@@ -128,14 +128,14 @@ impl Served {
             let server = Server::builder();
             let served = server.serve_with_incoming_shutdown(RegistrationServer::new(kubelet), incoming, stopped).await;
             if let Err(error) = served {
-                tracing::error!(%error, "serving kubelet's plugin registration");
+                tracing::error!(%error, "serving kubelet's plugin registration failed");
             }
         });
         Self { claim, _stop: stop.drop_guard() }
     }
 }
 
-/// kubelet's side of it.
+/// The service that kubelet calls.
 #[derive(Debug, Clone)]
 struct Kubelet {
     info: PluginInfo,
@@ -145,7 +145,7 @@ struct Kubelet {
 #[tonic::async_trait]
 impl Service for Kubelet {
     async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
-        tracing::debug!("kubelet asks who registers");
+        tracing::debug!("kubelet asks for the driver's name and CSI socket");
         Ok(Response::new(self.info.clone()))
     }
 
@@ -158,7 +158,7 @@ impl Service for Kubelet {
             true => Verdict::Accepted,
             false => Verdict::Refused(status.error),
         };
-        // A full queue has verdicts enough.
+        // If the queue is full, an earlier verdict is enough.
         let _ = self.verdicts.try_send(verdict);
         Ok(Response::new(RegistrationStatusResponse {}))
     }
@@ -177,7 +177,7 @@ mod tests {
     use super::*;
     use crate::service::proto::registration::registration_client::RegistrationClient;
 
-    /// A plugins_registry directory, watched as kubelet does.
+    /// A plugins_registry directory that is watched as by kubelet.
     struct Registry {
         directory: TempDir,
         path: SocketPath,
@@ -195,7 +195,7 @@ mod tests {
             Self { directory, path, watch }
         }
 
-        /// The names of new sockets that kubelet would not ignore; waits, in the test's own time, for the first.
+        /// The names of new sockets that kubelet does not ignore. Waits for the first one, in the test's clock.
         async fn created(&self) -> Vec<String> {
             loop {
                 let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
@@ -234,9 +234,9 @@ mod tests {
         }
     }
 
-    /// As kubelet's client names it: preface, SETTINGS, HEADERS and DATA of a GetInfo request, written by hand.
+    /// Sends a GetInfo request with the authority of kubelet's client: preface, SETTINGS, HEADERS and DATA, by hand.
     #[tokio::test]
-    async fn a_request_that_names_the_path_of_the_socket_as_its_host_is_answered() {
+    async fn a_request_with_the_socket_s_path_as_its_host_is_answered() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
         let registry = Registry::new();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn kubelet_finds_the_driver_asks_who_it_is_and_loses_it_at_the_end() {
+    async fn kubelet_finds_the_driver_asks_for_its_name_and_loses_it_at_the_end() {
         let registry = Registry::new();
         let (running, stop) = registry.register();
         assert_eq!(registry.created().await, ["csi-nfs.rs-reg.sock"]);
@@ -286,14 +286,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_driver_comes_again_at_a_falling_rate() {
+    async fn a_rejected_driver_retries_at_a_falling_rate() {
         let registry = Registry::new();
         let (_running, _stop) = registry.register();
         registry.created().await;
         let mut pauses = Vec::new();
         for _ in 0..8 {
             let before = (registry.inode(), Instant::now());
-            // However often kubelet says no, it is one attempt.
+            // Several rejections by kubelet count as one attempt.
             for _ in 0..2 * VERDICTS {
                 registry.kubelet().await.notify_registration_status(refused()).await.unwrap();
             }
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_driver_that_is_accepted_after_all_stays_as_it_is() {
+    async fn a_driver_that_is_accepted_in_the_end_does_not_retry() {
         let registry = Registry::new();
         let (_running, _stop) = registry.register();
         registry.created().await;

@@ -1,8 +1,9 @@
-//! Logs: how they are written, and the layer that logs and counts each call.
+//! The format of the log, and the layer that logs and counts each call.
 //!
-//! One line a call, at its end: method, volume, server, gRPC code, milliseconds, and the message of an error. Never a
-//! request or a secret. A layer cannot see inside a message, so the service names the volume and the server of its call
-//! with `volume` and `server` of `service::call_span`; the lines that are logged while the call runs carry them too.
+//! Each call is one line, logged at its end: method, volume, server, gRPC code, milliseconds, and the message of an
+//! error. The log never contains a request or a secret. A layer cannot read the message of a call, so the service names
+//! the volume and the server with `volume` and `server` of `service::call_span`. Lines during the call contain them
+//! too.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -27,11 +28,12 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 use crate::nfs::text::{Format, one_line};
 use crate::server::metrics::Metrics;
 
-/// Bytes of an error's message in the log, at most.
+/// The maximum size in bytes of an error's message in the log.
 const MESSAGE_MAX: usize = 2048;
 
-/// What logs: give it to [`tracing::subscriber::set_global_default`]. `verbosity` is klog's `-v`: below 3 is info, 3
-/// and 4 are debug, 5 and more are trace; for this driver's own events, while those of libraries start at warnings.
+/// The subscriber that writes the log, for [`tracing::subscriber::set_global_default`]. `verbosity` is klog's `-v` and
+/// applies to the driver's own events: below 3 is info, 3 and 4 are debug, 5 and more are trace. Libraries log from
+/// warnings on.
 pub fn subscriber<W>(format: Format, verbosity: u32, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -50,7 +52,7 @@ where
     tracing_subscriber::registry().with(filter).with(lines)
 }
 
-/// Makes writers that put each event on one line. Events arrive whole, in one write each.
+/// Makes writers that put each event on one line. Each event arrives in one write.
 struct OneLine<W>(W);
 
 impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
@@ -75,7 +77,7 @@ impl<W: Write> Write for OneLine<W> {
     }
 }
 
-/// The calls that a server serves: a layer that logs, counts and, when the driver has to end, cuts them.
+/// The calls that a server serves: a layer that logs and counts calls, and cuts them off at shutdown.
 #[derive(Debug, Clone)]
 pub struct Calls(Arc<Inner>);
 
@@ -87,7 +89,7 @@ struct Inner {
 }
 
 impl Calls {
-    /// Counts in these metrics.
+    /// A layer that counts in these metrics.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), cut: CancellationToken::new() }))
     }
@@ -97,7 +99,7 @@ impl Calls {
         self.0.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Ends every call now, and every later one at once, with UNAVAILABLE; says how many were being served.
+    /// Ends all current and all later calls with UNAVAILABLE. Returns the number of current calls.
     pub fn cut(&self) -> usize {
         self.0.cut.cancel();
         self.in_flight()
@@ -142,7 +144,7 @@ where
                 response = serving => response?,
                 () = cut.cancelled() => Status::unavailable("the driver is shutting down; call again").into_http(),
             };
-            // The status of a unary call that failed is in the headers; one that succeeded has its OK in the trailers.
+            // A unary call that failed has its status in the headers. A successful call has OK in the trailers.
             match Status::from_header_map(response.headers()) {
                 Some(status) => call.end(status.code(), status.message()),
                 None => call.end(Code::Ok, ""),
@@ -152,7 +154,7 @@ where
     }
 }
 
-/// The last part of a call's path, which names its method. No other text becomes a label of a metric.
+/// The method in a call's path. Other text is `unknown`, so that it does not become a label of a metric.
 fn method(path: &str) -> &str {
     path.strip_prefix("/csi.v1.")
         .and_then(|service_and_method| service_and_method.split_once('/'))
@@ -161,7 +163,7 @@ fn method(path: &str) -> &str {
         .unwrap_or("unknown")
 }
 
-/// Calls that come all the time and say nothing new while they succeed.
+/// Frequent calls whose success is not worth a line at info.
 fn is_routine(method: &str) -> bool {
     matches!(
         method,
@@ -176,7 +178,7 @@ fn is_routine(method: &str) -> bool {
     )
 }
 
-/// A call being served. Dropped before its end, it was given up.
+/// A call that is being served. A drop before its end means that the caller gave up.
 struct Call {
     calls: Calls,
     method: String,

@@ -40,7 +40,7 @@ fn logging(format: Format, verbosity: u32) -> (Log, Logging) {
     (log, guard)
 }
 
-/// Serves one call of `method` that ends with `status`, after the service has named `id` and `name`.
+/// Serves one call of `method` that ends with `status`, for the volume `id` and the server `name`.
 async fn call(calls: &Calls, method: &str, id: &'static str, name: &'static str, status: Status) -> Response<Body> {
     let service = tower::service_fn(move |_: Request<Body>| {
         let status = status.clone();
@@ -83,7 +83,7 @@ async fn a_call_is_one_line_with_its_volume_server_code_and_time() {
 #[case("Probe", Status::unavailable("x"), 0, "WARN")]
 #[case("CreateVolume", Status::internal("x"), 0, "ERROR")]
 #[tokio::test]
-async fn a_call_is_as_loud_as_it_is_new(
+async fn the_log_level_of_a_call_depends_on_method_and_code(
     #[case] method: &str,
     #[case] status: Status,
     #[case] verbosity: u32,
@@ -97,7 +97,7 @@ async fn a_call_is_as_loud_as_it_is_new(
 
 #[rstest]
 #[tokio::test]
-async fn nothing_that_a_caller_sends_starts_a_line_of_its_own(#[values(Format::Text, Format::Json)] format: Format) {
+async fn a_caller_s_text_cannot_start_a_new_line_in_the_log(#[values(Format::Text, Format::Json)] format: Format) {
     let (log, _guard) = logging(format, 5);
     let hostile = "v\n2026-01-01 ERROR forged\u{1b}[2J\r\u{85}\u{2028}";
     call(&calls(), "NodePublishVolume", hostile, hostile, Status::internal(hostile)).await;
@@ -108,7 +108,7 @@ async fn nothing_that_a_caller_sends_starts_a_line_of_its_own(#[values(Format::T
 }
 
 #[tokio::test]
-async fn huge_identifiers_and_messages_are_cut_in_the_log() {
+async fn huge_identifiers_and_messages_are_truncated_in_the_log() {
     let (log, _guard) = logging(Format::Text, 0);
     let huge = "é".repeat(100_000).leak();
     call(&calls(), "NodePublishVolume", huge, huge, Status::internal(&*huge)).await;
@@ -138,7 +138,7 @@ fn endless() -> impl tower::Service<
 }
 
 #[tokio::test]
-async fn a_call_that_its_caller_gave_up_is_logged_as_cancelled() {
+async fn a_call_whose_caller_gave_up_is_logged_as_cancelled() {
     let (log, _guard) = logging(Format::Text, 0);
     let calls = calls();
     let request = Request::builder().uri("/csi.v1.Controller/CreateVolume").body(Body::empty()).unwrap();
@@ -149,7 +149,7 @@ async fn a_call_that_its_caller_gave_up_is_logged_as_cancelled() {
 }
 
 #[tokio::test]
-async fn a_call_that_is_cut_tells_its_caller_to_come_again() {
+async fn a_call_that_is_cut_off_tells_its_caller_to_retry() {
     let calls = calls();
     let call = tokio::spawn(calls.layer(endless()).oneshot(Request::new(Body::empty())));
     tokio::task::yield_now().await;

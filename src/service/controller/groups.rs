@@ -61,7 +61,7 @@ impl<C: Connect> Controller<C> {
     }
 }
 
-/// The volumes of a group, sorted: at least one, and each once.
+/// Checks and sorts the volumes of a group: at least one, and each only once.
 fn sources(mut sources: Vec<String>) -> Result<Vec<String>> {
     const FIELD: &str = "source_volume_ids";
     if sources.is_empty() || sources.iter().any(String::is_empty) {
@@ -69,7 +69,7 @@ fn sources(mut sources: Vec<String>) -> Result<Vec<String>> {
     }
     sources.sort_unstable();
     if let Some(twice) = sources.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid(FIELD, format!("`{}` is given twice", excerpt(&twice[0]))));
+        return Err(Error::invalid(FIELD, format!("`{}` is in the list twice", excerpt(&twice[0]))));
     }
     Ok(sources)
 }

@@ -84,7 +84,7 @@ impl<C: Connect> Controller<C> {
         })
     }
 
-    /// The volumes of an export that cannot be asked, as far as they were seen on it before.
+    /// The volumes of an export that cannot be reached, from earlier surveys.
     fn inaccessible(&self, share: &Source, after: Option<&VolumeName>, why: Condition) -> Vec<(VolumeName, Unhealthy)> {
         let surveyed = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
         let volumes =
@@ -95,19 +95,19 @@ impl<C: Connect> Controller<C> {
 
 type Unhealthy = (VolumeId, Vec<Condition>);
 
-/// What was found on an export.
+/// The result of a survey of an export.
 struct Survey {
-    /// Every volume looked at.
+    /// All volumes that were checked.
     seen: BTreeMap<VolumeName, VolumeId>,
     unhealthy: Vec<(VolumeName, Unhealthy)>,
 }
 
-/// Looks at the volumes of an export, in order, those behind `after`, until more than `room` are found unhealthy.
+/// Checks the volumes of an export in order, those after `after`, until more than `room` are unhealthy.
 async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usize) -> Result<Survey> {
     let mut survey = Survey { seen: BTreeMap::new(), unhealthy: Vec::new() };
     let of_export = health::of_export(export).await?;
     for name in Record::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
-        // One that went since its name was read is not looked at.
+        // A volume that was deleted meanwhile is skipped.
         let Some(record) = Record::read_or_skip(export, &name).await? else { continue };
         if record.pending {
             continue;

@@ -1,7 +1,7 @@
-//! Pages of a list that goes over several exports.
+//! Pages of a list over several exports.
 //!
-//! A list is in the order of export and name. A token names the last entry that was answered, so that it holds over a
-//! restart, and however much was created or deleted meanwhile.
+//! A list is sorted by export and name. A token names the last entry that was returned. So it stays valid after a
+//! restart, and when entries are created or deleted meanwhile.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// Records read at once.
+/// How many records are read at a time.
 const READS: usize = 16;
 
 impl<C: Connect> Controller<C> {
@@ -48,7 +48,7 @@ impl<C: Connect> Controller<C> {
             self.exports.on(&share, &options, read).await
         };
         let records: Vec<Option<Record>> = stream::iter(page.entries).map(read).buffered(READS).try_collect().await?;
-        // One that went since its name was read is not listed.
+        // A volume that was deleted meanwhile is not listed.
         let listed = |record| csi::list_volumes_response::Entry { volume: Some(answer(&record)), status: None };
         Ok(csi::ListVolumesResponse {
             entries: records.into_iter().flatten().filter(|record| !record.pending).map(listed).collect(),
@@ -57,15 +57,15 @@ impl<C: Connect> Controller<C> {
     }
 }
 
-/// Where a list goes on.
+/// Where a list continues.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token(Option<(Source, VolumeName)>);
 
 impl Token {
-    /// Parses a token; empty is the beginning of the list.
+    /// Parses a token. The empty token is the start of the list.
     ///
     /// # Errors
-    /// [`Error::Token`] where it is none of this driver's.
+    /// [`Error::Token`] if the token is not from this driver.
     pub fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Ok(Self(None));
@@ -81,12 +81,12 @@ impl Token {
         parsed().map(|last| Self(Some(last))).map_err(|_| bad())
     }
 
-    /// Whether the list goes on behind all of this export.
+    /// Whether the list continues after this export.
     pub fn is_after(&self, share: &Source) -> bool {
         self.0.as_ref().is_some_and(|(last, _)| last > share)
     }
 
-    /// The last name of this export that was answered; what follows it is still to be listed.
+    /// The last name of this export that was returned. The list continues with the next name.
     pub fn last_of(&self, share: &Source) -> Option<&VolumeName> {
         self.0.as_ref().filter(|(last, _)| last == share).map(|(_, name)| name)
     }
@@ -100,29 +100,29 @@ impl fmt::Display for Token {
     }
 }
 
-/// A page of a list: volumes, and what is to be said of each.
+/// A page of a list: volumes, and data for each.
 #[derive(Debug)]
 pub struct Page<T> {
     max: Option<usize>,
-    /// The export, the name, and the rest.
+    /// The export, the name, and the data.
     pub entries: Vec<(Source, VolumeName, T)>,
     next: Option<Token>,
 }
 
 impl<T> Page<T> {
-    /// An empty page for at most `max_entries`; 0 for any number.
+    /// An empty page for at most `max_entries` entries; 0 means no maximum.
     pub fn new(max_entries: i32) -> Result<Self> {
         let max = usize::try_from(max_entries)
             .map_err(|_| Error::invalid("max_entries", format!("{max_entries} is negative")))?;
         Ok(Self { max: Some(max).filter(|&max| max > 0), entries: Vec::new(), next: None })
     }
 
-    /// How many more entries it takes.
+    /// How many more entries fit on the page.
     pub fn room(&self) -> usize {
         self.max.map_or(usize::MAX, |max| max - self.entries.len())
     }
 
-    /// Adds volumes of an export, in the order of their names; false where the page is full and there are more.
+    /// Adds volumes of an export, which are sorted by name. Returns false if the page is full and volumes are left.
     pub fn take(&mut self, share: &Source, volumes: Vec<(VolumeName, T)>) -> bool {
         for (name, entry) in volumes {
             if self.room() == 0 {
@@ -134,7 +134,7 @@ impl<T> Page<T> {
         true
     }
 
-    /// Where the next page starts; empty after the last one.
+    /// The token of the next page; empty if this is the last page.
     pub fn next_token(&self) -> String {
         self.next.as_ref().map_or_else(String::new, Token::to_string)
     }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_where_the_list_goes_on_whatever_changes_meanwhile() {
+    fn a_token_says_where_the_list_continues() {
         let mut page = Page::new(2).unwrap();
         assert!(page.take(&source("a"), named(&["v1"])));
         assert!(!page.take(&source("b"), named(&["v2", "v3"])));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_holds_everything_has_no_next() {
+    fn a_page_with_all_entries_has_no_next_page() {
         let mut page = Page::new(2).unwrap();
         assert!(page.take(&source("a"), named(&["v1", "v2"])));
         assert_eq!(page.next_token(), "");
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_others_is_refused() {
+    fn an_invalid_token_is_rejected() {
         for text in ["x", "invalid-token", "!", "YQ", "YSNiI2MjZA"] {
             assert!(matches!(Token::parse(text), Err(Error::Token(_))), "{text}");
         }

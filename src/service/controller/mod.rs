@@ -1,4 +1,4 @@
-//! CSI Controller, and Group Controller.
+//! The CSI Controller and Group Controller services.
 
 mod groups;
 mod health;
@@ -27,12 +27,12 @@ use crate::volume::exports::Exports;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
 
-/// What the driver's flags say to the controller.
+/// The settings of the controller, from the driver's flags.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `--mount-options`: where neither the capability nor the secrets name any.
+    /// `--mount-options`: used if neither the capability nor the secrets name options.
     pub mount_options: MountOptions,
-    /// `--mount-permissions` and `--default-ondelete-policy`: where the parameters say nothing.
+    /// `--mount-permissions` and `--default-ondelete-policy`: used if the parameters name none.
     pub defaults: Attributes,
     /// How volumes are deleted.
     pub delete: DeletePolicy,
@@ -42,28 +42,28 @@ pub struct Settings {
 pub struct Controller<C: Connect> {
     exports: Exports<C>,
     settings: Settings,
-    /// The copies under way.
+    /// The running copies.
     jobs: Arc<Jobs>,
-    /// The volumes that were seen on each export: all that is known of them while their server is gone.
+    /// The volumes that were seen on each export: all that the driver knows while the server is unreachable.
     surveyed: Mutex<HashMap<Source, BTreeMap<VolumeName, VolumeId>>>,
 }
 
 impl<C: Connect> Controller<C> {
-    /// A controller for the exports of `pool`, with its copies in `jobs`.
+    /// A controller for the exports of `pool` that runs its copies in `jobs`.
     pub fn new(pool: Arc<Pool<C>>, settings: Settings, jobs: Arc<Jobs>) -> Self {
         let exports = Exports::new(pool, settings.mount_options.clone());
         Self { exports, settings, jobs, surveyed: Mutex::default() }
     }
 }
 
-/// Parses the identifier of a volume that has to exist.
+/// Parses the identifier of a volume that must exist.
 fn existing_volume(text: &str) -> Result<VolumeId> {
     let id = VolumeId::parse_existing(text)?;
     call_span::server(id.server.as_str());
     Ok(id)
 }
 
-/// The mount options among the secrets. Only this one key is read, and no value is ever shown.
+/// The mount options in the secrets. No other key is read, and no value is ever shown.
 fn secret_options(secrets: &HashMap<String, String>) -> Result<Option<MountOptions>> {
     const FIELD: &str = "secrets[mountOptions]";
     let Some((_, value)) = secrets.iter().find(|(key, _)| key.eq_ignore_ascii_case("mountOptions")) else {

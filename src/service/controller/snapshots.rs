@@ -1,4 +1,4 @@
-//! Snapshots.
+//! Converts requests and responses for snapshots.
 
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ impl<C: Connect> Controller<C> {
         Ok(csi::ListSnapshotsResponse { entries: entries.collect(), next_token })
     }
 
-    /// The exports that are known, in order, and that of the volume `source`, which may not have been named to this process yet.
+    /// The known exports in order, with that of the volume `source`, which may be new to this process.
     async fn exports_with(&self, source: Option<&str>) -> Result<Vec<(Source, MountOptions)>> {
         let mut exports = self.exports.pool().known();
         if let Some(share) = source.and_then(|source| VolumeId::parse(source).ok()).map(|id| id.export())
@@ -114,7 +114,7 @@ fn entry(snapshot: csi::Snapshot) -> csi::list_snapshots_response::Entry {
     csi::list_snapshots_response::Entry { snapshot: Some(snapshot) }
 }
 
-/// A snapshot of the volume `source` as it is answered.
+/// The response for a snapshot of the volume `source`.
 fn answer(found: &Found, source: String) -> csi::Snapshot {
     match found {
         Found::Own(record) => csi::Snapshot {

@@ -1,4 +1,4 @@
-//! Single volumes: from the request to the life of a volume on its export, and back.
+//! Converts requests and responses for volumes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ impl<C: Connect> Controller<C> {
             capacity,
             asked: changes.or(parameters.attributes),
             defaults: self.settings.defaults,
-            // Of a secret nothing is kept: who deletes the volume brings it again.
+            // Options from a secret are not recorded: the call that deletes the volume contains the secret again.
             mount_options: options.recorded(),
             origin,
         };
@@ -79,7 +79,7 @@ impl<C: Connect> Controller<C> {
             capabilities.as_ref().map_err(Clone::clone)?;
         }
         self.find(&id, secret.as_ref()).await?;
-        // What the driver cannot serve is not confirmed, and the message says why.
+        // The driver does not confirm capabilities that it cannot serve, and the message says why.
         let refused =
             capabilities.err().or_else(|| Attributes::parse(&request.mutable_parameters).err()).or_else(|| {
                 let given = !request.parameters.is_empty();
@@ -100,7 +100,7 @@ impl<C: Connect> Controller<C> {
     }
 
     pub(super) async fn capacity(&self, request: csi::GetCapacityRequest) -> Result<csi::GetCapacityResponse> {
-        // CSI: nothing of what is asked for can be made, where a capability cannot be served.
+        // CSI: no volume can be created if the driver does not serve a capability, so the capacity is 0.
         if request.volume_capabilities.iter().any(|capability| capability::parse(Some(capability)).is_err()) {
             return Ok(csi::GetCapacityResponse { maximum_volume_size: Some(0), ..Default::default() });
         }
@@ -108,7 +108,7 @@ impl<C: Connect> Controller<C> {
         let exports = if request.parameters.is_empty() {
             self.exports.pool().known()
         } else {
-            // A class's subDir may name a claim, and there is none yet: the export is all that is asked about.
+            // A class's subDir may contain the name of a claim, which does not exist yet. Only the export matters here.
             let mut parameters = request.parameters;
             parameters.retain(|key, _| !key.eq_ignore_ascii_case("subDir"));
             let Parameters { export: share, attributes, .. } = Parameters::parse(&parameters)?;
@@ -166,7 +166,7 @@ impl<C: Connect> Controller<C> {
     }
 }
 
-/// A volume as it is answered.
+/// The response for a volume.
 pub(super) fn answer(record: &Record) -> csi::Volume {
     csi::Volume {
         capacity_bytes: int64(record.capacity),
@@ -177,7 +177,7 @@ pub(super) fn answer(record: &Record) -> csi::Volume {
     }
 }
 
-/// The source that a volume is to be filled with (CSI `VolumeContentSource`).
+/// Parses the content source of a volume (CSI `VolumeContentSource`).
 fn origin(source: csi::VolumeContentSource) -> Result<Origin> {
     const FIELD: &str = "volume_content_source";
     let (origin, id, field) = match source.r#type {
@@ -204,16 +204,18 @@ fn content_source(origin: &Origin) -> csi::VolumeContentSource {
     csi::VolumeContentSource { r#type: Some(source) }
 }
 
-/// What a node has to know to mount a volume. Nothing that can change later: a PersistentVolume keeps it for ever.
+/// What a node needs to mount a volume. It contains nothing that can change, because a PersistentVolume keeps it for
+/// ever.
 fn context(id: &VolumeId) -> HashMap<String, String> {
     [("server", id.server.to_string()), ("share", id.share.to_string()), ("subDir", id.sub_dir.to_string())]
         .map(|(key, value)| (key.to_owned(), value))
         .into()
 }
 
-/// The same for a volume of this driver's. Where its class says which mode its directory has, that was given to it once, and
-/// the flag `--mount-permissions` of a node is not to change it. With `snapshot`, for one that shows a snapshot: `subDir` is no
-/// directory then, and a node that does not know the key mounts nothing.
+/// Like [`context`], for a volume with a record. If the class named a mode, the directory got it when it was created.
+/// The context then contains `mountPermissions=0`, so that a node's flag `--mount-permissions` does not change the
+/// mode. A volume that is backed by a snapshot has the key `snapshot`. Its `subDir` is not a directory, so a node that
+/// does not know this key mounts nothing.
 fn recorded_context(record: &Record) -> HashMap<String, String> {
     let settled = record.created_with.mode.map(|_| ("mountPermissions".to_owned(), "0".to_owned()));
     let shown = record.backing_snapshot.as_ref().map(|snapshot| ("snapshot".to_owned(), snapshot.to_string()));

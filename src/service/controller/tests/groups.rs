@@ -38,7 +38,7 @@ impl Lab {
         Ok(Rpc::get_snapshot(&self.controller, Request::new(request)).await?.into_inner().snapshot.unwrap())
     }
 
-    /// Two volumes with something in them.
+    /// Two volumes with a file each.
     async fn pair(&self) -> [String; 2] {
         let pair = [self.create("a", "v", &[]).await.unwrap(), self.create("a", "w", &[]).await.unwrap()];
         for name in ["v", "w"] {
@@ -53,7 +53,7 @@ fn ids(group: &csi::VolumeGroupSnapshot) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_group_is_answered_again_listed_by_its_snapshots_restored_and_gone_as_one() {
+async fn a_group_is_created_idempotently_listed_restored_and_deleted_as_one() {
     let mut lab = Lab::new("");
     let [v, w] = lab.pair().await;
     let group = lab.group("g", &[&w, &v], &[]).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_group_is_answered_again_listed_by_its_snapshots_restored_and_gone_as_
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_group_is_refused_and_leaves_nothing() {
+async fn an_invalid_group_is_an_error_and_leaves_nothing() {
     let lab = Lab::new("");
     let [v, w] = lab.pair().await;
     lab.snapshot(&w, "taken-1", &[]).await.unwrap();
@@ -123,7 +123,7 @@ async fn what_cannot_be_a_group_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn volumes_of_several_exports_are_a_group_where_the_class_names_one() {
+async fn volumes_of_several_exports_form_a_group_if_the_class_names_an_export() {
     let lab = Lab::new("");
     let [v, _] = lab.pair().await;
     let x = lab.create("b", "x", &[]).await.unwrap();
@@ -133,7 +133,7 @@ async fn volumes_of_several_exports_are_a_group_where_the_class_names_one() {
 }
 
 #[tokio::test]
-async fn a_member_that_fails_is_named_and_takes_all_the_others_with_it() {
+async fn an_error_names_the_failed_member_and_no_member_stays() {
     let lab = Lab::new("");
     let [v, w] = lab.pair().await;
     lab.server("a").plant("w/large", Node::file(0o600, "x".repeat(100_000))).unwrap();
@@ -141,7 +141,7 @@ async fn a_member_that_fails_is_named_and_takes_all_the_others_with_it() {
     lab.group("g", &[&v], &[]).await.unwrap();
     let before = lab.server("a").tree().paths();
     lab.server("a").set_capacity(150_000, 1_000_000);
-    // What is written to the last byte can still be given up.
+    // The copy of the second member fills the export. The driver can still delete what it has written.
     let status = lab.group("h", &[&v, &w], &[]).await.unwrap_err();
     assert!(status.code() == Code::ResourceExhausted && status.message().contains("#w#"), "{status}");
     lab.server("a").set_capacity(1 << 40, 1_000_000);
@@ -156,7 +156,7 @@ async fn a_member_that_fails_is_named_and_takes_all_the_others_with_it() {
 }
 
 #[tokio::test]
-async fn a_group_that_a_crash_left_pending_is_given_up_when_a_volume_of_it_is_gone() {
+async fn a_group_that_a_crash_left_pending_is_deleted_if_a_volume_of_it_is_gone() {
     let mut lab = Lab::new("");
     let [v, w] = lab.pair().await;
     let export = Arc::new(Export::new(export_of("a"), lab.server("a").client(), Arc::default()));

@@ -1,4 +1,4 @@
-//! The service over exports in memory: what only a service knows, such as options, lists over exports, and health.
+//! Tests of the service on exports in memory: options, lists over exports, and health.
 
 mod groups;
 mod moves;
@@ -109,7 +109,7 @@ fn mount(mode: Mode, flags: &[&str]) -> csi::VolumeCapability {
 }
 
 #[tokio::test]
-async fn a_volume_that_needs_options_of_its_own_is_deleted_without_being_told_them() {
+async fn a_volume_that_needs_its_own_options_is_deleted_without_naming_them() {
     let mut lab = Lab::new("xprtsec=tls");
     let mut asked = request("a", "v");
     asked.volume_capabilities = vec![mount(Mode::MultiNodeMultiWriter, &["xprtsec=tls"])];
@@ -120,14 +120,14 @@ async fn a_volume_that_needs_options_of_its_own_is_deleted_without_being_told_th
 }
 
 #[tokio::test]
-async fn the_first_refusal_is_the_one_that_is_told() {
+async fn the_first_error_is_returned() {
     let lab = Lab::new("vers=3");
     let status = lab.delete("a#export#v##").await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied, "{status}");
 }
 
 #[tokio::test]
-async fn mount_options_come_from_the_capability_or_else_from_the_secrets() {
+async fn mount_options_are_from_the_capability_or_else_from_the_secrets() {
     let lab = Lab::new("vers=4.1");
     let mut asked = request("a", "v");
     asked.volume_capabilities = vec![mount(Mode::MultiNodeMultiWriter, &["vers=4.1"])];
@@ -150,7 +150,7 @@ async fn a_secret_is_in_no_message_and_on_no_export() {
 }
 
 #[tokio::test]
-async fn a_block_volume_a_missing_mode_and_a_volume_without_a_use_are_invalid() {
+async fn a_block_volume_a_missing_mode_and_missing_capabilities_are_invalid() {
     let lab = Lab::new("");
     let block = csi::VolumeCapability {
         access_type: Some(AccessType::Block(BlockVolume {})),
@@ -167,7 +167,7 @@ async fn a_block_volume_a_missing_mode_and_a_volume_without_a_use_are_invalid() 
 }
 
 #[tokio::test]
-async fn a_list_goes_over_all_exports_in_pages_whose_tokens_survive_a_restart() {
+async fn a_list_covers_all_exports_in_pages_whose_tokens_survive_a_restart() {
     let mut lab = Lab::new("");
     for (server, name) in [("b", "v2"), ("a", "v3"), ("a", "v1")] {
         lab.create(server, name, &[]).await.unwrap();
@@ -175,13 +175,13 @@ async fn a_list_goes_over_all_exports_in_pages_whose_tokens_survive_a_restart() 
     let (first, token) = lab.list(2, "").await.unwrap();
     assert_eq!(first, ["a#export#v1##", "a#export#v3##"]);
     lab.restart();
-    // Only what was named to the new process is known to it.
+    // The new process only knows exports that calls have named.
     lab.create("b", "v2", &[]).await.unwrap();
     assert_eq!(lab.list(2, &token).await.unwrap(), (vec!["b#export#v2##".to_owned()], String::new()));
     assert_eq!(lab.list(0, "nonsense").await.unwrap_err().code(), Code::Aborted);
 }
 
-/// Tears a file of the driver's.
+/// Truncates a file of the driver.
 async fn tear(server: &MemoryServer, directory: &str, file: &str) {
     let fs = server.client();
     let name = |text: &str| crate::export::fs::Name::new(text).unwrap();
@@ -192,7 +192,7 @@ async fn tear(server: &MemoryServer, directory: &str, file: &str) {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_used_keeps_no_other_from_a_list() {
+async fn a_truncated_record_hides_no_other_record_from_a_list() {
     let lab = Lab::new("");
     lab.create("a", "one", &[]).await.unwrap();
     let two = lab.create("a", "two", &[]).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_record_that_cannot_be_used_keeps_no_other_from_a_list() {
 }
 
 #[tokio::test]
-async fn the_mode_that_a_class_asks_for_is_not_left_to_the_nodes_flag() {
+async fn the_node_s_flag_does_not_override_the_mode_of_a_class() {
     let lab = Lab::new("");
     let mut asked = request("a", "asked");
     asked.parameters.insert("mountPermissions".to_owned(), "0770".to_owned());
@@ -217,13 +217,13 @@ async fn the_mode_that_a_class_asks_for_is_not_left_to_the_nodes_flag() {
 }
 
 #[tokio::test]
-async fn a_missing_directory_is_data_loss_and_a_missing_server_makes_all_that_is_known_inaccessible() {
+async fn a_missing_directory_is_data_loss_and_a_missing_server_makes_all_known_volumes_inaccessible() {
     let lab = Lab::new("");
     let (v, w) = (lab.create("a", "v", &[]).await.unwrap(), lab.create("a", "w", &[]).await.unwrap());
     assert_eq!(lab.unhealthy(0, "").await, (vec![], String::new()));
     assert_eq!(lab.health(&v).await.unwrap(), Vec::<String>::new());
 
-    // Somebody removes a directory behind the driver's back.
+    // Someone removes a directory without the driver.
     let fs = lab.server("a").client();
     fs.rmdir(&fs.root(), &crate::export::fs::Name::new("v").unwrap()).await.unwrap();
     assert_eq!(lab.health(&v).await.unwrap(), ["DirectoryMissing"]);
@@ -243,7 +243,7 @@ async fn a_missing_directory_is_data_loss_and_a_missing_server_makes_all_that_is
 }
 
 #[tokio::test]
-async fn a_volume_of_others_is_found_by_its_directory_and_taken_over_when_it_grows() {
+async fn a_volume_of_another_driver_is_found_by_its_directory_and_adopted_when_it_is_expanded() {
     let lab = Lab::new("");
     lab.server("a").plant("team/app/file", Node::file(0o600, "theirs")).unwrap();
     let volume_id = "a#export#team/app#pvc-1#".to_owned();
@@ -266,14 +266,14 @@ async fn a_volume_of_others_is_found_by_its_directory_and_taken_over_when_it_gro
 async fn an_export_that_was_replaced_is_connected_to_again() {
     let lab = Lab::new("");
     let v = lab.create("a", "v", &[]).await.unwrap();
-    // The server starts again: what was open there, the lock file too, is stale.
+    // The server restarts: all open files are stale, including the lock file.
     lab.server("a").power_loss(false);
     lab.delete(&v).await.unwrap();
     assert!(!lab.server("a").tree().has("v"));
 }
 
 #[tokio::test]
-async fn unknown_volumes_are_deleted_and_otherwise_not_found() {
+async fn deleting_an_unknown_volume_succeeds_and_other_calls_do_not_find_it() {
     let lab = Lab::new("");
     for id in ["nonsense", "a#export#..##", "a#export#v##", "a#export#.csi-nfs##"] {
         lab.delete(id).await.unwrap();
@@ -282,11 +282,11 @@ async fn unknown_volumes_are_deleted_and_otherwise_not_found() {
         assert_eq!(status.code(), Code::NotFound, "{id}: {status}");
     }
     assert_eq!(lab.delete("").await.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(lab.server("a").tree().paths(), Vec::<String>::new(), "nothing was written for what is not there");
+    assert_eq!(lab.server("a").tree().paths(), Vec::<String>::new(), "nothing is written for a missing volume");
 }
 
 #[tokio::test]
-async fn what_an_export_has_left_is_told_for_a_class_whose_directories_are_named_after_claims() {
+async fn the_capacity_is_returned_for_a_class_with_claim_names_in_subdir() {
     let lab = Lab::new("");
     let mut parameters = request("a", "").parameters;
     parameters.insert("subDir".to_owned(), "${pvc.metadata.namespace}/${pvc.metadata.name}".to_owned());

@@ -1,4 +1,4 @@
-//! Servers whose names lead to another address: what was there is another server.
+//! Servers whose names get another address, which is another server.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ fn share_a() -> (Source, MountOptions) {
 }
 
 #[tokio::test]
-async fn a_server_that_moves_is_followed_and_the_old_connection_goes() {
+async fn a_server_that_moves_is_followed_and_the_old_connection_ends() {
     let lab = Lab::new("");
     lab.create("a", "before", &[]).await.unwrap();
     let old = Arc::downgrade(&lab.export().await);
@@ -31,14 +31,14 @@ async fn a_server_that_moves_is_followed_and_the_old_connection_goes() {
     assert_eq!(has(lab.server("a")), [true, false]);
     assert_eq!(has(&lab.servers.elsewhere[&share_a().0]), [false, true]);
     assert_eq!(lab.servers.connections.load(Ordering::Relaxed), 2);
-    // Its trash is no longer looked after, which a task has to notice.
+    // The trash task of the old export must notice that it is no longer needed.
     while old.upgrade().is_some() {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn a_lock_at_the_old_address_is_not_taken_for_one_at_the_new_one() {
+async fn a_lock_at_the_old_address_does_not_count_at_the_new_address() {
     let lab = Lab::new("");
     let old = lab.export().await;
     let held = old.lock(&["v"]).await.unwrap();
@@ -57,15 +57,15 @@ async fn a_lock_at_the_old_address_is_not_taken_for_one_at_the_new_one() {
 }
 
 #[tokio::test]
-async fn a_connection_that_times_out_is_made_anew_where_its_server_answers() {
+async fn a_connection_that_times_out_is_replaced_if_its_server_answers() {
     let lab = Lab::new("");
     let (_, options) = share_a();
     let (pool, export) = (lab.controller.exports.pool(), lab.export().await);
     lab.servers.gone.store(true, Ordering::Relaxed);
     assert!(!pool.failed(&export, &options, FsStatus::TimedOut).await);
     lab.servers.gone.store(false, Ordering::Relaxed);
-    assert!(Arc::ptr_eq(&export, &lab.export().await), "a server that does not answer either keeps its connection");
-    assert!(!pool.failed(&export, &options, FsStatus::TimedOut).await, "the call has taken its time");
+    assert!(Arc::ptr_eq(&export, &lab.export().await), "an unreachable server keeps its connection");
+    assert!(!pool.failed(&export, &options, FsStatus::TimedOut).await, "a call that timed out is not retried");
     let fresh = lab.export().await;
     assert!(!Arc::ptr_eq(&export, &fresh));
     assert!(pool.failed(&export, &options, FsStatus::Stale).await);
@@ -73,7 +73,7 @@ async fn a_connection_that_times_out_is_made_anew_where_its_server_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mounting_that_times_out_is_left_alone_for_a_while() {
+async fn a_mount_that_timed_out_is_not_retried_for_a_while() {
     let lab = Lab::new("");
     lab.servers.times_out.store(true, Ordering::Relaxed);
     let (share, options) = share_a();
@@ -81,7 +81,7 @@ async fn mounting_that_times_out_is_left_alone_for_a_while() {
     for _ in 0..3 {
         let refused = lab.controller.exports.pool().get(&share, &options).await;
         assert!(matches!(refused, Err(Error::Mount { errno: 110, .. })));
-        assert_eq!(attempts(), 1, "each attempt would keep in being what it is held back by");
+        assert_eq!(attempts(), 1, "each attempt would prolong the condition that blocks it");
     }
     lab.servers.times_out.store(false, Ordering::Relaxed);
     tokio::time::sleep(std::time::Duration::from_secs(20)).await;

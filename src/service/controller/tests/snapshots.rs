@@ -1,9 +1,9 @@
-//! Snapshots, and what is made of them.
+//! Snapshots, restores and clones.
 
 use super::*;
 
 #[tokio::test]
-async fn a_snapshot_on_another_server_is_restored_on_a_third_export_and_forgotten_by_nobody() {
+async fn a_snapshot_on_another_server_outlives_its_volume_and_is_restored_elsewhere() {
     let mut lab = Lab::new("");
     let v = lab.create("a", "v", &[]).await.unwrap();
     lab.server("a").plant("v/file", Node::file(0o600, "mine").owned_by(5, 6)).unwrap();
@@ -13,7 +13,7 @@ async fn a_snapshot_on_another_server_is_restored_on_a_third_export_and_forgotte
     assert_eq!(lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap(), s);
     assert_eq!(lab.snapshots("").await, ["b#export#s###snapshot"]);
     lab.delete(&v).await.unwrap();
-    assert_eq!(lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap(), s, "its volume is gone, and it is there");
+    assert_eq!(lab.snapshot(&v, "s", &[("server", "b")]).await.unwrap(), s, "the snapshot outlives its volume");
     let r = lab.fill("a", "r", of_snapshot(&s.snapshot_id)).await.unwrap();
     assert_eq!(r.content_source, of_snapshot(&s.snapshot_id));
     let tree = lab.server("a").tree();
@@ -21,13 +21,13 @@ async fn a_snapshot_on_another_server_is_restored_on_a_third_export_and_forgotte
     let request = csi::DeleteSnapshotRequest { snapshot_id: s.snapshot_id.clone(), ..Default::default() };
     Rpc::delete_snapshot(&lab.controller, Request::new(request)).await.unwrap();
     assert_eq!(lab.snapshots("").await, Vec::<String>::new());
-    assert_eq!(lab.fill("a", "r", of_snapshot(&s.snapshot_id)).await.unwrap(), r, "made already");
+    assert_eq!(lab.fill("a", "r", of_snapshot(&s.snapshot_id)).await.unwrap(), r, "the volume exists already");
     let late = lab.fill("a", "late", of_snapshot(&s.snapshot_id)).await.unwrap_err();
     assert_eq!(late.code(), Code::NotFound, "{late}");
 }
 
 #[tokio::test]
-async fn a_volume_is_listed_with_what_it_is_of_and_refused_to_be_of_anything_else() {
+async fn a_volume_is_listed_with_its_content_source_and_another_source_conflicts() {
     let lab = Lab::new("");
     let v = lab.create("a", "v", &[]).await.unwrap();
     let c = lab.fill("a", "c", of_volume(&v)).await.unwrap();
@@ -42,7 +42,7 @@ async fn a_volume_is_listed_with_what_it_is_of_and_refused_to_be_of_anything_els
 }
 
 #[tokio::test]
-async fn the_error_of_a_copy_is_told_and_nothing_of_it_stays() {
+async fn the_error_of_a_copy_is_returned_and_nothing_stays() {
     let lab = Lab::new("");
     let v = lab.create("a", "v", &[]).await.unwrap();
     lab.server("a").plant("v/large", Node::file(0o600, "x".repeat(100_000))).unwrap();
