@@ -11,9 +11,9 @@
 //! | OUT_OF_RANGE | the requested capacity is not possible | shows the message |
 //! | RESOURCE_EXHAUSTED | no space, inodes or quota | external-provisioner tries other topologies, retries |
 //! | FAILED_PRECONDITION | something else must happen first | retries later |
-//! | PERMISSION_DENIED | the server denies permission | retries later; the operator must fix the export |
+//! | PERMISSION_DENIED | the server denies permission | retries later; the operator must repair the export |
 //! | ABORTED | a list token is invalid or has expired | starts the list again |
-//! | UNAVAILABLE | no server, no agent for a required limit, or shutdown | retries soon; the operation is then resumed |
+//! | UNAVAILABLE | no server, no agent for a required limit, or shutdown | retries soon, which resumes half-done work |
 //! | INTERNAL | an unexpected error of the export or the kernel | retries; this is a bug or a fault to examine |
 
 use rustix::io::Errno;
