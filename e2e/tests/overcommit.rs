@@ -22,7 +22,7 @@ fn id(share: &Share, name: &str) -> String {
 /// The capacity that GetCapacity returns.
 async fn left(driver: &Driver, share: &Share) -> i64 {
     let request = csi::GetCapacityRequest { parameters: bounded(share, "").parameters, ..Default::default() };
-    driver.controller().get_capacity(request).await.unwrap().into_inner().available_capacity
+    driver.controller().get_capacity(request).await.unwrap().into_inner().maximum_volume_size.unwrap()
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ async fn csi_sanity_finds_nothing_and_skips_what_the_driver_rightly_lacks() {
         .arg(format!("--csi.testvolumeparameters={}", parameters.display()))
         .arg(format!("--csi.mountdir={}", driver.path("mount").display()))
         .arg(format!("--csi.stagingdir={}", driver.path("staging").display()))
-        .args(["--csi.testvolumesize=1048576", "--csi.testvolumeexpandsize=2097152", "--ginkgo.no-color"])
+        .arg("--ginkgo.no-color")
         .arg(format!("--ginkgo.json-report={}", report.display()))
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

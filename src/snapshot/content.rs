@@ -55,7 +55,7 @@ impl<F: Fs> Content<F> {
     /// Copies or unpacks the content into a staging directory. Returns the root of the copy.
     pub(super) async fn fill(&self, stage: &Stage<F>, how: &How) -> Result<F::Handle> {
         match self {
-            Self::Tree(tree) => stage.fill(tree, how).await,
+            Self::Tree(tree) => stage.fill(tree, how).await.map(|(root, _)| root),
             Self::Archive(archive) => archive.unpack(stage, how).await,
         }
     }

@@ -82,7 +82,7 @@ impl Taken for single::Create {
     }
 
     async fn fill<F: Fs>(&self, export: &Arc<Export<F>>, trees: &[Tree<F>], how: &How) -> Result<()> {
-        single::fill(export, &self.name, only(trees)?, how).await
+        single::fill(export, &self.name, only(trees)?, how).await.map(drop)
     }
 
     async fn give_up<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {

@@ -175,25 +175,31 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, trees: &[Tr
         Some(record) if record.state == State::Pending => record,
         _ => return Err(deleted(name)),
     };
-    if let Err(error) = fill_members(export, &record, trees, how).await {
-        if !how.ending.is_cancelled() {
-            give_up(export, &record).await?;
+    let sizes = match fill_members(export, &record, trees, how).await {
+        Ok(sizes) => sizes,
+        Err(error) => {
+            if !how.ending.is_cancelled() {
+                give_up(export, &record).await?;
+            }
+            return Err(error);
         }
-        return Err(error);
-    }
+    };
     let _lock = lock(export, name).await?;
     if GroupRecord::read(export, name).await?.as_ref() != Some(&record) {
         return Err(deleted(name));
     }
-    GroupRecord { state: State::Ready, attempt: None, ..record }.write(export).await
+    let mut ready = GroupRecord { state: State::Ready, attempt: None, ..record };
+    ready.members.iter_mut().zip(sizes).for_each(|(member, size)| member.size = size);
+    ready.write(export).await
 }
 
+/// Copies the trees of the members. Returns the sizes of the snapshots in bytes.
 async fn fill_members<F: Fs>(
     export: &Arc<Export<F>>,
     record: &GroupRecord,
     trees: &[Tree<F>],
     how: &How,
-) -> Result<()> {
+) -> Result<Vec<u64>> {
     let mut how = How { cancel: how.cancel.child_token(), ..how.clone() };
     // All members together put the load of one copy on the server.
     how.options.in_flight = how.options.in_flight.div_ceil(record.members.len().max(1));
@@ -204,11 +210,13 @@ async fn fill_members<F: Fs>(
         }
         copied
     };
-    let errors: Vec<Error> =
-        join_all(record.members.iter().zip(trees).map(copy)).await.into_iter().filter_map(Result::err).collect();
+    let copied = join_all(record.members.iter().zip(trees).map(copy)).await;
+    let errors: Vec<&Error> = copied.iter().filter_map(|copied| copied.as_ref().err()).collect();
     // The first failure interrupts the other copies, so their errors do not tell the cause.
-    let cause = errors.iter().find(|error| !matches!(error, Error::Interrupted(_))).or(errors.first());
-    cause.cloned().map_or(Ok(()), Err)
+    match errors.iter().find(|error| !matches!(error, Error::Interrupted(_))).or(errors.first()) {
+        Some(&cause) => Err(cause.clone()),
+        None => copied.into_iter().collect(),
+    }
 }
 
 fn deleted(name: &VolumeName) -> Error {

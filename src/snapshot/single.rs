@@ -112,35 +112,50 @@ pub(super) async fn begin_member<F: Fs>(export: &Export<F>, member: &Record) -> 
 
 /// Copies `tree` for a pending snapshot, and changes the record to `ready`. If the copy fails, gives the snapshot up.
 ///
+/// Returns the snapshot's size in bytes: the volume's size, or what was copied if the volume's size is not known.
+///
 /// # Errors
 /// As [`Stage::fill`]; [`Error::Interrupted`] if the snapshot was deleted during the copy.
-pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<()> {
+pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<u64> {
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
-    let record = match Record::read(export, name).await? {
-        Some(record) if record.state == State::Ready => return Ok(()),
+    let mut record = match Record::read(export, name).await? {
+        Some(record) if record.state == State::Ready => return Ok(record.size),
         Some(record) if record.state == State::Pending => record,
         _ => return Err(deleted(name)),
     };
     let (layout, placed) = (export.make_layout().await?, Record::tree(name)?);
     let in_place = export.find(&layout.snapshots, &placed).await?.is_some();
-    if !in_place && let Err(error) = stage.fill(tree, how).await {
-        stage.discard().await?;
-        if !how.ending.is_cancelled() {
-            give_up(export, &record).await?;
-        }
-        return Err(error);
-    }
+    let copied = match in_place {
+        true => None,
+        false => match stage.fill(tree, how).await {
+            Ok((_, copied)) => Some(copied),
+            Err(error) => {
+                stage.discard().await?;
+                if !how.ending.is_cancelled() {
+                    give_up(export, &record).await?;
+                }
+                return Err(error);
+            }
+        },
+    };
     let _lock = lock(export, name).await?;
     if Record::read(export, name).await?.as_ref() != Some(&record) {
         stage.discard().await?;
         return Err(deleted(name));
     }
-    if !in_place {
+    if let Some(copied) = copied {
+        if tree.size == 0 || record.size == 0 {
+            // Before the rename: a retry that finds the tree in place counts nothing.
+            record.size = copied.bytes;
+            record.write(export).await?;
+        }
         let (from, to) = ((&layout.staging, stage.name()), (&layout.snapshots, &placed));
         let renamed = owner_access::rename(export.fs(), from, to).await;
         renamed.map_err(|e| export.failed(format!("renaming snapshot `{name}` into place"), e))?;
     }
-    Record { state: State::Ready, attempt: None, ..record }.write(export).await
+    let size = record.size;
+    Record { state: State::Ready, attempt: None, ..record }.write(export).await?;
+    Ok(size)
 }
 
 fn deleted(name: &VolumeName) -> Error {

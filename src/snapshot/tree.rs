@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::export::copy::{self, CopyError, Progress, Side, copy_tree};
+use crate::export::copy::{self, CopyError, Progress, Side, Totals, copy_tree};
 use crate::export::fs::{Attr, Fs, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
@@ -138,19 +138,19 @@ impl<F: Fs> Stage<F> {
         made.map(|(dir, _)| dir).map_err(|e| self.export.failed(format!("creating `{}` in staging", self.name), e))
     }
 
-    /// Copies a whole tree here, and returns the root of the copy.
+    /// Copies a whole tree here, and returns the root of the copy and what was copied.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the tree was deleted or moved before the copy ended; [`Error::Interrupted`] if the copy
     /// was cancelled; [`Error::Export`] with the path that could not be copied.
-    pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<F::Handle> {
+    pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<(F::Handle, Totals)> {
         let source = source.seen_from(&self.export);
         let (from, before) = source.open().await?;
         let to = self.make().await?;
         let target = self.export.fs();
         let copied = copy_tree(source.export.fs(), &from, target, &to, &how.options, &how.progress, &how.cancel).await;
-        match copied {
-            Ok(_) => {}
+        let totals = match copied {
+            Ok(totals) => totals,
             Err(CopyError::Cancelled) => {
                 return Err(Error::Interrupted(format!("copying {} was interrupted; call again", source.what())));
             }
@@ -162,9 +162,9 @@ impl<F: Fs> Stage<F> {
                 let export = if side == Side::Source { &source.export } else { &self.export };
                 return Err(export.failed(format!("copying {}: {action} `{path}`", source.what()), status));
             }
-        }
+        };
         self.check_in_place(&source, before.fileid).await?;
-        Ok(to)
+        Ok((to, totals))
     }
 
     async fn check_in_place(&self, source: &Tree<F>, fileid: u64) -> Result<()> {

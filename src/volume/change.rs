@@ -74,7 +74,7 @@ pub async fn expand<F: Fs>(
     }
     if capacity > record.capacity {
         let more = capacity - record.capacity;
-        space::check_free(export, more).await?;
+        space::check_free(export, record.attributes.overcommit, more).await?;
         let _promise = overcommit::check(export, record.attributes.overcommit, more).await?;
         record.capacity = capacity;
         // A volume that had no record may have no claim either.

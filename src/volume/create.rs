@@ -76,7 +76,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     neighbours.check_nesting(&id.sub_dir)?;
     neighbours.check_filled(&id.sub_dir)?;
     let capacity = create.capacity.choose();
-    space::check_free(export, capacity).await?;
+    space::check_free(export, wanted.overcommit, capacity).await?;
     let promise = overcommit::check(export, wanted.overcommit, capacity).await?;
     directory_owners::claim(export, &id).await?;
     let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;

@@ -77,7 +77,7 @@ pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _loc
     neighbours.check_nesting(&id.sub_dir)?;
     check_alone(&id, &neighbours)?;
     let capacity = capacity(create, size)?;
-    space::check_free(export, capacity).await?;
+    space::check_free(export, create.asked.or(create.defaults).overcommit, capacity).await?;
     let adopted = kept::holds(export, &id.sub_dir, &neighbours).await?;
     Ok(Record { pending: true, attempt: new_attempt(), ..new(create, id, capacity, adopted) })
 }

@@ -48,6 +48,11 @@ pub async fn get_settled<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Fou
     get(export, id).await
 }
 
+/// Whether the driver has a record of the volume `id`.
+pub async fn is_recorded<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
+    Ok(read_own(export, id).await?.is_some())
+}
+
 /// Reads the record of the volume `id`; `None` if there is none, or if it is the record of a volume with the same name
 /// and another directory.
 pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Option<Record>> {

@@ -121,6 +121,13 @@ impl VolumeId {
         })
     }
 
+    /// Whether `text` has the form of an identifier that this driver or csi-driver-nfs generates: four or five parts
+    /// with `#` between them. Other handles, such as `SERVER/SHARE/DIRECTORY`, were written by hand, and what they name
+    /// may be a coincidence.
+    pub fn is_generated(text: &str) -> bool {
+        (4..=5).contains(&text.split('#').count())
+    }
+
     /// Parses the identifier of an existing volume.
     ///
     /// # Errors

@@ -6,8 +6,15 @@ use crate::export::fs::{Fs, FsStat};
 use crate::volume::limits::Overcommit;
 use crate::volume::overcommit;
 
-/// Returns [`Error::Exhausted`] if the export has fewer than `bytes` bytes or no inodes free.
-pub(super) async fn check_free<F: Fs>(export: &Export<F>, bytes: u64) -> Result<()> {
+/// Returns [`Error::Exhausted`] if the class bounds what its export promises (`overcommit`), and the export has fewer
+/// than `bytes` bytes or no inodes free.
+///
+/// Without a bound a size is a wish: a full NAS must not refuse a claim whose directory needs no space, such as one for
+/// a directory that was kept.
+pub(super) async fn check_free<F: Fs>(export: &Export<F>, bound: Option<Overcommit>, bytes: u64) -> Result<()> {
+    if bound.is_none() {
+        return Ok(());
+    }
     let stat = statfs(export).await?;
     if stat.available_bytes < bytes {
         return Err(Error::Exhausted(format!(
@@ -27,8 +34,21 @@ async fn statfs<F: Fs>(export: &Export<F>) -> Result<FsStat> {
     fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the free space", e))
 }
 
-/// The largest capacity of a new volume in bytes (CSI `GetCapacity`).
-pub async fn available<F: Fs>(export: &Export<F>, overcommit: Option<Overcommit>) -> Result<u64> {
+/// What a new volume can have (CSI `GetCapacity`), in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Available {
+    /// The free space of the export.
+    pub free: u64,
+    /// The largest capacity that is promised; `None` if nothing limits it.
+    pub largest: Option<u64>,
+}
+
+/// What a new volume of a class with that bound can have. Writes nothing.
+pub async fn available<F: Fs>(export: &Export<F>, bound: Option<Overcommit>) -> Result<Available> {
     let free = statfs(export).await?.available_bytes;
-    Ok(free.min(overcommit::left(export, overcommit).await?))
+    let largest = match bound {
+        Some(_) => Some(free.min(overcommit::left(export, bound).await?)),
+        None => None,
+    };
+    Ok(Available { free, largest })
 }

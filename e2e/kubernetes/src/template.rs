@@ -111,6 +111,7 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("snapshots.enabled", "true", &[]),
     ("storageCapacity.enabled", "false", &[]),
     ("storageCapacity.pollInterval", r#""10m""#, &[]),
+    ("storageCapacity.scheduling", "true", &[]),
     (
         "storageClasses",
         concat!(

@@ -99,6 +99,7 @@ pub async fn copy_tree<F: Fs>(
     cancel: &CancellationToken,
 ) -> Result<Totals, CopyError> {
     let one_export = std::ptr::eq(source, target);
+    let progress = progress.part();
     let shared = Shared {
         one_export,
         in_flight: how.in_flight.max(1),

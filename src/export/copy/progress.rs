@@ -9,7 +9,11 @@ const TELL: Duration = Duration::from_secs(10);
 
 /// Counts what a copy has done. It may be read at any time. A clone shares the counters.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<Counters>);
+pub struct Progress {
+    counters: Arc<Counters>,
+    /// The counters of the whole that this is a part of.
+    whole: Option<Arc<Counters>>,
+}
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -30,12 +34,23 @@ pub struct Totals {
 }
 
 impl Progress {
+    /// The progress of one of several copies, which counts for the whole, too.
+    pub(super) fn part(&self) -> Self {
+        Self { counters: Arc::default(), whole: Some(Arc::clone(&self.counters)) }
+    }
+
     /// What is done so far.
     pub fn totals(&self) -> Totals {
         Totals {
-            entries: self.0.entries.load(Ordering::Relaxed),
-            bytes: self.0.bytes.load(Ordering::Relaxed),
-            vanished: self.0.vanished.load(Ordering::Relaxed),
+            entries: self.counters.entries.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+            vanished: self.counters.vanished.load(Ordering::Relaxed),
+        }
+    }
+
+    fn add(&self, counter: fn(&Counters) -> &AtomicU64, more: u64) {
+        for counters in [Some(&self.counters), self.whole.as_ref()].into_iter().flatten() {
+            counter(counters).fetch_add(more, Ordering::Relaxed);
         }
     }
 
@@ -49,14 +64,14 @@ impl Progress {
     }
 
     pub(crate) fn entry(&self) {
-        self.0.entries.fetch_add(1, Ordering::Relaxed);
+        self.add(|counters| &counters.entries, 1);
     }
 
     pub(crate) fn bytes(&self, more: u64) {
-        self.0.bytes.fetch_add(more, Ordering::Relaxed);
+        self.add(|counters| &counters.bytes, more);
     }
 
     pub(super) fn vanished(&self) {
-        self.0.vanished.fetch_add(1, Ordering::Relaxed);
+        self.add(|counters| &counters.vanished, 1);
     }
 }

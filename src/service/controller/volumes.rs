@@ -117,33 +117,55 @@ impl<C: Connect> Controller<C> {
             let options = options.unwrap_or_else(|| self.settings.mount_options.clone());
             vec![(share, options)]
         };
-        let (mut available, mut largest) = (0, 0);
+        let (mut free, mut largest) = (0, None);
         for (share, options) in exports {
-            let free = |export: Arc<Export<C::Fs>>| async move { space::available(&export, overcommit).await };
-            let bytes = int64(self.exports.on(&share, &options, free).await?);
-            available = i64::saturating_add(available, bytes);
-            largest = largest.max(bytes);
+            let ask = |export: Arc<Export<C::Fs>>| async move { space::available(&export, overcommit).await };
+            let available = self.exports.on(&share, &options, ask).await?;
+            free = i64::saturating_add(free, int64(available.free));
+            largest = largest.max(available.largest.map(int64));
         }
         Ok(csi::GetCapacityResponse {
-            available_capacity: available,
-            maximum_volume_size: Some(largest),
+            available_capacity: free,
+            maximum_volume_size: largest,
             minimum_volume_size: None,
         })
     }
 
     pub(super) async fn expand(&self, request: csi::ControllerExpandVolumeRequest, until: Instant) -> Result<u64> {
-        let id = existing_volume(&request.volume_id)?;
+        let id = existing_volume(&request.volume_id);
         let range = request.capacity_range.as_ref().ok_or_else(|| Error::invalid("capacity_range", "missing"))?;
         let range = CapacityRange::new(range.required_bytes, range.limit_bytes)?;
         if request.volume_capability.is_some() {
             capability::parse(request.volume_capability.as_ref())?;
         }
         let secret = secret_options(&request.secrets)?;
+        let id = match id {
+            Ok(id) => id,
+            // A static volume with a handle of its own: nothing limits it, so its size is nominal.
+            Err(Error::NotFound { .. }) => return Ok(range.choose()),
+            Err(error) => return Err(error),
+        };
+        if !VolumeId::is_generated(&request.volume_id) && !self.is_recorded(&id, secret.as_ref()).await? {
+            return Ok(range.choose());
+        }
         let grow = |export: Arc<Export<C::Fs>>, lock| {
             let id = id.clone();
             async move { change::expand(&export, &id, range, until, &lock).await }
         };
         self.exports.change(&id, secret.as_ref(), grow).await
+    }
+
+    /// Whether the driver has a record of a volume whose handle was written by hand. What the handle seems to name may
+    /// not exist at all.
+    async fn is_recorded(&self, id: &VolumeId, secret: Option<&MountOptions>) -> Result<bool> {
+        let ask = |export: Arc<Export<C::Fs>>| async move { find::is_recorded(&export, id).await };
+        match self.exports.on_volume(id, secret, ask).await {
+            Err(error @ (Error::Unreachable { .. } | Error::Mount { .. })) => {
+                tracing::warn!(volume = %id, %error, "the volume is taken for a static one, and its size for nominal");
+                Ok(false)
+            }
+            asked => asked,
+        }
     }
 
     pub(super) async fn modify(&self, request: csi::ControllerModifyVolumeRequest, until: Instant) -> Result<()> {

@@ -34,6 +34,11 @@ impl Files {
         self.has(dir) && self.inside(dir).next().is_some()
     }
 
+    /// The bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.0.values().flatten().map(|content| content.len() as u64).sum()
+    }
+
     pub fn write(&mut self, path: &str, content: &str) {
         self.0.insert(path.to_owned(), Some(content.to_owned()));
     }

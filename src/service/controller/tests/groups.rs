@@ -4,7 +4,7 @@ use super::*;
 use crate::service::proto::csi::group_controller_server::GroupController as _;
 
 impl Lab {
-    async fn group(
+    pub(super) async fn group(
         &self,
         name: &str,
         volumes: &[&str],
@@ -33,7 +33,7 @@ impl Lab {
         self.controller.delete_volume_group_snapshot(Request::new(request)).await.map(drop)
     }
 
-    async fn get_snapshot(&self, id: &str) -> Result<csi::Snapshot, Status> {
+    pub(super) async fn get_snapshot(&self, id: &str) -> Result<csi::Snapshot, Status> {
         let request = csi::GetSnapshotRequest { snapshot_id: id.to_owned(), ..Default::default() };
         Ok(Rpc::get_snapshot(&self.controller, Request::new(request)).await?.into_inner().snapshot.unwrap())
     }

@@ -2,6 +2,7 @@
 
 mod groups;
 mod moves;
+mod sizes;
 mod snapshots;
 
 use std::sync::atomic::Ordering;

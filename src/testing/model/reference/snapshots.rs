@@ -61,7 +61,8 @@ impl State {
             work.change(|state| drop(state.snapshots.remove(name)));
             return work.failed(Code::NotFound);
         };
-        let placed = Snapshot { content: Some(content), ..snapshot };
+        let size = if snapshot.size == 0 { content.bytes() } else { snapshot.size };
+        let placed = Snapshot { content: Some(content), size, ..snapshot };
         work.change(|state| drop(state.snapshots.insert(name, placed.clone())));
         work.change(|state| drop(state.snapshots.insert(name, Snapshot { ready: true, ..placed })));
         work.done(Answer::Snapshot(of.to_string()))
@@ -115,7 +116,13 @@ impl State {
             work.remove_group(name);
             return work.failed(Code::NotFound);
         }
-        work.change(|state| drop(state.groups.insert(name, Group { phase: Phase::Ready, contents: copied, ..begun })));
+        let bytes = |(content, size): (&Option<Files>, &u64)| match (content, size) {
+            (Some(content), 0) => content.bytes(),
+            (_, size) => *size,
+        };
+        let sizes = copied.iter().zip(&begun.sizes).map(bytes).collect();
+        let ready = Group { phase: Phase::Ready, contents: copied, sizes, ..begun };
+        work.change(|state| drop(state.groups.insert(name, ready)));
         work.done(Answer::Group(text(of)))
     }
 
