@@ -151,3 +151,38 @@ async fn capabilities_are_confirmed_or_refused_with_a_reason() {
     driver.delete(&volume.volume_id).await.unwrap();
     assert_eq!(validate(&volume.volume_id, requests::shared()).await.unwrap_err().code(), Code::NotFound);
 }
+
+/// Root is squashed, so modes bind the driver, as the owner of what it made. A Go module cache has such directories.
+#[tokio::test]
+async fn a_tree_that_keeps_its_owner_out_is_cloned_archived_and_deleted_where_root_is_squashed() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Squashed);
+    let driver = Driver::start().await;
+    let mode = |path: &std::path::Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let fill = |name: &str| {
+        let root = share.path.join(name);
+        fs::create_dir_all(root.join("pkg/mod")).unwrap();
+        fs::write(root.join("pkg/mod/go.mod"), "module x").unwrap();
+        for path in [root.join("pkg/mod"), root.join("pkg")] {
+            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
+            mode(&path, 0o555);
+        }
+        mode(&root, 0o555);
+    };
+    let deleted = driver.create(requests::create(&share, "deleted")).await.unwrap();
+    fill("deleted");
+    let source = requests::of_volume(&deleted.volume_id);
+    let clone = driver.create(requests::from(&share, "clone", source)).await.unwrap();
+    assert_eq!(fs::read_to_string(share.path.join("clone/pkg/mod/go.mod")).unwrap(), "module x");
+    let request = requests::create_with(&share, "archived", "onDelete", "archive");
+    let archived = driver.create(request).await.unwrap();
+    fill("archived");
+    for volume in [deleted, clone, archived] {
+        driver.delete(&volume.volume_id).await.unwrap();
+    }
+    assert_eq!(share.names(), ["archived-archived"]);
+    let kept = fs::metadata(share.path.join("archived-archived")).unwrap();
+    assert_eq!(kept.permissions().mode() & 0o7777, 0o555, "the archive has the mode that the volume had");
+    share.trash_is_empty().await;
+}

@@ -257,3 +257,26 @@ async fn what_can_be_changed_of_a_volume_is_changed() {
     driver.delete(&volume.volume_id).await.unwrap();
     assert_eq!(share.names(), ["v"]);
 }
+
+#[tokio::test]
+async fn an_export_itself_is_a_volume_that_outlives_its_claim() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::with(&["--mount-permissions=0700"]).await;
+    fs::create_dir(share.path.join("media")).unwrap();
+    let mode = fs::metadata(&share.path).unwrap().mode();
+    let mut request = requests::create_with(&share, "whole", "subDir", "/");
+    assert_eq!(driver.create(request.clone()).await.unwrap_err().code(), Code::InvalidArgument);
+    request.parameters.insert("onDelete".into(), "retain".into());
+    let volume = driver.create(request).await.unwrap();
+    let target = driver.target("pod");
+    driver.publish(&volume, &target).await.unwrap();
+    fs::write(target.join("media/film"), "cut").unwrap();
+    driver.unpublish(&volume.volume_id, &target).await.unwrap();
+    for _ in 0..2 {
+        driver.delete(&volume.volume_id).await.unwrap();
+    }
+    assert_eq!(fs::read_to_string(share.path.join("media/film")).unwrap(), "cut");
+    assert_eq!((share.names(), fs::metadata(&share.path).unwrap().mode()), (vec!["media".to_owned()], mode));
+    assert!(!share.path.join(".csi-nfs").exists(), "nothing is made");
+}

@@ -13,7 +13,7 @@ use crate::service::present;
 use crate::service::proto::csi;
 use crate::volume::access::AccessMode;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::parameters::{expand, parse_mode};
+use crate::volume::parameters::{WHOLE_EXPORT, expand, parse_mode};
 
 /// The defaults for requests, from the driver's flags.
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ impl<'a> Context<'a> {
             return Ok(Source { server, share, sub_dir });
         }
         let sub_dir = match self.get("subDir")? {
-            None | Some((_, "")) => None,
+            None | Some((_, "" | WHOLE_EXPORT)) => None,
             Some((field, template)) => Some(SubDir::parse(&field, &expand(&field, template, self.0)?)?),
         };
         Ok(Source { server, share, sub_dir })
@@ -181,6 +181,7 @@ mod tests {
     #[rstest]
     #[case::context(&[("SERVER", "::1"), ("Share", "/"), ("SUBDIR", "/a/")], "any", "[::1]:/a")]
     #[case::share_itself(&[("server", "nfs"), ("share", "export/"), ("subDir", "")], "any", "nfs:/export")]
+    #[case::whole_export(&[("server", "nfs"), ("share", "/export"), ("subDir", "/")], "any", "nfs:/export")]
     #[case::identifier(&[("onDelete", "retain")], "nfs#export#a#pvc-1#retain", "nfs:/export/a")]
     #[case::older_identifier(&[], "nfs/export/a", "nfs:/export/a")]
     #[case::context_over_identifier(&[("server", "nfs"), ("share", "/b")], "other#export#a##", "nfs:/b")]
@@ -231,7 +232,6 @@ mod tests {
     #[case("share", "/export\n")]
     #[case("share", "/export/.csi-nfs/volumes")]
     #[case("subDir", "..")]
-    #[case("subDir", "/")]
     #[case("subDir", "a//b")]
     #[case("subDir", ".csi-nfs")]
     #[case("subDir", ".csi-nfs/snapshots/s.tree")]

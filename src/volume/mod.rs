@@ -21,3 +21,4 @@ pub mod quota;
 pub mod record;
 pub mod record_file;
 pub mod space;
+pub mod whole_export;

@@ -129,6 +129,9 @@ impl Attributes {
     }
 }
 
+/// The `subDir` of a volume that is the export itself.
+pub const WHOLE_EXPORT: &str = "/";
+
 /// The parameters of a StorageClass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameters {
@@ -136,6 +139,8 @@ pub struct Parameters {
     pub export: Source,
     /// `subDir`: the volume's directory, with templates expanded.
     pub sub_dir: Option<SubDir>,
+    /// `subDir: /`: the volume is the export itself.
+    pub whole_export: bool,
     /// The attributes of the class's volumes.
     pub attributes: Attributes,
     /// `readOnlyFromSnapshot`: whether a read-only volume from a snapshot may use the snapshot's tree instead of a
@@ -193,12 +198,13 @@ impl Parameters {
             server.ok_or_else(|| missing("server", "the NFS server's host name or IP address"))?,
             share.ok_or_else(|| missing("share", "the path that the server exports, such as /export"))?,
         );
+        let whole_export = sub_dir.as_ref().is_some_and(|(_, template)| *template == WHOLE_EXPORT);
         let sub_dir = match sub_dir {
-            Some((_, template)) if template.is_empty() => None,
+            Some((_, template)) if template.is_empty() || whole_export => None,
             Some((field, template)) => Some(volume_directory(&field, &expand(&field, template, parameters)?)?),
             None => None,
         };
-        Ok(Self { export, sub_dir, attributes, show_snapshots })
+        Ok(Self { export, sub_dir, whole_export, attributes, show_snapshots })
     }
 }
 

@@ -17,14 +17,20 @@ use crate::volume::health::{self, Condition};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
+use crate::volume::whole_export::WholeExport;
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn volume_health(
         &self,
         request: csi::ControllerGetVolumeHealthRequest,
     ) -> Result<csi::VolumeHealth> {
-        let id = existing_volume(&request.volume_id)?;
         let secret = secret_options(&request.secrets)?;
+        if let Some(whole) = WholeExport::parse(&request.volume_id) {
+            let conditions = self.whole_export_health(&whole, secret.as_ref()).await;
+            let conditions = conditions.or_else(|error| health::from_error(error).map(|condition| vec![condition]))?;
+            return Ok(volume_health(request.volume_id, conditions));
+        }
+        let id = existing_volume(&request.volume_id)?;
         let conditions = self
             .exports
             .on_volume(&id, secret.as_ref(), |export| {

@@ -5,6 +5,7 @@ mod health;
 mod list;
 mod snapshots;
 mod volumes;
+mod whole_exports;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use tonic::{Request, Response, Status};
 
 use super::int64;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::export::pool::{Connect, Pool};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
@@ -26,6 +27,7 @@ use crate::volume::delete::DeletePolicy;
 use crate::volume::exports::Exports;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
+use crate::volume::whole_export::WholeExport;
 
 /// The settings of the controller, from the driver's flags.
 #[derive(Debug, Clone)]
@@ -56,8 +58,17 @@ impl<C: Connect> Controller<C> {
     }
 }
 
-/// Parses the identifier of a volume that must exist.
+/// Parses the identifier of a volume that must exist, and that must be a directory.
+///
+/// # Errors
+/// [`Error::Precondition`] for a volume that is an export itself.
 fn existing_volume(text: &str) -> Result<VolumeId> {
+    if let Some(whole) = WholeExport::parse(text) {
+        return Err(Error::Precondition(format!(
+            "volume `{text}` is the export {} itself: it cannot be copied, and only its server changes it",
+            whole.export
+        )));
+    }
     let id = VolumeId::parse_existing(text)?;
     call_span::server(id.server.as_str());
     Ok(id)

@@ -23,6 +23,7 @@ use crate::volume::find::{self, Found};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::{Attributes, Parameters};
 use crate::volume::record::{Origin, Record};
+use crate::volume::whole_export::WholeExport;
 use crate::volume::{change, space};
 
 impl<C: Connect> Controller<C> {
@@ -48,6 +49,10 @@ impl<C: Connect> Controller<C> {
             mount_options: options.recorded(),
             origin,
         };
+        if parameters.whole_export {
+            let whole = WholeExport::requested(parameters.export, &volume)?;
+            return self.create_whole_export(&whole, &volume, &options).await;
+        }
         let (share, may_show) = (parameters.export, read_only && parameters.show_snapshots);
         let asked = CreateVolume { volume, share, options, secret, may_show, until };
         create_volume(&self.exports, &self.jobs, &asked).await.map(|record| answer(&record))
@@ -72,13 +77,15 @@ impl<C: Connect> Controller<C> {
         &self,
         request: csi::ValidateVolumeCapabilitiesRequest,
     ) -> Result<csi::ValidateVolumeCapabilitiesResponse> {
-        let id = existing_volume(&request.volume_id)?;
         let secret = secret_options(&request.secrets)?;
         let capabilities = capability::parse_all(&request.volume_capabilities);
         if request.volume_capabilities.is_empty() {
             capabilities.as_ref().map_err(Clone::clone)?;
         }
-        self.find(&id, secret.as_ref()).await?;
+        match WholeExport::parse(&request.volume_id) {
+            Some(whole) => drop(self.get_whole_export(&whole, secret.as_ref()).await?),
+            None => drop(self.find(&existing_volume(&request.volume_id)?, secret.as_ref()).await?),
+        }
         // The driver does not confirm capabilities that it cannot serve, and the message says why.
         let refused =
             capabilities.err().or_else(|| Attributes::parse(&request.mutable_parameters).err()).or_else(|| {
@@ -141,8 +148,8 @@ impl<C: Connect> Controller<C> {
         let secret = secret_options(&request.secrets)?;
         let id = match id {
             Ok(id) => id,
-            // A static volume with a handle of its own: nothing limits it, so its size is nominal.
-            Err(Error::NotFound { .. }) => return Ok(range.choose()),
+            // An export itself, or a static volume with a handle of its own: nothing limits it, so its size is nominal.
+            Err(Error::NotFound { .. } | Error::Precondition(_)) => return Ok(range.choose()),
             Err(error) => return Err(error),
         };
         if !VolumeId::is_generated(&request.volume_id) && !self.is_recorded(&id, secret.as_ref()).await? {
@@ -180,6 +187,9 @@ impl<C: Connect> Controller<C> {
     }
 
     pub(super) async fn get(&self, volume_id: &str) -> Result<csi::Volume> {
+        if let Some(whole) = WholeExport::parse(volume_id) {
+            return self.get_whole_export(&whole, None).await;
+        }
         let id = existing_volume(volume_id)?;
         Ok(match self.find(&id, None).await?.record {
             Some(record) => answer(&record),

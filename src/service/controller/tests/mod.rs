@@ -4,6 +4,7 @@ mod groups;
 mod moves;
 mod sizes;
 mod snapshots;
+mod whole_exports;
 
 use std::sync::atomic::Ordering;
 

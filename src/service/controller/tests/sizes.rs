@@ -12,7 +12,7 @@ fn sized(name: &str, bytes: i64, parameters: &[(&str, &str)]) -> csi::CreateVolu
 }
 
 impl Lab {
-    async fn expand(&self, volume_id: &str, bytes: i64) -> Result<i64, Status> {
+    pub(super) async fn expand(&self, volume_id: &str, bytes: i64) -> Result<i64, Status> {
         let expand = csi::ControllerExpandVolumeRequest {
             volume_id: volume_id.to_owned(),
             capacity_range: Some(csi::CapacityRange { required_bytes: bytes, limit_bytes: 0 }),
