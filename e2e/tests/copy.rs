@@ -116,3 +116,40 @@ async fn access_control_lists_are_copied(#[case] version: &str) {
     assert_eq!(acl(&share.path.join("to/dir"), DEFAULT).as_deref(), Some(&*list));
     assert_eq!(acl(&share.path.join("to/plain"), ACCESS), None);
 }
+
+#[rstest]
+#[case("vers=4.2")]
+#[case("vers=4.1")]
+#[case("vers=3")]
+#[tokio::test]
+async fn a_copy_inherits_nothing_from_a_default_list_of_the_export(#[case] version: &str) {
+    const LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let fs = client(&share, version).await;
+    let from = directory(&fs, "from").await;
+    let nobody = u32::MAX;
+    let list = posix_acl(&[(1, 7, nobody), (2, 7, 1234), (4, 5, nobody), (16, 7, nobody), (32, 5, nobody)]);
+    let own = posix_acl(&[(1, 7, nobody), (2, 5, 99), (4, 5, nobody), (16, 5, nobody), (32, 0, nobody)]);
+    for dir in ["from/dir", "from/dir/below", "from/own"] {
+        fs::create_dir(share.path.join(dir)).unwrap();
+    }
+    for path in ["from/file", "from/dir/file", "from/dir/below/file", "from/own/file"] {
+        fs::write(share.path.join(path), "content").unwrap();
+    }
+    for name in LISTS {
+        setxattr(share.path.join("from/own"), name, &own, XattrFlags::empty()).unwrap();
+    }
+    setxattr(&share.path, LISTS[1], &list, XattrFlags::empty()).unwrap();
+    let to = directory(&fs, "to").await;
+    assert!(LISTS.iter().all(|name| acl(&share.path.join("to"), name).is_some()), "the test is one of inheritance");
+    copy(&fs, &from, &fs, &to).await;
+    for path in ["", "file", "dir", "dir/file", "dir/below", "dir/below/file", "own", "own/file"] {
+        for name in LISTS {
+            let [source, copied] = ["from", "to"].map(|tree| acl(&share.path.join(tree).join(path), name));
+            assert_eq!(copied, source, "{name} of {path}");
+        }
+        let mode = |tree: &str| fs::metadata(share.path.join(tree).join(path)).unwrap().permissions();
+        assert_eq!(mode("to"), mode("from"), "{path}");
+    }
+}

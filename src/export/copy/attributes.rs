@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::Copy;
+use crate::export::copy::acl;
 use crate::export::copy::error::{CopyError, Side, Stop};
-use crate::export::fs::{ACLS, Attr, Fs, Kind, SetAttr, Status};
+use crate::export::fs::{ACLS, Attr, Fs, FsResult, Kind, SetAttr, Status};
 
 // Actions, for error messages.
 
 pub(super) const SETTING: &str = "setting attributes of";
 const READING_XATTRS: &str = "reading extended attributes of";
-const SETTING_XATTRS: &str = "setting extended attributes of";
+pub(super) const SETTING_XATTRS: &str = "setting extended attributes of";
 
 /// How many access control lists are cached. Further ones are read each time.
 const PLAIN: usize = 256;
@@ -41,6 +42,22 @@ pub(super) struct Attributes {
 type Plain = (Vec<u8>, bool, u32);
 
 impl<F: Fs> Copy<F> {
+    /// Removes from the copy's root what it inherited from a default access control list of the export. Then the objects
+    /// below inherit nothing, because a directory gets a list of its own only when everything in it is copied.
+    pub(super) async fn clear_inherited(&self, root: &F::Handle) -> FsResult<()> {
+        let names = match self.target.list_xattrs(root).await {
+            Err(Status::NotSupp) => return Ok(()),
+            names => names?,
+        };
+        for name in names.iter().filter(|name| ACLS.contains(&&name[..])) {
+            let list = self.target.get_xattr(root, name).await?;
+            if let Some(plain) = list.and_then(|list| acl::plain(name, &list)) {
+                self.target.set_xattr(root, name, &plain).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Copies the extended attributes of `source`, which has this kind and mode, to `target`, which is complete
     /// otherwise.
     pub(super) async fn copy_xattrs(

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::export::fs::{Fs, FsResult, Status, first_entries};
 
+mod acl;
 mod attributes;
 mod content;
 mod directory;
@@ -135,6 +136,8 @@ impl<F: Fs> Copy<F> {
     async fn run(&self, from: &F::Handle, to: &F::Handle) -> Result<(), CopyError> {
         let pair = Pair { source: from.clone(), target: to.clone() };
         let root = self.root(&pair).await?;
+        let cleared = self.clear_inherited(to).await;
+        cleared.map_err(|status| root.error(Side::Target, attributes::SETTING_XATTRS, status))?;
         let above = self.source.parent(from).await;
         let place = above.map_err(|status| root.error(Side::Source, "opening", status))?.1.fileid;
         let (jobs, queue) = mpsc::channel(1);
