@@ -119,6 +119,13 @@ fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
         (&[("volumeSnapshotClasses", r#"[{"name":"a"}]"#)], "volumeGroupSnapshotClasses need snapshots.enabled=true"),
         (&[("snapshots.controller.install", "true")], "snapshots.controller.install needs snapshots.enabled=true"),
         (&[("metrics.serviceMonitor.enabled", "true")], "metrics.serviceMonitor.enabled needs metrics.enabled=true"),
+        (&[("controller.hostNetwork", "true"), ("metrics.enabled", "true")], "metrics.controllerPort must differ"),
+        (
+            &[("controller.hostNetwork", "true"), ("networkPolicy.enabled", "true")],
+            "networkPolicy.enabled has no effect",
+        ),
+        (&[("image.digest", r#""latest""#)], "digest"),
+        (&[("networkPolicy.servers", r#"["nfs.example.org"]"#)], "servers"),
         (&[("driver.mountPermissions", r#""777""#)], "mountPermissions"),
         (&[("driver.name", r#""Upper Case""#)], "name"),
         (&[("driver.mountOptions", r#"["a,b"]"#)], "mountOptions"),

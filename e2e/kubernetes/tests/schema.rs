@@ -35,11 +35,12 @@ fn known(yaml: &str) -> String {
 async fn the_chart_with_any_value_renders_what_the_api_server_takes() -> Result<()> {
     let all: Vec<_> =
         SETTINGS.iter().flat_map(|(path, value, needs)| [&[(*path, *value)][..], needs].concat()).collect();
-    // A value `false` removes a part of the chart, and one replica removes another. These are validated separately.
+    // These are validated separately, and so is a value `false`, which removes a part of the chart.
+    const ALONE: [&str; 3] = ["controller.replicas", "controller.hostNetwork", "controller.dnsPolicy"];
     let shown: Vec<_> =
-        all.iter().copied().filter(|(path, value)| *value != "false" && *path != "controller.replicas").collect();
+        all.iter().copied().filter(|(path, value)| *value != "false" && !ALONE.contains(path)).collect();
     validate("every value at once", &known(&rendered(&shown)?)).await?;
-    for (path, value) in all.into_iter().filter(|(path, value)| *value == "false" || *path == "controller.replicas") {
+    for (path, value) in all.into_iter().filter(|(path, value)| *value == "false" || ALONE.contains(path)) {
         validate(path, &rendered(&[(path, value)])?).await?;
     }
     Ok(())

@@ -1,10 +1,16 @@
+{{- define "csi-nfs.name" -}}
+{{ .Values.nameOverride | default .Chart.Name }}
+{{- end }}
+
 {{/* The release's name, followed by the chart's name unless the release's name contains it. */}}
 {{- define "csi-nfs.fullname" -}}
-{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ .Chart.Name }}{{ end -}}
+{{- $name := include "csi-nfs.name" . }}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride }}
+{{- else if contains $name .Release.Name }}{{ .Release.Name }}{{ else }}{{ .Release.Name }}-{{ $name }}{{ end -}}
 {{- end }}
 
 {{- define "csi-nfs.selector" -}}
-app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/name: {{ include "csi-nfs.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
@@ -13,14 +19,21 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "csi-nfs.image" -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- with .Values.image }}
+{{- .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ with .digest }}@{{ . }}{{ end }}
+{{- end }}
 {{- end }}
 
-{{/* The driver's flags in both modes. */}}
+{{/* The driver's flags in both modes. The argument has the template's context and the metrics port: context, port. */}}
 {{- define "csi-nfs.driverArgs" -}}
+{{- $port := .port }}
+{{- with .context -}}
 - --endpoint=unix:///csi/csi.sock
 - --drivername={{ .Values.driver.name }}
 - --log-format={{ .Values.driver.logFormat }}
@@ -31,7 +44,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - --mount-options={{ join "," . }}
 {{- end }}
 {{- if .Values.metrics.enabled }}
-- --http-endpoint={{ .Values.metrics.address }}:{{ .Values.metrics.port }}
+- --http-endpoint={{ .Values.metrics.address }}:{{ $port }}
+{{- end }}
 {{- end }}
 {{- end }}
 
@@ -47,6 +61,30 @@ livenessProbe:
   periodSeconds: 30
   timeoutSeconds: 10
   failureThreshold: 5
+{{- end }}
+
+{{/* Where pods run. The argument has the values of a component and the template's context: component, context. */}}
+{{- define "csi-nfs.scheduling" -}}
+nodeSelector: {{- merge (dict "kubernetes.io/os" "linux") .component.nodeSelector | toYaml | nindent 2 }}
+{{- with .component.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.topologySpreadConstraints }}
+topologySpreadConstraints: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .context.Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Settings of security modules for the driver's container of a component. */}}
+{{- define "csi-nfs.securityModules" -}}
+{{- with .seLinuxOptions }}
+seLinuxOptions: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .appArmorProfile }}
+appArmorProfile: {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{/* The restrictions of every container except the node plugin. */}}
