@@ -159,7 +159,7 @@ async fn what_leads_out_of_a_volume_or_does_not_fit_is_refused_and_leaves_nothin
         ("absolute", Code::FailedPrecondition, "is absolute"),
         ("cut", Code::FailedPrecondition, "`cut/v.tar.gz`"),
         ("bomb", Code::OutOfRange, "holds more than"),
-        ("large", Code::OutOfRange, "ask for at least as much"),
+        ("large", Code::OutOfRange, "request at least that much"),
         ("linked", Code::NotFound, "has no archive"),
         ("none", Code::NotFound, "has no archive"),
     ];
@@ -199,7 +199,7 @@ async fn an_archive_is_restored_across_servers_and_by_the_retry_of_a_call_that_w
     hurried.set_timeout(Duration::from_millis(20));
     driver.controller().create_volume(hurried).await.unwrap_err();
     driver.create(request(&share, "r")).await.unwrap();
-    assert_eq!(driver.log().matches(" copied ").count(), 1, "{}", driver.log());
+    assert_eq!(driver.log().matches("copy finished").count(), 1, "{}", driver.log());
 
     let (mut controller, again) = (driver.controller(), request(&other, "r"));
     let call = tokio::spawn(async move { controller.create_volume(again).await });

@@ -154,7 +154,7 @@ async fn a_call_whose_deadline_passes_leaves_its_copy_running_and_the_retry_join
     driver.controller().create_volume(hurried).await.unwrap_err();
     driver.create(request).await.unwrap();
     assert_eq!(content(&share.path.join("c")), content(&share.path.join("v")));
-    assert_eq!(driver.log().matches(" copied ").count(), 1, "{}", driver.log());
+    assert_eq!(driver.log().matches("copy finished").count(), 1, "{}", driver.log());
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_snapshot_that_takes_long_is_answered_before_it_is_ready_and_keeps_its
         now = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
         assert_eq!(csi::Snapshot { ready_to_use: false, ..now.clone() }, begun);
     }
-    assert_eq!(driver.log().matches(" copied ").count(), 1, "all calls joined one copy");
+    assert_eq!(driver.log().matches("copy finished").count(), 1, "all calls joined one copy");
     assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
 }
 

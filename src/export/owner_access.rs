@@ -1,8 +1,8 @@
 //! Directories whose mode keeps out their own owner, such as those of a Go module cache (0555).
 //!
-//! Modes do not bind root. Where the server squashes root, the driver is the owner of what it made, and modes bind it: the
-//! owner may not remove what is in such a directory, nor move the directory (rename(2), EACCES). But the owner may change
-//! the mode.
+//! Modes do not bind root. If the server squashes root, the driver is the owner of what it created, and modes bind it:
+//! the owner may not remove what is in such a directory, nor move the directory (rename(2), EACCES). But the owner may
+//! change the mode.
 
 use crate::export::fs::{Fs, FsResult, Kind, Name, SetAttr, Status};
 

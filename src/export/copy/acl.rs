@@ -93,7 +93,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_list_of_a_lying_server_is_no_panic_and_a_plain_list_stays(list in prop::collection::vec(any::<u8>(), 0..99)) {
+        fn a_list_of_a_lying_server_does_not_panic_and_a_plain_list_stays(
+            list in prop::collection::vec(any::<u8>(), 0..99),
+        ) {
             for name in [&b"system.nfs4_acl"[..], b"system.posix_acl_access", b"system.posix_acl_default"] {
                 if let Some(less) = plain(name, &list) {
                     prop_assert!(less.len() < list.len());

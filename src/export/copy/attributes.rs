@@ -42,8 +42,8 @@ pub(super) struct Attributes {
 type Plain = (Vec<u8>, bool, u32);
 
 impl<F: Fs> Copy<F> {
-    /// Removes from the copy's root what it inherited from a default access control list of the export. Then the objects
-    /// below inherit nothing, because a directory gets a list of its own only when everything in it is copied.
+    /// Removes from the copy's root what it inherited from a default access control list of the export. The objects
+    /// below then inherit nothing, because a directory gets a list of its own only when everything in it is copied.
     pub(super) async fn clear_inherited(&self, root: &F::Handle) -> FsResult<()> {
         let names = match self.target.list_xattrs(root).await {
             Err(Status::NotSupp) => return Ok(()),

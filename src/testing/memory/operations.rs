@@ -5,8 +5,8 @@ use crate::testing::memory::content::Content;
 use crate::testing::memory::inode::{Body, Directory};
 use crate::testing::memory::state::{Holder, NOBODY, READ, SEARCH, State, WRITE};
 
-/// The number of cookies that a page of a listing covers. It is small, so that listings have several pages; removed names
-/// leave short and empty pages.
+/// The number of cookies that a page of a listing covers. It is small, so that listings have several pages. Removed
+/// names leave short and empty pages.
 const PAGE: u64 = 16;
 
 impl State {
