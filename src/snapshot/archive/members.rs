@@ -151,7 +151,7 @@ impl<F: Fs> Members<F> {
 
     /// The content of an extension header, which describes the next member.
     async fn text(&mut self, header: &Header, most: u64) -> Result<Vec<u8>, Stop> {
-        let size = header.entry_size().map_err(|error| Stop::damaged(&format!("is damaged: {error}")))?;
+        let size = header.entry_size().map_err(damaged)?;
         if size > most {
             return Err(Stop::damaged(&format!("has a header of {size} bytes, and the driver reads at most {most}")));
         }
@@ -171,34 +171,12 @@ impl<F: Fs> Members<F> {
         if pax.sparse {
             return Err(Stop::damaged("has a sparse file in pax format, which the driver does not support"));
         }
-        let wrong = |error: std::io::Error| Stop::damaged(&format!("is damaged: {error}"));
-        let bytes = pax.path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let bytes = pax.path.clone().unwrap_or_else(|| header.path_bytes().into_owned());
         let path = components(&bytes)?;
-        let link = pax.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let kind = header.entry_type().as_byte();
         // Old formats mark a directory only by the slash at the end of its name.
         let kind = if matches!(kind, 0 | b'0') && bytes.ends_with(b"/") { b'5' } else { kind };
-        let mut device = (0, 0);
-        let (what, kind) = match kind {
-            0 | b'0' | b'7' => {
-                let size = pax.size.map_or_else(|| header.entry_size(), Ok).map_err(wrong)?;
-                (What::File(Content { size, stored: size, parts: vec![(0, size)] }), Kind::File)
-            }
-            b'S' => (What::File(self.sparse(header).await?), Kind::File),
-            b'1' => (What::Link(components(&link)?), Kind::File),
-            b'2' => (What::Symlink(link), Kind::Symlink),
-            b'3' | b'4' => {
-                let number = |number: Option<u32>| number.unwrap_or_default();
-                device = (number(header.device_major().map_err(wrong)?), number(header.device_minor().map_err(wrong)?));
-                (What::Special, if kind == b'3' { Kind::CharDevice } else { Kind::BlockDevice })
-            }
-            b'5' => (What::Directory, Kind::Directory),
-            b'6' => (What::Special, Kind::Fifo),
-            other => {
-                let shown = char::from(other).escape_default();
-                return Err(Stop::damaged(&format!("has a member of type `{shown}`, which the driver does not know")));
-            }
-        };
+        let (what, kind) = self.what(header, &pax, kind).await?;
         if let What::File(content) = &what {
             if content.size.max(content.stored) > i64::MAX.cast_unsigned() {
                 return Err(Stop::damaged("is damaged: it has a file of an impossible size"));
@@ -209,44 +187,45 @@ impl<F: Fs> Members<F> {
         if path.is_empty() && kind != Kind::Directory {
             return Err(Stop::damaged("has a root that is not a directory"));
         }
-        let owner = |said: Option<u64>, header: std::io::Result<u64>| {
-            let id = said.map_or(header, Ok).map_err(wrong)?;
-            let id = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
-            id.ok_or_else(|| Stop::damaged("has a member with an invalid owner"))
+        Ok(Member { path, what, attr: attributes(header, &pax, kind)? })
+    }
+
+    /// What a member of this type is.
+    async fn what(&mut self, header: &Header, pax: &Pax, kind: u8) -> Result<(What, Kind), Stop> {
+        let link = || {
+            let link = pax.link.clone().or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+            link.unwrap_or_default()
         };
-        let mtime = match pax.mtime {
-            Some(time) => time,
-            // A number that is not octal is in two's complement.
-            None => Time { seconds: header.mtime().map_err(wrong)?.cast_signed(), nanoseconds: 0 },
-        };
-        let attr = Attr {
-            kind,
-            mode: header.mode().map_err(wrong)? & 0o7777,
-            uid: owner(pax.uid, header.uid())?,
-            gid: owner(pax.gid, header.gid())?,
-            size: 0,
-            used: 0,
-            links: 1,
-            fileid: 0,
-            device,
-            atime: pax.atime.unwrap_or(mtime),
-            mtime,
-        };
-        Ok(Member { path, what, attr })
+        Ok(match kind {
+            0 | b'0' | b'7' => {
+                let size = pax.size.map_or_else(|| header.entry_size(), Ok).map_err(damaged)?;
+                (What::File(Content { size, stored: size, parts: vec![(0, size)] }), Kind::File)
+            }
+            b'S' => (What::File(self.sparse(header).await?), Kind::File),
+            b'1' => (What::Link(components(&link())?), Kind::File),
+            b'2' => (What::Symlink(link()), Kind::Symlink),
+            b'3' => (What::Special, Kind::CharDevice),
+            b'4' => (What::Special, Kind::BlockDevice),
+            b'5' => (What::Directory, Kind::Directory),
+            b'6' => (What::Special, Kind::Fifo),
+            other => {
+                let shown = char::from(other).escape_default();
+                return Err(Stop::damaged(&format!("has a member of type `{shown}`, which the driver does not know")));
+            }
+        })
     }
 
     /// The content of a sparse file in GNU tar's own format.
     async fn sparse(&mut self, header: &Header) -> Result<Content, Stop> {
-        let wrong = |error: std::io::Error| Stop::damaged(&format!("is damaged: {error}"));
         let gnu = header
             .as_gnu()
             .ok_or_else(|| Stop::damaged("is damaged: it has a sparse file that is not in GNU tar's format"))?;
-        let (size, stored) = (gnu.real_size().map_err(wrong)?, header.entry_size().map_err(wrong)?);
+        let (size, stored) = (gnu.real_size().map_err(damaged)?, header.entry_size().map_err(damaged)?);
         let mut parts: Vec<(u64, u64)> = Vec::new();
         let (mut end, mut held) = (0_u64, 0_u64);
         let mut add = |more: &[GnuSparseHeader]| {
             for part in more.iter().filter(|part| !part.is_empty()) {
-                let (offset, length) = (part.offset().map_err(wrong)?, part.length().map_err(wrong)?);
+                let (offset, length) = (part.offset().map_err(damaged)?, part.length().map_err(damaged)?);
                 let next = offset.checked_add(length).filter(|next| offset >= end && *next <= size);
                 end = next.ok_or_else(|| Stop::damaged("is damaged: the parts of a sparse file overlap"))?;
                 // No overflow: the parts do not overlap, so their sum is at most the file's size.
@@ -274,6 +253,44 @@ impl<F: Fs> Members<F> {
         }
         Ok(Content { size, stored, parts })
     }
+}
+
+/// The attributes of a member of this kind.
+fn attributes(header: &Header, pax: &Pax, kind: Kind) -> Result<Attr, Stop> {
+    let owner = |said: Option<u64>, header: std::io::Result<u64>| {
+        let id = said.map_or(header, Ok).map_err(damaged)?;
+        let id = u32::try_from(id).ok().filter(|id| *id != u32::MAX);
+        id.ok_or_else(|| Stop::damaged("has a member with an invalid owner"))
+    };
+    let mtime = match pax.mtime {
+        Some(time) => time,
+        // A number that is not octal is in two's complement.
+        None => Time { seconds: header.mtime().map_err(damaged)?.cast_signed(), nanoseconds: 0 },
+    };
+    let device = match kind {
+        Kind::CharDevice | Kind::BlockDevice => {
+            let (major, minor) = (header.device_major().map_err(damaged)?, header.device_minor().map_err(damaged)?);
+            (major.unwrap_or_default(), minor.unwrap_or_default())
+        }
+        _ => (0, 0),
+    };
+    Ok(Attr {
+        kind,
+        mode: header.mode().map_err(damaged)? & 0o7777,
+        uid: owner(pax.uid, header.uid())?,
+        gid: owner(pax.gid, header.gid())?,
+        size: 0,
+        used: 0,
+        links: 1,
+        fileid: 0,
+        device,
+        atime: pax.atime.unwrap_or(mtime),
+        mtime,
+    })
+}
+
+fn damaged(error: std::io::Error) -> Stop {
+    Stop::damaged(&format!("is damaged: {error}"))
 }
 
 /// The padding of the last block after so many bytes.

@@ -18,7 +18,7 @@ pub(super) struct Pax {
 }
 
 impl Pax {
-    /// Adds the attributes of these records. A later record replaces an earlier one.
+    /// Adds the attributes of these records. A later record replaces an earlier one, and an empty value removes it.
     pub(super) fn add(&mut self, mut records: &[u8]) -> Result<(), Stop> {
         while !records.is_empty() {
             let (key, value, rest) = record(records)
@@ -26,14 +26,17 @@ impl Pax {
             records = rest;
             let wrong =
                 || Stop::damaged(&format!("is damaged: the pax record `{}` has an invalid value", key.escape_ascii()));
+            let value = Some(value).filter(|value| !value.is_empty());
+            let number = || value.map(|value| number(value).ok_or_else(wrong)).transpose();
+            let time = || value.map(|value| time(value).ok_or_else(wrong)).transpose();
             match key {
-                b"path" => self.path = Some(value.to_vec()),
-                b"linkpath" => self.link = Some(value.to_vec()),
-                b"size" => self.size = Some(number(value).ok_or_else(wrong)?),
-                b"uid" => self.uid = Some(number(value).ok_or_else(wrong)?),
-                b"gid" => self.gid = Some(number(value).ok_or_else(wrong)?),
-                b"mtime" => self.mtime = Some(time(value).ok_or_else(wrong)?),
-                b"atime" => self.atime = Some(time(value).ok_or_else(wrong)?),
+                b"path" => self.path = value.map(<[u8]>::to_vec),
+                b"linkpath" => self.link = value.map(<[u8]>::to_vec),
+                b"size" => self.size = number()?,
+                b"uid" => self.uid = number()?,
+                b"gid" => self.gid = number()?,
+                b"mtime" => self.mtime = time()?,
+                b"atime" => self.atime = time()?,
                 _ if key.starts_with(b"GNU.sparse.") => self.sparse = true,
                 _ => {}
             }
@@ -102,6 +105,13 @@ mod tests {
         let mut pax = Pax::default();
         pax.add(b"12 path=a\nb\n9 size=1\n9 size=2\n").unwrap();
         assert_eq!((pax.path.as_deref(), pax.size), (Some(&b"a\nb"[..]), Some(2)));
+    }
+
+    #[test]
+    fn an_empty_value_removes_an_earlier_record() {
+        let mut pax = Pax::default();
+        pax.add(b"9 size=1\n9 uid=17\n11 path=ab\n13 mtime=1.5\n8 size=\n8 path=\n7 uid=\n9 mtime=\n").unwrap();
+        assert_eq!(pax, Pax::default());
     }
 
     #[rstest]
