@@ -43,6 +43,11 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',')]
     pub(super) export: Vec<String>,
 
+    /// NFS mount options for one export, as "SERVER:/SHARE OPTIONS", used in place of --mount-options. The export is also
+    /// one of --export. Repeat the flag, or separate several with semicolons.
+    #[arg(long, value_delimiter = ';')]
+    pub(super) export_mount_options: Vec<String>,
+
     /// NFS mount options, separated by commas, for volumes that name none.
     #[arg(long)]
     pub(super) mount_options: Option<String>,

@@ -17,6 +17,7 @@ use crate::server::socket::SocketPath;
 use crate::service::controller;
 use crate::service::identity::{DriverName, NodeId};
 use crate::volume::delete::DeletePolicy;
+use crate::volume::exports::Configured;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::{Attributes, parse_mode};
 
@@ -167,7 +168,14 @@ impl Config {
         let registration = registration(&args)?;
         let controller = ControllerConfig {
             settings: controller::Settings {
-                mount_options: options.clone(),
+                mount_options: Configured {
+                    all: options.clone(),
+                    exports: args
+                        .export_mount_options
+                        .iter()
+                        .map(|text| export_options(text))
+                        .collect::<Result<_>>()?,
+                },
                 defaults: Attributes { on_delete: Some(on_delete), mode: permissions, ..Attributes::default() },
                 delete: DeletePolicy { default: on_delete, replace_archive: args.remove_archived_volume_path },
             },
@@ -213,6 +221,17 @@ fn endpoint(field: &str, text: &str) -> Result<SocketPath> {
         }
     };
     SocketPath::parse(field, path)
+}
+
+/// `SERVER:/SHARE OPTIONS`. A share may have spaces, and options have none.
+fn export_options(text: &str) -> Result<(Source, MountOptions)> {
+    const FIELD: &str = "--export-mount-options";
+    let (share, options) = text.rsplit_once(' ').ok_or_else(|| {
+        let reason =
+            format!("`{}`: not SERVER:/SHARE OPTIONS, such as nfs.example:/export vers=4.1", text.escape_debug());
+        Error::invalid(FIELD, reason)
+    })?;
+    Ok((export(FIELD, share.trim_end())?, MountOptions::parse(FIELD, [options])?))
 }
 
 /// `SERVER:/SHARE` as in nfs(5).

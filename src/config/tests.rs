@@ -32,6 +32,10 @@ fn seen(config: &Config, flag: &str) -> String {
         "nodeid" => node.id.to_string(),
         "drivername" => config.driver_name.to_string(),
         "export" => controller.exports.iter().map(Source::to_string).collect::<Vec<_>>().join(" "),
+        "export-mount-options" => {
+            let one = |(share, options): (&Source, &MountOptions)| format!("{share} {options}");
+            controller.settings.mount_options.exports.iter().map(one).collect::<Vec<_>>().join("; ")
+        }
         "mount-options" => node.mount_options.to_vec().join(","),
         "mount-permissions" => format!("{:o}", node.mount_permissions.unwrap_or_default()),
         "default-ondelete-policy" => controller.settings.delete.default.as_str().to_owned(),
@@ -54,6 +58,7 @@ fn seen(config: &Config, flag: &str) -> String {
 #[case("nodeid", "node-1", "node-1")]
 #[case("drivername", "nfs.csi.k8s.io", "nfs.csi.k8s.io")]
 #[case("export", "h:/a,[::1]:/", "h:/a [::1]:/")]
+#[case("export-mount-options", "[::1]:/ vers=4.1;h:/a b xprtsec=tls,hard", "[::1]:/ vers=4.1; h:/a b xprtsec=tls,hard")]
 #[case("mount-options", "nfsvers=4.1,hard", "nfsvers=4.1,hard")]
 #[case("mount-permissions", "0777", "777")]
 #[case("default-ondelete-policy", "retain", "retain")]
@@ -168,6 +173,8 @@ fn registration_takes_both_paths() {
 #[case(&["--nodeid=n", "--export=:/a"], "export")]
 #[case(&["--nodeid=n", "--export=::1:/a"], "[::1]:/a")]
 #[case(&["--nodeid=n", "--export=h:/a/../b"], "export")]
+#[case(&["--nodeid=n", "--export-mount-options=h:/a"], "SERVER:/SHARE OPTIONS")]
+#[case(&["--nodeid=n", "--export-mount-options=h:/a suid"], "--export-mount-options")]
 #[case(&["--nodeid=n", "--mount-options=bind"], "bind")]
 #[case(&["--nodeid=n", "--mount-permissions=777"], "leading 0")]
 #[case(&["--nodeid=n", "--mount-permissions=08"], "mount-permissions")]

@@ -28,8 +28,9 @@ pub struct Running {
 
 /// Starts the controller's part and adds its services.
 pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services) -> Running {
-    let options = config.settings.mount_options.clone();
-    let exports = config.exports.into_iter().map(|export| (export, options.clone()));
+    let configured = &config.settings.mount_options;
+    let named = configured.exports.keys().chain(&config.exports);
+    let exports: Vec<_> = named.map(|export| (export.clone(), configured.of(export).clone())).collect();
     let pool = Arc::new(Pool::new(shared.mounter.clone(), exports));
     let jobs = Arc::new(Jobs::new(Options { in_flight: config.copy_workers }, shared.stop.clone()));
     let usage = Arc::new(Usage::default());

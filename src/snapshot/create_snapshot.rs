@@ -214,6 +214,6 @@ async fn mount_options<C: Connect, T>(exports: &Exports<C>, asked: &CreateSnapsh
         (None, Some(volume)) if asked.share == volume.export() => {
             exports.volume_options(volume, asked.secret.as_ref()).await
         }
-        (None, _) => Ok(exports.configured().clone()),
+        (None, _) => Ok(exports.configured(&asked.share).clone()),
     }
 }

@@ -25,7 +25,7 @@ use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Tree, race};
 use crate::testing::memory_servers::{Process, Servers, export_of};
 use crate::volume::create::Create;
 use crate::volume::delete::DeletePolicy;
-use crate::volume::exports::Exports;
+use crate::volume::exports::{Configured, Exports};
 use crate::volume::id::VolumeId;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::quota;
@@ -60,7 +60,7 @@ pub(crate) fn connect(server: &MemoryServer) -> Connection {
     // In memory, `get` is ready at once; `unconstrained` because the task may have used up its cooperative budget.
     let export = tokio::task::unconstrained(pool.get(&share, &options)).now_or_never().unwrap().unwrap();
     let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
-    Connection { export, exports: Exports::new(pool, options), jobs }
+    Connection { export, exports: Exports::new(pool, Configured::default()), jobs }
 }
 
 /// The driver's default policy for the deletion of volumes.

@@ -1,5 +1,6 @@
 //! The exports that hold volumes, and the mount options to reach them with.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -14,16 +15,32 @@ use crate::volume::find::read_own;
 use crate::volume::id::VolumeId;
 use crate::volume::lock::lock;
 
+/// The mount options that the driver's flags name.
+#[derive(Debug, Clone, Default)]
+pub struct Configured {
+    /// `--mount-options`.
+    pub all: MountOptions,
+    /// `--export-mount-options`: used for these exports instead of `all`.
+    pub exports: BTreeMap<Source, MountOptions>,
+}
+
+impl Configured {
+    /// The options for an export.
+    pub fn of(&self, share: &Source) -> &MountOptions {
+        self.exports.get(share).unwrap_or(&self.all)
+    }
+}
+
 /// The exports and the options to mount them with. Options from a call's secrets override all others.
 pub struct Exports<C: Connect> {
     pool: Arc<Pool<C>>,
-    /// `--mount-options`: used if nothing else gives options.
-    configured: MountOptions,
+    /// Used if nothing else gives options.
+    configured: Configured,
 }
 
 impl<C: Connect> Exports<C> {
     /// The exports of `pool`. They are mounted with `configured` if nothing else gives options.
-    pub fn new(pool: Arc<Pool<C>>, configured: MountOptions) -> Self {
+    pub fn new(pool: Arc<Pool<C>>, configured: Configured) -> Self {
         Self { pool, configured }
     }
 
@@ -32,9 +49,9 @@ impl<C: Connect> Exports<C> {
         &self.pool
     }
 
-    /// The options to use if nothing else gives any (`--mount-options`).
-    pub fn configured(&self) -> &MountOptions {
-        &self.configured
+    /// The options to use for an export if nothing else gives any.
+    pub fn configured(&self, share: &Source) -> &MountOptions {
+        self.configured.of(share)
     }
 
     /// Runs `work` on an export. If the connection is stale, runs it once more on a new connection. There is no retry
@@ -123,13 +140,14 @@ impl<C: Connect> Exports<C> {
     }
 
     /// Finds options with which the export can be mounted, so that the right options can be read from a record on that
-    /// export. Tries the options that last worked, then `--mount-options`, then `--mount-options` with TLS, which a
-    /// server may require.
+    /// export. Tries the options that last worked, then the configured options, then these with TLS, which a server may
+    /// require.
     pub async fn reach(&self, share: &Source) -> Result<MountOptions> {
-        let tls = self.configured.to_vec().into_iter().chain(["xprtsec=tls".into()]);
+        let configured = self.configured(share);
+        let tls = configured.to_vec().into_iter().chain(["xprtsec=tls".into()]);
         let tls = MountOptions::parse("mountOptions", tls).ok();
         let mut refused = None;
-        for options in self.pool.options(share).into_iter().chain([self.configured.clone()]).chain(tls) {
+        for options in self.pool.options(share).into_iter().chain([configured.clone()]).chain(tls) {
             match self.pool.get(share, &options).await {
                 Ok(_) => return Ok(options),
                 // Report the first refusal: it is about the options that should have worked.

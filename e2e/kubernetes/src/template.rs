@@ -64,7 +64,10 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("driver.verbosity", "5", &[]),
     (
         "exports",
-        r#"{"main":{"server":"nfs.example.org","share":"/share"},"v6":{"server":"[fd00::1]","share":"/"}}"#,
+        concat!(
+            r#"{"main":{"server":"nfs.example.org","share":"/share"},"#,
+            r#""v6":{"server":"[fd00::1]","share":"/","mountOptions":["vers=4.1","xprtsec=tls"]}}"#,
+        ),
         &[],
     ),
     ("fullnameOverride", r#""storage""#, &[]),

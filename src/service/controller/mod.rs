@@ -24,7 +24,7 @@ use crate::service::proto::csi::controller_server::Controller as Rpc;
 use crate::service::proto::csi::controller_service_capability::{self as capability_of, rpc::Type};
 use crate::snapshot::jobs::Jobs;
 use crate::volume::delete::DeletePolicy;
-use crate::volume::exports::Exports;
+use crate::volume::exports::{Configured, Exports};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
 use crate::volume::whole_export::WholeExport;
@@ -32,8 +32,8 @@ use crate::volume::whole_export::WholeExport;
 /// The settings of the controller, from the driver's flags.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `--mount-options`: used if neither the capability nor the secrets name options.
-    pub mount_options: MountOptions,
+    /// The mount options to use if neither the capability nor the secrets name any.
+    pub mount_options: Configured,
     /// `--mount-permissions` and `--default-ondelete-policy`: used if the parameters name none.
     pub defaults: Attributes,
     /// How volumes are deleted.

@@ -38,7 +38,8 @@ impl<C: Connect> Controller<C> {
         let secret = secret_options(&request.secrets)?;
         let read_only = capabilities.iter().all(|capability| capability.mode.is_read_only());
         let flags = capabilities.into_iter().map(|c| c.mount_options).find(|options| !options.is_empty());
-        let options = flags.or_else(|| secret.clone()).unwrap_or_else(|| self.settings.mount_options.clone());
+        let options =
+            flags.or_else(|| secret.clone()).unwrap_or_else(|| self.exports.configured(&parameters.export).clone());
         let volume = Create {
             name,
             sub_dir: parameters.sub_dir,
@@ -121,7 +122,7 @@ impl<C: Connect> Controller<C> {
             let Parameters { export: share, attributes, .. } = Parameters::parse(&parameters)?;
             overcommit = attributes.overcommit;
             let options = self.exports.pool().options(&share);
-            let options = options.unwrap_or_else(|| self.settings.mount_options.clone());
+            let options = options.unwrap_or_else(|| self.exports.configured(&share).clone());
             vec![(share, options)]
         };
         let (mut free, mut largest) = (0, None);

@@ -24,6 +24,7 @@ use crate::testing::model::files::Files;
 use crate::testing::model::history::{Call, Fault, Step};
 use crate::testing::model::rpc::{self, Answer};
 use crate::volume::delete::DeletePolicy;
+use crate::volume::exports::Configured;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 
@@ -63,7 +64,7 @@ impl Process {
     async fn start(server: &MemoryServer, default: OnDelete) -> Self {
         let reach = Arc::new(Reach { server: server.clone(), connection: Mutex::new(server.client()) });
         let settings = Settings {
-            mount_options: MountOptions::default(),
+            mount_options: Configured::default(),
             defaults: Attributes { on_delete: Some(default), ..Attributes::default() },
             delete: DeletePolicy { default, replace_archive: false },
         };

@@ -20,10 +20,12 @@ use crate::service::proto::csi::volume_capability::access_mode::Mode;
 use crate::service::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use crate::testing::memory::{MemoryFs, MemoryServer, Node};
 use crate::testing::memory_servers::{ELSEWHERE, Process, Servers, export_of};
+use crate::volume::exports::Configured;
 use crate::volume::on_delete::OnDelete;
 
 struct Lab {
     servers: Arc<Servers>,
+    configured: Configured,
     controller: Controller<Arc<Process>>,
 }
 
@@ -31,13 +33,14 @@ impl Lab {
     fn new(takes: &'static str) -> Self {
         let servers = ["a", "b"].map(|server| (export_of(server), MemoryServer::new()));
         let servers = Servers::new(servers.into(), takes);
-        let mut lab = Self { controller: controller(&servers), servers };
+        let configured = Configured::default();
+        let mut lab = Self { controller: controller(&servers, &configured), servers, configured };
         lab.restart();
         lab
     }
 
     fn restart(&mut self) {
-        self.controller = controller(&self.servers);
+        self.controller = controller(&self.servers, &self.configured);
     }
 
     fn server(&self, name: &str) -> &MemoryServer {
@@ -75,9 +78,9 @@ impl Lab {
     }
 }
 
-fn controller(servers: &Arc<Servers>) -> Controller<Arc<Process>> {
+fn controller(servers: &Arc<Servers>, configured: &Configured) -> Controller<Arc<Process>> {
     let settings = Settings {
-        mount_options: MountOptions::default(),
+        mount_options: configured.clone(),
         defaults: Attributes { on_delete: Some(OnDelete::Delete), ..Attributes::default() },
         delete: DeletePolicy { default: OnDelete::Delete, replace_archive: false },
     };
@@ -119,6 +122,32 @@ async fn a_volume_that_needs_its_own_options_is_deleted_without_naming_them() {
     lab.restart();
     lab.delete(&made.volume.unwrap().volume_id).await.unwrap();
     assert!(!lab.server("a").tree().has("v"));
+}
+
+#[tokio::test]
+async fn the_options_of_an_export_hold_for_every_call_on_it() {
+    // Neither of the fallbacks, no options and `xprtsec=tls`, reaches this export.
+    let mut lab = Lab::new("vers=4.1,xprtsec=tls");
+    assert_eq!(lab.create("a", "v", &[]).await.unwrap_err().code(), Code::PermissionDenied);
+    let options = MountOptions::parse("", ["vers=4.1,xprtsec=tls"]).unwrap();
+    lab.configured.exports.insert(export_of("a"), options);
+    lab.restart();
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    let asked = csi::GetCapacityRequest { parameters: request("a", "").parameters, ..Default::default() };
+    assert!(lab.controller.get_capacity(Request::new(asked)).await.unwrap().into_inner().available_capacity > 0);
+    lab.restart();
+    assert_eq!(lab.snapshot(&v, "s", &[]).await.unwrap().size_bytes, 0);
+    lab.server("a").plant("theirs/file", Node::file(0o600, "")).unwrap();
+    lab.restart();
+    lab.health("a#export#theirs##").await.unwrap();
+    lab.restart();
+    let request = csi::DeleteSnapshotRequest { snapshot_id: "a#export#s###snapshot".to_owned(), ..Default::default() };
+    Rpc::delete_snapshot(&lab.controller, Request::new(request)).await.unwrap();
+    lab.restart();
+    lab.delete("a#export#theirs##").await.unwrap();
+    lab.delete(&v).await.unwrap();
+    assert!(!lab.server("a").tree().has("v") && !lab.server("a").tree().has("theirs"));
+    assert_eq!(lab.create("b", "v", &[]).await.unwrap_err().code(), Code::PermissionDenied, "another export");
 }
 
 #[tokio::test]
