@@ -197,13 +197,13 @@ async fn s08_a_volume_grows_and_changes_its_class_while_it_is_used() -> Result<(
 }
 
 #[tokio::test]
-async fn s08_a_claim_larger_than_the_export_stays_pending_and_says_why() -> Result<()> {
+async fn s08_a_claim_larger_than_the_export_stays_pending_only_where_the_class_has_overcommit() -> Result<()> {
     let ns = Namespace::new("capacity").await?;
     let mine = ListParams::default();
     eventually(SOON, "a CSIStorageCapacity of each class", async || {
         let capacities = kube::Api::<CSIStorageCapacity>::all(ns.client.clone()).list(&mine).await?;
         let known = |class: &str| capacities.iter().any(|c| c.storage_class_name == class && c.capacity.is_some());
-        Ok((known("nfs") && known("nfs-late")).then_some(()))
+        Ok((known("nfs-bounded") && known("nfs-late")).then_some(()))
     })
     .await?;
     for (kind, name) in
@@ -211,6 +211,8 @@ async fn s08_a_claim_larger_than_the_export_stays_pending_and_says_why() -> Resu
     {
         ns.apply_one("08-change.yaml", kind, name).await?;
     }
+    ns.apply_one("08-change.yaml", "PersistentVolumeClaim", "large").await?;
+    ns.bound("large").await?;
     let why = ns.event("too-large", "ProvisioningFailed").await?;
     ensure!(why.contains("ResourceExhausted") && why.contains("nfs.example.org"), "{why}");
     ns.event("waits", "did not have enough free storage").await?;
