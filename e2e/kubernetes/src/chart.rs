@@ -28,6 +28,11 @@ pub async fn upgrade(more: &[&str]) -> Result<()> {
     helm(&[&base, more].concat()).await
 }
 
+/// Runs the chart's test: a claim, and a pod that mounts it.
+pub async fn test() -> Result<()> {
+    helm(&["test", "csi-nfs", "--timeout=2m"]).await
+}
+
 /// Installs the driver a second time, with the driver name of csi-driver-nfs.
 pub async fn install_takeover() -> Result<()> {
     let ours = repository("e2e/kubernetes/values.yaml").display().to_string();

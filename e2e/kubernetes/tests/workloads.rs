@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::machine::{Machine, export_has, exported, read_export, written};
 use csi_nfs_e2e_kubernetes::namespace::{Namespace, is_ready, node_of};
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until, until_gone};
-use csi_nfs_e2e_kubernetes::{DRIVER, example};
+use csi_nfs_e2e_kubernetes::{DRIVER, chart, example};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use kube::ResourceExt;
@@ -22,6 +22,16 @@ async fn delete_volume(namespace: &Namespace, volume: &PersistentVolume) -> Resu
 
 fn capacity(claim: &PersistentVolumeClaim) -> Option<&str> {
     Some(claim.status.as_ref()?.capacity.as_ref()?.get("storage")?.0.as_str())
+}
+
+#[tokio::test]
+async fn helm_test_creates_a_claim_mounts_it_and_deletes_it() -> Result<()> {
+    chart::test().await?;
+    let directory = format!("{}/csi-nfs-test", chart::NAMESPACE);
+    eventually(SOON, "the directory of the test's claim is gone", async || {
+        Ok((!export_has(&directory).await?).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]
