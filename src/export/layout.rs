@@ -6,7 +6,7 @@
 //!     volumes/               records of volumes: NAME.json
 //!     paths/                 owners of directories, if the class has `subDir`: paths/a/b/#/NAME
 //!     snapshots/             records of snapshots, NAME.json, and their trees, NAME.tree
-//!     promised/              promised capacities, if a class has `overcommit`: see volume/overcommit.rs
+//!     promised/              the sum of promised capacities, if a class has `overcommit`: see volume/overcommit.rs
 //!     quota/                 reports of the quota agent: see volume/quota.rs
 //!     staging/               objects that are being made, named after their locks
 //!     trash/                 objects that are being deleted

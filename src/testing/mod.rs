@@ -27,6 +27,8 @@ pub(crate) mod memory_servers;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod promised;
+#[cfg(test)]
 mod shared_directories;
 #[cfg(test)]
 pub(crate) mod snapshot_crashes;

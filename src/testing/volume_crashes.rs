@@ -10,16 +10,16 @@ use crate::export::fs::{Fs as _, Name};
 use crate::nfs::source::SubDir;
 use crate::testing::crash_harness::{self, Call as _, Connection, connect, seen, settle};
 use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
+use crate::testing::promised::assert_counted;
 use crate::volume::access::CapacityRange;
 use crate::volume::create::Create;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::limits::Overcommit;
-use crate::volume::lock::lock;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
-use crate::volume::{change, overcommit, quota};
+use crate::volume::{change, quota};
 
 /// One call to a controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +90,11 @@ impl crash_harness::Call for Call {
         }
     }
 
+    async fn faults(&self, export: &Connection) -> Vec<Finding> {
+        assert_counted(export, &format!("{self:?}")).await;
+        check(export).await.unwrap().into_iter().filter(|finding| !self.allows(finding)).collect()
+    }
+
     async fn prepared(before: &[Self]) -> MemoryServer {
         let server = MemoryServer::new();
         server.plant("theirs/precious", Node::file(0o644, "kept")).unwrap();
@@ -123,7 +128,7 @@ async fn modify(export: &Connection, id: &VolumeId, changes: Attributes) -> Resu
     export.exports.change(id, None, modify).await.map(|()| "changed".to_owned())
 }
 
-async fn create(
+pub(crate) async fn create(
     export: &Connection,
     name: &str,
     sub_dir: Option<&str>,
@@ -192,6 +197,14 @@ pub(crate) fn scenarios() -> Vec<(Vec<Call>, Call)> {
         (vec![Make("v", None), Make("w", Some("team/app"))], List),
         (vec![Bounded("w")], Bounded("v")),
         (vec![Bounded("v")], Expand("nfs#export#v##", PROMISED)),
+        // The bytes are counted, and volumes change that a class without a bound made.
+        (vec![Bounded("w")], Make("v", None)),
+        (vec![Bounded("w"), Make("v", None)], Delete("nfs#export#v##")),
+        (vec![Bounded("w"), Make("v", None)], Expand("nfs#export#v##", 5000)),
+        (vec![Make("v", None), Bounded("w")], Delete("nfs#export#v##retain")),
+        (vec![Make("v", Some("team/app")), Bounded("w"), Decide(v, OnDelete::Retain)], Delete(v)),
+        (vec![Make("v", None), Bounded("w"), Delete("nfs#export#w##")], Bounded("x")),
+        (vec![Make("v", None), Bounded("w")], Delete("nfs#export#w##")),
     ]
 }
 
@@ -214,6 +227,7 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
                 break;
             }
             let export = connect(&server);
+            assert_counted(&export, &format!("{call:?} dies after {n}")).await;
             settle(&export).await;
             // Listed volumes are whole, the volume of the call exists or not, and all other data is unchanged.
             let tree = seen(&server);
@@ -246,40 +260,6 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
     }
 }
 
-/// Counts through the links of records in `.csi-nfs/promised` and by reading all records, while capacities change
-/// between the counts.
-#[tokio::test(start_paused = true)]
-async fn what_is_promised_is_what_the_records_say_whatever_became_of_them_since_the_last_count() {
-    let server = MemoryServer::new();
-    let (one, two) = (connect(&server), connect(&server));
-    let bound = Overcommit::parse("overcommit", "1").unwrap();
-    let mut random = 1_u32;
-    for _ in 0..2000 {
-        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let (choice, name) = (random >> 29, ["a", "b", "c", "d"][(random >> 20 & 3) as usize]);
-        let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
-        let bytes = i64::from(random >> 8 & 0xff) * 1000;
-        match choice {
-            0 | 1 => drop(create(&one, name, None, bytes, Attributes::default()).await),
-            2 => drop(crash_harness::delete(&two, &id).await.unwrap()),
-            3 | 4 => {
-                let range = CapacityRange::new(bytes, 0).unwrap();
-                let lock = lock(&two, &id).await.unwrap();
-                drop(change::expand(&two, &id, range, quota::patience(), &lock).await);
-            }
-            _ => {
-                let mut promised = 0;
-                for name in Record::names(&one).await.unwrap() {
-                    promised += Record::read(&one, &name).await.unwrap().unwrap().capacity;
-                }
-                let left = overcommit::left(if choice == 5 { &one } else { &two }, Some(bound)).await.unwrap();
-                assert_eq!((1 << 40) - left, promised);
-                assert_eq!(server.tree().below(".csi-nfs/promised").0.len(), Record::names(&one).await.unwrap().len());
-            }
-        }
-    }
-}
-
 /// Concurrent calls of two controllers, with the calls that come before them.
 pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let v = "nfs#export#v##";
@@ -305,10 +285,17 @@ pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
         (vec![Bounded("v")], [vec![Bounded("a"), Delete("nfs#export#a##")], vec![Bounded("b"), Expand(v, PROMISED)]]),
         (vec![Bounded("v")], [vec![Delete(v), Make("v", None), Bounded("a")], vec![Bounded("b"), Bounded("c")]]),
         (vec![Bounded("v")], [vec![Expand(v, PROMISED)], vec![Bounded("a"), Bounded("b")]]),
+        // The bytes are counted for the first time while volumes change that a class without a bound made.
+        (vec![Make("v", None)], [vec![Make("w", None), Delete(v)], vec![Bounded("a"), Bounded("b")]]),
+        (vec![Make("v", None)], [vec![Delete(v), Make("v", None)], vec![Bounded("a"), Delete("nfs#export#a##")]]),
+        (vec![Make("v", None)], [vec![Expand(v, 5000), Expand(v, 9000)], vec![Bounded("a"), Expand(v, 7000)]]),
     ]
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_controllers_together_give_only_answers_that_one_could_have_given() {
-    crash_harness::concurrent_controllers(concurrent_controllers(), 4_000, async |_, _| {}).await;
+    crash_harness::concurrent_controllers(concurrent_controllers(), 4_000, async |server, what| {
+        assert_counted(&connect(server), what).await;
+    })
+    .await;
 }

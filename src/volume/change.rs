@@ -75,11 +75,12 @@ pub async fn expand<F: Fs>(
     if capacity > record.capacity {
         let more = capacity - record.capacity;
         space::check_free(export, record.attributes.overcommit, more).await?;
-        let _promise = overcommit::check(export, record.attributes.overcommit, more).await?;
+        let change = overcommit::begin(export, &name, record.attributes.overcommit, more).await?;
         record.capacity = capacity;
         // A volume that had no record may have no claim either.
         directory_owners::claim(export, &record.id).await?;
         record.write(export).await?;
+        change.end(export).await?;
     }
     // Even if the capacity does not change: an earlier call may have ended before the limit was in force.
     quota::enforced_where_it_was(export, &name, &record, until).await?;

@@ -77,7 +77,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     neighbours.check_filled(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     space::check_free(export, wanted.overcommit, capacity).await?;
-    let promise = overcommit::check(export, wanted.overcommit, capacity).await?;
+    let change = overcommit::begin(export, &create.name, wanted.overcommit, capacity).await?;
     directory_owners::claim(export, &id).await?;
     let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
     let was_there = directory::make(export, &create.name, &id.sub_dir, wanted).await?;
@@ -88,7 +88,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     };
     let record = new(create, id, capacity, kept || adopted);
     record.write(export).await?;
-    drop(promise);
+    change.end(export).await?;
     if let Err(error) = quota::enforced_where_required(export, &create.name, &record, until).await {
         delete::undo(export, &record.id, &create.name, lock).await?;
         return Err(error);

@@ -14,7 +14,7 @@ use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
-use crate::volume::{directory, kept};
+use crate::volume::{directory, kept, overcommit};
 
 /// After this many archives of one directory, the next archive gets a random suffix.
 const ARCHIVES: u32 = 100;
@@ -177,16 +177,22 @@ async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bo
 /// Removes a volume's record and its claim on its directory.
 pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Guard<F>) -> Result<()> {
     if let Some(name) = id.name() {
-        Record::remove(export, &name).await?;
+        remove_record(export, &name).await?;
     }
     directory_owners::release(export, id).await
+}
+
+async fn remove_record<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
+    let change = overcommit::begin(export, name, None, 0).await?;
+    Record::remove(export, name).await?;
+    change.end(export).await
 }
 
 /// Removes a volume that was just created and that nobody has used. Removes its directory if that is empty and belongs
 /// to no other volume.
 pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(name)).await?;
-    Record::remove(export, name).await?;
+    remove_record(export, name).await?;
     if neighbours.same.is_none() && neighbours.kept.is_empty() {
         let place = place(export, &id.sub_dir).await?;
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();

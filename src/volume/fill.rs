@@ -63,10 +63,11 @@ pub async fn begin<F: Fs>(
     let size = size.ok_or_else(changed)?;
     quota::check_possible(export, create.asked.or(create.defaults).quota, until).await?;
     let record = prepare(export, create, size, lock).await?;
-    let _promise = overcommit::check(export, record.attributes.overcommit, record.capacity).await?;
+    let change = overcommit::begin(export, &create.name, record.attributes.overcommit, record.capacity).await?;
     make_way(export, &record).await?;
     directory_owners::claim(export, &id).await?;
     record.write(export).await?;
+    change.end(export).await?;
     Ok(Begun::Pending(record))
 }
 

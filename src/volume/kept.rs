@@ -13,11 +13,11 @@ use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
-use crate::volume::directory;
 use crate::volume::directory_owners::{self, Neighbours, kept_file};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
+use crate::volume::{directory, overcommit};
 
 /// Deletes a volume and keeps its directory. `record` is `None` for a volume without a record.
 pub(super) async fn keep<F: Fs>(
@@ -33,9 +33,11 @@ pub(super) async fn keep<F: Fs>(
     match record {
         Some(_) => {
             let layout = export.make_layout().await?;
+            let change = overcommit::begin(export, &name, None, 0).await?;
             let renamed = export.fs().rename(&layout.volumes, &Record::file(&name)?, &node, &kept).await;
             renamed
                 .map_err(|e| export.failed(format!("moving the record of volume `{name}` to `.csi-nfs/paths`"), e))?;
+            change.end(export).await?;
         }
         None => export.write_small_under(name.as_str(), &node, &kept, Record::unrecorded(id).encode()?).await?,
     }

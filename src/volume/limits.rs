@@ -196,4 +196,34 @@ mod tests {
     fn inodes_that_are_no_number_are_refused(#[case] text: &str) {
         assert!(matches!(Inodes::parse("inodes", text), Err(Error::Invalid { .. })));
     }
+
+    #[rstest]
+    #[case("1", "1.0", 1000)]
+    #[case("1.0", "1.0", 1000)]
+    #[case("0.85", "0.85", 850)]
+    #[case("1.125", "1.125", 1125)]
+    #[case("1000", "1000.0", 1_000_000)]
+    fn a_ratio_is_a_decimal_number(#[case] text: &str, #[case] written: &str, #[case] of_a_thousand: u64) {
+        let ratio = Overcommit::parse("overcommit", text).unwrap();
+        assert_eq!(ratio.of(1000), of_a_thousand);
+        assert_eq!(String::from(ratio), written);
+        assert_eq!(Overcommit::try_from(written.to_owned()), Ok(ratio));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("0")]
+    #[case("0.0")]
+    #[case(".5")]
+    #[case("1.")]
+    #[case("-1")]
+    #[case("+1")]
+    #[case("1e3")]
+    #[case("1.0001")]
+    #[case("1000.001")]
+    #[case("99999999999999999999999")]
+    #[case("inf")]
+    fn what_is_no_ratio_is_refused(#[case] text: &str) {
+        assert!(matches!(Overcommit::parse("overcommit", text), Err(Error::Invalid { .. })));
+    }
 }

@@ -1,18 +1,37 @@
 //! The bytes that an export promises to its volumes in total, and the bound that a class can set on them
 //! (`overcommit`).
 //!
-//! To promise more bytes under a bound, a controller locks the count, adds up the capacities in all records, and writes
-//! its own record before it releases the lock. So two controllers never promise the same space.
+//! **The index.** The sum of the capacities in all records is in one small file, `.csi-nfs/promised/index.json`. It is
+//! made when a class with `overcommit` first asks for it. From then on, whoever changes the capacity in a record, or
+//! writes or removes a record, of any class, does this under the one lock of the index:
 //!
-//! A count does not read every record. When a count reads a record, it gives the record's file a second name (a hard
-//! link), `.csi-nfs/promised/FILEID-CAPACITY`. A changed record is a new file, never the old file rewritten. While a
-//! file has a second name, no other file gets its file ID. So if the listing of the records shows that file ID, the
-//! next count knows the capacity without reading the record. Nothing else maintains the second names: each count adds
-//! those that are missing and removes those that are stale.
+//! 1. [`begin`] writes the index anew: the name of the volume (`open`), and the sum of all *other* volumes (`others`).
+//! 2. The caller changes the volume's record.
+//! 3. [`Change::end`] releases the lock.
+//!
+//! What is promised is `others` and what the record of `open` says now. So the index is right at every moment, and after
+//! a crash at any moment: the one record that may be old or new is read, and not counted. Nothing has to be undone. The
+//! next change adds what that record says to `others`, and opens another. Each step costs the same however many volumes
+//! there are. A volume that is backed by a snapshot counts 0. A record whose capacity stays the same needs no change.
+//!
+//! **Counting.** The index is made, and made anew, by a count of all records under the lock. A count gives the file of
+//! each record that it reads a second name (a hard link), `.csi-nfs/promised/FILEID-CAPACITY`. A changed record is a new
+//! file, never the old file rewritten, and while a file has a second name, no other file gets its file ID. So another
+//! count needs two listings, and reads only the records that are new. The first count reads all: it is done once
+//! without the lock, so that nobody waits for it, and then again with it.
+//!
+//! **Those who do not know the index.** A change that finds no index writes none, because nobody asks. It looks again
+//! when it has ended: if there is an index now, it was made meanwhile, and may have the record as it was. Then the
+//! change removes the index, and the next check makes it anew. What a count cannot see is a controller that dies between
+//! its change and that second look, a driver of an earlier version, and a record that somebody changes or removes by
+//! hand. So a check makes the index anew if it is older than [`AGED`], and, before it refuses, if it is older than
+//! [`BEFORE_REFUSAL`].
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -22,23 +41,126 @@ use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::limits::Overcommit;
 use crate::volume::record::Record;
-use crate::volume::record_file::RecordFile as _;
+use crate::volume::record_file::{RecordFile as _, now};
 
-/// The name of the lock for counting. No volume's name contains `#`.
+/// The name of the lock of the index. No volume's name contains `#`.
 const LOCK: &str = "#promised";
+/// The index, in `.csi-nfs/promised`.
+const INDEX: &str = "index.json";
 /// How many records are read at the same time.
-const READS: usize = 8;
+const READS: usize = 16;
+/// How many records GetCapacity reads if there is no index: it writes nothing, so it would read them each time.
+const WITHOUT_INDEX: usize = 1000;
+/// The age at which a check makes the index anew.
+const AGED: Duration = Duration::from_secs(600);
+/// The age at which a check makes the index anew before it refuses.
+const BEFORE_REFUSAL: Duration = Duration::from_secs(30);
 
-/// Checks that `more` bytes can be promised under `bound`. The caller holds the returned lock until it has written the
-/// record that promises them. Returns `None` if there is nothing to check.
+/// The version of the index that this driver writes and reads.
+const VERSION: u32 = 1;
+/// What is in the file while the records are counted.
+const COUNTING: &str = "counting";
+
+/// The index, as the file has it.
+#[derive(Serialize, Deserialize)]
+struct Json {
+    version: u32,
+    /// A string, because the sum may have more than 64 bits.
+    others: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    open: Option<String>,
+    counted: u64,
+}
+
+/// The index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Index {
+    /// The bytes that are promised to all volumes except `open`.
+    others: u128,
+    /// The volume whose record says itself what is promised to it.
+    open: Option<VolumeName>,
+    /// When the records were last counted, in seconds since the epoch.
+    counted: u64,
+}
+
+/// A change of a volume's record that is counted. [`Change::end`] ends it.
+#[must_use]
+pub struct Change<F: Fs> {
+    /// The lock of the index; `None` if there was no index when the change began.
+    lock: Option<Guard<F>>,
+}
+
+/// Begins to write or remove the record of the volume `name`, which will have at most `more` bytes more than now, and
+/// checks that they can be promised under `bound`. The caller holds the volume's lock, and changes nothing but this
+/// record until it ends the change.
 ///
 /// # Errors
-/// [`Error::Exhausted`] if the bytes would exceed the bound; [`Error::Record`] if a record cannot be used and so cannot
-/// be counted.
-pub async fn check<F: Fs>(export: &Export<F>, bound: Option<Overcommit>, more: u64) -> Result<Option<Guard<F>>> {
-    let Some(bound) = bound.filter(|_| more > 0) else { return Ok(None) };
-    let (lock, size, promised) = count(export).await?;
-    if promised.saturating_add(more) > bound.of(size) {
+/// [`Error::Exhausted`] if the bytes would exceed the bound; [`Error::Record`] if there is a bound and a record cannot
+/// be used and so cannot be counted.
+pub async fn begin<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    bound: Option<Overcommit>,
+    more: u64,
+) -> Result<Change<F>> {
+    match bound.filter(|_| more > 0) {
+        Some(bound) => check(export, name, bound, more).await,
+        None => note(export, name).await,
+    }
+}
+
+impl<F: Fs> Change<F> {
+    /// Ends the change, after the record was written or removed.
+    pub async fn end(self, export: &Export<F>) -> Result<()> {
+        if self.lock.is_none() && exists(export).await? {
+            let _lock = export.lock(&[LOCK]).await?;
+            forget(export).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How many more bytes can be promised under `bound`; [`u64::MAX`] if there is no bound. Writes nothing. Without an
+/// index, it may be too much on an export with many volumes: see [`WITHOUT_INDEX`].
+pub async fn left<F: Fs>(export: &Export<F>, bound: Option<Overcommit>) -> Result<u64> {
+    let Some(bound) = bound else { return Ok(u64::MAX) };
+    let promised = match read(export).await? {
+        Some(index) => match &index.open {
+            Some(open) => index.others + promised(export, open).await?,
+            None => index.others,
+        },
+        None => without_index(export).await?,
+    };
+    let most = u128::from(bound.of(size(export).await?));
+    Ok(u64::try_from(most.saturating_sub(promised)).unwrap_or(u64::MAX))
+}
+
+/// Begins a change under a bound. Makes the index if there is none.
+async fn check<F: Fs>(export: &Export<F>, name: &VolumeName, bound: Overcommit, more: u64) -> Result<Change<F>> {
+    if !exists(export).await? {
+        // The long part of the first count: see the module's documentation.
+        count(export).await?;
+    }
+    let lock = export.lock(&[LOCK]).await?;
+    let on_export = read(export).await?;
+    let opened = match on_export.clone().filter(|index| index.age() < AGED) {
+        Some(index) => index.opened(export, name).await?,
+        None => None,
+    };
+    let (mut index, mut own) = match opened {
+        Some(opened) => opened,
+        None => make(export, name).await?,
+    };
+    let (size, wanted) = (size(export).await?, u128::from(more));
+    let most = u128::from(bound.of(size));
+    if index.others + own + wanted > most && index.age() >= BEFORE_REFUSAL {
+        (index, own) = make(export, name).await?;
+    }
+    if on_export.as_ref() != Some(&index) {
+        write(export, index.encode()?).await?;
+    }
+    let promised = index.others + own;
+    if promised + wanted > most {
         return Err(Error::Exhausted(format!(
             "{} has {size} bytes, and {promised} bytes are promised to volumes; {more} more bytes would exceed \
              `overcommit` {} of the class; delete volumes, enlarge the export, or use a class that allows more",
@@ -46,59 +168,164 @@ pub async fn check<F: Fs>(export: &Export<F>, bound: Option<Overcommit>, more: u
             String::from(bound)
         )));
     }
-    Ok(Some(lock))
+    Ok(Change { lock: Some(lock) })
 }
 
-/// How many more bytes can be promised under `bound`; [`u64::MAX`] if there is no bound.
-pub async fn left<F: Fs>(export: &Export<F>, bound: Option<Overcommit>) -> Result<u64> {
-    let Some(bound) = bound else { return Ok(u64::MAX) };
-    let (_lock, size, promised) = count(export).await?;
-    Ok(bound.of(size).saturating_sub(promised))
-}
-
-/// Returns the lock for counting, the export's size and the promised bytes. While the caller holds the lock, no other
-/// controller promises more under a bound.
-async fn count<F: Fs>(export: &Export<F>) -> Result<(Guard<F>, u64, u64)> {
-    let fs = export.fs();
+/// Begins a change that needs no check. If the index cannot be kept, for example because the export is full, removes
+/// it: the next check makes it anew.
+async fn note<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Change<F>> {
+    if !exists(export).await? {
+        return Ok(Change { lock: None });
+    }
     let lock = export.lock(&[LOCK]).await?;
-    let size = fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the size", e))?.total_bytes;
-    let layout = export.make_layout().await?;
-    let path = [SubDir::PRIVATE, "promised"].map(|part| name(export, part));
-    let counted = export.make_dirs(&fs.root(), path.into_iter().collect::<Result<Vec<_>>>()?, 0o700).await?;
-    let mut known: HashMap<u64, Entry> =
-        export.entries(&counted).await?.into_iter().map(|entry| (entry.fileid, entry)).collect();
-    let (mut promised, mut unknown) = (0_u64, Vec::new());
-    for entry in export.entries(&layout.volumes).await? {
-        let Some(volume) = Record::of_file(&entry.name) else { continue };
-        match known.get(&entry.fileid).and_then(|entry| capacity(&entry.name)) {
-            Some(capacity) => {
-                known.remove(&entry.fileid);
-                promised = promised.saturating_add(capacity);
-            }
-            None => unknown.push(volume),
+    let noted = async {
+        let Some(on_export) = read(export).await? else { return Ok(false) };
+        let Some((index, _)) = on_export.clone().opened(export, name).await? else { return Ok(false) };
+        if index != on_export {
+            write(export, index.encode()?).await?;
+        }
+        Ok::<_, Error>(true)
+    };
+    match noted.await {
+        Ok(true) => return Ok(Change { lock: Some(lock) }),
+        Ok(false) => {}
+        Err(error) => {
+            let export = export.source();
+            tracing::warn!(%export, %error, "the index of promised bytes is removed, and will be made anew");
         }
     }
-    // The remaining second names are those of records that were removed or replaced.
-    for stale in known.values() {
-        gone(fs.unlink(&counted, &stale.name).await)
-            .map_err(|status| export.failed(format!("removing `.csi-nfs/promised/{}`", stale.name), status))?;
+    forget(export).await?;
+    Ok(Change { lock: None })
+}
+
+impl Index {
+    fn age(&self) -> Duration {
+        Duration::from_secs(now().abs_diff(self.counted))
     }
-    let reads = stream::iter(unknown).map(|volume| read(export, &layout.volumes, &counted, volume));
+
+    /// The index with the volume `name` open, and what is promised to that volume now. `None` if the index is wrong: it
+    /// counts less than that volume alone has.
+    async fn opened<F: Fs>(mut self, export: &Export<F>, name: &VolumeName) -> Result<Option<(Self, u128)>> {
+        let own = promised(export, name).await?;
+        if self.open.as_ref() != Some(name) {
+            if let Some(open) = &self.open {
+                self.others += promised(export, open).await?;
+            }
+            let Some(others) = self.others.checked_sub(own) else { return Ok(None) };
+            (self.others, self.open) = (others, Some(name.clone()));
+        }
+        Ok(Some((self, own)))
+    }
+
+    fn encode(&self) -> Result<Vec<u8>> {
+        let json = Json {
+            version: VERSION,
+            others: self.others.to_string(),
+            open: self.open.as_ref().map(VolumeName::to_string),
+            counted: self.counted,
+        };
+        serde_json::to_vec(&json).map_err(|e| Error::Internal(format!("writing the index of promised bytes: {e}")))
+    }
+
+    /// `None` for anything that this driver did not write, and for the mark of a count.
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let json: Json = serde_json::from_slice(bytes).ok().filter(|json: &Json| json.version == VERSION)?;
+        Some(Self {
+            others: json.others.parse().ok()?,
+            open: json.open.map(|name| VolumeName::parse("open", &name)).transpose().ok()?,
+            counted: json.counted,
+        })
+    }
+}
+
+/// Counts all records. The caller holds the lock, and writes the returned index, which has the volume `name` open.
+async fn make<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<(Index, u128)> {
+    // A change that began without an index has to see at its end that the index was made meanwhile.
+    write(export, COUNTING.into()).await?;
+    let counted = now();
+    let index = Index { others: count(export).await?, open: None, counted };
+    let wrong =
+        || Error::Interrupted(format!("the record of volume `{name}` changed while it was counted; call again"));
+    index.opened(export, name).await?.ok_or_else(wrong)
+}
+
+/// The records of an export, as far as their second names say what is promised.
+struct Counted<F: Fs> {
+    promised: u128,
+    /// Volumes whose records have no second name.
+    unknown: Vec<VolumeName>,
+    /// Second names of records that were removed or replaced.
+    stale: Vec<Name>,
+    records: F::Handle,
+}
+
+impl<F: Fs> Counted<F> {
+    /// Lists `records` and the second names in the directory `names`.
+    async fn list(export: &Export<F>, records: F::Handle, names: Option<&F::Handle>) -> Result<Self> {
+        let mut known: HashMap<u64, Entry> = match names {
+            Some(names) => export.entries(names).await?.into_iter().map(|entry| (entry.fileid, entry)).collect(),
+            None => HashMap::new(),
+        };
+        known.retain(|_, entry| entry.name.as_bytes() != INDEX.as_bytes());
+        let (mut promised, mut unknown) = (0, Vec::new());
+        for entry in export.entries(&records).await? {
+            let Some(volume) = Record::of_file(&entry.name) else { continue };
+            match known.get(&entry.fileid).and_then(|entry| capacity(&entry.name)) {
+                Some(capacity) => {
+                    known.remove(&entry.fileid);
+                    promised += u128::from(capacity);
+                }
+                None => unknown.push(volume),
+            }
+        }
+        let stale = known.into_values().map(|entry| entry.name).collect();
+        Ok(Self { promised, unknown, stale, records })
+    }
+}
+
+/// Counts all records, and keeps their second names.
+async fn count<F: Fs>(export: &Export<F>) -> Result<u128> {
+    let layout = export.make_layout().await?;
+    let names = directory(export).await?;
+    let counted = Counted::<F>::list(export, layout.volumes.clone(), Some(&names)).await?;
+    for stale in &counted.stale {
+        gone(export.fs().unlink(&names, stale).await)
+            .map_err(|status| export.failed(format!("removing `.csi-nfs/promised/{stale}`"), status))?;
+    }
+    let reads = stream::iter(counted.unknown).map(|volume| link(export, &counted.records, &names, volume));
     let read: Vec<u64> = reads.buffer_unordered(READS).try_collect().await?;
-    Ok((lock, size, read.into_iter().fold(promised, u64::saturating_add)))
+    Ok(read.into_iter().fold(counted.promised, |sum, bytes| sum + u128::from(bytes)))
+}
+
+/// Sums what can be read of an export without an index, and writes nothing.
+async fn without_index<F: Fs>(export: &Export<F>) -> Result<u128> {
+    let Some(layout) = export.layout().await? else { return Ok(0) };
+    let counted = Counted::<F>::list(export, layout.volumes.clone(), find(export).await?.as_ref()).await?;
+    let volumes = counted.unknown.into_iter().take(WITHOUT_INDEX);
+    let reads = stream::iter(volumes).map(async |volume| Record::read_or_skip(export, &volume).await);
+    let read: Vec<Option<Record>> = reads.buffer_unordered(READS).try_collect().await?;
+    Ok(read.iter().flatten().map(of).fold(counted.promised, |sum, bytes| sum + u128::from(bytes)))
 }
 
 /// Reads the bytes that a volume is promised, and gives its record the second name.
-async fn read<F: Fs>(export: &Export<F>, records: &F::Handle, counted: &F::Handle, volume: VolumeName) -> Result<u64> {
+async fn link<F: Fs>(export: &Export<F>, records: &F::Handle, names: &F::Handle, volume: VolumeName) -> Result<u64> {
     let Some((file, attr, content)) = export.open_small(records, &Record::file(&volume)?).await? else { return Ok(0) };
-    let record = Record::decode(&volume, &content)?;
-    // A volume that is backed by a snapshot has no content of its own.
-    let promised = if record.backing_snapshot.is_some() { 0 } else { record.capacity };
-    match export.fs().link(&file, counted, &name(export, &format!("{}-{promised}", attr.fileid))?).await {
+    let promised = of(&Record::decode(&volume, &content)?);
+    match export.fs().link(&file, names, &name(export, &format!("{}-{promised}", attr.fileid))?).await {
         // The record was replaced or removed meanwhile, or the file system has no hard links: the next count reads it.
         Ok(()) | Err(Status::Exist | Status::NoEnt | Status::Stale | Status::NotSupp | Status::Perm) => Ok(promised),
         Err(status) => Err(export.failed(format!("recording the bytes that volume `{volume}` is promised"), status)),
     }
+}
+
+/// The bytes that the record of a volume promises now.
+async fn promised<F: Fs>(export: &Export<F>, volume: &VolumeName) -> Result<u128> {
+    Ok(Record::read(export, volume).await?.as_ref().map_or(0, of).into())
+}
+
+/// The bytes that a record promises. A volume that is backed by a snapshot has no content of its own.
+fn of(record: &Record) -> u64 {
+    if record.backing_snapshot.is_some() { 0 } else { record.capacity }
 }
 
 /// The capacity in a second name.
@@ -106,43 +333,48 @@ fn capacity(name: &Name) -> Option<u64> {
     std::str::from_utf8(name.as_bytes()).ok()?.split_once('-')?.1.parse().ok()
 }
 
-fn name<F: Fs>(export: &Export<F>, text: &str) -> Result<Name> {
-    Name::new(text).map_err(|status| export.failed(format!("naming `{text}`"), status))
+async fn size<F: Fs>(export: &Export<F>) -> Result<u64> {
+    let stat = export.fs().statfs(&export.fs().root()).await;
+    Ok(stat.map_err(|e| export.failed("asking for the size", e))?.total_bytes)
 }
 
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("1", "1.0", 1000)]
-    #[case("1.0", "1.0", 1000)]
-    #[case("0.85", "0.85", 850)]
-    #[case("1.125", "1.125", 1125)]
-    #[case("1000", "1000.0", 1_000_000)]
-    fn a_ratio_is_a_decimal_number(#[case] text: &str, #[case] written: &str, #[case] of_a_thousand: u64) {
-        let ratio = Overcommit::parse("overcommit", text).unwrap();
-        assert_eq!(ratio.of(1000), of_a_thousand);
-        assert_eq!(String::from(ratio), written);
-        assert_eq!(Overcommit::try_from(written.to_owned()), Ok(ratio));
+/// Whether there is an index, or one is being made.
+async fn exists<F: Fs>(export: &Export<F>) -> Result<bool> {
+    match find(export).await? {
+        Some(directory) => Ok(export.find(&directory, &name(export, INDEX)?).await?.is_some()),
+        None => Ok(false),
     }
+}
 
-    #[rstest]
-    #[case("")]
-    #[case("0")]
-    #[case("0.0")]
-    #[case(".5")]
-    #[case("1.")]
-    #[case("-1")]
-    #[case("+1")]
-    #[case("1e3")]
-    #[case("1.0001")]
-    #[case("1000.001")]
-    #[case("99999999999999999999999")]
-    #[case("inf")]
-    fn what_is_no_ratio_is_refused(#[case] text: &str) {
-        assert!(matches!(Overcommit::parse("overcommit", text), Err(Error::Invalid { .. })));
-    }
+async fn read<F: Fs>(export: &Export<F>) -> Result<Option<Index>> {
+    let Some(directory) = find(export).await? else { return Ok(None) };
+    Ok(export.read_small(&directory, &name(export, INDEX)?).await?.and_then(|bytes| Index::decode(&bytes)))
+}
+
+async fn write<F: Fs>(export: &Export<F>, content: Vec<u8>) -> Result<()> {
+    export.write_small_under(LOCK, &directory(export).await?, &name(export, INDEX)?, content).await
+}
+
+async fn forget<F: Fs>(export: &Export<F>) -> Result<()> {
+    let Some(directory) = find(export).await? else { return Ok(()) };
+    gone(export.fs().unlink(&directory, &name(export, INDEX)?).await)
+        .map_err(|status| export.failed(format!("removing `.csi-nfs/promised/{INDEX}`"), status))
+}
+
+/// The directory of the index and of the second names; `None` if there is none.
+async fn find<F: Fs>(export: &Export<F>) -> Result<Option<F::Handle>> {
+    export.find_dir(&export.fs().root(), path(export)?).await
+}
+
+async fn directory<F: Fs>(export: &Export<F>) -> Result<F::Handle> {
+    export.make_layout().await?;
+    export.make_dirs(&export.fs().root(), path(export)?, 0o700).await
+}
+
+fn path<F: Fs>(export: &Export<F>) -> Result<[Name; 2]> {
+    Ok([name(export, SubDir::PRIVATE)?, name(export, "promised")?])
+}
+
+fn name<F: Fs>(export: &Export<F>, text: &str) -> Result<Name> {
+    Name::new(text).map_err(|status| export.failed(format!("naming `{text}`"), status))
 }
