@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
-use crate::error::Result;
+use crate::check::progress::Progress;
+use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Kind, Name};
+use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::export::layout::Layout;
 use crate::nfs::source::SubDir;
 use crate::volume::directory;
@@ -19,6 +20,7 @@ pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     layout: &Layout<F>,
     records: &BTreeMap<VolumeName, Record>,
+    progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<(VolumeName, SubDir)>> {
     let mut missing: BTreeMap<String, &Record> = records
@@ -30,6 +32,7 @@ pub(super) async fn check<F: Fs>(
     let mut open = vec![(layout.paths.clone(), String::new())];
     while let Some((dir, above)) = open.pop() {
         for name in export.names(&dir).await? {
+            progress.step();
             let path = format!("{above}{name}");
             match export.find(&dir, &name).await? {
                 Some((child, attr)) if attr.kind == Kind::Directory => open.push((child, format!("{path}/"))),
@@ -48,10 +51,14 @@ pub(super) async fn check<F: Fs>(
     for (name, sub_dir) in &all_kept {
         let again = records.get(name).is_some_and(|record| record.id.sub_dir == *sub_dir);
         let (volume, directory) = (name.to_string(), sub_dir.to_string());
-        findings.push(if again || directory::find(export, sub_dir).await?.is_none() {
-            Finding::KeptStale { volume, directory }
-        } else {
-            Finding::VolumeKept { volume, directory }
+        let found = match directory::find(export, sub_dir).await {
+            Err(Error::Export { status: Status::XDev, .. }) => None,
+            found => Some(found?.is_some()),
+        };
+        findings.push(match found {
+            None => Finding::OtherFileSystem { directory },
+            Some(true) if !again => Finding::VolumeKept { volume, directory },
+            Some(_) => Finding::KeptStale { volume, directory },
         });
     }
     Ok(all_kept)

@@ -5,6 +5,7 @@
 
 mod directory_owners;
 mod groups;
+mod progress;
 mod quotas;
 mod repair;
 mod report;
@@ -16,17 +17,22 @@ pub use report::{Report, Settings, run};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::check::progress::Progress;
+use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Kind, Name};
+use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::nfs::source::SubDir;
 use crate::snapshot::archive;
 use crate::volume::id::VolumeName;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
+
+/// How many records or directories are read at the same time.
+const READS: usize = 16;
 
 /// Something on an export that is inconsistent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,6 +55,12 @@ pub enum Finding {
     /// A directory that belongs to no recorded volume: created by hand or by csi-driver-nfs, or left by a crash.
     DirectoryUnrecorded {
         /// The directory.
+        directory: String,
+    },
+    /// Another file system of the server, mounted inside the export, or an appliance's directory of its own snapshots.
+    /// The check does not look into it.
+    OtherFileSystem {
+        /// The directory at which it begins, or that is inside it.
         directory: String,
     },
     /// A volume that is not recorded as an owner of its directory, so that nothing keeps another volume from being
@@ -180,6 +192,9 @@ impl fmt::Display for Finding {
                 write!(f, "volume {volume} has a record, but its directory {directory} is gone")
             }
             Self::DirectoryUnrecorded { directory } => write!(f, "directory {directory} belongs to no recorded volume"),
+            Self::OtherFileSystem { directory } => {
+                write!(f, "directory {directory} is on another file system of the server, and was not checked")
+            }
             Self::OwnerMissing { volume, directory } => {
                 write!(f, "volume {volume} is not recorded as an owner of its directory {directory}")
             }
@@ -236,41 +251,29 @@ impl fmt::Display for Finding {
 
 /// Checks an export and returns the findings, sorted.
 pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
+    check_with(export, &Progress::default()).await
+}
+
+/// Like [`check`]. Notes in `progress` how far it is.
+pub(crate) async fn check_with<F: Fs>(export: &Export<F>, progress: &Progress) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let mut recorded: BTreeMap<SubDir, BTreeSet<VolumeName>> = BTreeMap::new();
-    let mut records = BTreeMap::new();
-    for name in Record::names(export).await? {
-        match Record::read(export, &name).await {
-            Ok(Some(record)) => {
-                if record.pending {
-                    findings.push(Finding::VolumePending { volume: name.to_string() });
-                }
-                recorded.entry(record.id.sub_dir.clone()).or_default().insert(name.clone());
-                records.insert(name, record);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                let file = Record::file(&name)?.to_string();
-                findings.push(Finding::RecordUnreadable { file, reason: error.to_string() });
-            }
-        }
-    }
-    for (name, record) in records.iter().filter(|(_, record)| !record.pending) {
-        if export.find_dir(&export.fs().root(), record.path()?).await?.is_none() {
-            let directory = record.id.sub_dir.to_string();
-            findings.push(Finding::DirectoryMissing { volume: name.to_string(), directory });
-        }
-    }
+    let records = records(export, progress, &mut findings).await?;
+    let mut recorded: BTreeSet<String> = records.values().map(|record| record.id.sub_dir.as_str().to_owned()).collect();
+    directories(export, &records, progress, &mut findings).await?;
     let layout = export.layout().await?;
     if let Some(layout) = &layout {
-        for (name, sub_dir) in directory_owners::check(export, layout, &records, &mut findings).await? {
-            recorded.entry(sub_dir).or_default().insert(name);
+        progress.begin("checking owners of directories", 0);
+        for (_, sub_dir) in directory_owners::check(export, layout, &records, progress, &mut findings).await? {
+            recorded.insert(sub_dir.as_str().to_owned());
         }
     }
-    unrecorded(export, &recorded, &mut findings).await?;
+    progress.begin("looking for directories without a record", 0);
+    unrecorded(export, &recorded, progress, &mut findings).await?;
     if let Some(layout) = layout {
-        snapshots::check(export, &layout, &records, &mut findings).await?;
-        quotas::check(export, &records, &mut findings).await?;
+        progress.begin("checking snapshots", 0);
+        snapshots::check(export, &layout, &records, progress, &mut findings).await?;
+        progress.begin("checking limits", records.len());
+        quotas::check(export, &records, progress, &mut findings).await?;
         let text = |names: Vec<Name>| names.into_iter().map(|name| name.to_string());
         let staging = text(export.names(&layout.staging).await?);
         findings.extend(staging.map(|entry| Finding::StagingLeftover { entry }));
@@ -281,29 +284,107 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-/// Adds directories that neither belong to a recorded volume nor contain one.
+/// Reads the records of all volumes.
+async fn records<F: Fs>(
+    export: &Export<F>,
+    progress: &Progress,
+    findings: &mut Vec<Finding>,
+) -> Result<BTreeMap<VolumeName, Record>> {
+    let names = Record::names(export).await?;
+    progress.begin("reading records of volumes", names.len());
+    let reads = stream::iter(names).map(async |name| {
+        let read = Record::read(export, &name).await;
+        progress.step();
+        (name, read)
+    });
+    let mut reads = reads.buffered(READS);
+    let mut records = BTreeMap::new();
+    while let Some((name, read)) = reads.next().await {
+        match read {
+            Ok(Some(record)) => {
+                if record.pending {
+                    findings.push(Finding::VolumePending { volume: name.to_string() });
+                }
+                records.insert(name, record);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let file = Record::file(&name)?.to_string();
+                findings.push(Finding::RecordUnreadable { file, reason: error.to_string() });
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// Adds volumes whose directories do not exist, or are on another file system.
+async fn directories<F: Fs>(
+    export: &Export<F>,
+    records: &BTreeMap<VolumeName, Record>,
+    progress: &Progress,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    progress.begin("looking at directories of volumes", records.len());
+    let mut wanted = Vec::new();
+    for (name, record) in records.iter().filter(|(_, record)| !record.pending) {
+        wanted.push((name.to_string(), record.id.sub_dir.to_string(), record.path()?));
+    }
+    let looks = stream::iter(wanted).map(async |(volume, directory, path)| {
+        let found = is_there(export, path).await?;
+        progress.step();
+        Ok::<_, Error>(match found {
+            Some(true) => None,
+            Some(false) => Some(Finding::DirectoryMissing { volume, directory }),
+            None => Some(Finding::OtherFileSystem { directory }),
+        })
+    });
+    let found: Vec<Option<Finding>> = looks.buffered(READS).try_collect().await?;
+    findings.extend(found.into_iter().flatten());
+    Ok(())
+}
+
+/// Whether there is a directory at `path`; `None` if another file system is mounted on the way.
+async fn is_there<F: Fs>(export: &Export<F>, path: impl IntoIterator<Item = Name>) -> Result<Option<bool>> {
+    match export.find_dir(&export.fs().root(), path).await {
+        Err(Error::Export { status: Status::XDev, .. }) => Ok(None),
+        found => Ok(Some(found?.is_some())),
+    }
+}
+
+/// Adds directories that neither belong to a recorded volume nor contain one, and file systems that are mounted inside
+/// the export.
 async fn unrecorded<F: Fs>(
     export: &Export<F>,
-    recorded: &BTreeMap<SubDir, BTreeSet<VolumeName>>,
+    recorded: &BTreeSet<String>,
+    progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let mut open = vec![(export.fs().root(), String::new())];
     while let Some((dir, above)) = open.pop() {
         for name in export.names(&dir).await? {
+            progress.step();
             let text = name.to_string();
             if above.is_empty() && (text == SubDir::PRIVATE || text.starts_with(ARCHIVED)) {
                 continue;
             }
             let path = format!("{above}{text}");
-            if recorded.keys().any(|sub_dir| sub_dir.as_str() == path) {
+            if recorded.contains(&path) {
                 continue;
             }
-            let Some((child, attr)) = export.find(&dir, &name).await? else { continue };
+            let (child, attr) = match export.find(&dir, &name).await {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(Error::Export { status: Status::XDev, .. }) => {
+                    findings.push(Finding::OtherFileSystem { directory: path });
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             if attr.kind != Kind::Directory {
                 continue;
             }
             let inside = format!("{path}/");
-            if recorded.keys().any(|sub_dir| sub_dir.as_str().starts_with(&inside)) {
+            if recorded.range(inside.clone()..).next().is_some_and(|sub_dir| sub_dir.starts_with(&inside)) {
                 open.push((child, inside));
             } else if !is_archive(export, &path).await? {
                 findings.push(Finding::DirectoryUnrecorded { directory: path });
@@ -320,3 +401,6 @@ async fn is_archive<F: Fs>(export: &Export<F>, path: &str) -> Result<bool> {
         Err(_) => Ok(false),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,9 +9,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::{Finding, check as check_all};
-use crate::error::Result;
+use crate::check::progress::Progress;
+use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Status, gone};
+use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::limits::Quota;
 use crate::volume::quota::{self, State};
@@ -29,11 +31,14 @@ const POLL: Duration = Duration::from_millis(200);
 pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     records: &BTreeMap<VolumeName, Record>,
+    progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let agent = quota::agent(export).await?;
+    let sharing = shared(records);
     let mut projects: BTreeMap<u32, BTreeSet<&VolumeName>> = BTreeMap::new();
     for (volume, record) in records.iter().filter(|(_, record)| !record.pending) {
+        progress.step();
         let required = record.attributes.quota.is_some_and(Quota::is_required);
         if agent.is_none() && !required {
             continue;
@@ -41,10 +46,16 @@ pub(super) async fn check<F: Fs>(
         let not_in_force =
             |reason: &str| Finding::LimitNotInForce { volume: volume.to_string(), reason: reason.into() };
         let answer = quota::answer(export, volume).await?;
-        match quota::state_of(export, record, answer.as_ref()).await? {
+        let state = match quota::state_of(export, record, answer.as_ref()).await {
+            Err(Error::Export { status: Status::XDev, .. }) => {
+                State::Refused("it is on another file system".to_owned())
+            }
+            state => state?,
+        };
+        match state {
             State::Unlimited | State::InForce(_) => {}
             // Several volumes have this directory, and only one of them can have the limit.
-            State::Refused(_) if shares_directory(records, volume, record) => {}
+            State::Refused(_) if sharing.contains(&record.id.sub_dir) => {}
             State::Refused(reason) => findings.push(not_in_force(&reason)),
             State::Open if agent.is_none() => findings.push(not_in_force("no agent ever worked on that export")),
             State::Open => {
@@ -74,8 +85,10 @@ pub(super) async fn check<F: Fs>(
     Ok(())
 }
 
-fn shares_directory(records: &BTreeMap<VolumeName, Record>, volume: &VolumeName, record: &Record) -> bool {
-    records.iter().any(|(other, of)| other != volume && of.id.sub_dir == record.id.sub_dir)
+/// The directories that several volumes have.
+fn shared(records: &BTreeMap<VolumeName, Record>) -> BTreeSet<&SubDir> {
+    let mut seen = BTreeSet::new();
+    records.values().map(|record| &record.id.sub_dir).filter(|sub_dir| !seen.insert(*sub_dir)).collect()
 }
 
 /// Whether the agent has to repair this finding.

@@ -1,11 +1,13 @@
 //! `csi-nfs check`: connects to an export, checks it, and prints the findings.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Finding, check, repair};
-use crate::error::Result;
+use super::{Finding, check_with, repair};
+use crate::check::progress::{Progress, to_stderr};
+use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::pool::Connect;
 use crate::mount::gate::Gates;
@@ -48,14 +50,19 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     let address = Connect::check(&mounter, &settings.export, &settings.mount_options).await?;
     let fs = mounter.connect(&settings.export, &settings.mount_options, address).await?;
     let export = Export::new(settings.export.clone(), fs, Arc::default());
-    let found = check(&export).await?;
-    let findings = if settings.repair {
+    let progress = Progress::default();
+    let work = async {
+        let found = check_with(&export, &progress).await?;
+        if !settings.repair {
+            return Ok((found.clone(), found));
+        }
+        progress.begin("repairing", 0);
         repair(&export, &found).await?;
-        check(&export).await?
-    } else {
-        found.clone()
+        Ok::<_, Error>((found, check_with(&export, &progress).await?))
     };
-    let repaired = found.into_iter().filter(|finding| !findings.contains(finding)).collect();
+    let (found, findings) = progress.told(work, to_stderr).await?;
+    let left: BTreeSet<&Finding> = findings.iter().collect();
+    let repaired = found.into_iter().filter(|finding| !left.contains(finding)).collect();
     Ok(Report { export: settings.export.to_string(), findings, repaired })
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Finding;
 use crate::check::groups::Groups;
+use crate::check::progress::Progress;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
@@ -19,6 +20,7 @@ pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     layout: &Layout<F>,
     volumes: &BTreeMap<VolumeName, VolumeRecord>,
+    progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let mut entries: BTreeSet<Name> = export.names(&layout.snapshots).await?.into_iter().collect();
@@ -28,6 +30,7 @@ pub(super) async fn check<F: Fs>(
         volumes.iter().filter_map(|(name, record)| Some((record.backing_snapshot.clone()?, name))).collect();
     let files: Vec<Name> = entries.iter().filter(|entry| Record::of_file(entry).is_some()).cloned().collect();
     for file in files {
+        progress.step();
         entries.remove(&file);
         let Some(name) = Record::of_file(&file) else { continue };
         let mut half_done = false;

@@ -29,6 +29,7 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
             Finding::RecordUnreadable { .. }
             | Finding::DirectoryMissing { .. }
             | Finding::DirectoryUnrecorded { .. }
+            | Finding::OtherFileSystem { .. }
             | Finding::VolumeKept { .. }
             | Finding::TreeMissing { .. }
             | Finding::TreeUnrecorded { .. }
