@@ -49,10 +49,11 @@ impl Shared {
         let metrics = Arc::new(Metrics::default());
         let known = reachability.clone();
         metrics.gauge("server_reachable", "1 if the NFS server answered the last check, otherwise 0.", move || {
-            let reading = |state: ServerState| {
-                Reading::labelled("server", state.server.as_str(), if state.result.is_ok() { 1.0 } else { 0.0 })
+            let reading = |state: ServerState| Reading {
+                labels: vec![("server", state.server.to_string()), ("port", state.port.to_string())],
+                value: if state.result.is_ok() { 1.0 } else { 0.0 },
             };
-            known.known().into_iter().map(reading).collect()
+            known.renew().into_iter().map(reading).collect()
         });
         Self { reachability, gates, mounter, metrics, metrics_are_read, stop: CancellationToken::new() }
     }

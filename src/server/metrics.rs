@@ -2,7 +2,7 @@
 //! All other values are read from their sources at each scrape.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::Mutex as AsyncMutex;
 
 /// Upper bounds in seconds, from a cached answer to a call that waited for an unreachable server.
 const BUCKETS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
@@ -36,6 +37,8 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     duration: Latency,
     in_flight: Family<Method, Gauge>,
+    /// Held by the scrape that runs.
+    turn: AsyncMutex<()>,
 }
 
 /// One value of a gauge.
@@ -68,12 +71,12 @@ impl Default for Metrics {
         );
         registry.register("rpcs_in_flight", "Calls that are being served, by method", in_flight.clone());
         registry.register("build", "The version of the driver", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        Self { registry: Mutex::new(registry), duration, in_flight }
+        Self { registry: Mutex::new(registry), duration, in_flight, turn: AsyncMutex::default() }
     }
 }
 
 impl Metrics {
-    /// Adds a gauge whose values `read` returns at each scrape. `read` must not wait.
+    /// Adds a gauge whose values `read` returns at each scrape, on a thread on which it may read files.
     pub fn gauge(
         &self,
         name: &'static str,
@@ -93,6 +96,14 @@ impl Metrics {
         let method = method.to_owned();
         self.in_flight.get_or_create(&Method { method: method.clone() }).dec();
         self.duration.get_or_create(&Outcome { method, code: code.to_owned() }).observe(took.as_secs_f64());
+    }
+
+    /// Like [`Self::scrape`], on a thread of its own, because a gauge may read a file or wait for a lock: calls are
+    /// served meanwhile. One scrape runs at a time. `None` if the process is ending.
+    pub async fn scrape_apart(self: &Arc<Self>) -> Option<String> {
+        let _turn = self.turn.lock().await;
+        let metrics = self.clone();
+        tokio::task::spawn_blocking(move || metrics.scrape()).await.ok()
     }
 
     /// All metrics in the OpenMetrics text format, version 1.0.0.

@@ -24,6 +24,8 @@ pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a server is remembered after a caller last asked about it.
 const IDLE: Duration = Duration::from_secs(600);
+/// The age at which an answer is no longer told of.
+const OLD: Duration = Duration::from_secs(300);
 /// A server is dead after this many checks in a row without an answer, over at least this time.
 const DEAD: (u32, Duration) = (4, Duration::from_secs(30));
 
@@ -116,15 +118,19 @@ impl Reachability {
         misses.is_some_and(|misses| misses.count >= DEAD.0 && misses.first.elapsed() >= DEAD.1)
     }
 
-    /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found.
-    pub fn known(&self) -> Vec<ServerState> {
+    /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found, unless that
+    /// is [`OLD`]. Does not wait, but begins another check of each, so that the next call tells what is true now.
+    pub fn renew(self: &Arc<Self>) -> Vec<ServerState> {
         let mut servers = self.servers();
         servers.retain(|_, known| known.wanted.elapsed() < IDLE);
-        let state = |((server, port), known): (&(Server, u16), &Known)| {
-            let answer = known.latest()?;
+        let state = |((server, port), known): (&(Server, u16), &mut Known)| {
+            let answer = known.latest().filter(|answer| answer.at.elapsed() < OLD);
+            // Nobody waits for it.
+            let _begun = known.answer(self, server, *port);
+            let answer = answer?;
             Some(ServerState { server: server.clone(), port: *port, result: answer.result, since: answer.since })
         };
-        let mut states: Vec<_> = servers.iter().filter_map(state).collect();
+        let mut states: Vec<_> = servers.iter_mut().filter_map(state).collect();
         states.sort_by(|a, b| (&a.server, a.port).cmp(&(&b.server, b.port)));
         states
     }

@@ -133,20 +133,20 @@ async fn a_server_is_dead_after_several_misses_over_tens_of_seconds_until_one_an
 async fn the_state_of_a_server_says_since_when() {
     let fake = Fake::start(Behaviour::alive()).await;
     let reachability = Reachability::new();
-    assert_eq!(reachability.known(), []);
+    assert_eq!(reachability.renew(), []);
     check(&reachability, &fake).await.unwrap();
-    let [first] = &reachability.known()[..] else { panic!("one server") };
+    let [first] = &reachability.renew()[..] else { panic!("one server") };
     assert_eq!(first.result, Ok(fake.address.ip()));
 
     tokio::time::sleep(FRESH).await;
     check(&reachability, &fake).await.unwrap();
-    let [second] = &reachability.known()[..] else { panic!("one server") };
+    let [second] = &reachability.renew()[..] else { panic!("one server") };
     assert_eq!(fake.calls(), 2, "it was checked again");
     assert_eq!(second.since, first.since);
 
     fake.become_(Behaviour::Closing);
     tokio::time::sleep(FRESH).await;
     check(&reachability, &fake).await.unwrap_err();
-    let [third] = &reachability.known()[..] else { panic!("one server") };
+    let [third] = &reachability.renew()[..] else { panic!("one server") };
     assert!(third.result.is_err() && third.since > first.since, "{third:?}");
 }
