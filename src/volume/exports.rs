@@ -11,7 +11,7 @@ use crate::export::pool::{Connect, Pool};
 use crate::export::run_to_completion::run_to_completion;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
-use crate::volume::find::read_own;
+use crate::volume::find::{self, read_own};
 use crate::volume::id::VolumeId;
 use crate::volume::lock::lock;
 
@@ -103,6 +103,10 @@ impl<C: Connect> Exports<C> {
     {
         let change = &change;
         let work = |export: Arc<Export<C::Fs>>| async move {
+            if export.layout().await?.is_none() {
+                // The lock needs the private directory, which a call for a volume that does not exist must not leave.
+                find::get(&export, id).await?;
+            }
             let lock = lock(&export, id).await?;
             run_to_completion(change(export, lock)).await
         };

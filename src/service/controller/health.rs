@@ -1,7 +1,10 @@
 //! The health of volumes (CSI 1.13, "Volume Health").
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{Controller, existing_volume, secret_options};
 use crate::error::Result;
@@ -9,7 +12,7 @@ use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::pool::Connect;
 use crate::nfs::source::Source;
-use crate::service::controller::list::{Page, Token};
+use crate::service::controller::list::{self, Page, Token};
 use crate::service::health_response::volume_health;
 use crate::service::proto::csi;
 use crate::volume::find::{self, Found};
@@ -18,6 +21,12 @@ use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::whole_export::WholeExport;
+
+/// How many volumes ControllerListVolumeHealth looks at in one call, whether they are healthy or not. The token leads
+/// to the others.
+const WORK: usize = 1000;
+/// How many of them it looks at at the same time.
+const READS: usize = 8;
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn volume_health(
@@ -55,82 +64,134 @@ impl<C: Connect> Controller<C> {
         request: csi::ControllerListVolumeHealthRequest,
     ) -> Result<csi::ControllerListVolumeHealthResponse> {
         let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
+        let mut work = WORK;
         for (share, options) in self.exports.pool().known() {
             if start.is_after(&share) {
                 continue;
             }
             let after = start.last_of(&share).cloned();
-            let survey = |export: Arc<Export<C::Fs>>| {
-                let (after, room) = (after.clone(), page.room());
-                async move { survey(&export, after.as_ref(), room).await }
+            let (work_left, room) = (work, page.room());
+            let look = |export: Arc<Export<C::Fs>>| {
+                let after = after.clone();
+                async move { survey(&export, after.as_ref(), room, work_left).await }
             };
-            let unhealthy = match self.exports.on(&share, &options, survey).await {
-                Ok(Survey { seen, unhealthy }) => {
-                    self.surveyed
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .entry(share.clone())
-                        .or_default()
-                        .extend(seen);
-                    unhealthy
+            let survey = match self.exports.on(&share, &options, look).await {
+                Ok(survey) => {
+                    work -= survey.looks.min(work);
+                    self.surveyed.note(&share, after.as_ref(), &survey);
+                    survey
                 }
-                Err(error) => self.inaccessible(&share, after.as_ref(), health::from_error(error)?),
+                Err(error) => {
+                    let Some(why) = list::listed(&share, health::from_error(error)) else { continue };
+                    Survey { unhealthy: self.surveyed.inaccessible(&share, after.as_ref(), &why), ..Survey::default() }
+                }
             };
-            if !page.take(&share, unhealthy) {
+            if !page.take(&share, survey.unhealthy) {
+                break;
+            }
+            if let Some(last) = survey.until {
+                page.next = Some(Token::behind(&share, &last));
                 break;
             }
         }
-        Ok(csi::ControllerListVolumeHealthResponse {
-            next_token: page.next_token(),
-            entries: page
-                .entries
-                .into_iter()
-                .map(|(_, _, (id, conditions))| volume_health(id.to_string(), conditions))
-                .collect(),
-        })
-    }
-
-    /// The volumes of an export that cannot be reached, from earlier surveys.
-    fn inaccessible(&self, share: &Source, after: Option<&VolumeName>, why: Condition) -> Vec<(VolumeName, Unhealthy)> {
-        let surveyed = self.surveyed.lock().unwrap_or_else(PoisonError::into_inner);
-        let volumes =
-            surveyed.get(share).into_iter().flatten().filter(|(name, _)| after.is_none_or(|after| *name > after));
-        volumes.map(|(name, id)| (name.clone(), (id.clone(), vec![why.clone()]))).collect()
+        let entry = |(share, name, (id, conditions)): (_, _, Unhealthy)| {
+            (share, name, volume_health(id.to_string(), conditions))
+        };
+        let (entries, next) = list::in_a_message(page.entries.into_iter().map(entry).collect(), page.next);
+        Ok(csi::ControllerListVolumeHealthResponse { entries, next_token: list::text(next.as_ref()) })
     }
 }
 
 type Unhealthy = (VolumeId, Vec<Condition>);
 
-/// The result of a survey of an export.
+/// The volumes that were seen on each export: all that the driver knows while the server is unreachable.
+#[derive(Default)]
+pub(super) struct Surveyed(Mutex<HashMap<Source, BTreeMap<VolumeName, VolumeId>>>);
+
+impl Surveyed {
+    /// Notes a survey of the volumes behind `after`. A volume in its range that it has not seen is forgotten.
+    fn note(&self, share: &Source, after: Option<&VolumeName>, survey: &Survey) {
+        let mut surveyed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = surveyed.entry(share.clone()).or_default();
+        known.retain(|name, _| {
+            after.is_some_and(|after| name <= after) || survey.until.as_ref().is_some_and(|until| name > until)
+        });
+        known.extend(survey.seen.clone());
+    }
+
+    /// Forgets a volume that was deleted.
+    pub(super) fn forget(&self, id: &VolumeId) {
+        let mut surveyed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(known), Some(name)) = (surveyed.get_mut(&id.export()), id.name()) {
+            known.remove(&name);
+        }
+    }
+
+    /// The volumes behind `after` on an export that cannot be reached.
+    fn inaccessible(
+        &self,
+        share: &Source,
+        after: Option<&VolumeName>,
+        why: &Condition,
+    ) -> Vec<(VolumeName, Unhealthy)> {
+        let surveyed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let volumes = surveyed.get(share).into_iter().flat_map(|known| known.range((from, Bound::Unbounded)));
+        // One more than fits on a page shows that there is another page.
+        volumes.take(list::PAGE + 1).map(|(name, id)| (name.clone(), (id.clone(), vec![why.clone()]))).collect()
+    }
+}
+
+/// The result of a survey of an export, or of a part of it.
+#[derive(Default)]
 struct Survey {
     /// All volumes that were checked.
     seen: BTreeMap<VolumeName, VolumeId>,
     unhealthy: Vec<(VolumeName, Unhealthy)>,
+    /// How many records were looked at.
+    looks: usize,
+    /// The last volume that was looked at, if volumes are left.
+    until: Option<VolumeName>,
 }
 
-/// Checks the volumes of an export in order, those after `after`, until more than `room` are unhealthy.
-async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usize) -> Result<Survey> {
-    let mut survey = Survey { seen: BTreeMap::new(), unhealthy: Vec::new() };
-    let of_export = health::of_export(export).await?;
-    for name in Record::names(export).await?.into_iter().filter(|name| after.is_none_or(|after| name > after)) {
-        // A volume that was deleted meanwhile is skipped.
-        let Some(record) = Record::read_or_skip(export, &name).await? else { continue };
-        if record.pending {
-            continue;
-        }
-        let directory = export.find_dir(&export.fs().root(), record.path()?).await?.is_some();
-        let id = record.id.clone();
-        let of_limits = health::of_limits(export, &name, &record).await?;
-        let mut conditions: Vec<_> =
-            health::of_volume(&id, &Found { record: Some(record), directory }).into_iter().collect();
-        conditions.extend(of_limits.into_iter().chain(of_export.iter().cloned()));
+/// Checks the volumes of an export in order, those after `after`: `work` of them, or until more than `room` are
+/// unhealthy.
+async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usize, work: usize) -> Result<Survey> {
+    let mut survey = Survey::default();
+    let of_export = &health::of_export(export).await?;
+    let mut names = Record::names(export).await?;
+    names.retain(|name| after.is_none_or(|after| name > after));
+    let total = names.len();
+    let looks = names.into_iter().take(work).map(|name| look(export, name, of_export));
+    let mut looks = stream::iter(looks).buffered(READS);
+    let mut last = after.cloned();
+    while survey.unhealthy.len() <= room
+        && let Some((name, found)) = looks.try_next().await?
+    {
+        survey.looks += 1;
+        last = Some(name.clone());
+        let Some((id, conditions)) = found else { continue };
         survey.seen.insert(name.clone(), id.clone());
         if !conditions.is_empty() {
             survey.unhealthy.push((name, (id, conditions)));
         }
-        if survey.unhealthy.len() > room {
-            break;
-        }
     }
+    survey.until = last.filter(|_| survey.looks < total);
     Ok(survey)
+}
+
+/// Checks a volume. Returns nothing for one that was deleted meanwhile or is still being filled.
+async fn look<F: Fs>(
+    export: &Export<F>,
+    name: VolumeName,
+    of_export: &[Condition],
+) -> Result<(VolumeName, Option<Unhealthy>)> {
+    let record = Record::read_or_skip(export, &name).await?.filter(|record| !record.pending);
+    let Some(record) = record else { return Ok((name, None)) };
+    let directory = export.find_dir(&export.fs().root(), record.path()?).await?.is_some();
+    let id = record.id.clone();
+    let of_limits = health::of_limits(export, &name, &record).await?;
+    let of_volume = health::of_volume(&id, &Found { record: Some(record), directory });
+    let conditions = of_volume.into_iter().chain(of_limits).chain(of_export.iter().cloned()).collect();
+    Ok((name, Some((id, conditions))))
 }

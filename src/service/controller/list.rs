@@ -1,14 +1,19 @@
 //! Pages of a list over several exports.
 //!
-//! A list is sorted by export and name. A token names the last entry that was returned. So it stays valid after a
-//! restart, and when entries are created or deleted meanwhile.
+//! A list is sorted by export and name. A token names the last volume or snapshot that the pages so far have covered.
+//! So it stays valid after a restart, and when entries are created or deleted meanwhile.
+//!
+//! A page is bounded whatever the caller asks for ([`PAGE`], [`MESSAGE`]), as CSI allows ("max_entries").
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use prost::Message;
 
 use super::Controller;
 use crate::error::{Error, Result};
@@ -25,36 +30,111 @@ use crate::volume::record_file::RecordFile as _;
 /// How many records are read at a time.
 const READS: usize = 16;
 
+/// The largest page, in entries. A caller that asks for more, or for all, gets the rest by the token.
+pub const PAGE: usize = 1000;
+
+/// The largest page, in bytes: the usual limit of a gRPC client is 4 MiB a message.
+const MESSAGE: usize = 3 << 20;
+
 impl<C: Connect> Controller<C> {
     pub(super) async fn list(&self, request: csi::ListVolumesRequest) -> Result<csi::ListVolumesResponse> {
         let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
-        for (share, options) in self.exports.pool().known() {
-            if start.is_after(&share) {
-                continue;
-            }
-            let mut names =
-                self.exports.on(&share, &options, |export| async move { Record::names(&export).await }).await?;
+        for (share, options) in self.reachable(&start, None).await? {
+            let names = self.exports.on(&share, &options, |export| async move { Record::names(&export).await }).await;
+            let Some(mut names) = listed(&share, names) else { continue };
             names.retain(|name| start.last_of(&share).is_none_or(|last| name > last));
-            if !page.take(&share, names.into_iter().map(|name| (name, options.clone())).collect()) {
+            if !page.take(&share, names.into_iter().map(|name| (name, options.clone()))) {
                 break;
             }
         }
-        let next_token = page.next_token();
-        let read = async |(share, name, options): (Source, VolumeName, MountOptions)| {
+        let read = async |(share, name, options): (Source, VolumeName, MountOptions)| -> Result<_> {
             let read = |export: Arc<Export<C::Fs>>| {
                 let name = name.clone();
                 async move { Record::read_or_skip(&export, &name).await }
             };
-            self.exports.on(&share, &options, read).await
+            // A volume that was deleted meanwhile, or that is still being filled, is not listed.
+            let record = self.exports.on(&share, &options, read).await?.filter(|record| !record.pending);
+            Ok(record.map(|record| (share, name, entry(&record))))
         };
-        let records: Vec<Option<Record>> = stream::iter(page.entries).map(read).buffered(READS).try_collect().await?;
-        // A volume that was deleted meanwhile is not listed.
-        let listed = |record| csi::list_volumes_response::Entry { volume: Some(answer(&record)), status: None };
-        Ok(csi::ListVolumesResponse {
-            entries: records.into_iter().flatten().filter(|record| !record.pending).map(listed).collect(),
-            next_token,
-        })
+        let entries = stream::iter(page.entries).map(read).buffered(READS).try_filter_map(async |entry| Ok(entry));
+        let (entries, next) = in_a_message(entries.try_collect::<Vec<_>>().await?, page.next);
+        Ok(csi::ListVolumesResponse { entries, next_token: text(next.as_ref()) })
     }
+
+    /// The known exports, in order, from the one at which a list continues. Leaves out, with a line in the log, those
+    /// that cannot be reached, so that one server that is gone does not fail the lists of all others. `of` is an export
+    /// that the list is about and that must be reached.
+    ///
+    /// # Errors
+    /// The error of the first export, if a list that starts can reach none: an empty list would be wrong.
+    pub(super) async fn reachable(
+        &self,
+        start: &Token,
+        of: Option<(Source, MountOptions)>,
+    ) -> Result<Vec<(Source, MountOptions)>> {
+        let mut exports: BTreeMap<Source, MountOptions> = self.exports.pool().known().into_iter().collect();
+        let must = of.map(|(share, options)| {
+            exports.entry(share.clone()).or_insert(options);
+            share
+        });
+        exports.retain(|share, _| !start.is_after(share));
+        let reach = async |(share, options): (Source, MountOptions)| {
+            let reached = self.exports.pool().get(&share, &options).await.map(drop);
+            (share, options, reached)
+        };
+        let (mut reachable, mut failed) = (Vec::new(), None);
+        for (share, options, reached) in join_all(exports.into_iter().map(reach)).await {
+            match reached {
+                Err(error) if must.as_ref() == Some(&share) => return Err(error),
+                Err(error) => {
+                    leave_out(&share, &error);
+                    failed.get_or_insert(error);
+                }
+                Ok(()) => reachable.push((share, options)),
+            }
+        }
+        match failed {
+            Some(error) if reachable.is_empty() && start.0.is_none() => Err(error),
+            _ => Ok(reachable),
+        }
+    }
+}
+
+/// What was found on an export. If it cannot be listed, logs why and returns `None`: the list has the other exports.
+pub(super) fn listed<T>(share: &Source, found: Result<T>) -> Option<T> {
+    found.inspect_err(|error| leave_out(share, error)).ok()
+}
+
+fn leave_out(share: &Source, error: &Error) {
+    tracing::warn!(export = %share, %error, "the export is left out of a list");
+}
+
+fn entry(record: &Record) -> csi::list_volumes_response::Entry {
+    csi::list_volumes_response::Entry { volume: Some(answer(record)), status: None }
+}
+
+/// The entries that fit into one message, and where the list continues: behind them, or else at `next`. One entry
+/// always fits.
+pub(super) fn in_a_message<E: Message>(
+    entries: Vec<(Source, VolumeName, E)>,
+    next: Option<Token>,
+) -> (Vec<E>, Option<Token>) {
+    let (mut fit, mut bytes, mut last) = (Vec::new(), 0, None);
+    for (share, name, entry) in entries {
+        // An entry's tag and length take at most 6 bytes.
+        bytes += entry.encoded_len() + 6;
+        if bytes > MESSAGE && !fit.is_empty() {
+            return (fit, last);
+        }
+        fit.push(entry);
+        last = Some(Token::behind(&share, &name));
+    }
+    (fit, next)
+}
+
+/// The text of the token of the next page; empty if there is no next page.
+pub(super) fn text(next: Option<&Token>) -> String {
+    next.map_or_else(String::new, Token::to_string)
 }
 
 /// Where a list continues.
@@ -62,6 +142,11 @@ impl<C: Connect> Controller<C> {
 pub struct Token(Option<(Source, VolumeName)>);
 
 impl Token {
+    /// The list continues behind this name on this export.
+    pub fn behind(share: &Source, name: &VolumeName) -> Self {
+        Self(Some((share.clone(), name.clone())))
+    }
+
     /// Parses a token. The empty token is the start of the list.
     ///
     /// # Errors
@@ -103,45 +188,44 @@ impl fmt::Display for Token {
 /// A page of a list: volumes, and data for each.
 #[derive(Debug)]
 pub struct Page<T> {
-    max: Option<usize>,
+    max: usize,
     /// The export, the name, and the data.
     pub entries: Vec<(Source, VolumeName, T)>,
-    next: Option<Token>,
+    /// Where the list continues; `None` if this is the last page.
+    pub next: Option<Token>,
 }
 
 impl<T> Page<T> {
-    /// An empty page for at most `max_entries` entries; 0 means no maximum.
+    /// An empty page for at most `max_entries` entries, and at most [`PAGE`]; 0 means no maximum of the caller's.
     pub fn new(max_entries: i32) -> Result<Self> {
         let max = usize::try_from(max_entries)
             .map_err(|_| Error::invalid("max_entries", format!("{max_entries} is negative")))?;
-        Ok(Self { max: Some(max).filter(|&max| max > 0), entries: Vec::new(), next: None })
+        let max = if max == 0 { PAGE } else { max.min(PAGE) };
+        Ok(Self { max, entries: Vec::new(), next: None })
     }
 
     /// How many more entries fit on the page.
     pub fn room(&self) -> usize {
-        self.max.map_or(usize::MAX, |max| max - self.entries.len())
+        self.max - self.entries.len()
     }
 
     /// Adds volumes of an export, which are sorted by name. Returns false if the page is full and volumes are left.
-    pub fn take(&mut self, share: &Source, volumes: Vec<(VolumeName, T)>) -> bool {
+    pub fn take(&mut self, share: &Source, volumes: impl IntoIterator<Item = (VolumeName, T)>) -> bool {
         for (name, entry) in volumes {
             if self.room() == 0 {
-                self.next = self.entries.last().map(|(share, name, _)| Token(Some((share.clone(), name.clone()))));
+                self.next = self.entries.last().map(|(share, name, _)| Token::behind(share, name));
                 return false;
             }
             self.entries.push((share.clone(), name, entry));
         }
         true
     }
-
-    /// The token of the next page; empty if this is the last page.
-    pub fn next_token(&self) -> String {
-        self.next.as_ref().map_or_else(String::new, Token::to_string)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use rstest::rstest;
+
     use super::*;
 
     fn source(server: &str) -> Source {
@@ -157,7 +241,7 @@ mod tests {
         let mut page = Page::new(2).unwrap();
         assert!(page.take(&source("a"), named(&["v1"])));
         assert!(!page.take(&source("b"), named(&["v2", "v3"])));
-        let token = Token::parse(&page.next_token()).unwrap();
+        let token = Token::parse(&text(page.next.as_ref())).unwrap();
         assert!(token.is_after(&source("a")) && !token.is_after(&source("b")) && !token.is_after(&source("c")));
         assert_eq!(token.last_of(&source("b")).unwrap().as_str(), "v2");
         assert_eq!(token.last_of(&source("c")), None);
@@ -167,11 +251,37 @@ mod tests {
     fn a_page_with_all_entries_has_no_next_page() {
         let mut page = Page::new(2).unwrap();
         assert!(page.take(&source("a"), named(&["v1", "v2"])));
-        assert_eq!(page.next_token(), "");
+        assert_eq!(page.next, None);
         let mut page = Page::new(0).unwrap();
         assert!(page.take(&source("a"), named(&["v1", "v2", "v3"])));
         assert_eq!(page.entries.len(), 3);
         assert!(Page::<()>::new(-1).is_err());
+    }
+
+    #[rstest]
+    #[case(0, PAGE)]
+    #[case(7, 7)]
+    #[case(i32::MAX, PAGE)]
+    fn a_page_has_a_largest_size_whatever_is_asked_for(#[case] asked: i32, #[case] entries: usize) {
+        let names: Vec<String> = (0..2 * PAGE).map(|n| format!("v{n:05}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut page = Page::new(asked).unwrap();
+        assert!(!page.take(&source("a"), named(&names)));
+        assert_eq!(page.entries.len(), entries);
+        let last = VolumeName::parse("name", names[entries - 1]).unwrap();
+        assert_eq!(page.next, Some(Token::behind(&source("a"), &last)));
+    }
+
+    #[test]
+    fn a_message_stays_under_four_mebibytes_and_the_token_leads_to_what_did_not_fit() {
+        let volume = csi::Volume { volume_id: "x".repeat(10_000), ..Default::default() };
+        let entry = csi::list_volumes_response::Entry { volume: Some(volume), status: None };
+        let name = |n: usize| VolumeName::parse("name", &format!("v{n:05}")).unwrap();
+        let entries = (0..PAGE).map(|n| (source("a"), name(n), entry.clone())).collect();
+        let (entries, next) = in_a_message(entries, None);
+        assert_eq!(next, Some(Token::behind(&source("a"), &name(entries.len() - 1))));
+        let message = csi::ListVolumesResponse { entries, next_token: text(next.as_ref()) };
+        assert!((2 << 20..4 << 20).contains(&message.encoded_len()), "{}", message.encoded_len());
     }
 
     #[test]

@@ -7,8 +7,8 @@ mod snapshots;
 mod volumes;
 mod whole_exports;
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
@@ -16,7 +16,6 @@ use super::int64;
 use crate::error::{Error, Result};
 use crate::export::pool::{Connect, Pool};
 use crate::nfs::options::MountOptions;
-use crate::nfs::source::Source;
 use crate::service::call_span;
 use crate::service::deadline;
 use crate::service::proto::csi;
@@ -25,7 +24,7 @@ use crate::service::proto::csi::controller_service_capability::{self as capabili
 use crate::snapshot::jobs::Jobs;
 use crate::volume::delete::DeletePolicy;
 use crate::volume::exports::{Configured, Exports};
-use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::id::VolumeId;
 use crate::volume::parameters::Attributes;
 use crate::volume::whole_export::WholeExport;
 
@@ -46,15 +45,14 @@ pub struct Controller<C: Connect> {
     settings: Settings,
     /// The running copies.
     jobs: Arc<Jobs>,
-    /// The volumes that were seen on each export: all that the driver knows while the server is unreachable.
-    surveyed: Mutex<HashMap<Source, BTreeMap<VolumeName, VolumeId>>>,
+    surveyed: health::Surveyed,
 }
 
 impl<C: Connect> Controller<C> {
     /// A controller for the exports of `pool` that runs its copies in `jobs`.
     pub fn new(pool: Arc<Pool<C>>, settings: Settings, jobs: Arc<Jobs>) -> Self {
         let exports = Exports::new(pool, settings.mount_options.clone());
-        Self { exports, settings, jobs, surveyed: Mutex::default() }
+        Self { exports, settings, jobs, surveyed: health::Surveyed::default() }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::export::pool::Connect;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::service::call_span;
-use crate::service::controller::list::{Page, Token};
+use crate::service::controller::list::{self, Page, Token};
 use crate::service::int64;
 use crate::service::proto::csi;
 use crate::snapshot::create_snapshot::{CreateSnapshot, create_snapshot};
@@ -81,32 +81,31 @@ impl<C: Connect> Controller<C> {
             };
             return Ok(csi::ListSnapshotsResponse { entries, next_token: String::new() });
         }
-        for (share, options) in self.exports_with(source).await? {
-            if start.is_after(&share) {
-                continue;
-            }
+        let of = self.export_of(source).await?;
+        let must = of.as_ref().map(|(share, _)| share.clone());
+        for (share, options) in self.reachable(&start, of).await? {
             let (after, room) = (start.last_of(&share), page.room());
             let list = |export: Arc<Export<C::Fs>>| async move { find::list(&export, after, source, room).await };
-            if !page.take(&share, self.exports.on(&share, &options, list).await?) {
+            let found = match self.exports.on(&share, &options, list).await {
+                Err(error) if must.as_ref() == Some(&share) => return Err(error),
+                found => list::listed(&share, found),
+            };
+            if !page.take(&share, found.unwrap_or_default()) {
                 break;
             }
         }
-        let next_token = page.next_token();
-        let entries = page.entries.into_iter().map(|(_, _, (found, source))| entry(answer(&found, source)));
-        Ok(csi::ListSnapshotsResponse { entries: entries.collect(), next_token })
+        let answered = |(share, name, (found, source))| (share, name, entry(answer(&found, source)));
+        let (entries, next) = list::in_a_message(page.entries.into_iter().map(answered).collect(), page.next);
+        Ok(csi::ListSnapshotsResponse { entries, next_token: list::text(next.as_ref()) })
     }
 
-    /// The known exports in order, with that of the volume `source`, which may be new to this process.
-    async fn exports_with(&self, source: Option<&str>) -> Result<Vec<(Source, MountOptions)>> {
-        let mut exports = self.exports.pool().known();
-        if let Some(share) = source.and_then(|source| VolumeId::parse(source).ok()).map(|id| id.export())
-            && !exports.iter().any(|(known, _)| *known == share)
-        {
-            let options = self.exports.reach(&share).await?;
-            exports.push((share, options));
-            exports.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        }
-        Ok(exports)
+    /// The export of the volume `source`, which may be new to this process.
+    async fn export_of(&self, source: Option<&str>) -> Result<Option<(Source, MountOptions)>> {
+        let Some(share) = source.and_then(|source| VolumeId::parse(source).ok()).map(|id| id.export()) else {
+            return Ok(None);
+        };
+        let options = self.exports.reach(&share).await?;
+        Ok(Some((share, options)))
     }
 }
 

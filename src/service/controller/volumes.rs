@@ -67,7 +67,9 @@ impl<C: Connect> Controller<C> {
         let Ok(id) = VolumeId::parse(&request.volume_id) else { return Ok(()) };
         call_span::server(id.server.as_str());
         let secret = secret_options(&request.secrets)?;
-        delete_volume(&self.exports, &self.jobs, &id, self.settings.delete, secret.as_ref()).await
+        delete_volume(&self.exports, &self.jobs, &id, self.settings.delete, secret.as_ref()).await?;
+        self.surveyed.forget(&id);
+        Ok(())
     }
 
     async fn find(&self, id: &VolumeId, secret: Option<&MountOptions>) -> Result<Found> {

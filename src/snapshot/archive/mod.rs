@@ -199,6 +199,10 @@ async fn is_volumes<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<bool
 /// Deletes a snapshot (CSI `DeleteSnapshot`): its archive, and its directory if that has no other content. Succeeds if
 /// the snapshot does not exist.
 pub async fn delete<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<()> {
+    // The lock needs the private directory, which a call for a snapshot that does not exist must not leave.
+    if export.layout().await?.is_none() && find(export, id).await?.is_none() {
+        return Ok(());
+    }
     // The lock of a volume that would have this directory.
     let _lock = export.lock(&[id.name.as_str()]).await?;
     // This clears stale owner entries, which would make the directory look like one of a volume.

@@ -1,7 +1,9 @@
 //! Tests of the service on exports in memory: options, lists over exports, and health.
 
 mod groups;
+mod lists;
 mod moves;
+mod not_found;
 mod sizes;
 mod snapshots;
 mod whole_exports;
@@ -16,11 +18,13 @@ use crate::error::Error;
 use crate::export::Export;
 use crate::export::copy::Options;
 use crate::export::fs::Fs as _;
+use crate::nfs::source::Source;
 use crate::service::proto::csi::volume_capability::access_mode::Mode;
 use crate::service::proto::csi::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
 use crate::testing::memory::{MemoryFs, MemoryServer, Node};
 use crate::testing::memory_servers::{ELSEWHERE, Process, Servers, export_of};
 use crate::volume::exports::Configured;
+use crate::volume::id::VolumeName;
 use crate::volume::on_delete::OnDelete;
 
 struct Lab {
