@@ -13,7 +13,10 @@ use crate::support::{Driver, Lab, Place, Share, checked};
 /// Runs `csi-nfs check`. Returns its exit status and its output.
 fn check(share: &Share, arguments: &[&str]) -> (Option<i32>, String) {
     let output = checked::check(share, arguments);
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    // What takes long tells how far it is.
+    let progress = String::from_utf8(output.stderr).unwrap();
+    let is_progress = |line: &str| line.starts_with("csi-nfs: ") && line.ends_with(|c: char| c.is_ascii_digit());
+    assert!(progress.lines().all(is_progress), "{progress}");
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 

@@ -102,8 +102,13 @@ async fn calls_and_mounts_are_counted_and_health_is_told_over_http() {
         assert!(metrics.lines().any(|l| l == line), "{line} is not in:\n{metrics}");
     }
     // Mounts and reachability by server, and the size of the trash.
-    for name in ["mounts", "reachable", "trash"] {
-        let told = metrics.lines().any(|l| l.starts_with("csi_nfs_") && l.contains(name));
-        assert!(told, "nothing about {name} in:\n{metrics}");
+    let (server, export) = (&share.server, format!("{}:{}", share.server, share.share));
+    for line in [
+        format!(r#"csi_nfs_server_reachable{{server="{server}",port="2049"}} 1.0"#),
+        format!(r#"csi_nfs_trash_entries{{export="{export}"}} 0.0"#),
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in:\n{metrics}");
     }
+    let mounted = format!(r#"csi_nfs_mounts{{server="{server}",version="4.2",fallback="#);
+    assert!(metrics.lines().any(|l| l.starts_with(&mounted)), "{mounted} is not in:\n{metrics}");
 }

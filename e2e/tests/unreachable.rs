@@ -18,6 +18,8 @@ const TOLD: Duration = Duration::from_secs(5);
 const TAKEN_DOWN: Duration = Duration::from_secs(10);
 /// The longest time for NodeGetVolumeStats.
 const MEASURED: Duration = Duration::from_secs(2);
+/// How often the main job is timed, with all servers and while one is gone.
+const ROUNDS: usize = 11;
 /// The maximum number of threads that calls to an unreachable server may leave behind.
 const THREADS: u64 = 16;
 
@@ -80,11 +82,10 @@ async fn calls_for_other_servers_take_no_longer_and_threads_do_not_pile_up(
     driver.publish(&volume, &driver.target("lost")).await.unwrap();
     let warm = driver.create(requests::create(&steady, "warm")).await.unwrap();
     driver.publish(&warm, &driver.target("warm")).await.unwrap();
-    let usual = {
-        let start = Instant::now();
-        main_job(&driver, &steady, "usual").await;
-        start.elapsed()
-    };
+    let mut usual = Vec::new();
+    for n in 0..ROUNDS {
+        usual.push(timed(main_job(&driver, &steady, &format!("usual{n}"))).await);
+    }
     let threads = driver.proc_status("Threads");
     let away = lab.without_ganesha(outage);
     let calls: Vec<_> = (0..200)
@@ -102,12 +103,14 @@ async fn calls_for_other_servers_take_no_longer_and_threads_do_not_pile_up(
             })
         })
         .collect();
-    let most = Duration::from_secs(2).max(usual * 5);
-    let mut peak = 0;
-    for n in 0..10 {
-        within("the main job on another server", most, main_job(&driver, &steady, &format!("other{n}"))).await;
+    let (mut peak, mut meanwhile) = (0, Vec::new());
+    for n in 0..ROUNDS {
+        meanwhile.push(timed(main_job(&driver, &steady, &format!("other{n}"))).await);
         peak = peak.max(driver.proc_status("Threads"));
     }
+    // The 200 calls take processor time, too, of which there may be only one, so not twice the usual but this.
+    let most = 3 * median(&mut usual) + Duration::from_millis(50);
+    assert!(median(&mut meanwhile) <= most, "usually {usual:?}, meanwhile {meanwhile:?}");
     for (n, call) in calls.into_iter().enumerate() {
         let answer = call.await.unwrap();
         if n % 3 != 2 {
@@ -121,6 +124,17 @@ async fn calls_for_other_servers_take_no_longer_and_threads_do_not_pile_up(
         driver.create(requests::create(&gone, "back")).await.is_ok()
     })
     .await;
+}
+
+async fn timed(work: impl Future<Output = ()>) -> Duration {
+    let start = Instant::now();
+    work.await;
+    start.elapsed()
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// Creates, publishes, unpublishes and deletes a volume.
@@ -183,8 +197,13 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
         assert!(mounts::at(target).is_empty() && !target.exists());
     }
     drop(away);
-    // Either the write has succeeded in the end, or the process got an error.
-    wait::until("the end of the pod's process", Duration::from_secs(60), || pod.try_wait().unwrap()).await;
+    let ended = wait::until("the end of the pod's process", Duration::from_secs(60), || pod.try_wait().unwrap()).await;
+    // The process is told that everything is on the server only if it is; otherwise it gets an error, and no signal.
+    let whole = format!("first\n{}1", "0".repeat(99_999));
+    match ended.code() {
+        Some(0) => assert!(fs::read_to_string(share.path.join("v/file")).unwrap() == whole, "written, and not there"),
+        code => assert_eq!(code, Some(1), "{ended}"),
+    }
 }
 
 #[rstest]
@@ -278,8 +297,9 @@ async fn a_driver_starts_and_stops_while_an_export_of_its_list_is_gone() {
     main_job(&driver, &steady, "v").await;
     let list = csi::ListVolumesRequest::default();
     let mut controller = driver.controller();
+    // The main job has deleted its volume.
     let listed = within("ListVolumes", TOLD, controller.list_volumes(list)).await;
-    assert_unreachable(&listed.unwrap_err(), &gone);
+    assert_eq!(listed.unwrap().into_inner(), csi::ListVolumesResponse::default());
     let ended = within("the driver's exit", Duration::from_secs(12), driver.terminate()).await;
     assert!(ended.success(), "{ended}");
 }
