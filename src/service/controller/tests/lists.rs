@@ -62,7 +62,7 @@ async fn a_survey_forgets_volumes_that_are_deleted_by_this_controller_or_by_anot
     }
     lab.unhealthy(0, "").await;
     lab.delete("a#export#v##").await.unwrap();
-    let mut known = controller(&lab.servers);
+    let mut known = controller(&lab.servers, &lab.configured);
     std::mem::swap(&mut lab.controller, &mut known);
     lab.delete("a#export#w##").await.unwrap();
     lab.controller = known;
