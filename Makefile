@@ -15,7 +15,7 @@ IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 TESTS ?=
 # The approximate number of entries in the trees of `round_trip::`. The default is 1,000 to 3,000.
 ENTRIES ?=
-# Runs only one part of the benchmark: `calls`, `quotas`, `copies`, `volumes` or `many`.
+# Runs only one part of the benchmark: `calls`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`, `soak`.
 BENCH ?=
 
 help:  ## prints this list

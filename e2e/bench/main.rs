@@ -1,5 +1,5 @@
 //! `make bench`: the speed of the driver on real NFS servers. `make bench BENCH=copies` runs one part: `calls`,
-//! `quotas`, `copies`, `volumes` or `many`.
+//! `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
@@ -11,7 +11,9 @@ mod support;
 mod bare;
 mod calls;
 mod copies;
+mod fsgroup;
 mod quotas;
+mod soak;
 mod volumes;
 
 use support::{Lab, wait};
@@ -35,6 +37,12 @@ async fn main() {
     }
     if wanted("many") {
         copies::many(&lab).await;
+    }
+    if wanted("fsgroup") {
+        fsgroup::run(&lab).await;
+    }
+    if wanted("soak") {
+        soak::run(&lab).await;
     }
 }
 

@@ -89,7 +89,7 @@ async fn a_name_that_belongs_to_another_volume_is_taken() {
 async fn a_target_that_is_published_otherwise_is_taken() {
     let lab = Lab::enter().await;
     let share = lab.share(Place::Xfs);
-    let driver = Driver::start().await;
+    let mut driver = Driver::start().await;
     let one = driver.create(requests::create(&share, "one")).await.unwrap();
     let two = driver.create(requests::create(&share, "two")).await.unwrap();
     let target = driver.target("pod");
@@ -102,12 +102,38 @@ async fn a_target_that_is_published_otherwise_is_taken() {
         ..request.clone()
     };
     let other = requests::publish(&two, &target);
-    for (what, conflict) in [("readonly", readonly), ("options", options), ("volume", other)] {
-        let status = driver.node().node_publish_volume(conflict).await.unwrap_err();
-        assert_eq!(status.code(), Code::AlreadyExists, "{what}: {status}");
+    let by_mode = csi::NodePublishVolumeRequest {
+        volume_capability: Some(requests::mounted(Mode::MultiNodeReaderOnly, &[])),
+        ..request.clone()
+    };
+    std::os::unix::fs::symlink("one", share.path.join("link")).unwrap();
+    let named = |sub_dir: &str| {
+        let mut request = request.clone();
+        request.volume_context.insert("subDir".to_owned(), sub_dir.to_owned());
+        request
+    };
+    for restart in [false, true] {
+        if restart {
+            driver.kill();
+            driver.start_again().await;
+        }
+        for (what, conflict) in [("readonly", readonly.clone()), ("volume", other.clone())] {
+            let status = driver.node().node_publish_volume(conflict).await.unwrap_err();
+            assert_eq!(status.code(), Code::AlreadyExists, "{what}: {status}");
+        }
+        // A running pod keeps its volume, whatever an upgrade has changed.
+        for (what, same) in [("options", options.clone()), ("mode", by_mode.clone()), ("link", named("link"))] {
+            let answer = driver.node().node_publish_volume(same).await;
+            assert!(answer.is_ok(), "{what}, after a restart: {restart}: {answer:?}");
+        }
+        driver.node().node_publish_volume(request.clone()).await.unwrap();
+        assert_eq!(mounts::at(&target).len(), 1);
     }
-    driver.node().node_publish_volume(request).await.unwrap();
-    assert_eq!(mounts::at(&target).len(), 1);
+    for difference in ["`noac` was requested", "`ro` was requested", "/link"] {
+        let log = driver.log();
+        let warned = log.lines().any(|line| line.contains("WARN") && line.contains(difference));
+        assert!(warned, "{difference}: {log}");
+    }
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod conformance;
 mod copy;
 mod crashes;
 mod delete;
+mod fs_group;
 mod groups;
 mod health;
 mod idempotency;

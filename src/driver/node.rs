@@ -38,7 +38,7 @@ pub fn start(config: &NodeConfig, shared: &Shared, services: &mut Services) {
     let probe = MountProbe::new(reachability.clone(), gates.clone());
     let publisher = Publisher::new(mounter.clone(), reachability.clone(), gates.clone(), intents.clone());
     let exports = shared.metrics_are_read.then(|| Exports::new(mounter.clone()));
-    let stats = Arc::new(Stats::new(probe.clone(), exports, config.stats_cache));
+    let stats = Arc::new(Stats::new(probe.clone(), intents.clone(), exports, config.stats_cache));
     let health = Arc::new(MountHealth::new(probe, intents.clone()));
     register_metrics(&shared.metrics, &stats, intents);
     services.add(NodeServer::new(Node::new(settings(config), Arc::new(publisher), stats, health)));

@@ -33,6 +33,9 @@ const MOST_TICKS: u32 = 1000;
 /// Security of the connection, from the weakest to the strongest.
 const TRANSPORT_SECURITY: [&str; 3] = ["none", "tls", "mtls"];
 
+/// The security flavours (`sec=`), from the weakest to the strongest.
+const FLAVOURS: [&str; 5] = ["none", "sys", "krb5", "krb5i", "krb5p"];
+
 /// A difference between a mount and the requested options. `Display` is for messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
@@ -80,8 +83,23 @@ pub fn weaker(mount: &Mount, options: &MountOptions) -> Option<Difference> {
         .or_else(|| security(mount, &asked))
         .or_else(|| transport_security(mount, &asked))
         .or_else(|| locks(mount, options))
-        .or_else(|| (options.read_only() && !mount.is_read_only()).then(|| Difference::of("ro", "rw")))
+        .or_else(|| writable(mount, options))
         .or_else(|| differs(asked.choice(DEAD_SERVER), shown_choice(mount, DEAD_SERVER)))
+}
+
+/// The difference by which a mount that is in use protects less than `options` request: its security or encryption is
+/// weaker, or it is writable, unless it `may_be_writable`. Its other options may differ; they are those that its users
+/// have had so far.
+pub fn less_secure(mount: &Mount, options: &MountOptions, may_be_writable: bool) -> Option<Difference> {
+    let words = options.to_vec();
+    let asked = Asked(&words);
+    weaker_flavour(mount, &asked)
+        .or_else(|| transport_security(mount, &asked))
+        .or_else(|| writable(mount, options).filter(|_| !may_be_writable))
+}
+
+fn writable(mount: &Mount, options: &MountOptions) -> Option<Difference> {
+    (options.read_only() && !mount.is_read_only()).then(|| Difference::of("ro", "rw"))
 }
 
 fn differs(asked: impl AsRef<str>, shown: impl AsRef<str>) -> Option<Difference> {
@@ -105,6 +123,14 @@ fn security(mount: &Mount, asked: &Asked) -> Option<Difference> {
     let shown = if shown == "null" { "none" } else { shown };
     let differs = !flavours.split(':').any(|flavour| flavour == shown);
     differs.then(|| Difference::of(format!("sec={flavours}"), format!("sec={shown}")))
+}
+
+/// A flavour that is stronger than one of the requested flavours is no difference.
+fn weaker_flavour(mount: &Mount, asked: &Asked) -> Option<Difference> {
+    let strength = |flavour: &str| FLAVOURS.iter().position(|known| *known == flavour);
+    let shown = mount.option("sec").filter(|shown| *shown != "null").unwrap_or("none");
+    let weakest = asked.value("sec")?.split(':').filter_map(strength).min();
+    security(mount, asked).filter(|_| strength(shown) < weakest)
 }
 
 fn transport_security(mount: &Mount, asked: &Asked) -> Option<Difference> {
@@ -312,6 +338,26 @@ mod tests {
         let options = MountOptions::parse("mount_flags", [asked]).unwrap();
         let found = weaker(Table::parse(line.as_bytes()).top(Path::new("/t")).unwrap(), &options);
         assert_eq!(found.map(|found| found.shown).as_deref(), weaker_by);
+    }
+
+    #[rstest]
+    #[case("rw,sec=sys", "ro", Some("rw"))]
+    #[case("rw,sec=sys", "sec=krb5", Some("sec=sys"))]
+    #[case("rw,sec=null", "sec=sys", Some("sec=none"))]
+    #[case("rw,sec=sys", "xprtsec=tls", Some("xprtsec=none"))]
+    #[case("rw,sec=krb5p", "sec=krb5:krb5i", None)]
+    #[case("rw,sec=sys,xprtsec=mtls", "xprtsec=tls", None)]
+    #[case("ro,sec=sys", "", None)]
+    #[case("rw,soft,vers=3,nolock,sec=sys", "hard,vers=4.2", None)]
+    fn a_mount_in_use_may_have_other_options_but_not_be_less_secure(
+        #[case] superblock: &str,
+        #[case] asked: &str,
+        #[case] less_by: Option<&str>,
+    ) {
+        let line = format!("26 25 0:26 / /t rw,relatime - nfs4 h:/v {superblock},addr=10.0.0.1");
+        let options = MountOptions::parse("mount_flags", [asked]).unwrap();
+        let found = less_secure(Table::parse(line.as_bytes()).top(Path::new("/t")).unwrap(), &options, false);
+        assert_eq!(found.map(|found| found.shown).as_deref(), less_by);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! The kernel lets mounts of one server share a connection and a superblock. A later mount then gets the options of the
 //! first one, without an error. So the driver reads the options of each new mount before it uses the mount.
 
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,9 +25,9 @@ pub struct InForce {
 
 impl InForce {
     /// Checks that nothing in a mount of `source` is weaker than `options` request. Returns a descriptor of its root,
-    /// and the server's address that the kernel uses for the mount, if the driver can read it. This may not be the
-    /// requested address: if the kernel finds that one server has both addresses (trunking, RFC 8881 section 2.10.5),
-    /// it uses its existing connection.
+    /// and what the kernel shows of the mount, if the driver can read it. The address there may not be the requested
+    /// one: if the kernel finds that one server has both addresses (trunking, RFC 8881 section 2.10.5), it uses its
+    /// existing connection.
     ///
     /// # Errors [`Error::Precondition`] if an option is weaker, or if the driver cannot read the mount's options. The
     /// mount is then gone. If the driver can read no mount's options at all, the error is only for options that must be
@@ -38,7 +37,7 @@ impl InForce {
         root: OwnedFd,
         source: &str,
         options: &MountOptions,
-    ) -> Result<(OwnedFd, Option<IpAddr>), Attempt> {
+    ) -> Result<(OwnedFd, Option<Mount>), Attempt> {
         let inspection = match self.inspector.start() {
             Ok(inspection) => inspection,
             Err(failure) if options.must_be_in_force() => return Err(Attempt::Other(untold(source, &failure))),
@@ -54,7 +53,7 @@ impl InForce {
         };
         let inspected = inspection.ask(root).map_err(|failure| Attempt::Other(untold(source, &failure)))?;
         match weaker(&inspected.mount, options) {
-            None => Ok((inspected.root, inspected.mount.address())),
+            None => Ok((inspected.root, Some(inspected.mount))),
             Some(difference) => {
                 Err(Attempt::Other(refused(source, &inspected.mount, &difference.without_secret(options))))
             }

@@ -9,6 +9,7 @@ use crate::mount::fsmount::{self, Attempt, Parameter, Request};
 use crate::mount::gate::{Gate, Gates, Held};
 use crate::mount::in_force::InForce;
 use crate::mount::reachability::Reachability;
+use crate::mount::table::Mount;
 use crate::mount::version::Remembered;
 use crate::mount::version3;
 pub use crate::nfs::options::Role;
@@ -33,6 +34,8 @@ pub struct Mounted<R = Held<OwnedFd>> {
     pub asked: IpAddr,
     /// Whether the server keeps its locks, so that other clients see them.
     pub locks_are_shared: bool,
+    /// What the kernel shows of the detached mount, if the driver can read it.
+    pub shown: Option<Mount>,
     /// The gate for all calls on the mount: that of the address that the kernel uses.
     pub gate: Gate,
 }
@@ -80,7 +83,7 @@ impl Mounter {
             let version = negotiation.version();
             let attempt = Attempted { source, options: &options, version, address };
             let failure = match self.attempt(attempt, then.clone()).await {
-                Ok((root, gate)) => {
+                Ok((root, gate, shown)) => {
                     if self.versions.keep(at, &options, &negotiation) {
                         let (wanted, _) = options.versions();
                         tracing::warn!(
@@ -90,7 +93,7 @@ impl Mounter {
                     }
                     tracing::debug!(%source, %version, %address, %options, "mounted");
                     let locks_are_shared = version != Version::V3 || options.locks();
-                    return Ok(Mounted { root, asked: address, locks_are_shared, gate });
+                    return Ok(Mounted { root, asked: address, locks_are_shared, shown, gate });
                 }
                 Err(failure) => failure,
             };
@@ -104,15 +107,15 @@ impl Mounter {
         &self,
         attempt: Attempted<'_>,
         then: impl FnOnce(&Gate, OwnedFd) -> R + Send + 'static,
-    ) -> std::result::Result<(R, Gate), Attempt> {
+    ) -> std::result::Result<(R, Gate, Option<Mount>), Attempt> {
         let request = attempt.request().await?;
         let (asked, options) = ((attempt.address, attempt.options.port()), attempt.options.clone());
         let (gates, in_force) = (Arc::clone(&self.gates), Arc::clone(&self.in_force));
         let mount = move || {
             let root = fsmount::detached(&request).map_err(Attempt::Refused)?;
-            let (root, used) = in_force.check(root, &request.source, &options)?;
-            let gate = gate_in_use(&gates, asked, used);
-            Ok((then(&gate, root), gate))
+            let (root, shown) = in_force.check(root, &request.source, &options)?;
+            let gate = gate_in_use(&gates, asked, shown.as_ref().and_then(Mount::address));
+            Ok((then(&gate, root), gate, shown))
         };
         self.gates.get(asked.0, asked.1).run(mount).await.unwrap_or_else(|stalled| Err(Attempt::Other(stalled.into())))
     }

@@ -64,6 +64,16 @@ impl Mount {
         Some(Self { id, parent, device, target, fs_type, source, mount_options, super_options })
     }
 
+    /// The same mount after it was attached to `target`, where it has the ID `id`.
+    pub fn attached(self, id: u64, target: &Path) -> Self {
+        Self { id, target: target.to_owned(), ..self }
+    }
+
+    /// The options of the superblock, one by one.
+    pub fn superblock_options(&self) -> impl Iterator<Item = &str> {
+        self.super_options.split(',')
+    }
+
     /// Whether this is an NFS mount.
     pub fn is_nfs(&self) -> bool {
         matches!(self.fs_type.as_str(), "nfs" | "nfs4")

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::mount::gate::{Gate, Held};
 use crate::mount::table::Mount;
+use crate::nfs::status::Status;
 use crate::node::detach::detach;
 use crate::node::publish_intents::PublishIntent;
-use crate::node::root::{Identity, Root, RootAttributes};
-use crate::node::target::Place;
+use crate::node::root::{Identity, Root, RootAttributes, is_refused};
+use crate::node::target::{Place, mount_ids};
 
 /// Cancels the attaching for a call when it is dropped: the call has given up, or is done.
 #[derive(Debug, Default)]
@@ -29,6 +31,8 @@ pub struct Attach {
     pub intent: PublishIntent,
     /// The dead mounts that the mount replaces, the visible one first.
     dead: Vec<Mount>,
+    /// Whether the volume's files have the group that was requested, as far as the server allows it.
+    regrouped: bool,
     cancelled: Arc<Mutex<bool>>,
 }
 
@@ -41,7 +45,13 @@ pub enum Outcome {
         root: Identity,
         /// The dead mounts that were detached, with their roots. [`end`](crate::node::detach::end) ends them.
         detached: Vec<(Mount, OwnedFd)>,
+        /// Why the server refused to set the group or mode of the root.
+        refused: Option<Status>,
+        /// The unique ID of the mount, if the kernel has it, and the ID that the mount table shows.
+        ids: (Option<u64>, u64),
     },
+    /// The root directory has another group than requested, and so may the volume's files. The mount is not attached.
+    OtherGroup(Held<OwnedFd>),
     /// The root directory no longer exists on the server, and the mount was dropped.
     Stale,
 }
@@ -50,7 +60,7 @@ impl AttachCancel {
     /// Prepares to attach a mount for `intent` at `place`, in place of the `dead` mounts, unless this is cancelled
     /// first.
     pub fn attach(&self, place: Arc<Place>, intent: PublishIntent, dead: Vec<Mount>) -> Attach {
-        Attach { place, intent, dead, cancelled: Arc::clone(&self.0) }
+        Attach { place, intent, dead, regrouped: false, cancelled: Arc::clone(&self.0) }
     }
 }
 
@@ -62,19 +72,34 @@ impl Drop for AttachCancel {
 }
 
 impl Attach {
-    /// Attaches the mount with this root. May block.
+    /// The same, once the volume's files have the group that was requested.
+    pub fn regrouped(self) -> Self {
+        Self { regrouped: true, ..self }
+    }
+
+    /// Where the mount is to be attached.
+    pub fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
+
+    /// Attaches the mount with this root, for whose server `gate` is. May block.
     ///
     /// # Errors
-    /// [`Error::Export`] if the attributes cannot be set; [`Error::Precondition`] and [`Error::Internal`] if the target
-    /// cannot take the mount, or if the call has given up.
-    pub fn run(&self, root: &OwnedFd) -> Result<Outcome> {
+    /// [`Error::Export`] if the server fails to set the attributes, other than by refusing it; [`Error::Precondition`]
+    /// and [`Error::Internal`] if the target cannot take the mount, or if the call has given up.
+    pub fn run(&self, gate: &Gate, root: OwnedFd) -> Result<Outcome> {
         let now = Root::ask(root.as_fd());
         if now == Err(Errno::STALE) {
             return Ok(Outcome::Stale);
         }
+        let mut refused = None;
         // A volume that is published read-only is not changed.
         if !self.intent.options.read_only() && self.intent.root_attributes != RootAttributes::default() {
-            self.set_attributes(root, now)?;
+            let other_group = now.is_ok_and(|now| self.intent.root_attributes.other_group(now).is_some());
+            if other_group && !self.regrouped {
+                return Ok(Outcome::OtherGroup(gate.hold(root)));
+            }
+            refused = self.set_attributes(&root, now)?;
         }
         // Other failures of the server do not stop publishing; the volume's users see them.
         let known = now
@@ -91,17 +116,32 @@ impl Attach {
         for dead in &self.dead {
             detached.extend(detach(&self.place, dead)?.map(|root| (dead.clone(), root)));
         }
-        self.attach(root)?;
-        Ok(Outcome::Attached { root: known.identity, detached })
+        self.attach(&root)?;
+        Ok(Outcome::Attached { root: known.identity, detached, refused, ids: mount_ids(root.as_fd()) })
     }
 
-    fn set_attributes(&self, root: &OwnedFd, now: rustix::io::Result<Root>) -> Result<()> {
-        now.and_then(|now| self.intent.root_attributes.set(root.as_fd(), now)).map_err(|errno| Error::Export {
-            export: self.intent.source.to_string(),
-            action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
-                .to_owned(),
-            status: errno.into(),
-        })
+    /// Returns why the server refuses it, if it does: the volume is published all the same.
+    fn set_attributes(&self, root: &OwnedFd, now: rustix::io::Result<Root>) -> Result<Option<Status>> {
+        let RootAttributes { group, mode } = self.intent.root_attributes;
+        match now.and_then(|now| self.intent.root_attributes.set(root.as_fd(), now)) {
+            Ok(()) => Ok(None),
+            Err(errno) if is_refused(errno) => {
+                let status = Status::from(errno);
+                tracing::warn!(
+                    source = %self.intent.source, target = %self.place, %status, group,
+                    mode = mode.map(|mode| format!("{mode:o}")),
+                    "the server refuses to set group and mode of the volume's root directory (fsGroup, \
+                     mountPermissions); the volume is published without them"
+                );
+                Ok(Some(status))
+            }
+            Err(errno) => Err(Error::Export {
+                export: self.intent.source.to_string(),
+                action: "setting group and mode of the volume's root directory (volume_mount_group, mountPermissions)"
+                    .to_owned(),
+                status: errno.into(),
+            }),
+        }
     }
 
     fn attach(&self, root: &OwnedFd) -> Result<()> {
@@ -137,6 +177,7 @@ mod tests {
             source: Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/volume").unwrap()),
             target: target.clone(),
             options: MountOptions::default(),
+            read_only_by_mode: false,
             single_target: false,
             root_attributes: RootAttributes::default(),
             mounted: None,
@@ -158,7 +199,7 @@ mod tests {
         let attach = attach_at(&cancel, &target);
         drop(cancel);
         let root = std::fs::File::open(dir.path()).unwrap().into();
-        assert!(matches!(attach.run(&root), Err(Error::Internal(_))));
+        assert!(matches!(attach.run(&Gate::of_this_machine(), root), Err(Error::Internal(_))));
         assert!(!target.exists());
     }
 
@@ -169,7 +210,7 @@ mod tests {
         let cancel = AttachCancel::default();
         // A directory that is not a mount cannot be moved.
         let root = std::fs::File::open(dir.path()).unwrap().into();
-        let outcome = attach_at(&cancel, &target).run(&root);
+        let outcome = attach_at(&cancel, &target).run(&Gate::of_this_machine(), root);
         assert!(matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");
         assert!(!target.exists());
     }

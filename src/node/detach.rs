@@ -21,7 +21,11 @@ use crate::node::target::Place;
 /// Detaches the mount if it is still at `place`, without waiting for its server. Returns a descriptor of its root. The
 /// descriptor keeps the mount alive, so this call does not wait for the end of the mount: see [`end`].
 pub fn detach(place: &Place, mount: &Mount) -> Result<Option<OwnedFd>> {
-    if Table::read()?.top(place.path()).is_none_or(|top| top.id != mount.id) {
+    let visible = match place.mount_ids().1 {
+        0 => Table::read()?.top(place.path()).map(|top| top.id),
+        id => Some(id),
+    };
+    if visible != Some(mount.id) {
         // An earlier call has unmounted it, and now waits until the kernel has written all data.
         return Ok(None);
     }

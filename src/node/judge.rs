@@ -3,8 +3,9 @@
 //! | the visible mount at the target | what publishing does |
 //! |---|---|
 //! | none | mounts the volume |
-//! | the same source with the same options, and the server answers for it | nothing: the volume is published |
-//! | alive, but another source or other options | ALREADY_EXISTS; the mount stays |
+//! | the same directory, and the server answers for it | nothing: the volume is published |
+//! | the same, but rw instead of ro, or with weaker security | ALREADY_EXISTS; the mount stays |
+//! | alive, but another directory | ALREADY_EXISTS; the mount stays |
 //! | not NFS, or over a mount that is not NFS | ALREADY_EXISTS; the mounts stay |
 //! | stale or failing, or its server is dead at the address that the mount uses | replaces the mount with a new one |
 //! | its server does not answer at present, or not for this mount in time | UNAVAILABLE; the mount stays |
@@ -12,18 +13,27 @@
 //! If the server's name no longer has the address of a mount, the mount stays as long as that address answers, because
 //! a pod may use it; [`mount_health`](crate::node::mount_health) reports it.
 //!
+//! A running pod keeps its volume when kubelet repeats the call, also if the options or the spelling of the source have
+//! changed meanwhile, for example by an upgrade: a warning says how they differ. If the names differ, the requested
+//! source is mounted for a moment, and the root directories are compared. The driver does not count `ro` as requested
+//! if only the access mode says so: csi-driver-nfs mounts such volumes read-write.
+//!
 //! Other NFS mounts under the visible one do not count. If this process made the mount, all options are compared. If
 //! another process made it, only the options are compared that [`compare`](crate::mount::compare) can read.
 
 use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::mount::compare::difference;
+use crate::mount::compare::{difference, less_secure};
+use crate::mount::gate::Gate;
+use crate::mount::mounter::{Mounter, Role};
 use crate::mount::table::{Mount, Table, is_kubelet_target};
+use crate::nfs::options::MountOptions;
 use crate::nfs::status::Status;
 use crate::node::mount_probe::{Failure, MountProbe, PROBE_TIMEOUT};
 use crate::node::publish_intents::{PublishIntent, PublishIntents};
@@ -46,6 +56,8 @@ pub enum Verdict {
 pub struct Judge<'a> {
     /// Checks the mount at the target.
     pub probe: &'a MountProbe,
+    /// Mounts a source, to compare it with the mount at the target.
+    pub mounter: &'a Mounter,
     /// What this process was requested to publish.
     pub intents: &'a PublishIntents,
     /// The target.
@@ -68,13 +80,13 @@ impl Judge<'_> {
                 .conflict(format!("it is `{source}` of type {fs_type}; unmount it, because it is not the driver's"));
         }
         match self.probe.root(self.place, top, Instant::now() + PROBE_TIMEOUT).await {
-            Ok(root) => self.compare(intent, before, top, root),
+            Ok(root) => self.compare(intent, before, top, root).await,
             Err(failure) => self.dead_or_error(top, failure),
         }
     }
 
     /// Compares a live mount with the request.
-    fn compare(
+    async fn compare(
         &self,
         intent: &PublishIntent,
         before: Option<&PublishIntent>,
@@ -82,15 +94,42 @@ impl Judge<'_> {
         root: Root,
     ) -> Result<Verdict> {
         // This process knows its own mounts. Other mounts are recognized by the names in the table.
-        let own = before.filter(|before| before.mounted.is_some_and(|mounted| mounted.root == root.identity));
-        let same =
+        let own = before.filter(|before| before.mounted.as_ref().is_some_and(|mounted| mounted.root == root.identity));
+        let has_name =
             own.is_some_and(|own| own.source == intent.source) || top.is_of(&intent.source, Some(self.server_address));
-        if !same {
+        if !has_name && !self.is_directory_of(intent, top, root).await? {
             return self.conflict(format!("it is of {}, not of {}; unpublish it first", top.source(), intent.source));
         }
-        match differs(intent, own, top) {
-            Some(difference) => self.conflict(format!("{difference}; unpublish it first")),
-            None => Ok(Verdict::Published),
+        if let Some(difference) = less_secure(top, &intent.options, intent.read_only_by_mode) {
+            return self.conflict(format!("{difference}; unpublish it first"));
+        }
+        let other_name =
+            || (!has_name).then(|| format!("`{}` was requested, but the mount has `{}`", intent.source, top.source()));
+        if let Some(difference) = differs(intent, own, top).or_else(other_name) {
+            let (target, volume) = (self.place, &intent.volume_id);
+            tracing::warn!(
+                %target, volume, difference,
+                "the volume stays mounted as it is, which is not quite as requested; delete the pod to mount it anew"
+            );
+        }
+        Ok(Verdict::Published)
+    }
+
+    /// Whether the mount with this root shows the directory that was requested, although its source has another name:
+    /// by another path, through a link on the server. This mounts the requested source as the mount is mounted, so that
+    /// the kernel uses the same superblock, where the same directory has the same identity.
+    async fn is_directory_of(&self, intent: &PublishIntent, top: &Mount, root: Root) -> Result<bool> {
+        const FIELD: &str = "mount options";
+        let shown = top.superblock_options().filter(|option| MountOptions::parse(FIELD, [option]).is_ok());
+        let options = MountOptions::parse(FIELD, shown)?;
+        let identity = |_: &Gate, root: OwnedFd| Root::ask(root.as_fd()).map(|root| root.identity);
+        match self.mounter.mount_then(&intent.source, &options, Role::Node, identity).await {
+            Ok(mounted) => Ok(mounted.root == Ok(root.identity)),
+            Err(error @ Error::Unreachable { .. }) => Err(error),
+            Err(error) => {
+                tracing::debug!(source = %intent.source, %error, "cannot compare the requested source with the mount");
+                Ok(false)
+            }
         }
     }
 
@@ -153,7 +192,6 @@ fn differs(intent: &PublishIntent, own: Option<&PublishIntent>, mount: &Mount) -
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::linux::fs::MetadataExt;
     use std::time::Duration;
 
@@ -162,7 +200,6 @@ mod tests {
     use super::*;
     use crate::mount::gate::Gates;
     use crate::mount::reachability::Reachability;
-    use crate::nfs::options::MountOptions;
     use crate::nfs::source::{self, Share, Source};
     use crate::node::publish_intents::MountedVolume;
     use crate::node::root::RootAttributes;
@@ -174,6 +211,11 @@ mod tests {
         MountProbe::new(Arc::clone(&reachability), Gates::new(reachability))
     }
 
+    fn mounter() -> Mounter {
+        let reachability = Reachability::new();
+        Mounter::new(Arc::clone(&reachability), Gates::new(reachability))
+    }
+
     fn intent(share: &str, options: &str) -> PublishIntent {
         PublishIntent {
             volume_id: "volume".to_owned(),
@@ -183,6 +225,7 @@ mod tests {
             ),
             target: Target::parse("target_path", "/target").unwrap(),
             options: MountOptions::parse("mount_flags", [options]).unwrap(),
+            read_only_by_mode: false,
             single_target: false,
             root_attributes: RootAttributes::default(),
             mounted: None,
@@ -203,7 +246,8 @@ mod tests {
             let place = Arc::new(target.find().unwrap().unwrap());
             let device = dir.path().metadata().unwrap().st_dev();
             let line = format!(
-                "26 25 {}:{} / {} rw,relatime - {fs_type} nfs:/volume rw,vers=4.2,hard,port={port},addr=127.0.0.1",
+                "26 25 {}:{} / {} rw,relatime - {fs_type} nfs:/volume rw,vers=4.2,hard,sec=sys,port={port},\
+                 addr=127.0.0.1",
                 rustix::fs::major(device),
                 rustix::fs::minor(device),
                 place.path().display()
@@ -222,7 +266,8 @@ mod tests {
             before: Option<&PublishIntent>,
         ) -> Result<Verdict> {
             let (intents, server_address) = (&PublishIntents::default(), "10.0.0.1".parse().unwrap());
-            let judge = Judge { probe, intents, place: &self.place, table: &self.table, server_address };
+            let mounter = &mounter();
+            let judge = Judge { probe, mounter, intents, place: &self.place, table: &self.table, server_address };
             judge.verdict(intent, before).await
         }
 
@@ -230,7 +275,8 @@ mod tests {
         fn made_for(&self, intent: PublishIntent) -> PublishIntent {
             let root = std::fs::File::open(self.place.path()).unwrap();
             let root = Root::known(root.as_fd()).unwrap().identity;
-            PublishIntent { mounted: Some(MountedVolume { root, asked: "10.0.0.1".parse().unwrap() }), ..intent }
+            let mounted = MountedVolume { root, asked: "10.0.0.1".parse().unwrap(), refused: None, known: None };
+            PublishIntent { mounted: Some(mounted), ..intent }
         }
     }
 
@@ -244,24 +290,52 @@ mod tests {
 
     #[rstest]
     #[case::read_only("/volume", "ro")]
-    #[case::another_option("/volume", "soft")]
+    #[case::encryption("/volume", "xprtsec=tls")]
+    #[case::security("/volume", "sec=krb5")]
     #[case::another_volume("/other", "")]
     #[tokio::test]
-    async fn a_target_with_another_volume_or_other_options_is_a_conflict(#[case] share: &str, #[case] options: &str) {
+    async fn a_target_with_another_volume_or_less_security_is_a_conflict(#[case] share: &str, #[case] options: &str) {
+        let server = Server::start(Behaviour::alive()).await;
+        let port = server.address.port();
+        let shown = Shown::as_mount("nfs4", port);
+        let mut intent = intent(share, &format!("port={port},{options}"));
+        intent.source.server = source::Server::parse("server", "127.0.0.1").unwrap();
+        let before = shown.made_for(PublishIntent {
+            source: Source { share: Share::parse("share", "/volume").unwrap(), ..intent.source.clone() },
+            ..intent.clone()
+        });
+        assert!(matches!(shown.judged(&intent, Some(&before)).await, Err(Error::Conflict { .. })));
+    }
+
+    #[rstest]
+    #[case::another_option("soft")]
+    #[case::another_version("vers=4.1")]
+    #[case::other_caching("noac,nocto,lookupcache=none")]
+    #[tokio::test]
+    async fn a_running_pod_keeps_its_volume_if_the_options_change(#[case] options: &str) {
         let server = Server::start(Behaviour::alive()).await;
         let shown = Shown::as_mount("nfs4", server.address.port());
-        assert!(matches!(shown.judged(&intent(share, options), None).await, Err(Error::Conflict { .. })));
+        let verdict = shown.judged(&intent("/volume", options), None).await;
+        assert!(matches!(verdict, Ok(Verdict::Published)), "{verdict:?}");
     }
 
     #[tokio::test]
-    async fn all_options_of_this_process_s_own_mount_are_compared() {
+    async fn a_volume_that_is_read_only_by_its_access_mode_alone_may_stay_mounted_read_write() {
+        let server = Server::start(Behaviour::alive()).await;
+        let shown = Shown::as_mount("nfs4", server.address.port());
+        let request = PublishIntent { read_only_by_mode: true, ..intent("/volume", "ro") };
+        assert!(matches!(shown.judged(&request, None).await, Ok(Verdict::Published)));
+    }
+
+    #[tokio::test]
+    async fn this_process_s_own_mount_is_recognized_whatever_path_the_kernel_shows() {
         let server = Server::start(Behaviour::alive()).await;
         let shown = Shown::as_mount("nfs4", server.address.port());
         let before = shown.made_for(intent("/link-to-volume", "rsize=4096"));
         let same = shown.judged(&intent("/link-to-volume", "rsize=4096"), Some(&before)).await;
         assert!(matches!(same, Ok(Verdict::Published)), "the kernel may show another path than the requested one");
         let other = shown.judged(&intent("/link-to-volume", "rsize=8192"), Some(&before)).await;
-        assert!(matches!(other, Err(Error::Conflict { .. })));
+        assert!(matches!(other, Ok(Verdict::Published)), "{other:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -298,7 +372,8 @@ mod tests {
         let table = &Table::parse(format!("26 25 0:26 / {path} rw - nfs4 {source} rw,addr=10.0.0.9").as_bytes());
         let (probe, intents) = (&probe(), &PublishIntents::default());
         intents.set(Path::new("/asked"), intent("/volume", ""));
-        let judge = Judge { probe, intents, place, table, server_address: "10.0.0.1".parse().unwrap() };
+        let (mounter, server_address) = (&mounter(), "10.0.0.1".parse().unwrap());
+        let judge = Judge { probe, mounter, intents, place, table, server_address };
         let checked = judge.refuse_second_target(&intent("/volume", ""));
         assert_eq!(checked.is_ok(), allowed, "{checked:?}");
     }

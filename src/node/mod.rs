@@ -3,12 +3,14 @@
 mod attach;
 mod detach;
 mod judge;
+mod leaving;
 pub mod mount_health;
 pub mod mount_probe;
 mod moved;
 mod publish;
 pub mod publish_intents;
 pub mod publisher;
+mod regroup;
 pub mod root;
 pub mod statistics_scope;
 pub mod stats;

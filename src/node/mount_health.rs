@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::mount::table::{Mount, Table, is_kubelet_target};
+use crate::mount::table::{Mount, is_kubelet_target};
 use crate::mount::version::is_fallback;
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
@@ -62,6 +62,7 @@ impl MountHealth {
     /// | `WrongVolumeMounted` | inaccessible | something else is mounted at the target |
     /// | `ServerMoved` | degraded, or inaccessible | the server's name has another address now |
     /// | `ReadOnlyOnServer` | degraded | mounted read-write, but the server allows no writes |
+    /// | `GroupRefused` | degraded | the server refused to set the pod's `fsGroup`, or `mountPermissions` |
     /// | `NFSVersionFallback` | degraded | mounted with a lower version of NFS than the best that the options allow |
     ///
     /// # Errors
@@ -93,7 +94,7 @@ impl MountHealth {
     /// requested to publish at.
     pub async fn of_servers(&self) -> Result<Option<Condition>> {
         let deadline = Instant::now() + PROBE_TIMEOUT;
-        let table = self.probe.local().run(Table::read).await?;
+        let table = self.probe.local().table().await?;
         let is_target = |path: &Path| is_kubelet_target(path) || self.intents.at(path).is_some();
         let servers: BTreeSet<(Server, u16)> = table
             .mounts()
@@ -130,10 +131,10 @@ impl MountHealth {
         };
         let (target, source, intents) = (target.cloned(), source.cloned(), Arc::clone(&self.intents));
         let volume = format!("volume `{}`", volume_id.escape_debug());
+        let table = self.probe.local().table().await?;
         self.probe
             .local()
             .run(move || {
-                let table = Table::read()?;
                 if let (None, Some(source)) = (&target, &source) {
                     let mounts =
                         table.mounts().filter(|mount| mount.is_of(source, None) && is_kubelet_target(&mount.target));
@@ -173,7 +174,7 @@ async fn look(probe: MountProbe, subject: Subject, source: Option<Source>, deadl
     let found = look_at_mount(&probe, &subject, mount, deadline);
     // The requested source, otherwise that in the volume's identifier. Without either, the mount's own source is used.
     let source = subject.intent.as_ref().map(|intent| &intent.source).or(source.as_ref());
-    let asked = subject.intent.as_ref().and_then(|intent| intent.mounted).map(|mounted| mounted.asked);
+    let asked = subject.intent.as_ref().and_then(|intent| intent.mounted.as_ref()).map(|mounted| mounted.asked);
     let moved = moved::moved(&probe, mount, source.map(|source| &source.server), asked, deadline);
     match tokio::join!(found, moved) {
         // Other problems come from the old server, so the move is the cause to report.
@@ -193,16 +194,15 @@ async fn look_at_mount(probe: &MountProbe, subject: &Subject, mount: &Mount, dea
             return Ok(Some(wrong_volume(place, mount)));
         }
         let root = probe.root(place, mount, deadline).await?;
-        if subject
-            .intent
-            .as_ref()
-            .and_then(|intent| intent.mounted)
-            .is_some_and(|mounted| mounted.root != root.identity)
-        {
+        let mounted = subject.intent.as_ref().and_then(|intent| intent.mounted.as_ref());
+        if mounted.is_some_and(|mounted| mounted.root != root.identity) {
             return Ok(Some(wrong_volume(place, mount)));
         }
         if !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await? {
             return Ok(Some(read_only(place, mount)));
+        }
+        if let Some(status) = mounted.and_then(|mounted| mounted.refused) {
+            return Ok(Some(group_refused(place, mount, status)));
         }
         let fell_back = is_fallback(mount, subject.intent.as_ref().map(|intent| &intent.options)) == Some(true);
         Ok(fell_back.then(|| lower_version(place, mount)))
@@ -247,6 +247,19 @@ fn read_only(place: &Place, mount: &Mount) -> Condition {
     }
 }
 
+fn group_refused(place: &Place, mount: &Mount, status: Status) -> Condition {
+    Condition {
+        severity: Severity::Degraded,
+        reason: "GroupRefused",
+        message: format!(
+            "{} is mounted at {place}, but the server refused to give it the group or mode that was requested \
+             (fsGroup, mountPermissions): {status}; export it with no_root_squash for this node, or set the group on the server \
+             and leave fsGroup out; then {MOUNT_ANEW}",
+            mount.source()
+        ),
+    }
+}
+
 fn lower_version(place: &Place, mount: &Mount) -> Condition {
     let version = mount.option("vers").unwrap_or_default();
     let locks = if mount.has("nolock") { ", and other nodes do not see the locks of this node" } else { "" };
@@ -286,6 +299,7 @@ mod tests {
     use super::*;
     use crate::mount::gate::Gates;
     use crate::mount::reachability::Reachability;
+    use crate::mount::table::Table;
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::Share;
     use crate::node::publish_intents::MountedVolume;
@@ -308,6 +322,7 @@ mod tests {
             ),
             target: Target::parse("target_path", "/target").unwrap(),
             options: MountOptions::parse("mount_flags", [format!("port={port}")]).unwrap(),
+            read_only_by_mode: false,
             single_target: false,
             root_attributes: RootAttributes::default(),
             mounted: None,
@@ -396,7 +411,7 @@ mod tests {
         let port = server.address.port();
         let (place, mount) = shown(&directory, used, "nfs4", port);
         let root = Root::ask_at(directory.path()).unwrap().identity;
-        let mounted = Some(MountedVolume { root, asked: asked.parse().unwrap() });
+        let mounted = Some(MountedVolume { root, asked: asked.parse().unwrap(), refused: None, known: None });
         let mut intent = PublishIntent { mounted, ..intent(port) };
         intent.source.server = Server::parse("server", "localhost").unwrap();
         let subject = Subject { place, mount: Some(mount), intent: Some(intent) };
@@ -409,9 +424,22 @@ mod tests {
         let port = server.address.port();
         let other = std::fs::File::open("/").unwrap();
         let identity = Root::known(std::os::fd::AsFd::as_fd(&other)).unwrap().identity;
-        let intent =
-            PublishIntent { mounted: Some(MountedVolume { root: identity, asked: LOCALHOST }), ..intent(port) };
+        let mounted = MountedVolume { root: identity, asked: LOCALHOST, refused: None, known: None };
+        let intent = PublishIntent { mounted: Some(mounted), ..intent(port) };
         assert_eq!(reason(look_at(Some("nfs4"), port, Some(intent)).await), Some("WrongVolumeMounted"));
+    }
+
+    #[tokio::test]
+    async fn a_group_that_the_server_refused_is_reported() {
+        let server = fake_server::Server::start(Behaviour::alive()).await;
+        let (port, directory) = (server.address.port(), tempfile::tempdir().unwrap());
+        let (place, mount) = shown(&directory, "127.0.0.1", "nfs4", port);
+        let root = Root::ask_at(directory.path()).unwrap().identity;
+        let mounted = MountedVolume { root, asked: LOCALHOST, refused: Some(Status::Perm), known: None };
+        let intent = PublishIntent { mounted: Some(mounted), ..intent(port) };
+        let subject = Subject { place, mount: Some(mount), intent: Some(intent) };
+        let condition = look(health().probe, subject, None, Instant::now() + PROBE_TIMEOUT).await;
+        assert_eq!(reason(condition), Some("GroupRefused"));
     }
 
     #[tokio::test(start_paused = true)]

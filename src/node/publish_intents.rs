@@ -4,12 +4,14 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::mount::table::Mount;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
+use crate::nfs::status::Status;
 use crate::node::root::{Identity, RootAttributes};
-use crate::node::target::Target;
+use crate::node::target::{Place, Target};
 
 /// The maximum number of remembered targets where publishing failed and no unpublish followed.
 const UNMOUNTED: usize = 1024;
@@ -25,6 +27,8 @@ pub struct PublishIntent {
     pub target: Target,
     /// The mount options; `ro` for a volume that is published read-only.
     pub options: MountOptions,
+    /// Whether `ro` is only requested by the access mode, and by neither `readOnly` nor the mount options.
+    pub read_only_by_mode: bool,
     /// Whether the volume may have only one target on this node (CSI SINGLE_NODE_SINGLE_WRITER).
     pub single_target: bool,
     /// The required attributes of the volume's root directory.
@@ -34,12 +38,25 @@ pub struct PublishIntent {
 }
 
 /// A mounted volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountedVolume {
     /// Its root directory.
     pub root: Identity,
     /// The server's address that the driver gave to the kernel. The kernel may use another address of the same server.
     pub asked: IpAddr,
+    /// Why the server refused to set the volume's group or mode.
+    pub refused: Option<Status>,
+    /// The mount, if the kernel says which one it is and with which options.
+    pub known: Option<KnownMount>,
+}
+
+/// A mount that this process made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownMount {
+    /// Its unique ID. See [`mount_ids`](crate::node::target::mount_ids).
+    pub unique_id: u64,
+    /// Its line in the mount table.
+    pub mount: Arc<Mount>,
 }
 
 /// The requests to publish volumes, by the real path of the target.
@@ -71,6 +88,12 @@ impl PublishIntents {
         self.all().get(target).cloned()
     }
 
+    /// The visible mount at a target if this process made it. Reads no mount table, and asks no server.
+    pub fn known_mount(&self, place: &Place) -> Option<Arc<Mount>> {
+        let known = self.all().get(place.path())?.mounted.as_ref()?.known.clone()?;
+        (place.mount_ids().0 == Some(known.unique_id)).then_some(known.mount)
+    }
+
     /// The targets in the requests for a volume.
     pub fn targets_of(&self, volume_id: &str) -> Vec<PathBuf> {
         let all = self.all();
@@ -93,6 +116,7 @@ mod tests {
             source: Source::share(Server::parse("server", "nfs").unwrap(), Share::parse("share", "/e").unwrap()),
             target: Target::parse("target_path", "/t").unwrap(),
             options: MountOptions::parse("mount_flags", [options]).unwrap(),
+            read_only_by_mode: false,
             single_target: false,
             root_attributes: RootAttributes::default(),
             mounted: None,
@@ -122,7 +146,8 @@ mod tests {
     fn failed_attempts_do_not_pile_up_and_mounted_targets_stay() {
         let intents = PublishIntents::default();
         let root = Identity { device: (0, 1), inode: 1 };
-        let mounted = Some(MountedVolume { root, asked: "10.0.0.1".parse().unwrap() });
+        let asked = "10.0.0.1".parse().unwrap();
+        let mounted = Some(MountedVolume { root, asked, refused: None, known: None });
         intents.set(Path::new("/t0"), PublishIntent { mounted, ..intent("v", "") });
         for number in 0..3 * UNMOUNTED {
             intents.attempt(Path::new(&format!("/t{number}")), &intent("v", ""));

@@ -7,6 +7,7 @@ use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
 use crate::nfs::source::Source;
+use crate::node::leaving::Leaving;
 use crate::node::mount_probe::MountProbe;
 use crate::node::publish_intents::PublishIntents;
 use crate::node::target::Target;
@@ -21,6 +22,8 @@ pub struct Publisher {
     pub(super) intents: Arc<PublishIntents>,
     /// Locks: one call at a time for a target.
     pub(super) targets: KeyedMutex<Target>,
+    /// The targets that calls want to unpublish.
+    pub(super) leaving: Leaving,
     /// Locks: one call at a time publishes a volume that may have only one target.
     pub(super) sources: KeyedMutex<Source>,
 }
@@ -35,7 +38,7 @@ impl Publisher {
         intents: Arc<PublishIntents>,
     ) -> Self {
         let probe = MountProbe::new(Arc::clone(&reachability), Arc::clone(&gates));
-        let (targets, sources) = (KeyedMutex::default(), KeyedMutex::default());
-        Self { mounter, reachability, gates, probe, intents, targets, sources }
+        let (targets, sources, leaving) = (KeyedMutex::default(), KeyedMutex::default(), Leaving::default());
+        Self { mounter, reachability, gates, probe, intents, targets, leaving, sources }
     }
 }

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, StatxFlags};
+use rustix::io::Errno;
 
 /// Setgid and all permissions for the group: the mode bits of a volume's root if the volume has a group.
 const GROUP_MODE: u32 = 0o2070;
@@ -70,16 +71,25 @@ pub struct RootAttributes {
 
 impl RootAttributes {
     /// Sets the group and mode of the root of a new mount if they differ. `now` is the root's current state on the
-    /// server. May block.
+    /// server. May block. If the server does not change the group, the group that stays gets no more rights.
     pub fn set(self, root: BorrowedFd<'_>, now: Root) -> rustix::io::Result<()> {
         let change = self.change(now.mode, now.group);
-        if let Some(group) = change.group {
-            rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)?;
+        if let Some(group) = change.group
+            && let Err(errno) =
+                rustix::fs::chownat(root, ".", None, Some(Gid::from_raw(group)), AtFlags::SYMLINK_NOFOLLOW)
+        {
+            Self { group: None, ..self }.set(root, now)?;
+            return Err(errno);
         }
         if let Some(mode) = change.mode {
             rustix::fs::chmodat(root, ".", Mode::from_raw_mode(mode), AtFlags::empty())?;
         }
         Ok(())
+    }
+
+    /// Whether the volume is to have another group than a root with this state has.
+    pub fn other_group(self, now: Root) -> Option<u32> {
+        self.group.filter(|group| *group != now.group)
     }
 
     /// What to set on a root with this mode and group.
@@ -91,6 +101,15 @@ impl RootAttributes {
         // chown(2) may clear setgid.
         Self { group, mode: (full != mode || group.is_some()).then_some(full) }
     }
+}
+
+/// Whether the server refuses a change of a group or a mode, and will refuse it again: root is squashed, it does not
+/// know the group, the export is read-only, or the group's quota is used up.
+pub fn is_refused(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::PERM | Errno::ACCESS | Errno::ROFS | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::DQUOT
+    )
 }
 
 #[cfg(test)]

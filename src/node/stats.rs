@@ -10,9 +10,10 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::export::fs::{FsStat, Status};
 use crate::mount::local::Local;
-use crate::mount::table::{Mount, Table};
+use crate::mount::table::Mount;
 use crate::nfs::source::Source;
 use crate::node::mount_probe::{Failure, MountProbe, PROBE_TIMEOUT};
+use crate::node::publish_intents::PublishIntents;
 use crate::node::statistics_scope::{Exports, StatisticsScope};
 use crate::node::target::{Place, Target};
 
@@ -20,6 +21,8 @@ use crate::node::target::{Place, Target};
 #[derive(Debug)]
 pub struct Stats {
     probe: MountProbe,
+    /// What this process mounted where.
+    intents: Arc<PublishIntents>,
     /// The maximum age of cached statistics; with zero, each call asks the server.
     max_age: Duration,
     /// Finds what the statistics cover; `None` if no one needs this.
@@ -48,10 +51,10 @@ struct Figures {
 }
 
 impl Stats {
-    /// Statistics that `probe` reads and that are cached for `max_age`. `exports` finds what they cover, if someone
-    /// needs this.
-    pub fn new(probe: MountProbe, exports: Option<Exports>, max_age: Duration) -> Self {
-        Self { probe, max_age, exports, last: Mutex::default() }
+    /// Statistics that `probe` reads and that are cached for `max_age`. `intents` says what this process mounted, and
+    /// `exports` finds what the statistics cover, if someone needs this.
+    pub fn new(probe: MountProbe, intents: Arc<PublishIntents>, exports: Option<Exports>, max_age: Duration) -> Self {
+        Self { probe, intents, max_age, exports, last: Mutex::default() }
     }
 
     /// Returns the statistics of the volume that is mounted at `target`, within 2 s. If the server does not answer,
@@ -62,7 +65,7 @@ impl Stats {
     /// server does not answer and there are no statistics yet; [`Error::Export`] if the server returns an error.
     pub async fn of(&self, volume: &Volume, target: &Target) -> Result<FsStat> {
         let started = Instant::now();
-        let (place, mount) = mounted(self.probe.local(), target).await?;
+        let (place, mount) = mounted(self.probe.local(), &self.intents, target).await?;
         self.figures(volume, target, &place, &mount, started + PROBE_TIMEOUT).await
     }
 
@@ -118,17 +121,22 @@ fn identity(mount: &Mount) -> (u64, (u32, u32)) {
     (mount.id, mount.device)
 }
 
-/// Finds the volume at a target in the mount table. This does not access the path, whose server may be dead.
-async fn mounted(local: &Local, target: &Target) -> Result<(Arc<Place>, Mount)> {
-    let target = target.clone();
-    local
-        .run(move || {
-            let place = target.find()?.ok_or_else(|| not_mounted(&target))?;
-            let table = Table::read()?;
-            let mount = table.top(place.path()).filter(|mount| mount.is_nfs()).ok_or_else(|| not_mounted(&target))?;
-            Ok((Arc::new(place), mount.clone()))
-        })
-        .await
+/// Finds the volume at a target, in the mount table if this process did not mount it. This does not access the path,
+/// whose server may be dead.
+async fn mounted(local: &Local, intents: &Arc<PublishIntents>, target: &Target) -> Result<(Arc<Place>, Arc<Mount>)> {
+    let (find, intents) = (target.clone(), Arc::clone(intents));
+    let find = move || {
+        let place = find.find()?.ok_or_else(|| not_mounted(&find))?;
+        let known = intents.known_mount(&place);
+        Ok((Arc::new(place), known))
+    };
+    let (place, known) = local.run(find).await?;
+    if let Some(mount) = known {
+        return Ok((place, mount));
+    }
+    let table = local.table().await?;
+    let mount = table.top(place.path()).filter(|mount| mount.is_nfs()).ok_or_else(|| not_mounted(target))?;
+    Ok((place, Arc::new(mount.clone())))
 }
 
 fn not_mounted(target: &Target) -> Error {
@@ -160,7 +168,7 @@ mod tests {
     fn stats(max_age: Duration) -> Stats {
         let reachability = Reachability::new();
         let gates = Gates::new(Arc::clone(&reachability));
-        Stats::new(MountProbe::new(reachability, gates), None, max_age)
+        Stats::new(MountProbe::new(reachability, gates), Arc::default(), None, max_age)
     }
 
     fn volume() -> Volume {
@@ -169,7 +177,7 @@ mod tests {
 
     fn mount(id: u64, port: u16) -> Mount {
         let line = format!("{id} 25 0:26 / /t rw - nfs4 nfs:/volume rw,vers=4.2,port={port},addr=127.0.0.1");
-        Table::parse(line.as_bytes()).top(std::path::Path::new("/t")).unwrap().clone()
+        crate::mount::table::Table::parse(line.as_bytes()).top(std::path::Path::new("/t")).unwrap().clone()
     }
 
     /// Reads the statistics of a mount on a local directory. Those of mount 26 are known.

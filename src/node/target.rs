@@ -3,9 +3,9 @@
 //! The driver opens the parent of a target once and uses its descriptor. So every step works on the same directory,
 //! even if something is renamed meanwhile. If the target itself is a symbolic link, the driver does not follow it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
@@ -21,6 +21,9 @@ const PATH_MAX: usize = 4095;
 
 /// The mode of a target that the driver creates. kubelet uses the same mode.
 const DIRECTORY_MODE: Mode = Mode::RWXU.union(Mode::RGRP).union(Mode::XGRP);
+
+/// STATX_MNT_ID_UNIQUE of statx(2).
+const UNIQUE_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// An absolute path below the root, without `.` and `..`: CSI's `target_path`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -120,6 +123,12 @@ impl Place {
         }
     }
 
+    /// The unique ID of the visible mount at the target, and the ID that the mount table shows. Asks no server. See
+    /// [`mount_ids`].
+    pub fn mount_ids(&self) -> (Option<u64>, u64) {
+        ids(self.parent.as_fd(), &self.name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
     /// Whether the target is a directory. Anything else that exists is an error: the driver must not touch it.
     ///
     /// Asks no server, even if the directory is the root of an NFS mount.
@@ -171,6 +180,23 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.path.display())
     }
+}
+
+/// The unique ID of the mount with this root, which no other mount ever gets, and the ID that the mount table shows.
+/// Linux has the first one since 6.8, and the second one since 5.8; older kernels say 0. Asks no server.
+pub fn mount_ids(root: BorrowedFd<'_>) -> (Option<u64>, u64) {
+    ids(root, OsStr::new(""), AtFlags::EMPTY_PATH)
+}
+
+fn ids(dir: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> (Option<u64>, u64) {
+    let flags = flags | AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let id = |field: StatxFlags| {
+        let stat = rustix::fs::statx(dir, name, flags, field).ok()?;
+        let is_known = stat.stx_mask & field.bits() != 0;
+        let is_mount = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        (is_known && is_mount).then_some(stat.stx_mnt_id)
+    };
+    (id(UNIQUE_ID), id(StatxFlags::MNT_ID).unwrap_or_default())
 }
 
 fn descriptor_path(descriptor: &OwnedFd) -> PathBuf {

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::error::{Error, Result};
 use crate::mount::gate::Stalled;
-use crate::mount::table::{Mount, Table};
+use crate::mount::table::Mount;
 use crate::node::detach;
 use crate::node::publisher::Publisher;
 use crate::node::target::{Place, Target};
@@ -32,21 +32,37 @@ impl Publisher {
     /// [`Error::Precondition`] if the target is not a directory, contains data, or has a mount that is not NFS. Such a
     /// mount stays.
     pub async fn unpublish(&self, target: &Target) -> Result<()> {
+        let leaves = self.leaving.enter(target.clone());
         let _target = self.targets.lock(target.clone()).await;
-        let found = self.gates.local().run({
-            let target = target.clone();
-            move || Ok((target.find()?.map(Arc::new), Table::read()?))
+        drop(leaves);
+        let (find, intents) = (target.clone(), Arc::clone(&self.intents));
+        let found = self.gates.local().run(move || {
+            let Some(place) = find.find()?.map(Arc::new) else { return Ok(None) };
+            let known = intents.known_mount(&place);
+            Ok(Some((place, known)))
         });
-        let (Some(place), table) = found.await? else { return Ok(()) };
-        let stack = table.at(place.path());
-        only_nfs(&place, &stack)?;
+        let Some((place, known)) = found.await? else { return Ok(()) };
         let deadline = Instant::now() + PATIENCE;
-        for mount in stack {
-            self.unmount(&place, mount, deadline).await?;
+        // Usually this process made the mount, and it is the only one.
+        if let Some(mount) = known {
+            self.unmount(&place, &mount, deadline).await?;
+        }
+        if self.may_be_mount(&place).await? {
+            let table = self.gates.local().table().await?;
+            let stack = table.at(place.path());
+            only_nfs(&place, &stack)?;
+            for mount in stack {
+                self.unmount(&place, mount, deadline).await?;
+            }
         }
         self.intents.forget(place.path());
         self.gates.local().run(move || place.remove()).await?;
         Ok(())
+    }
+
+    async fn may_be_mount(&self, place: &Arc<Place>) -> Result<bool> {
+        let place = Arc::clone(place);
+        self.gates.local().run(move || Ok(place.may_be_mount())).await
     }
 
     async fn unmount(&self, place: &Arc<Place>, mount: &Mount, deadline: Instant) -> Result<()> {

@@ -199,7 +199,7 @@ mod tests {
         let probe = MountProbe::new(Arc::clone(&reachability), Arc::clone(&gates));
         let mounter = Arc::new(Mounter::new(Arc::clone(&reachability), Arc::clone(&gates)));
         let publisher = Publisher::new(Arc::clone(&mounter), reachability, gates, Arc::default());
-        let stats = Stats::new(probe.clone(), None, std::time::Duration::ZERO);
+        let stats = Stats::new(probe.clone(), Arc::default(), None, std::time::Duration::ZERO);
         let settings = Settings {
             node_id: "node".to_owned(),
             publish: publish_request::Defaults {

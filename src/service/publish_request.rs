@@ -52,15 +52,18 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
     if flags.is_empty() {
         flags = defaults.mount_options.to_vec();
     }
-    let read_only = request.readonly || capability.mode.is_read_only() || shows_snapshot;
-    flags.extend(read_only.then(|| "ro".to_owned()));
+    let field = "volume_context[mountOptions]";
+    flags.extend((request.readonly || shows_snapshot).then(|| "ro".to_owned()));
+    let read_only_by_mode = capability.mode.is_read_only() && !MountOptions::parse(field, &flags)?.read_only();
+    flags.extend(read_only_by_mode.then(|| "ro".to_owned()));
     let mode = match context.get("mountPermissions")? {
         Some((field, value)) => parse_mode(&field, value)?,
         None => defaults.mount_permissions,
     };
     Ok(PublishIntent {
         source: context.source(&request.volume_id)?,
-        options: MountOptions::parse("volume_context[mountOptions]", flags)?,
+        options: MountOptions::parse(field, flags)?,
+        read_only_by_mode,
         single_target: capability.mode == AccessMode::SingleNodeSingleWriter,
         root_attributes: match shows_snapshot {
             true => RootAttributes::default(),
