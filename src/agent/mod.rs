@@ -21,7 +21,7 @@ use futures_util::future::try_join_all;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Name};
+use crate::export::fs::{Fs, LockMode, Name};
 use crate::export::kernel::KernelFs;
 use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::volume::quota;
@@ -92,7 +92,8 @@ async fn keep(
     let mut reconciler = open(&share, &fs, projects, range, ids).await?;
     let lock = reconciler.lock_file().await?;
     let mut waits = false;
-    while !fs.try_lock(&lock, 0).await.map_err(|e| reconciler.export().failed("locking `.csi-nfs/quota/lock`", e))? {
+    let failed = |status| reconciler.export().failed("locking `.csi-nfs/quota/lock`", status);
+    while !fs.try_lock(&lock, 0, LockMode::Exclusive).await.map_err(failed)? {
         if !waits {
             tracing::info!(path, "another agent serves this path; this agent is on standby");
             waits = true;

@@ -64,6 +64,15 @@ pub enum OpenMode {
     ReadWrite,
 }
 
+/// How a byte is locked (`nfs_lock_type4`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LockMode {
+    /// READ_LT: others may hold the byte in this mode, too.
+    Shared,
+    /// WRITE_LT: nobody else holds the byte.
+    Exclusive,
+}
+
 /// What to look for in a sparse file (`data_content4`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
@@ -322,11 +331,11 @@ pub trait Fs: Clone + Send + Sync + 'static {
     /// The figures of the file system, or of the quota, that the directory is in.
     fn statfs(&self, dir: &Self::Handle) -> impl Future<Output = FsResult<FsStat>> + Send;
 
-    /// LOCK (exclusive, without waiting) of the byte at `key` (its low 62 bits) of a file that is open for writing.
-    /// Returns true if this handle or a clone of it holds the lock now, even if it did so before. Another open of the
-    /// same file is another holder, also in this process. A lock ends with [`Fs::unlock`], or when its holder closes
-    /// the file or crashes.
-    fn try_lock(&self, file: &Self::Handle, key: u64) -> impl Future<Output = FsResult<bool>> + Send;
+    /// LOCK (without waiting) of the byte at `key` (its low 62 bits) of a file that is open for writing. Returns true
+    /// if this handle or a clone of it holds the lock now, even if it did so before. A holder has one lock of a byte,
+    /// in the mode that it was last granted. Another open of the same file is another holder, also in this process. A
+    /// lock ends with one [`Fs::unlock`], however often it was taken, or when its holder closes the file or crashes.
+    fn try_lock(&self, file: &Self::Handle, key: u64, mode: LockMode) -> impl Future<Output = FsResult<bool>> + Send;
 
     /// LOCKU of the byte at `key`.
     fn unlock(&self, file: &Self::Handle, key: u64) -> impl Future<Output = FsResult<()>> + Send;

@@ -1,7 +1,6 @@
 //! A mutex for each key, which exists while a task holds it or waits for it.
 
 use std::hash::Hash;
-use std::sync::Arc;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -25,16 +24,7 @@ impl<K: Eq + Hash> KeyedMutex<K> {
     /// Waits until `key` is free and locks it, first come, first served. Dropping the future gives up the place in the
     /// queue.
     pub async fn lock(&self, key: K) -> KeyGuard {
-        KeyGuard(self.of(key).lock_owned().await)
-    }
-
-    /// Locks `key` if nobody holds it.
-    pub fn try_lock(&self, key: K) -> Option<KeyGuard> {
-        self.of(key).try_lock_owned().ok().map(KeyGuard)
-    }
-
-    fn of(&self, key: K) -> Arc<Mutex<()>> {
-        self.0.get_or_insert_with(key, Mutex::default)
+        KeyGuard(self.0.get_or_insert_with(key, Mutex::default).lock_owned().await)
     }
 }
 
@@ -46,7 +36,6 @@ mod tests {
     async fn a_second_lock_of_a_key_waits_for_the_end_of_the_first() {
         let keys = KeyedMutex::default();
         let first = keys.lock("a").await;
-        assert!(keys.try_lock("a").is_none());
         let mut second = Box::pin(keys.lock("a"));
         assert!(futures_util::poll!(&mut second).is_pending());
         drop(first);

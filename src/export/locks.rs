@@ -1,32 +1,45 @@
-//! Locks on parts of an export. A mutex excludes other tasks of this process. A byte-range lock on the NFS server
-//! (fcntl_locking(2), RFC 8881 section 9) excludes other controllers. The server ends the locks of a controller that
-//! crashes, so no lock is left behind.
+//! Locks on parts of an export. A lock in memory excludes other tasks of this process. A byte-range lock on the NFS
+//! server (fcntl_locking(2), RFC 8881 section 9) excludes other controllers. The server ends the locks of a controller
+//! that crashes, so no lock is left behind.
 //!
 //! A part has a name, and the hash of the name selects a byte of one file. CSI asks a plugin to handle several calls
 //! for one volume at once ("Concurrency"): here the later call waits, and then finds what the earlier call did.
+//!
+//! A part is locked exclusively or shared. All tasks of a process use one open of the file, so they are one holder for
+//! the server. That is why the tasks that share a part are counted: the first asks the server for the lock, and the
+//! last one releases it. In this process, nobody overtakes: who shares a part waits behind a task that waits to have it
+//! alone. Other controllers ask again and again.
 
 use std::hash::Hasher;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fnv::FnvHasher;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::export::fs::{Fs, FsResult, Status};
-use crate::export::keyed_mutex::{KeyGuard, KeyedMutex};
+use crate::export::fs::{Fs, FsResult, LockMode, Status};
+use crate::mount::backoff::backoff;
+use crate::mount::weak_map::WeakMap;
 
 /// The first and the longest pause between attempts to take a lock that another controller holds.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
+/// After this long, a wait for another controller is logged.
+const LONG_WAIT: Duration = Duration::from_secs(5);
+
 /// How long a failed release of a lock is retried. A lock that stays on the server blocks every other controller.
 const GIVING_BACK: Duration = Duration::from_secs(60);
 
-/// The locks of one export.
+/// A part of an export: its name, and how it is locked.
+pub type Part<'a> = (&'a str, LockMode);
+
+/// The locks of one export, in this process.
 #[derive(Default)]
 pub struct Locks {
-    local: KeyedMutex<u64>,
+    local: WeakMap<u64, RwLock<()>>,
     giving_back: GivingBack,
 }
 
@@ -37,44 +50,85 @@ struct GivingBack {
     ending: CancellationToken,
 }
 
+/// The file whose bytes are locked, as one connection has it open. Clones share the open file.
+pub struct LockFile<F: Fs> {
+    fs: Arc<F>,
+    file: F::Handle,
+    /// `SERVER:/SHARE`, for the log.
+    export: String,
+    /// How many tasks hold each byte that this open has locked.
+    holders: Arc<WeakMap<u64, Mutex<u32>>>,
+}
+
+impl<F: Fs> Clone for LockFile<F> {
+    fn clone(&self) -> Self {
+        let (fs, file, holders) = (self.fs.clone(), self.file.clone(), self.holders.clone());
+        Self { fs, file, export: self.export.clone(), holders }
+    }
+}
+
 /// Locks that are held. Dropping the guard releases them. A task of this process that waits for them gets them after
 /// the server has released them.
 pub struct Guard<F: Fs> {
-    fs: Arc<F>,
-    file: F::Handle,
-    keys: Vec<u64>,
-    local: Vec<KeyGuard>,
+    file: LockFile<F>,
+    held: Vec<Held>,
     giving_back: GivingBack,
 }
 
+/// One part that is locked, or being locked.
+struct Held {
+    key: u64,
+    /// How many tasks of this process hold the byte on the server.
+    holders: Arc<Mutex<u32>>,
+    /// Whether this task is one of them.
+    counted: bool,
+    #[expect(dead_code, reason = "it is held for its drop")]
+    local: Local,
+}
+
+#[expect(dead_code, reason = "they are held for their drop")]
+enum Local {
+    Shared(OwnedRwLockReadGuard<()>),
+    Exclusive(OwnedRwLockWriteGuard<()>),
+}
+
 impl Locks {
-    /// Waits for the parts called `names` and locks them, by locks on bytes of `file`. Cancel-safe.
-    pub async fn acquire<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle, names: &[&str]) -> FsResult<Guard<F>> {
-        let mut keys: Vec<u64> = names.iter().map(|name| key(name)).collect();
-        // All operations use the same order, so no two of them wait for each other.
-        keys.sort_unstable();
-        keys.dedup();
-        let mut guard = self.guard(fs, file);
-        for key in keys {
-            guard.local.push(self.local.lock(key).await);
-            let mut pause = RETRY.0;
-            guard.keys.push(key);
-            while !fs.try_lock(file, key).await? {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY.1);
+    /// Waits for the parts and locks them, by locks on bytes of `file`. Cancel-safe.
+    pub async fn acquire<F: Fs>(&self, file: &LockFile<F>, parts: &[Part<'_>]) -> FsResult<Guard<F>> {
+        let mut parts: Vec<(u64, Part)> = parts.iter().map(|part| (key(part.0), *part)).collect();
+        // All operations use the same order, so no two of them wait for each other. Of two modes of a part, the
+        // exclusive one comes first and stays.
+        parts.sort_unstable_by_key(|(key, (_, mode))| (*key, std::cmp::Reverse(*mode)));
+        parts.dedup_by_key(|(key, _)| *key);
+        let mut guard = self.guard(file);
+        for (key, part) in parts {
+            let lock = self.local.get_or_insert_with(key, RwLock::default);
+            let local = match part.1 {
+                LockMode::Shared => Local::Shared(lock.read_owned().await),
+                LockMode::Exclusive => Local::Exclusive(lock.write_owned().await),
+            };
+            let holders = file.holders.get_or_insert_with(key, Mutex::default);
+            guard.held.push(Held { key, holders: holders.clone(), counted: false, local });
+            let mut count = holders.lock().await;
+            if *count == 0 {
+                file.wait(key, part).await?;
             }
+            *count += 1;
+            guard.held.iter_mut().rev().take(1).for_each(|held| held.counted = true);
         }
         Ok(guard)
     }
 
-    /// Locks the part called `name` if nobody holds it.
-    pub async fn try_acquire<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle, name: &str) -> FsResult<Option<Guard<F>>> {
+    /// Locks the part called `name` exclusively if nobody holds it.
+    pub async fn try_acquire<F: Fs>(&self, file: &LockFile<F>, name: &str) -> FsResult<Option<Guard<F>>> {
         let key = key(name);
-        let Some(local) = self.local.try_lock(key) else { return Ok(None) };
-        let mut guard = self.guard(fs, file);
-        guard.keys.push(key);
-        guard.local.push(local);
-        Ok(fs.try_lock(file, key).await?.then_some(guard))
+        let lock = self.local.get_or_insert_with(key, RwLock::default);
+        let Ok(local) = lock.try_write_owned() else { return Ok(None) };
+        let holders = file.holders.get_or_insert_with(key, Mutex::default);
+        let mut guard = self.guard(file);
+        guard.held.push(Held { key, holders, counted: false, local: Local::Exclusive(local) });
+        // Nobody shares the part, so it needs no count: the guard releases what nobody is counted for.
+        Ok(file.fs.try_lock(&file.file, key, LockMode::Exclusive).await?.then_some(guard))
     }
 
     /// Stops waiting for the server to release locks, because the process is about to end, which ends them.
@@ -85,9 +139,50 @@ impl Locks {
     }
 
     /// A guard that holds nothing yet.
-    fn guard<F: Fs>(&self, fs: &Arc<F>, file: &F::Handle) -> Guard<F> {
-        let giving_back = self.giving_back.clone();
-        Guard { fs: fs.clone(), file: file.clone(), keys: Vec::new(), local: Vec::new(), giving_back }
+    fn guard<F: Fs>(&self, file: &LockFile<F>) -> Guard<F> {
+        Guard { file: file.clone(), held: Vec::new(), giving_back: self.giving_back.clone() }
+    }
+}
+
+impl<F: Fs> LockFile<F> {
+    /// The file `file` of the export called `export`, opened through `fs`.
+    pub fn new(fs: Arc<F>, file: F::Handle, export: String) -> Self {
+        Self { fs, file, export, holders: Arc::default() }
+    }
+
+    /// Asks the server for the byte of a part until it grants the lock. Logs a wait that takes long.
+    async fn wait(&self, key: u64, (part, mode): Part<'_>) -> FsResult<()> {
+        let (begun, mut logged, export) = (Instant::now(), false, &self.export);
+        let mut pauses = backoff(RETRY.0, RETRY.1);
+        while !self.fs.try_lock(&self.file, key, mode).await? {
+            if !logged && begun.elapsed() >= LONG_WAIT {
+                logged = true;
+                tracing::warn!(
+                    %export, part, waited = ?begun.elapsed(),
+                    "another controller holds the lock of this volume or directory; this call waits until that \
+                     controller is done, or until the server ends the locks of a controller that died"
+                );
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(RETRY.1)).await;
+        }
+        if logged {
+            tracing::info!(%export, part, waited = ?begun.elapsed(), "another controller has released the lock");
+        }
+        Ok(())
+    }
+
+    /// Releases a byte. Retries a failure for [`GIVING_BACK`].
+    async fn release(&self, key: u64) -> FsResult<()> {
+        let (begun, mut pauses) = (Instant::now(), backoff(RETRY.0, RETRY.1));
+        loop {
+            match self.fs.unlock(&self.file, key).await {
+                // The server has no such lock any more.
+                Ok(()) | Err(Status::Stale) => return Ok(()),
+                Err(status) if begun.elapsed() >= GIVING_BACK => return Err(status),
+                Err(_) => {}
+            }
+            tokio::time::sleep(pauses.next().unwrap_or(RETRY.1)).await;
+        }
     }
 }
 
@@ -95,36 +190,26 @@ impl<F: Fs> Drop for Guard<F> {
     fn drop(&mut self) {
         // Outside a runtime the process is ending, and the server ends its locks.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (fs, file) = (self.fs.clone(), self.file.clone());
-        let (keys, local) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.local));
+        let (file, held) = (self.file.clone(), std::mem::take(&mut self.held));
         let give_back = async move {
-            for key in keys {
-                if let Err(error) = unlock(&*fs, &file, key).await {
-                    tracing::warn!(%error, "a lock on the export cannot be released; it ends with this process");
+            for one in &held {
+                let mut count = one.holders.lock().await;
+                *count -= u32::from(one.counted);
+                // Also what is not counted: the server may have granted it to a call that gave up meanwhile.
+                if *count == 0
+                    && let Err(error) = file.release(one.key).await
+                {
+                    let export = &file.export;
+                    tracing::warn!(%export, %error, "a lock on the export cannot be released; it ends with this process");
                 }
             }
-            // The mutexes are released last: otherwise another task of this process could take the lock, and a retry of
-            // the unlock would then release it.
-            drop(local);
+            // The locks in memory are released last: otherwise another task of this process could take a lock, and a
+            // retry of the unlock would then release it.
+            drop(held);
         };
         let ending = self.giving_back.ending.clone();
         let task = async move { ending.run_until_cancelled_owned(give_back).await };
         self.giving_back.tasks.spawn_on(task, &runtime);
-    }
-}
-
-/// Releases a lock. Retries a failure for [`GIVING_BACK`].
-async fn unlock<F: Fs>(fs: &F, file: &F::Handle, key: u64) -> FsResult<()> {
-    let (begun, mut pause) = (Instant::now(), RETRY.0);
-    loop {
-        match fs.unlock(file, key).await {
-            // The server has no such lock any more.
-            Ok(()) | Err(Status::Stale) => return Ok(()),
-            Err(status) if begun.elapsed() >= GIVING_BACK => return Err(status),
-            Err(_) => {}
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(RETRY.1);
     }
 }
 
@@ -138,9 +223,17 @@ fn key(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use crate::export::fs::LockMode::{Exclusive, Shared};
     use crate::export::fs::Status;
     use crate::testing::crash_harness::connect;
+    use crate::testing::log::Log;
     use crate::testing::memory::MemoryServer;
+
+    const SOON: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_the_server_does_not_take_back_at_once_holds_nobody_up_for_ever() {
@@ -154,5 +247,72 @@ mod tests {
             drop(waited.expect("the lock was not released").unwrap());
             tokio::time::sleep(super::GIVING_BACK).await;
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_task_that_shares_a_part_releases_it_for_another_controller() {
+        let server = MemoryServer::new();
+        let (one, two) = (connect(&server), connect(&server));
+        let first = one.lock_parts(&[("team", Shared), ("team/a", Exclusive)]).await.unwrap();
+        let second = timeout(SOON, one.lock_parts(&[("team", Shared), ("team/b", Exclusive)])).await.unwrap().unwrap();
+        let third = timeout(SOON, two.lock_parts(&[("team", Shared), ("team/c", Exclusive)])).await.unwrap().unwrap();
+        assert!(timeout(SOON, two.lock_parts(&[("team/a", Shared)])).await.is_err(), "the leaf is held");
+        drop(first);
+        assert!(timeout(SOON, two.lock(&["team"])).await.is_err(), "the second task still shares the part");
+        assert!(one.try_lock("team").await.unwrap().is_none());
+        drop(second);
+        assert!(timeout(SOON, one.lock(&["team"])).await.is_err(), "the other controller still shares the part");
+        drop(third);
+        let alone = timeout(SOON, two.lock(&["team"])).await.unwrap().unwrap();
+        assert!(timeout(SOON, one.lock_parts(&[("team", Shared)])).await.is_err());
+        drop(alone);
+        timeout(SOON, one.lock_parts(&[("team", Shared)])).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_wants_a_part_alone_is_not_overtaken_by_those_that_share_it() {
+        let export = connect(&MemoryServer::new());
+        let first = export.lock_parts(&[("team", Shared)]).await.unwrap();
+        let mut alone = Box::pin(export.lock(&["team"]));
+        assert!(timeout(SOON, &mut alone).await.is_err());
+        assert!(timeout(SOON, export.lock_parts(&[("team", Shared)])).await.is_err(), "it waits behind the other");
+        drop(first);
+        drop(timeout(SOON, alone).await.unwrap().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_that_is_named_twice_is_locked_in_the_stronger_mode() {
+        let export = connect(&MemoryServer::new());
+        let _alone = export.lock_parts(&[("team", Shared), ("team", Exclusive)]).await.unwrap();
+        assert!(timeout(SOON, export.lock_parts(&[("team", Shared)])).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_gives_up_while_it_waits_leaves_the_lock_to_those_that_share_it() {
+        let server = MemoryServer::new();
+        let (one, two) = (connect(&server), connect(&server));
+        let alone = two.lock(&["team"]).await.unwrap();
+        assert!(timeout(SOON, one.lock_parts(&[("team", Shared)])).await.is_err());
+        drop(alone);
+        let first = timeout(SOON, one.lock_parts(&[("team", Shared)])).await.unwrap().unwrap();
+        assert!(timeout(SOON, two.lock(&["team"])).await.is_err(), "the server knows of the lock");
+        drop(first);
+        timeout(SOON, two.lock(&["team"])).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_wait_for_another_controller_is_logged_with_what_waits() {
+        let (log, _logging) = Log::captured();
+        let server = MemoryServer::new();
+        let (one, two) = (connect(&server), connect(&server));
+        let held = one.lock(&["team/a"]).await.unwrap();
+        assert!(timeout(super::LONG_WAIT, two.lock(&["team/a"])).await.is_err());
+        assert!(!log.text().contains("team/a"), "{}", log.text());
+        assert!(timeout(2 * super::LONG_WAIT, two.lock(&["team/a"])).await.is_err());
+        drop(held);
+        let text = log.text();
+        assert!(text.contains("another controller holds the lock") && text.contains("team/a"), "{text}");
+        assert!(text.contains("nfs:/export"), "{text}");
+        assert_eq!(text.matches("another controller holds").count(), 1, "{text}");
     }
 }

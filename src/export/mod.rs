@@ -11,6 +11,7 @@ pub mod pool;
 pub mod run_to_completion;
 pub mod trash;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,9 +19,9 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
 use crate::nfs::source::Source;
-use fs::{Attr, Entry, Fs, Kind, Name, OpenMode, Status};
+use fs::{Attr, Entry, Fs, Kind, LockMode, Name, OpenMode, Status};
 use layout::Layout;
-use locks::Locks;
+use locks::{LockFile, Locks, Part};
 
 /// Records and the files in `.csi-nfs/paths` are smaller than this. A larger file was not written by the driver.
 pub const SMALL: usize = 64 << 10;
@@ -29,12 +30,16 @@ pub const SMALL: usize = 64 << 10;
 /// the reader does not hold the file's lock.
 const REPLACED: usize = 4;
 
+/// How often work starts over because a directory on its way was removed.
+const REMOVALS: usize = 8;
+
 /// An export in use.
 pub struct Export<F: Fs> {
     fs: Arc<F>,
     source: Source,
     layout: OnceCell<Arc<Layout<F>>>,
     locks: Arc<Locks>,
+    lock_file: OnceCell<LockFile<F>>,
     /// Whether the server has moved or the connection is broken: new calls use another connection.
     retired: AtomicBool,
     /// Notified when something is put into the trash.
@@ -51,6 +56,7 @@ impl<F: Fs> Export<F> {
             source,
             layout: OnceCell::new(),
             locks,
+            lock_file: OnceCell::new(),
             retired: AtomicBool::new(false),
             trash: trash::Signal::default(),
         }
@@ -101,17 +107,29 @@ impl<F: Fs> Export<F> {
     /// # Errors
     /// [`Status::Stale`] if the export was retired: the caller has to retry on the connection that other calls use.
     pub async fn lock(&self, names: &[&str]) -> Result<locks::Guard<F>> {
-        let layout = self.make_layout().await?;
-        let locked = self.locks.acquire(&self.fs, &layout.lock, names).await;
+        let parts: Vec<Part> = names.iter().map(|name| (*name, LockMode::Exclusive)).collect();
+        self.lock_parts(&parts).await
+    }
+
+    /// Like [`Self::lock`], for parts of which some are shared.
+    pub async fn lock_parts(&self, parts: &[Part<'_>]) -> Result<locks::Guard<F>> {
+        let locked = self.locks.acquire(self.lock_file().await?, parts).await;
         locked.and_then(|guard| self.valid(guard)).map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
     }
 
     /// Locks the part of the export called `name` if nobody holds the lock.
     pub async fn try_lock(&self, name: &str) -> Result<Option<locks::Guard<F>>> {
-        let layout = self.make_layout().await?;
-        let locked = self.locks.try_acquire(&self.fs, &layout.lock, name).await;
+        let locked = self.locks.try_acquire(self.lock_file().await?, name).await;
         let locked = locked.and_then(|guard| guard.map(|guard| self.valid(guard)).transpose());
         locked.map_err(|e| self.failed("locking `.csi-nfs/lock`", e))
+    }
+
+    async fn lock_file(&self) -> Result<&LockFile<F>> {
+        let open = async || {
+            let layout = self.make_layout().await?;
+            Ok(LockFile::new(self.fs.clone(), layout.lock.clone(), self.source.to_string()))
+        };
+        self.lock_file.get_or_try_init(open).await
     }
 
     fn valid<T>(&self, guard: T) -> fs::FsResult<T> {
@@ -132,15 +150,26 @@ impl<F: Fs> Export<F> {
     /// # Errors
     /// [`Status::NotDir`] if a component is not a directory.
     pub async fn find_dir(&self, dir: &F::Handle, path: impl IntoIterator<Item = Name>) -> Result<Option<F::Handle>> {
-        let mut dir = dir.clone();
-        for name in path {
-            match self.find(&dir, &name).await? {
-                Some((found, attr)) if attr.kind == Kind::Directory => dir = found,
-                Some(_) => return Err(self.failed(format!("looking up directory `{name}`"), Status::NotDir)),
-                None => return Ok(None),
+        let path: Vec<Name> = path.into_iter().collect();
+        let mut removals = REMOVALS;
+        loop {
+            let (mut found, mut steps) = (Some(dir.clone()), path.iter());
+            let failed = loop {
+                let (Some(dir), Some(name)) = (&found, steps.next()) else { return Ok(found) };
+                match self.find(dir, name).await {
+                    Ok(Some((next, attr))) if attr.kind == Kind::Directory => found = Some(next),
+                    Ok(Some(_)) => break self.failed(format!("looking up directory `{name}`"), Status::NotDir),
+                    Ok(None) => found = None,
+                    Err(error) => break error,
+                }
+            };
+            // A directory on the way was removed after it was found: see `despite_removals`.
+            let on_the_way = steps.len() + 1 < path.len();
+            if removals == 0 || !on_the_way || !matches!(failed, Error::Export { status: Status::Stale, .. }) {
+                return Err(failed);
             }
+            removals -= 1;
         }
-        Ok(Some(dir))
     }
 
     /// The directory at `path` below `dir`. Missing components are created with `mode`.
@@ -150,21 +179,48 @@ impl<F: Fs> Export<F> {
         path: impl IntoIterator<Item = Name>,
         mode: u32,
     ) -> Result<F::Handle> {
-        let mut dir = dir.clone();
-        for name in path {
-            dir = match self.find_dir(&dir, [name.clone()]).await? {
-                Some(found) => found,
-                None => match self.fs.mkdir(&dir, &name, mode).await {
-                    Ok((made, _)) => made,
-                    Err(Status::Exist) => self
-                        .find_dir(&dir, [name.clone()])
-                        .await?
-                        .ok_or_else(|| self.failed(format!("creating directory `{name}`"), Status::NoEnt))?,
-                    Err(status) => return Err(self.failed(format!("creating directory `{name}`"), status)),
-                },
-            };
+        let path: Vec<Name> = path.into_iter().collect();
+        let path = path.as_slice();
+        self.despite_removals(|| async move {
+            let mut dir = dir.clone();
+            for name in path {
+                dir = self.make_dir(&dir, name, mode).await?;
+            }
+            Ok(dir)
+        })
+        .await
+    }
+
+    async fn make_dir(&self, dir: &F::Handle, name: &Name, mode: u32) -> Result<F::Handle> {
+        if let Some(found) = self.find_dir(dir, [name.clone()]).await? {
+            return Ok(found);
         }
-        Ok(dir)
+        let failed = |status| self.failed(format!("creating directory `{name}`"), status);
+        match self.fs.mkdir(dir, name, mode).await {
+            Ok((made, _)) => Ok(made),
+            // Another call made it meanwhile. If it is gone by now, yet another has removed it again.
+            Err(Status::Exist) => self.find_dir(dir, [name.clone()]).await?.ok_or_else(|| failed(Status::Stale)),
+            Err(status) => Err(failed(status)),
+        }
+    }
+
+    /// Runs `work`, which walks to a directory and does something there. Calls for volumes side by side do not exclude
+    /// each other, and remove a directory above them that is empty. If one was removed on the way, `work` starts over,
+    /// some times.
+    ///
+    /// # Errors
+    /// Those of `work`; [`Status::Stale`] if every attempt ended that way, as on a connection that is broken.
+    pub async fn despite_removals<T, W>(&self, work: impl Fn() -> W) -> Result<T>
+    where
+        W: Future<Output = Result<T>>,
+    {
+        for _ in 0..REMOVALS {
+            match work().await {
+                Err(Error::Export { status: Status::Stale, .. }) => {}
+                done => return done,
+            }
+        }
+        work().await
     }
 
     /// All names in a directory, in no particular order.

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::export::fs::{Fs, Status};
 use crate::export::kernel::KernelFs;
 use crate::export::locks::Locks;
+use crate::mount::backoff::backoff;
 use crate::mount::mounter::Mounter;
 use crate::nfs::options::{MountOptions, Role};
 use crate::nfs::source::Source;
@@ -214,11 +215,10 @@ impl<C: Connect> Pool<C> {
     pub async fn open_known(&self) {
         const PAUSES: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
         let open = async |(share, options): (Source, MountOptions)| {
-            let mut pause = PAUSES.0;
+            let mut pauses = backoff(PAUSES.0, PAUSES.1);
             while let Err(error) = self.get(&share, &options).await {
                 tracing::warn!(export = %share, %error, "the export cannot be opened; will be tried again");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(PAUSES.1);
+                tokio::time::sleep(pauses.next().unwrap_or(PAUSES.1)).await;
             }
         };
         futures_util::future::join_all(self.known().into_iter().map(open)).await;

@@ -1,5 +1,6 @@
 //! NFS servers: name resolution, reachability, the gate for blocking calls, and mounts.
 
+pub mod backoff;
 pub mod compare;
 mod fsmount;
 pub mod gate;

@@ -267,6 +267,8 @@ pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let (make_app, make_web) = (Make("a", Some("team/app")), Make("b", Some("team/app")));
     let (keep, remove) = (Decide(app, OnDelete::Retain), Decide(app, OnDelete::Delete));
     let kept = vec![make_app.clone(), keep.clone(), Delete(app)];
+    let (a, b, deep) = ("nfs#export#ns/a#a#", "nfs#export#ns/b#b#", "nfs#export#ns/x/a#a#");
+    let (archive_a, archive_b) = (Delete("nfs#export#ns/a#a#archive"), Delete("nfs#export#ns/b#b#archive"));
     vec![
         (vec![make_app.clone(), keep.clone()], [vec![Delete(app), Delete(app)], vec![Delete(app), Delete(web)]]),
         (vec![make_app.clone(), make_web.clone(), keep], [vec![Delete(app), Delete(app)], vec![Delete(web)]]),
@@ -281,6 +283,16 @@ pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
         (vec![make_app.clone()], [vec![Delete(app), make_app.clone()], vec![make_web, Delete(web)]]),
         (vec![], [vec![make_app, Delete(app)], vec![Make("team", None), Delete("nfs#export#team##")]]),
         (vec![Make("v", None)], [vec![Delete("nfs#export#v##archive"), Make("v", None)], vec![Delete(v)]]),
+        // Volumes side by side in one namespace, whose directory comes and goes with them.
+        (vec![], [vec![Make("a", Some("ns/a")), Delete(a)], vec![Make("b", Some("ns/b")), Delete(b)]]),
+        (vec![Make("a", Some("ns/a"))], [vec![Delete(a), Make("a", Some("ns/a"))], vec![Make("b", Some("ns/b"))]]),
+        (vec![], [vec![Make("a", Some("ns/x/a")), Delete(deep)], vec![Make("b", Some("ns/b")), Delete(b), Delete(b)]]),
+        (vec![], [vec![Make("a", Some("ns/a")), Delete(a)], vec![Make("b", Some("ns")), Delete("nfs#export#ns#b#")]]),
+        (vec![Make("a", Some("ns/a")), Make("b", Some("ns/b"))], [vec![archive_a], vec![archive_b, Delete(b)]]),
+        (
+            vec![Make("a", Some("ns/a")), Decide(a, OnDelete::Retain)],
+            [vec![Delete(a), Make("a", Some("ns/a"))], vec![Make("b", Some("ns/b")), Delete(b)]],
+        ),
         (vec![], [vec![Bounded("a"), Bounded("b")], vec![Bounded("c")]]),
         (vec![Bounded("v")], [vec![Bounded("a"), Delete("nfs#export#a##")], vec![Bounded("b"), Expand(v, PROMISED)]]),
         (vec![Bounded("v")], [vec![Delete(v), Make("v", None), Bounded("a")], vec![Bounded("b"), Bounded("c")]]),

@@ -10,6 +10,7 @@ use crate::nfs::source::SubDir;
 use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::find::read_own;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lock::lock_archives;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
@@ -32,7 +33,7 @@ pub struct DeletePolicy {
 /// delete and nothing to lock.
 pub async fn is_gone<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
     Ok(export.layout().await?.is_none()
-        && match place(export, &id.sub_dir).await?.at {
+        && match export.despite_removals(|| place(export, &id.sub_dir)).await?.at {
             Some((dir, name)) => export.find(&dir, &name).await?.is_none(),
             None => true,
         })
@@ -99,6 +100,7 @@ enum Fate {
 }
 
 /// How a directory is removed from its place.
+#[derive(Clone, Copy)]
 enum How {
     Trashed,
     Archived {
@@ -164,12 +166,18 @@ async fn fate<F: Fs>(
 
 /// Removes a volume's directory, if it exists, and the parent directories that are empty then.
 async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bool) -> Result<()> {
-    let place = place(export, &id.sub_dir).await?;
-    let moved = match (&place.at, how) {
-        (Some((dir, name)), How::Archived { replaces }) => archive(export, dir, name, &id.sub_dir, replaces).await?,
-        (Some((dir, name)), How::Trashed) => trash::discard(export, dir, name).await?,
-        (None, _) => false,
+    let move_away = || async move {
+        let place = place(export, &id.sub_dir).await?;
+        let moved = match (&place.at, how) {
+            (Some((dir, name)), How::Archived { replaces }) => {
+                archive(export, dir, name, &id.sub_dir, replaces).await?
+            }
+            (Some((dir, name)), How::Trashed) => trash::discard(export, dir, name).await?,
+            (None, _) => false,
+        };
+        Ok((place, moved))
     };
+    let (place, moved) = export.despite_removals(move_away).await?;
     // Even if the directory is gone: an earlier call may have been interrupted before it removed the parents.
     if moved || recorded { remove_empty(export, &place.parents).await } else { Ok(()) }
 }
@@ -194,7 +202,7 @@ pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &Volume
     let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(name)).await?;
     remove_record(export, name).await?;
     if neighbours.same.is_none() && neighbours.kept.is_empty() {
-        let place = place(export, &id.sub_dir).await?;
+        let place = export.despite_removals(|| place(export, &id.sub_dir)).await?;
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
         remove_empty(export, &made).await?;
     }
@@ -235,6 +243,8 @@ async fn archive<F: Fs>(
         return Ok(false);
     }
     let failed = |status| export.failed(format!("archiving directory `{sub_dir}`"), status);
+    // Archives of directories side by side may want the same name, such as that of `a-1` and the second one of `a`.
+    let _lock = lock_archives(export, sub_dir.first()).await?;
     let first = Name::new(format!("{ARCHIVED}{}", sub_dir.first())).map_err(failed)?;
     let mut names: Vec<Name> = [first].into_iter().chain(sub_dir.names().skip(1)).collect();
     let name = names.pop().ok_or_else(|| failed(Status::Inval))?;
@@ -284,7 +294,8 @@ async fn remove_empty<F: Fs>(export: &Export<F>, parents: &[(F::Handle, Name)]) 
 /// Removes a directory if it is empty and may be removed. Returns whether it is gone.
 async fn remove_if_empty<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<bool> {
     match export.fs().rmdir(dir, name).await {
-        Ok(()) | Err(Status::NoEnt) => Ok(true),
+        // Stale: another call has removed the directory that contained it.
+        Ok(()) | Err(Status::NoEnt | Status::Stale) => Ok(true),
         Err(Status::NotEmpty | Status::Access | Status::Perm) => Ok(false),
         Err(status) => Err(export.failed(format!("removing the empty directory `{name}`"), status)),
     }

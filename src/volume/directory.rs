@@ -51,6 +51,15 @@ pub(super) async fn make<F: Fs>(
     sub_dir: &SubDir,
     attributes: Attributes,
 ) -> Result<bool> {
+    export.despite_removals(|| make_in_place(export, name, sub_dir, attributes)).await
+}
+
+async fn make_in_place<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    sub_dir: &SubDir,
+    attributes: Attributes,
+) -> Result<bool> {
     let fs = export.fs();
     let failed = |status| export.failed(format!("creating directory `{sub_dir}`"), status);
     let (parent, last) = make_parent(export, sub_dir).await?;
@@ -91,6 +100,8 @@ pub(super) async fn make<F: Fs>(
     placed.map(|()| false).map_err(failed)
 }
 
+/// The directory that contains a volume's directory, which is made if it is missing, and the name there. Until something
+/// is in it, another call may remove it: see [`Export::despite_removals`].
 pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
     let mut names: Vec<Name> = sub_dir.names().collect();
     let last = names.pop().ok_or_else(|| Error::Internal("the volume's directory has an empty path".to_owned()))?;

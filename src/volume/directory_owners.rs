@@ -9,7 +9,9 @@
 //! Beside the claims are the kept records of deleted volumes whose directory was kept (`kept.rs`). They are not claims
 //! and do not prevent a new volume, but a deletion reads them.
 //!
-//! The caller holds the lock of the directory's first path component.
+//! The caller holds the volume's lock (`lock.rs`): alone on the directory, shared on those above it. So all that is
+//! written here of the directory itself, above it and below it stays as it is, and only volumes side by side come and
+//! go.
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -89,6 +91,10 @@ impl Neighbours {
 
 /// Finds the volumes, other than `me`, whose directories are `sub_dir`, contain it, or are inside it.
 pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<&VolumeName>) -> Result<Neighbours> {
+    export.despite_removals(|| find_neighbours(export, sub_dir, me)).await
+}
+
+async fn find_neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<&VolumeName>) -> Result<Neighbours> {
     let mut found = Neighbours::default();
     let Some(layout) = export.layout().await? else { return Ok(found) };
     let nested = sub_dir.names().count() > 1;
@@ -237,6 +243,10 @@ pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
 
 /// Removes a claim or a kept record on `sub_dir`, and the nodes that are empty then.
 pub async fn remove_entry<F: Fs>(export: &Export<F>, sub_dir: &SubDir, entry: &Name) -> Result<()> {
+    export.despite_removals(|| remove_with_nodes(export, sub_dir, entry)).await
+}
+
+async fn remove_with_nodes<F: Fs>(export: &Export<F>, sub_dir: &SubDir, entry: &Name) -> Result<()> {
     let Some(layout) = export.layout().await? else { return Ok(()) };
     let mut nodes = vec![layout.paths.clone()];
     let mut steps: Vec<Name> = Vec::new();

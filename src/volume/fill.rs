@@ -115,7 +115,8 @@ async fn make_way<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
     let Some(name) = names.pop() else { return Ok(()) };
     let Some(parent) = export.find_dir(&export.fs().root(), names).await? else { return Ok(()) };
     match export.fs().rmdir(&parent, &name).await {
-        Ok(()) | Err(Status::NoEnt) => Ok(()),
+        // Stale: another call has removed the directory above it.
+        Ok(()) | Err(Status::NoEnt | Status::Stale) => Ok(()),
         Err(Status::NotEmpty | Status::NotDir) => Err(taken(record)),
         Err(status) => Err(export.failed(format!("removing the empty directory `{}`", record.id.sub_dir), status)),
     }
@@ -171,11 +172,16 @@ pub async fn place<F: Fs>(
     let record = Record { staged: Some(fileid), ..record.clone() };
     record.write(export).await?;
     let layout = export.make_layout().await?;
-    let (parent, last) = directory::make_parent(export, &record.id.sub_dir).await?;
-    match owner_access::rename(export.fs(), (&layout.staging, staged), (&parent, &last)).await {
-        Err(Status::NotEmpty | Status::Exist | Status::NotDir) => Err(taken(&record)),
-        renamed => renamed.map_err(failed).map(|()| record),
-    }
+    let (place, from) = (&record, &layout.staging);
+    let rename = || async move {
+        let (parent, last) = directory::make_parent(export, &place.id.sub_dir).await?;
+        match owner_access::rename(export.fs(), (from, staged), (&parent, &last)).await {
+            Err(Status::NotEmpty | Status::Exist | Status::NotDir) => Err(taken(place)),
+            renamed => renamed.map_err(failed),
+        }
+    };
+    export.despite_removals(rename).await?;
+    Ok(record)
 }
 
 /// Makes the record final, because the content is in place, and waits for a limit that is required. The caller holds

@@ -15,6 +15,7 @@ use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
 use crate::volume::directory_owners::{self, Neighbours, kept_file};
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::lock::lock_directory;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::{directory, overcommit};
@@ -83,7 +84,7 @@ pub(super) async fn replace<F: Fs>(export: &Export<F>, record: &Record, name: &V
 /// Repairs a kept record (`csi-nfs check --repair`): removes it if the directory is gone, or if a volume of that name
 /// has the directory again.
 pub async fn mend<F: Fs>(export: &Export<F>, sub_dir: &SubDir, name: &VolumeName) -> Result<()> {
-    let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
+    let _lock = lock_directory(export, Some(name), sub_dir).await?;
     let again = Record::read(export, name).await?.is_some_and(|record| record.id.sub_dir == *sub_dir);
     if again || directory::find(export, sub_dir).await?.is_none() {
         forget(export, sub_dir, std::slice::from_ref(name)).await?;

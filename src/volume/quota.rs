@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, FsStat, Name, Status};
+use crate::mount::backoff::backoff;
 use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::limits::{Limits, Quota};
@@ -299,14 +300,13 @@ async fn poll<T, L: Future<Output = Result<T>>>(
     done: impl Fn(&T) -> bool,
     until: Instant,
 ) -> Result<T> {
-    let mut pause = PAUSES.0;
+    let mut pauses = backoff(PAUSES.0, PAUSES.1);
     loop {
         let seen = look().await?;
         if done(&seen) || Instant::now() >= until {
             return Ok(seen);
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSES.1);
+        tokio::time::sleep(pauses.next().unwrap_or(PAUSES.1)).await;
     }
 }
 

@@ -91,11 +91,14 @@ impl Namespace {
         Ok(self.volumes().get(&volume).await?)
     }
 
-    /// Creates `count` claims like the first object of the example, all at once.
-    pub async fn claim_at_once(&self, example: &str, count: usize) -> Result<()> {
+    /// Creates `count` claims of this class, otherwise of the example's own, like the first object of the example, all at once.
+    pub async fn claim_at_once(&self, example: &str, count: usize, class: Option<&str>) -> Result<()> {
         let claims = &self.api::<PersistentVolumeClaim>();
-        let template: PersistentVolumeClaim =
+        let mut template: PersistentVolumeClaim =
             serde_json::from_value(serde_json::to_value(&crate::example(example)?[0])?)?;
+        if let (Some(class), Some(spec)) = (class, &mut template.spec) {
+            spec.storage_class_name = Some(class.to_owned());
+        }
         let make = |i| {
             let mut claim = template.clone();
             claim.metadata.name = Some(format!("claim-{i}"));

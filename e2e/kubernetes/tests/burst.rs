@@ -7,11 +7,14 @@ use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
 use csi_nfs_e2e_kubernetes::namespace::Namespace;
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, DeleteParams, ListParams, LogParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 
 const CLAIMS: usize = 200;
+/// The class without `subDir`.
+const FLAT: &str = "burst-flat";
 
 /// The calls of `method` since `start` in the driver's logs: their number, the median duration in seconds, and the
 /// seconds from the start of the first call to the end of the last call.
@@ -36,21 +39,39 @@ async fn calls(client: &Client, method: &str, start: Instant) -> Result<(usize, 
     Ok((took.len(), took[took.len() / 2], last - first))
 }
 
-#[tokio::test]
-async fn s13_two_hundred_claims_at_once() -> Result<()> {
-    let ns = Namespace::new("burst").await?;
+/// A class like `nfs`, without its `subDir`: the directory of each volume has the volume's name.
+async fn flat_class(client: &Client) -> Result<()> {
+    let classes = Api::<StorageClass>::all(client.clone());
+    let mut class = classes.get("nfs").await?;
+    let sub_dir = class.parameters.as_mut().and_then(|parameters| parameters.remove("subDir"));
+    ensure!(sub_dir.is_some(), "the class nfs has no subDir, so there is nothing to compare");
+    class.metadata = ObjectMeta { name: Some(FLAT.to_owned()), ..ObjectMeta::default() };
+    classes.create(&PostParams::default(), &class).await?;
+    Ok(())
+}
+
+/// The volumes of the claims in a namespace.
+async fn volumes_of(ns: &Namespace) -> Result<Vec<PersistentVolume>> {
+    let mut volumes = ns.volumes().list(&ListParams::default()).await?.items;
+    volumes.retain(|volume| {
+        let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
+        claim.and_then(|claim| claim.namespace.as_deref()) == Some(&ns.name)
+    });
+    Ok(volumes)
+}
+
+/// Creates the claims at once, waits for all of them, deletes them at once, and prints how long that took. `nested` of
+/// the volumes' directories are in the directory of the namespace.
+async fn burst(ns: &Namespace, form: &str, class: &str, nested: usize) -> Result<()> {
     let claims = ns.api::<PersistentVolumeClaim>();
     let all = ListParams::default();
 
     let start = Instant::now();
-    ns.claim_at_once("13-claim.yaml", CLAIMS).await?;
+    ns.claim_at_once("13-claim.yaml", CLAIMS, Some(class)).await?;
     let created = start.elapsed();
     let mut provisioned = Duration::ZERO;
     eventually(SOON * 2, "all claims are bound", async || {
-        let ours = |v: &&PersistentVolume| {
-            v.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).and_then(|c| c.namespace.as_deref()) == Some("burst")
-        };
-        if provisioned.is_zero() && ns.volumes().list(&all).await?.iter().filter(ours).count() == CLAIMS {
+        if provisioned.is_zero() && volumes_of(ns).await?.len() == CLAIMS {
             provisioned = start.elapsed();
         }
         Ok((ns.bound_claims().await?.len() == CLAIMS).then_some(()))
@@ -58,31 +79,39 @@ async fn s13_two_hundred_claims_at_once() -> Result<()> {
     .await?;
     let bound = start.elapsed();
     let made = calls(&ns.client, "CreateVolume", start).await?;
-    let directories = Machine::Nfs.run(&format!("ls {} | wc -l", exported("burst"))).await?;
-    ensure!(directories == CLAIMS.to_string(), "{directories} directories for {CLAIMS} claims");
+    let directories = Machine::Nfs.run(&format!("ls {} 2>/dev/null | wc -l", exported(&ns.name))).await?;
+    ensure!(directories == nested.to_string(), "{form}: {directories} directories in that of the namespace");
 
     let start = Instant::now();
     claims.delete_collection(&DeleteParams::default(), &all).await?;
     eventually(SOON * 2, "all volumes are gone", async || {
-        let left = ns.volumes().list(&all).await?;
-        let ours = left.iter().any(|v| {
-            v.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).and_then(|c| c.namespace.as_deref()) == Some("burst")
-        });
-        Ok((!ours && claims.list(&all).await?.items.is_empty()).then_some(()))
+        Ok((volumes_of(ns).await?.is_empty() && claims.list(&all).await?.items.is_empty()).then_some(()))
     })
     .await?;
     let gone = start.elapsed();
     let deleted = calls(&ns.client, "DeleteVolume", start).await?;
     println!(
-        "{CLAIMS} claims: created {created:.1?}, all volumes provisioned {provisioned:.1?}, \
+        "{form}, {CLAIMS} claims: created {created:.1?}, all volumes provisioned {provisioned:.1?}, \
          all claims bound {bound:.1?}"
     );
-    println!("{CLAIMS} claims: all gone {gone:.1?} after deletion");
+    println!("{form}, {CLAIMS} claims: all gone {gone:.1?} after deletion");
     for (method, (count, median, all)) in [("CreateVolume", made), ("DeleteVolume", deleted)] {
         println!(
-            "of that in the driver: {count} {method} in {all:.1} s, median {median:.2} s, \
+            "{form}, of that in the driver: {count} {method} in {all:.1} s, median {median:.2} s, \
              including waits for each other"
         );
     }
+    Ok(())
+}
+
+/// One form after the other: the directories of a namespace's volumes side by side in a directory of the namespace,
+/// and all volumes' directories in the share itself.
+#[tokio::test]
+async fn s13_two_hundred_claims_at_once() -> Result<()> {
+    let ns = Namespace::new("burst").await?;
+    flat_class(&ns.client).await?;
+    burst(&ns, "with subDir", "nfs", CLAIMS).await?;
+    burst(&ns, "without subDir", FLAT, 0).await?;
+    Api::<StorageClass>::all(ns.client.clone()).delete(FLAT, &DeleteParams::default()).await?;
     ns.remove().await
 }

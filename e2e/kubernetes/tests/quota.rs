@@ -95,7 +95,7 @@ async fn s14_a_claim_is_full_at_its_size_and_goes_on_when_it_grows() -> Result<(
 async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_limit() -> Result<()> {
     start_agent().await?;
     let ns = Namespace::new("limits").await?;
-    ns.claim_at_once("14-quota.yaml", CLAIMS).await?;
+    ns.claim_at_once("14-quota.yaml", CLAIMS, None).await?;
     let bound = async || -> Result<Vec<String>> {
         let bound = ns.bound_claims().await?.into_iter();
         bound

@@ -11,6 +11,7 @@ use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
 use crate::snapshot::{delete as snapshots, group as groups};
 use crate::volume::id::VolumeName;
+use crate::volume::lock::lock_directory;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::{directory_owners, kept};
@@ -61,7 +62,7 @@ pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<(
 
 async fn add_owner<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Result<()> {
     let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
-    let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
+    let _lock = lock_directory(export, Some(&name), &sub_dir).await?;
     match Record::read(export, &name).await? {
         Some(record) if record.id.sub_dir == sub_dir => directory_owners::claim(export, &record.id).await,
         _ => Ok(()),
@@ -73,7 +74,7 @@ async fn remove_owner<F: Fs>(export: &Export<F>, owner: &str) -> Result<()> {
     let Some((directory, name)) = owner.rsplit_once("/#/") else { return Ok(()) };
     let Ok(name) = VolumeName::parse("volume", name) else { return Ok(()) };
     let Ok(sub_dir) = SubDir::parse("directory", directory) else { return Ok(()) };
-    let _lock = export.lock(&[name.as_str(), sub_dir.first()]).await?;
+    let _lock = lock_directory(export, Some(&name), &sub_dir).await?;
     match Record::read(export, &name).await? {
         Some(record) if record.id.sub_dir == sub_dir => Ok(()),
         _ => directory_owners::remove_entry(export, &sub_dir, &name.file("")?).await,

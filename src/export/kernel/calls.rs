@@ -15,7 +15,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, Time};
+use crate::export::fs::{
+    Attr, Cookie, Entry, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, SetAttr, Status, Time,
+};
 
 const HERE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
 const BELOW: ResolveFlags = HERE.union(ResolveFlags::BENEATH);
@@ -331,8 +333,12 @@ pub(super) fn statfs(dir: BorrowedFd<'_>) -> FsResult<FsStat> {
 }
 
 /// fcntl(2), F_OFD_SETLK of one byte. Returns whether the lock was granted.
-pub(super) fn lock(file: BorrowedFd<'_>, byte: i64) -> FsResult<bool> {
-    match set_lock(file, byte, libc::F_WRLCK) {
+pub(super) fn lock(file: BorrowedFd<'_>, byte: i64, mode: LockMode) -> FsResult<bool> {
+    let mode = match mode {
+        LockMode::Shared => libc::F_RDLCK,
+        LockMode::Exclusive => libc::F_WRLCK,
+    };
+    match set_lock(file, byte, mode) {
         Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
         set => set.map(|()| true).map_err(Status::from),
     }

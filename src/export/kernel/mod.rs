@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use tokio::time::sleep;
 
 use crate::export::fs::{
-    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
+    Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
     check_special, check_symlink_target, lock_offset,
 };
 use crate::mount::gate::{Gate, Held};
@@ -320,9 +320,9 @@ impl Fs for KernelFs {
         self.call(move || calls::statfs(dir.as_fd())).await
     }
 
-    async fn try_lock(&self, file: &KernelHandle, key: u64) -> FsResult<bool> {
+    async fn try_lock(&self, file: &KernelHandle, key: u64, mode: LockMode) -> FsResult<bool> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
-        self.call(move || calls::lock(file.as_fd(), byte)).await
+        self.call(move || calls::lock(file.as_fd(), byte, mode)).await
     }
 
     async fn unlock(&self, file: &KernelHandle, key: u64) -> FsResult<()> {

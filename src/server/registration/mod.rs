@@ -16,13 +16,14 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::error::Result;
+use crate::mount::backoff::backoff;
 use crate::server::socket::{Claim, Holder, Socket, SocketPath};
 use crate::service::identity::DriverName;
 use crate::service::proto::registration::registration_server::{Registration as Service, RegistrationServer};
 use crate::service::proto::registration::{InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse};
 use authority::Local;
 
-/// The first and the longest pause before a retry after a rejection. Each pause is twice the pause before.
+/// The first and the longest pause before a retry after a rejection.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// The maximum number of unread verdicts. kubelet sends one at a time.
@@ -65,7 +66,7 @@ impl Registration {
         let (verdicts, mut verdict) = mpsc::channel(VERDICTS);
         let kubelet = Kubelet { info, verdicts };
         let mut served = Served::start(socket, kubelet.clone());
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = backoff(FIRST_PAUSE, LONGEST_PAUSE);
         let mut again: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -73,15 +74,17 @@ impl Registration {
                 Some(verdict) = verdict.recv() => match verdict {
                     Verdict::Accepted => {
                         tracing::info!(socket = %path, "registered with kubelet");
-                        (again, pause) = (None, FIRST_PAUSE);
+                        (again, pauses) = (None, backoff(FIRST_PAUSE, LONGEST_PAUSE));
                     }
+                    // Several rejections of one attempt lead to one retry.
+                    Verdict::Refused(_) if again.is_some() => {}
                     Verdict::Refused(reason) => {
+                        let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                         tracing::error!(socket = %path, reason, retry = ?pause, "kubelet rejected the driver");
-                        again.get_or_insert(Instant::now() + pause);
+                        again = Some(Instant::now() + pause);
                     }
                 },
                 () = sleep_until(again) => {
-                    pause = LONGEST_PAUSE.min(pause * 2);
                     again = None;
                     if served.claim.holder() == Holder::Other {
                         tracing::info!(
@@ -94,6 +97,7 @@ impl Registration {
                         // The new socket gets the path before the old socket is closed.
                         Ok(socket) => served = Served::start(socket, kubelet.clone()),
                         Err(error) => {
+                            let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                             tracing::error!(%error, retry = ?pause, "registering with kubelet failed");
                             again = Some(Instant::now() + pause);
                         }
@@ -302,7 +306,11 @@ mod tests {
             pauses.push(before.1.elapsed().as_secs());
             assert!(registry.kubelet().await.get_info(InfoRequest {}).await.is_ok());
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        let expected = [1, 2, 4, 8, 16, 32, 60, 60];
+        assert!(
+            std::iter::zip(&pauses, expected).all(|(pause, least)| (least..=2 * least).contains(pause)),
+            "{pauses:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Two controllers on one export.
 
 use super::*;
-use crate::export::fs::{OpenMode, SetAttr, Time};
+use crate::export::fs::{LockMode, OpenMode, SetAttr, Time};
 
 /// Checks that two clients of one export see each other's changes at once, even if they have looked before. Works in a
 /// directory of its own and removes it.
@@ -99,12 +99,17 @@ async fn what_the_other_removed_is_stale<F: Fs>(one: &F, here: &F::Handle, two: 
 async fn a_lock_keeps_the_other_out<F: Fs>(one: &F, here: &F::Handle, two: &F, there: &F::Handle) {
     let (ours, _) = one.create(here, &name("locks"), 0o600).await.unwrap();
     let (theirs, _) = two.open(there, &name("locks"), OpenMode::ReadWrite).await.unwrap();
-    assert_eq!(one.try_lock(&ours, 9).await, Ok(true));
-    assert_eq!(two.try_lock(&theirs, 9).await, Ok(false));
-    assert_eq!(two.try_lock(&theirs, 10).await, Ok(true));
+    assert_eq!(one.try_lock(&ours, 9, LockMode::Exclusive).await, Ok(true));
+    assert_eq!(two.try_lock(&theirs, 9, LockMode::Exclusive).await, Ok(false));
+    assert_eq!(two.try_lock(&theirs, 10, LockMode::Exclusive).await, Ok(true));
     one.unlock(&ours, 9).await.unwrap();
-    assert_eq!(two.try_lock(&theirs, 9).await, Ok(true));
-    assert_eq!(one.try_lock(&ours, 9).await, Ok(false));
+    assert_eq!(two.try_lock(&theirs, 9, LockMode::Exclusive).await, Ok(true));
+    assert_eq!(one.try_lock(&ours, 9, LockMode::Exclusive).await, Ok(false));
+    two.unlock(&theirs, 9).await.unwrap();
+    assert_eq!(one.try_lock(&ours, 9, LockMode::Shared).await, Ok(true));
+    assert_eq!(two.try_lock(&theirs, 9, LockMode::Exclusive).await, Ok(false));
+    assert_eq!(two.try_lock(&theirs, 9, LockMode::Shared).await, Ok(true));
+    assert_eq!(one.try_lock(&ours, 9, LockMode::Exclusive).await, Ok(false));
     drop(theirs);
-    becomes(Ok(true), async || one.try_lock(&ours, 9).await).await;
+    becomes(Ok(true), async || one.try_lock(&ours, 9, LockMode::Exclusive).await).await;
 }

@@ -1,7 +1,7 @@
 //! Content of files.
 
 use super::*;
-use crate::export::fs::OpenMode;
+use crate::export::fs::{LockMode, OpenMode};
 
 pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
     // The content is longer than a page and than the largest READ and WRITE on the wire, and a multiple of neither.
@@ -57,8 +57,8 @@ pub(super) async fn a_file_that_is_not_open_for_it_is_not_read_or_written<F: Fs>
         fs.write(&closed, 0, b"x".to_vec()).await,
         fs.write(&read, 0, b"x".to_vec()).await,
         fs.commit(&closed).await,
-        answer(fs.try_lock(&closed, 0).await),
-        answer(fs.try_lock(&read, 0).await),
+        answer(fs.try_lock(&closed, 0, LockMode::Exclusive).await),
+        answer(fs.try_lock(&read, 0, LockMode::Exclusive).await),
         fs.unlock(&read, 0).await,
     ];
     assert_eq!(answers, [Err(Status::Inval); 8]);

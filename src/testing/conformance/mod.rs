@@ -112,6 +112,7 @@ all! {
         the_figures_of_the_file_system_make_sense;
     locks:
         a_byte_is_locked_by_one_at_a_time,
+        a_shared_byte_has_many_holders_and_an_exclusive_one_has_one,
         a_lock_ends_with_the_file_it_was_taken_through;
 }
 

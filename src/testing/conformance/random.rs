@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::export::fs::{self, Attr, OpenMode, SetAttr};
+use crate::export::fs::{self, Attr, LockMode, OpenMode, SetAttr};
 use crate::export::kernel::KernelFs;
 use crate::testing::local_directory;
 use crate::testing::memory::{MemoryFs, MemoryServer, Node, Tree};
@@ -41,7 +41,7 @@ enum Operation {
     Read(Index, u64, usize),
     Write(Index, u64, Vec<u8>),
     Commit(Index),
-    TryLock(Index, u64),
+    TryLock(Index, u64, bool),
     Unlock(Index, u64),
 }
 
@@ -131,8 +131,9 @@ async fn perform<F: Fs>(fs: &F, handles: &mut Vec<F::Handle>, operation: &Operat
             fs.write(&handle(file), *offset, data.clone()).await.map(|()| (None, Answer::Done))
         }
         Operation::Commit(file) => fs.commit(&handle(file)).await.map(|()| (None, Answer::Done)),
-        Operation::TryLock(file, key) => {
-            fs.try_lock(&handle(file), *key).await.map(|granted| (None, Answer::Granted(granted)))
+        Operation::TryLock(file, key, shared) => {
+            let mode = if *shared { LockMode::Shared } else { LockMode::Exclusive };
+            fs.try_lock(&handle(file), *key, mode).await.map(|granted| (None, Answer::Granted(granted)))
         }
         Operation::Unlock(file, key) => fs.unlock(&handle(file), *key).await.map(|()| (None, Answer::Done)),
     }?;
@@ -206,7 +207,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (index(), offset(), 0..9000_usize).prop_map(|(f, o, l)| Read(f, o, l)),
         2 => (index(), offset(), prop::collection::vec(any::<u8>(), 1..6000)).prop_map(|(f, o, d)| Write(f, o, d)),
         1 => index().prop_map(Commit),
-        1 => (index(), 0..3_u64).prop_map(|(f, k)| TryLock(f, k)),
+        1 => (index(), 0..3_u64, any::<bool>()).prop_map(|(f, k, shared)| TryLock(f, k, shared)),
         1 => (index(), 0..3_u64).prop_map(|(f, k)| Unlock(f, k)),
     ]
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::locked;
 use super::race::next;
 use crate::export::fs::{
-    Attr, Cookie, Fs, FsResult, FsStat, Kind, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
+    Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
     check_special, check_symlink_target, lock_offset,
 };
 use crate::testing::memory::handle::MemoryHandle;
@@ -96,7 +96,7 @@ impl MemoryFs {
     /// Lets the controller die now.
     pub fn crash(&self) {
         locked(&self.client.plan).dead = true;
-        locked(&self.client.server).locks.retain(|_, holder| holder.client != self.client.id);
+        locked(&self.client.server).locks.retain(|(_, _, holder), _| holder.client != self.client.id);
     }
 
     /// Sets the limit of a directory, which statfs then reports as its size. It is not enforced.
@@ -352,10 +352,10 @@ impl Fs for MemoryFs {
         self.operate(format!("statfs {dir:?}"), |state| state.statfs(dir.fileid)).await
     }
 
-    async fn try_lock(&self, file: &MemoryHandle, key: u64) -> FsResult<bool> {
-        self.operate(format!("try_lock {file:?} at {key}"), |state| {
+    async fn try_lock(&self, file: &MemoryHandle, key: u64, mode: LockMode) -> FsResult<bool> {
+        self.operate(format!("try_lock {file:?} at {key}, {mode:?}"), |state| {
             let holder = file.holder(state, true)?;
-            state.try_lock(file.fileid, lock_offset(key), holder)
+            state.try_lock(file.fileid, lock_offset(key), holder, mode)
         })
         .await
     }

@@ -24,7 +24,7 @@ struct Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        locked(&self.server).locks.retain(|_, holder| *holder != self.holder);
+        locked(&self.server).locks.retain(|(_, _, holder), _| *holder != self.holder);
     }
 }
 

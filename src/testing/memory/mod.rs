@@ -157,7 +157,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::export::fs::{Fs, Name, OpenMode, Status};
+    use crate::export::fs::{Fs, LockMode, Name, OpenMode, Status};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
@@ -231,8 +231,8 @@ mod tests {
         for end in ["close", "crash", "power"] {
             let one = if end == "crash" { server.client() } else { one.clone() };
             let (file, _) = one.open(&root, &locks, OpenMode::ReadWrite).await.unwrap();
-            assert_eq!(one.try_lock(&file, 7).await, Ok(true));
-            assert_eq!(two.try_lock(&theirs, 7).await, Ok(false), "{end}");
+            assert_eq!(one.try_lock(&file, 7, LockMode::Exclusive).await, Ok(true));
+            assert_eq!(two.try_lock(&theirs, 7, LockMode::Exclusive).await, Ok(false), "{end}");
             match end {
                 "close" => drop(file),
                 "crash" => one.crash(),
@@ -240,7 +240,11 @@ mod tests {
             }
             assert_eq!(server.locks(), 0, "{end}");
         }
-        assert_eq!(two.try_lock(&theirs, 7).await, Err(Status::Stale), "opened before the loss of power");
+        assert_eq!(
+            two.try_lock(&theirs, 7, LockMode::Exclusive).await,
+            Err(Status::Stale),
+            "opened before the loss of power"
+        );
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The effect and the result of each operation. Errors are checked in the order of Linux's client and server.
 
-use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status};
+use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, SetAttr, Status};
 use crate::testing::memory::content::Content;
 use crate::testing::memory::inode::{Body, Directory};
 use crate::testing::memory::state::{Holder, NOBODY, READ, SEARCH, State, WRITE};
@@ -221,16 +221,20 @@ impl State {
         })
     }
 
-    pub(super) fn try_lock(&mut self, fileid: u64, byte: i64, holder: Holder) -> FsResult<bool> {
+    pub(super) fn try_lock(&mut self, fileid: u64, byte: i64, holder: Holder, mode: LockMode) -> FsResult<bool> {
         self.inode(fileid)?;
-        Ok(*self.locks.entry((fileid, byte)).or_insert(holder) == holder)
+        let mut others =
+            self.locks.iter().filter(|((file, at, other), _)| (*file, *at) == (fileid, byte) && *other != holder);
+        let refused = others.any(|(_, held)| LockMode::Exclusive == mode.max(*held));
+        if !refused {
+            self.locks.insert((fileid, byte, holder), mode);
+        }
+        Ok(!refused)
     }
 
     pub(super) fn unlock(&mut self, fileid: u64, byte: i64, holder: Holder) -> FsResult<()> {
         self.inode(fileid)?;
-        if self.locks.get(&(fileid, byte)) == Some(&holder) {
-            self.locks.remove(&(fileid, byte));
-        }
+        self.locks.remove(&(fileid, byte, holder));
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::export::fs::{FsResult, Kind, Name, Status, Time};
+use crate::export::fs::{FsResult, Kind, LockMode, Name, Status, Time};
 use crate::testing::memory::inode::{Body, Directory, Inode};
 
 /// The `fileid` of the root directory.
@@ -31,7 +31,7 @@ pub(super) struct State {
     pub(super) root_squash: bool,
     pub(super) abilities: Abilities,
     /// The holder of each locked byte.
-    pub(super) locks: BTreeMap<(u64, i64), Holder>,
+    pub(super) locks: BTreeMap<(u64, i64, Holder), LockMode>,
     /// The number of times that the server lost power.
     pub(super) boot: u64,
 }
@@ -54,7 +54,7 @@ impl Default for Abilities {
 }
 
 /// An open file of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Holder {
     pub(super) client: u64,
     pub(super) open: u64,
@@ -213,7 +213,7 @@ impl State {
             if let Some(Inode { body: Body::File { now, .. }, .. }) = self.inodes.remove(&object) {
                 self.used_bytes -= now.used();
             }
-            self.locks.retain(|(fileid, _), _| *fileid != object);
+            self.locks.retain(|(fileid, ..), _| *fileid != object);
         }
         if is_directory {
             self.inode_mut(dir)?.links -= 1;
