@@ -68,6 +68,14 @@ fn bad_configuration_exits_64_with_one_line_and_binds_nothing(#[case] words: &[&
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
 
+/// As in the manifest of the agent. It ends because the directory is missing.
+#[test]
+fn the_agent_takes_the_flags_of_all_parts_after_its_name() {
+    let output = csi_nfs(&["agent", "--path=/no/such/directory", "--log-format=json", "-v=5"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/no/such/directory"));
+}
+
 #[rstest]
 #[case("--version", concat!("csi-nfs ", env!("CARGO_PKG_VERSION")))]
 #[case("--help", "Usage: csi-nfs")]

@@ -2,7 +2,8 @@
 //!
 //! A flag `--some-flag` can also be passed as `-some-flag`, as Go's flag package accepts it, and by the environment
 //! variable `CSI_NFS_SOME_FLAG`. The command line overrides the environment. An empty value is the same as no value,
-//! because manifests use an empty value for "the default".
+//! because manifests use an empty value for "the default". A flag that belongs to all parts of the program may be
+//! written before the subcommand or after it.
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
@@ -93,11 +94,11 @@ pub(super) struct Args {
     pub(super) shutdown_grace: Duration,
 
     /// Format of log lines: text or json.
-    #[arg(long, default_value = "text", value_parser = log_format, value_name = "FORMAT")]
+    #[arg(long, global = true, default_value = "text", value_parser = log_format, value_name = "FORMAT")]
     pub(super) log_format: Format,
 
     /// Verbosity of the log, as in klog: below 3 info, 3 and 4 debug, 5 and more trace.
-    #[arg(long = "v", default_value = "0", value_name = "N")]
+    #[arg(long = "v", global = true, default_value = "0", value_name = "N")]
     pub(super) verbosity: u32,
 
     /// Accepted for manifests of csi-driver-nfs and ignored: the driver needs no working directory.

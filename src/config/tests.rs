@@ -227,3 +227,91 @@ fn the_version_is_shown(#[values("--version", "-version", "-V")] word: &str) {
     let shown = format!("csi-nfs {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(read(&[word], &[]).unwrap_err(), Refusal::Shown(shown));
 }
+
+#[rstest]
+#[case(&["--log-format=json", "-v=3", "agent", "--path=/srv"])]
+#[case(&["agent", "--path=/srv", "--log-format=json", "-v=3"])]
+#[case(&["--log-format=text", "agent", "--path=/srv", "--log-format=json", "-v=3"])]
+fn the_flags_of_all_parts_are_accepted_before_and_after_the_subcommand(#[case] words: &[&str]) {
+    let Ok(Task::Agent(agent)) = read(words, &[("CSI_NFS_V", "7")]) else { panic!("{words:?}") };
+    assert_eq!((agent.log_format, agent.verbosity), (Format::Json, 3));
+    for other in [&["probe"] as &[_], &["check", "--export=h:/a"]] {
+        let words = [other, &["--log-format=json", "-v=3", "--endpoint=unix:///a"]].concat();
+        assert!(read(&words, &[]).is_ok(), "{words:?}");
+    }
+}
+
+/// All files below a directory of the repository.
+fn files_below(directory: &str) -> Vec<(String, String)> {
+    let mut open = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(directory)];
+    let mut found = Vec::new();
+    while let Some(path) = open.pop() {
+        match std::fs::read_dir(&path) {
+            Ok(entries) => open.extend(entries.map(|entry| entry.unwrap().path())),
+            Err(_) => found.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap())),
+        }
+    }
+    found
+}
+
+/// The command lines of csi-nfs in a manifest: the `args` of containers whose image is csi-nfs, and the commands of
+/// probes.
+fn in_manifest(text: &str) -> Vec<Vec<String>> {
+    let word = |text: &str| text.trim().trim_matches('"').to_owned();
+    let flow = |text: &str| text.split(']').next().unwrap().split(',').map(word).collect::<Vec<_>>();
+    let mut found = Vec::new();
+    let mut ours = false;
+    let mut lines = text.lines().map(str::trim).peekable();
+    while let Some(line) = lines.next() {
+        if let Some(image) = line.strip_prefix("image: ") {
+            ours = image.split('/').next_back().unwrap().starts_with("csi-nfs:");
+        } else if let Some(list) = line.strip_prefix("args: [").filter(|_| ours) {
+            found.push(flow(list));
+        } else if line == "args:" && ours {
+            let mut words = Vec::new();
+            while let Some(item) = lines.next_if(|line| line.starts_with("- ")) {
+                words.push(word(&item[2..]));
+            }
+            found.push(words);
+        } else if let Some((_, list)) = line.split_once("command: [/csi-nfs, ") {
+            found.push(flow(list));
+        }
+    }
+    found
+}
+
+/// The command lines of csi-nfs in a unit, and in the indented lines of a document.
+fn in_lines(text: &str) -> Vec<Vec<String>> {
+    let commands = text.lines().filter(|line| line.starts_with("    ") || line.starts_with("ExecStart="));
+    let commands = commands.filter(|line| !line.contains("helm ")).filter_map(|line| line.split_once("/csi-nfs "));
+    let end = |word: &&str| !["&", "&&", "||", "|", ">", "2>"].contains(word) && !word.starts_with('#');
+    let word = |word: &str| word.replace([';', '"'], "");
+    commands.map(|(_, words)| words.split_whitespace().take_while(end).map(word).collect()).collect()
+}
+
+#[test]
+fn the_arguments_of_every_shipped_manifest_unit_and_document_are_accepted() {
+    let mut parts = std::collections::BTreeMap::<&str, usize>::new();
+    for (path, text) in [files_below("deploy"), files_below("docs"), files_below("README.md")].concat() {
+        let commands = match path.rsplit('.').next() {
+            Some("yaml") if !path.contains("/templates/") => in_manifest(&text),
+            Some("service" | "md") => in_lines(&text),
+            _ => continue,
+        };
+        for words in commands {
+            let words: Vec<_> = words.iter().map(|word| word.replace("${CSI_NFS_AGENT_PATHS}", "/a,/b")).collect();
+            let read = read(&words.iter().map(String::as_str).collect::<Vec<_>>(), &[("NODE_ID", "n")]);
+            let part = match read {
+                Ok(Task::Serve(_)) => "serve",
+                Ok(Task::Probe(_)) => "probe",
+                Ok(Task::Agent(_)) => "agent",
+                Ok(Task::Check(_)) => "check",
+                Err(refusal) => panic!("{path}: {words:?}: {refusal:?}"),
+            };
+            *parts.entry(part).or_default() += 1;
+        }
+    }
+    // Two services in each of three manifests, and their probes; the agent's unit and manifest; and the documents.
+    let at_least = [("serve", 6), ("probe", 12), ("agent", 2), ("check", 1)];
+    assert!(at_least.iter().all(|(part, count)| parts.get(part) >= Some(count)), "{parts:?}");
+}
