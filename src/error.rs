@@ -130,6 +130,11 @@ fn advice(status: FsStatus) -> &'static str {
         FsStatus::RoFs => "; export it with rw in /etc/exports",
         FsStatus::NoSpc => "; free space or inodes on the server",
         FsStatus::DQuot => "; raise the quota on the server",
+        FsStatus::OtherProject => {
+            "; an administrator gave a directory of the export a project of its own (xfs_quota), which is inherited: \
+             run `csi-nfs agent` on the server, which takes it off the directories in `.csi-nfs`; to archive a volume, \
+             take it off the directory above too (`xfs_io -c 'chattr -P' DIRECTORY`)"
+        }
         FsStatus::TimedOut => "; check the server and the network to it",
         FsStatus::Stale => "; the export was replaced on the server; the next call uses a new mount",
         _ => "",

@@ -24,6 +24,8 @@ mod process;
 mod provision;
 mod quota;
 mod quota_copies;
+mod quota_load;
+mod quota_projects;
 mod refused_copies;
 mod registration;
 mod round_trip;

@@ -1,7 +1,7 @@
 //! The agent's answers, by volume and by project ID.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 
 use crate::volume::id::VolumeName;
 use crate::volume::quota::Answer;
@@ -9,31 +9,73 @@ use crate::volume::quota::Answer;
 /// The ID of objects that belong to no project.
 pub(super) const NONE: u32 = 0;
 
+/// How far the present look is with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    /// The answer was not read again yet.
+    No,
+    /// The answer was read again.
+    Read,
+    /// The volume was looked at.
+    All,
+}
+
 /// The answer for each volume.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    of: BTreeMap<VolumeName, Answer>,
+    of: BTreeMap<VolumeName, (Answer, Seen)>,
     /// For each project ID, the volumes whose answers name it.
     named: BTreeMap<u32, BTreeSet<VolumeName>>,
 }
 
 impl Answers {
     pub(super) fn get(&self, volume: &VolumeName) -> Option<&Answer> {
-        self.of.get(volume)
+        self.of.get(volume).map(|(answer, _)| answer)
     }
 
-    pub(super) fn volumes(&self) -> impl Iterator<Item = &VolumeName> {
-        self.of.keys()
-    }
-
+    /// Records an answer that was written. The present look has no need to see it.
     pub(super) fn insert(&mut self, volume: VolumeName, answer: Answer) {
+        self.put(volume, answer, Seen::All);
+    }
+
+    /// Records an answer that the present look has read.
+    pub(super) fn read(&mut self, volume: VolumeName, answer: Answer) {
+        self.put(volume, answer, Seen::Read);
+    }
+
+    fn put(&mut self, volume: VolumeName, answer: Answer, seen: Seen) {
         self.remove(&volume);
         self.named.entry(answer.project).or_default().insert(volume.clone());
-        self.of.insert(volume, answer);
+        self.of.insert(volume, (answer, seen));
+    }
+
+    /// Begins a look, which has seen nothing yet.
+    pub(super) fn begin_look(&mut self) {
+        self.of.values_mut().for_each(|(_, seen)| *seen = Seen::No);
+    }
+
+    /// Forgets the answers that the present look has not found.
+    pub(super) fn forget_unread(&mut self) {
+        let unread = self.of.iter().filter(|(_, (_, seen))| *seen == Seen::No).map(|(volume, _)| volume.clone());
+        unread.collect::<Vec<_>>().iter().for_each(|volume| self.remove(volume));
+    }
+
+    /// Records that the present look looks at a volume.
+    pub(super) fn looked_at(&mut self, volume: &VolumeName) {
+        if let Some((_, seen)) = self.of.get_mut(volume) {
+            *seen = Seen::All;
+        }
+    }
+
+    /// The first volume after `last` that the present look has not looked at.
+    pub(super) fn not_looked_at(&self, last: Option<&VolumeName>) -> Option<VolumeName> {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.of.range::<VolumeName, _>((after, Bound::Unbounded));
+        rest.find(|(_, (_, seen))| *seen != Seen::All).map(|(volume, _)| volume.clone())
     }
 
     pub(super) fn remove(&mut self, volume: &VolumeName) {
-        let Some(answer) = self.of.remove(volume) else { return };
+        let Some((answer, _)) = self.of.remove(volume) else { return };
         if let Some(names) = self.named.get_mut(&answer.project) {
             names.remove(volume);
             if names.is_empty() {

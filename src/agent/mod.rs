@@ -6,9 +6,15 @@
 
 mod answers;
 mod calls;
+mod directories;
+mod look;
+mod looking;
 pub mod projects;
+pub(crate) mod queue;
 pub mod reconciler;
 pub(crate) mod snapshots;
+mod volumes;
+mod walk;
 pub mod watch;
 
 use std::future::Future;
@@ -18,23 +24,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, LockMode, Name};
 use crate::export::kernel::KernelFs;
 use crate::nfs::source::{Server, Share, Source, SubDir};
-use crate::volume::quota;
-use crate::volume::record::Record;
-use crate::volume::record_file::RecordFile as _;
 use projects::KernelProjects;
-use reconciler::{Ids, Reconciler};
-use watch::{Change, Watch};
+use queue::PERIOD;
+use reconciler::{Ids, Reconciler, Step};
+use watch::Watch;
 
-/// How often all volumes are checked, even if inotify reports nothing.
-pub(crate) const PERIOD: Duration = Duration::from_secs(300);
-/// The shortest and the longest pause before a retry.
-pub(crate) const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The first pause before the agent looks again at a directory that the driver is creating.
 const STEP: Duration = Duration::from_millis(5);
 /// How often a standby agent tries to take the lock.
@@ -105,29 +107,24 @@ async fn keep(
     let watch = Watch::new(&fs, &layout.volumes).await?;
     let snapshots = Watch::new(&fs, &layout.snapshots).await?;
     tracing::info!(path, "enforcing limits");
-    let look = quota::look().map_err(|status| Error::Internal(status.to_string()))?;
-    let mut pause = AGAIN.0;
     loop {
-        let all = reconciler.look_at_all(PERIOD).await.unwrap_or_else(|error| {
-            tracing::warn!(path, %error, "checking all volumes failed; the agent retries");
-            false
-        });
-        let until = tokio::time::Instant::now() + if all { PERIOD } else { pause };
-        pause = if all { AGAIN.0 } else { (pause * 2).min(AGAIN.1) };
-        let mut again = false;
-        while !again {
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => again = true,
-                change = watch.changes() => match change? {
-                    Change::Unknown => again = true,
-                    Change::Names(names) => for name in &names {
-                        match Record::of_file(name) {
-                            Some(volume) => again |= !reconciler.look_at(&volume).await,
-                            None => again |= *name == look,
-                        }
-                    },
-                },
-                _ = snapshots.changes() => again |= !reconciler.count_snapshots().await,
+        // What has changed meanwhile comes before whatever else there is to do.
+        if let Some(change) = watch.queued()? {
+            reconciler.records_changed(&change);
+        }
+        if let Some(change) = snapshots.queued()? {
+            reconciler.snapshots_changed(&change);
+        }
+        match reconciler.step().await {
+            // The calls run on this thread and never wait, so without this no other task would run.
+            Step::Worked => yield_now().await,
+            Step::Idle(until) => {
+                let due = until.unwrap_or_else(|| Instant::now() + PERIOD);
+                tokio::select! {
+                    () = sleep_until(due) => {}
+                    change = watch.changes() => reconciler.records_changed(&change?),
+                    change = snapshots.changes() => reconciler.snapshots_changed(&change?),
+                }
             }
         }
     }

@@ -40,6 +40,9 @@ pub trait Projects<F: Fs>: Send + Sync + 'static {
     /// Assigns a directory or an open file to a project. New objects in the directory then inherit the project.
     fn assign(&self, object: &F::Handle, kind: Kind, project: u32) -> impl Future<Output = FsResult<()>> + Send;
 
+    /// Takes from a directory that new objects in it inherit its project.
+    fn disinherit(&self, directory: &F::Handle) -> impl Future<Output = FsResult<()>> + Send;
+
     /// A project's limits and usage.
     fn get(&self, project: u32) -> impl Future<Output = FsResult<Project>> + Send;
 
@@ -106,27 +109,33 @@ impl KernelProjects {
                 )));
             }
         };
-        let off = |what: &str| match kind {
-            FileSystem::Xfs => Error::Precondition(format!(
-                "{path} is on XFS, and its project quotas are {what}: unmount it, and mount it with the option \
-                 `prjquota` (a remount does not turn quotas on)"
-            )),
-            FileSystem::Ext4 => Error::Precondition(format!(
-                "{path} is on ext4, and its project quotas are {what}: unmount it, run \
-                 `tune2fs -O project,quota -Q prjquota DEVICE`, and mount it with the option `prjquota`"
-            )),
-        };
         match state {
             Ok(flags) if flags & ENFORCED != 0 => Ok(Self { fs, kind }),
-            Ok(flags) if flags & COUNTED != 0 => Err(off("counted but not enforced")),
-            Ok(_) | Err(Errno::SRCH) => Err(off("off")),
-            Err(Errno::NOSYS) => Err(Error::Precondition(format!(
-                "{path}: project quotas are off, or this kernel has no quotactl_fd(2) (new in Linux 5.14): {}",
-                off("off")
-            ))),
+            Ok(flags) if flags & COUNTED != 0 => Err(off(path, kind, "counted but not enforced")),
+            Ok(_) | Err(Errno::SRCH) => Err(off(path, kind, "off")),
+            Err(Errno::NOSYS) => Err(no_call(path, kind)),
             Err(errno) => Err(Error::Internal(format!("{path}: reading the state of the project quotas: {errno}"))),
         }
     }
+}
+
+/// The error for a file system whose project quotas are not on.
+fn off(path: &str, kind: FileSystem, what: &str) -> Error {
+    Error::Precondition(match kind {
+        FileSystem::Xfs => format!(
+            "{path} is on XFS, and its project quotas are {what}: unmount it, and mount it with the option \
+             `prjquota` (a remount does not turn quotas on)"
+        ),
+        FileSystem::Ext4 => format!(
+            "{path} is on ext4, and its project quotas are {what}: unmount it, run \
+             `tune2fs -O project,quota -Q prjquota DEVICE`, and mount it with the option `prjquota`"
+        ),
+    })
+}
+
+/// The error for ENOSYS: the kernel returns it for a call that it does not have, and where quotas are off.
+fn no_call(path: &str, kind: FileSystem) -> Error {
+    Error::Precondition(format!("{}; the kernel must be Linux 5.14 or newer (quotactl_fd(2))", off(path, kind, "off")))
 }
 
 impl Projects<KernelFs> for KernelProjects {
@@ -156,6 +165,21 @@ impl Projects<KernelFs> for KernelProjects {
                     xattr.flags |= calls::INHERIT;
                 }
                 if xattr == before { Ok(()) } else { Ok(calls::set_xattr(object, xattr)?) }
+            })
+            .await
+    }
+
+    async fn disinherit(&self, directory: &KernelHandle) -> FsResult<()> {
+        self.fs
+            .with(directory, |directory| {
+                let opened = opened(directory)?;
+                let directory = opened.as_ref().map_or(directory, AsFd::as_fd);
+                let mut xattr = calls::xattr(directory)?;
+                if xattr.flags & calls::INHERIT == 0 {
+                    return Ok(());
+                }
+                xattr.flags &= !calls::INHERIT;
+                Ok(calls::set_xattr(directory, xattr)?)
             })
             .await
     }
@@ -197,5 +221,19 @@ fn opened(object: BorrowedFd<'_>) -> FsResult<Option<std::os::fd::OwnedFd>> {
     match rustix::fs::openat(object, ".", flags, Mode::empty()) {
         Ok(directory) => Ok(Some(directory)),
         Err(errno) => Err(Status::from(errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_once_what_is_off() {
+        for kind in [FileSystem::Xfs, FileSystem::Ext4] {
+            let error = no_call("/srv", kind).to_string();
+            assert_eq!((error.matches("/srv").count(), error.matches("quotas are off").count()), (1, 1), "{error}");
+            assert!(error.contains("prjquota") && error.contains("5.14"), "{error}");
+        }
     }
 }

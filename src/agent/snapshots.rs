@@ -5,10 +5,11 @@
 //! root has the ID is complete.
 
 use crate::agent::projects::Projects;
+use crate::agent::queue::{Item, Urgency};
 use crate::agent::reconciler::{Reconciler, name};
+use crate::agent::walk::{Purpose, Walk};
 use crate::error::Result;
 use crate::export::fs::{Fs, Kind, Name};
-use crate::volume::id::VolumeName;
 use crate::volume::limits::Limits;
 use crate::volume::quota::{SNAPSHOTS, Snapshots, read_in};
 
@@ -16,44 +17,16 @@ use crate::volume::quota::{SNAPSHOTS, Snapshots, read_in};
 pub(crate) const KEPT: Limits = Limits { bytes: Some(1 << 60), inodes: None };
 
 impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
-    /// Accounts the space of snapshots, and records the space if it changed. Returns whether it accounted every
-    /// snapshot.
-    pub async fn count_snapshots(&mut self) -> bool {
-        self.try_count().await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "accounting snapshots failed; the agent retries");
-            false
-        })
-    }
-
-    async fn try_count(&mut self) -> Result<bool> {
-        let Some(layout) = self.export.layout().await? else { return Ok(true) };
-        let mut trees = self.export.names(&layout.snapshots).await?;
-        trees.retain(|name| VolumeName::of_file(name, ".tree").is_some());
-        let before: Option<Snapshots> = read_in(&self.export, &self.quota, &name(SNAPSHOTS)?).await?;
-        self.snapshots = before.map(|before| before.project).filter(|id| self.range.contains(id));
-        if self.snapshots.is_none() && trees.is_empty() {
-            return Ok(true);
-        }
-        let project = match self.snapshots {
-            Some(project) => project,
-            None => self.give_project().await?,
-        };
-        let mut all = true;
-        for tree in trees {
-            if let Err(error) = self.count_tree(&layout.snapshots, &tree, project).await {
-                tracing::warn!(snapshot = %tree, %error, "accounting a snapshot failed; the agent retries");
-                all = false;
-            }
-        }
+    /// Reports how much space snapshots take, if that changed.
+    pub(super) async fn report_usage(&mut self) -> Result<()> {
+        let Some(project) = self.snapshots else { return Ok(()) };
         let used = self.used(project).await?;
         if used.limits != KEPT {
             self.keep(project).await?;
         }
+        let before: Option<Snapshots> = read_in(&self.export, &self.quota, &name(SNAPSHOTS)?).await?;
         let now = Snapshots { project, bytes: used.bytes, inodes: used.inodes };
-        if before != Some(now) {
-            self.write(&self.quota, &name(SNAPSHOTS)?, &now).await?;
-        }
-        Ok(all)
+        if before == Some(now) { Ok(()) } else { self.write(&self.quota, &name(SNAPSHOTS)?, &now).await }
     }
 
     /// Gives snapshots a project. From now on the project is in use, even if no object belongs to it.
@@ -73,18 +46,32 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         kept.map_err(|e| self.export.failed("reserving a project ID for snapshots", e))
     }
 
-    async fn count_tree(&self, snapshots: &F::Handle, tree: &Name, project: u32) -> Result<()> {
+    /// Accounts the tree of a snapshot. `walked` is the project that a walk has given to its content. Returns whether
+    /// nothing is left to do: a walk may be under way.
+    pub(super) async fn count_tree(&mut self, tree: &Name, walked: Option<u32>) -> Result<bool> {
+        let Some(layout) = self.export.layout().await? else { return Ok(true) };
         // `None`: the snapshot was deleted meanwhile.
-        let Some((root, attr)) = self.export.find(snapshots, tree).await? else { return Ok(()) };
-        if attr.kind != Kind::Directory {
-            return Ok(());
-        }
+        let found = self.export.find(&layout.snapshots, tree).await?;
+        let Some((root, _)) = found.filter(|(_, attr)| attr.kind == Kind::Directory) else { return Ok(true) };
+        let project = match self.snapshots {
+            Some(project) => project,
+            None => self.give_project().await?,
+        };
         let failed = |status| self.export.failed(format!("setting the project ID of `{tree}`"), status);
-        let (of, _) = self.projects.of(&root).await.map_err(failed)?;
-        if of != project {
-            self.walk(root.clone(), project).await.map_err(failed)?;
-            self.projects.assign(&root, Kind::Directory, project).await.map_err(failed)?;
+        if self.projects.of(&root).await.map_err(failed)?.0 == project {
+            return Ok(true);
         }
-        Ok(())
+        if walked != Some(project) {
+            let purpose = Purpose::Assign(project);
+            let walk = Walk::new(root.clone(), purpose);
+            let ended = self.walk(Item::Snapshot(tree.clone()), walk, purpose).await;
+            if !ended.map_err(|status| self.export.failed(format!("counting what is in `{tree}`"), status))? {
+                return Ok(false);
+            }
+        }
+        let assigned = self.projects.assign(&root, Kind::Directory, project).await;
+        assigned.map_err(|status| self.export.failed(format!("setting the project ID of `{tree}`"), status))?;
+        self.queue.push(Item::Usage, Urgency::Change);
+        Ok(true)
     }
 }

@@ -28,6 +28,12 @@ pub enum Change {
     Unknown,
 }
 
+impl Change {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Names(names) if names.is_empty())
+    }
+}
+
 impl Watch {
     /// Watches a directory for entries that are created, moved or removed.
     pub async fn new(fs: &KernelFs, directory: &KernelHandle) -> Result<Self> {
@@ -48,33 +54,35 @@ impl Watch {
 
     /// Waits for changes, and returns all that are queued. Cancel-safe.
     pub async fn changes(&self) -> Result<Change> {
-        let failed = |error: std::io::Error| Error::Internal(format!("inotify: {error}"));
         loop {
             let mut ready = self.inotify.readable().await.map_err(failed)?;
-            let mut names = BTreeSet::new();
-            let mut buffer = [MaybeUninit::uninit(); 16 << 10];
-            let mut reader = Reader::new(self.inotify.get_ref(), &mut buffer);
-            let end = loop {
-                match reader.next() {
-                    Ok(event) => match event.file_name().map(|name| Name::new(name.to_bytes())) {
-                        Some(Ok(name)) => drop(names.insert(name)),
-                        // The queue overflowed, or the directory itself was removed.
-                        _ => break None,
-                    },
-                    Err(Errno::INTR) => {}
-                    Err(errno) => break Some(errno),
-                }
-            };
-            match end {
-                None => return Ok(Change::Unknown),
-                Some(Errno::AGAIN) => {
-                    ready.clear_ready();
-                    if !names.is_empty() {
-                        return Ok(Change::Names(names));
-                    }
-                }
-                Some(errno) => return Err(failed(errno.into())),
+            match self.queued()? {
+                Some(change) => return Ok(change),
+                None => ready.clear_ready(),
             }
         }
     }
+
+    /// The changes that are queued; `None` if there are none.
+    pub fn queued(&self) -> Result<Option<Change>> {
+        let mut names = BTreeSet::new();
+        let mut buffer = [MaybeUninit::uninit(); 16 << 10];
+        let mut reader = Reader::new(self.inotify.get_ref(), &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(event) => match event.file_name().map(|name| Name::new(name.to_bytes())) {
+                    Some(Ok(name)) => drop(names.insert(name)),
+                    // The queue overflowed, or the directory itself was removed.
+                    _ => return Ok(Some(Change::Unknown)),
+                },
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(Some(Change::Names(names)).filter(|change| !change.is_empty())),
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+    }
+}
+
+fn failed(error: std::io::Error) -> Error {
+    Error::Internal(format!("inotify: {error}"))
 }

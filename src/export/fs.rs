@@ -305,7 +305,8 @@ pub trait Fs: Clone + Send + Sync + 'static {
 
     /// RENAME: replaces a file by a file, or an empty directory by a directory, in one step. Otherwise returns
     /// [`Status::IsDir`], [`Status::NotDir`] or [`Status::NotEmpty`], depending on the existing object; and
-    /// [`Status::Inval`] when a directory is moved into itself.
+    /// [`Status::Inval`] when a directory is moved into itself, and [`Status::OtherProject`] where the target directory
+    /// hands down a quota project that is not the object's.
     fn rename(
         &self,
         from_dir: &Self::Handle,

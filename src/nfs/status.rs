@@ -41,9 +41,13 @@ pub enum Status {
     /// NFS4ERR_WRONG_TYPE: a FIFO, socket or device has the name of a requested regular file.
     #[error("not a regular file")]
     WrongType,
-    /// NFS4ERR_XDEV: source and target are in different file systems or quota projects.
+    /// NFS4ERR_XDEV: another file system of the server begins there.
     #[error("crosses into another file system")]
     XDev,
+    /// NFS4ERR_XDEV of a rename or a link within one file system: the target directory hands down a quota project, and
+    /// the object belongs to another one.
+    #[error("the directory takes nothing of another quota project")]
+    OtherProject,
     /// NFS4ERR_INVAL.
     #[error("invalid argument")]
     Inval,

@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use crate::agent::projects::{FileSystem, Project, Projects};
+use crate::agent::queue::AGAIN;
 use crate::agent::reconciler::Reconciler;
 use crate::agent::snapshots::KEPT;
-use crate::agent::{AGAIN, PERIOD};
+use crate::agent::watch::Change;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Kind};
@@ -64,6 +65,14 @@ impl Projects<MemoryFs> for MemoryProjects {
         Ok(())
     }
 
+    async fn disinherit(&self, directory: &MemoryHandle) -> FsResult<()> {
+        let fileid = self.fs.getattr(directory).await?.fileid;
+        if let Some((_, inherits)) = self.table.0.lock().unwrap().of.get_mut(&fileid) {
+            *inherits = false;
+        }
+        Ok(())
+    }
+
     async fn get(&self, project: u32) -> FsResult<Project> {
         self.fs.getattr(&self.fs.root()).await?;
         let quotas = self.table.0.lock().unwrap();
@@ -98,7 +107,7 @@ pub(super) async fn agent(server: &MemoryServer, table: &Table, dies_at: Option<
     }
     let projects = MemoryProjects { fs: fs.clone(), table: table.clone() };
     let looked = match Reconciler::open(export, projects, 100..=200, Arc::default()).await {
-        Ok(Some(mut reconciler)) => reconciler.look_at_all(PERIOD).await,
+        Ok(Some(mut reconciler)) => Ok(reconciler.run_until_idle().await),
         Ok(None) => Ok(true),
         Err(error) => Err(error),
     };
@@ -255,7 +264,9 @@ async fn an_agent_beside_controllers_ends_in_agreement_whatever_their_order() {
             let projects = MemoryProjects { fs, table: table.clone() };
             let mut reconciler = Reconciler::open(export, projects, 100..=200, Arc::default()).await.unwrap().unwrap();
             for name in ["v", "w", "x", "y", "v", "w", "x", "y"] {
-                reconciler.look_at(&VolumeName::parse("name", name).unwrap()).await;
+                let file = Record::file(&VolumeName::parse("name", name).unwrap()).unwrap();
+                reconciler.records_changed(&Change::Names(BTreeSet::from([file])));
+                reconciler.run_until_idle().await;
             }
         };
         let actors: Vec<Pin<Box<dyn Future<Output = ()> + Send + '_>>> =

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::agent::PERIOD;
 use crate::agent::reconciler::Reconciler;
+use crate::agent::watch::Change;
 use crate::testing::agent_crashes::{MemoryProjects, Table, agent, assert_agreement};
 use crate::testing::crash_harness::{Call, connect, races, reach, settle};
 use crate::testing::memory::{Crash, MemoryServer, race};
@@ -117,7 +117,10 @@ async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
                 let mut reconciler: Option<Reconciler<_, MemoryProjects>> = None;
                 while at_work.load(Ordering::Relaxed) > 0 {
                     match &mut reconciler {
-                        Some(reconciler) => drop(reconciler.look_at_all(PERIOD).await),
+                        Some(reconciler) => {
+                            reconciler.records_changed(&Change::Unknown);
+                            reconciler.run_until_idle().await;
+                        }
                         None => reconciler = open().await,
                     }
                     tokio::time::sleep(Duration::from_millis(1)).await;

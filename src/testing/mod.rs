@@ -7,6 +7,8 @@ pub mod memory;
 #[cfg(test)]
 mod agent_crashes;
 #[cfg(test)]
+mod agent_order;
+#[cfg(test)]
 mod agent_races;
 #[cfg(test)]
 mod archive_crashes;

@@ -9,7 +9,7 @@
 //!   access control lists where the mounts carry them, hard links inside the tree, holes, symbolic links, FIFOs,
 //!   sockets, device nodes, and names of any bytes.
 //! - **Memory** does not grow with the tree. The walk keeps a page of a listing for each of the first [`walk::PAGES`]
-//!   levels, and a few hundred bytes for each level below, up to [`walk::DEPTH`] levels. Hard links are recorded on the
+//!   levels, and a few hundred bytes for each level below, up to [`DEPTH`](super::DEPTH) levels. Hard links are recorded on the
 //!   target ([`links`]). The copy holds two descriptors for each of [`directory::OPEN`] levels and for each entry in
 //!   flight, and four more for each entry in flight.
 //! - **Tenants may write meanwhile.** An entry that is gone when its turn comes is left out. An entry that was replaced

@@ -6,6 +6,7 @@ use std::vec;
 use tokio::sync::mpsc;
 
 use super::{Copy, entry};
+use crate::export::DEPTH;
 use crate::export::copy::directory::{Dir, Pair};
 use crate::export::copy::entry::Job;
 use crate::export::copy::error::{CopyError, Side, Stop};
@@ -13,8 +14,6 @@ use crate::export::fs::{Cookie, Entry, Fs, Kind, Name, Status};
 
 /// The rest of a page is kept down to this level while the walk is below. Deeper, the directory is listed again.
 pub(super) const PAGES: usize = 32;
-/// The maximum depth of a tree, which tenants control. Each level takes a few hundred bytes.
-pub(super) const DEPTH: usize = 16_384;
 
 /// How many entries are copied one after the other in one go: switching threads costs as much as an operation on a
 /// nearby server. A batch is smaller where fewer than [`Options::in_flight`](super::Options::in_flight) entries would

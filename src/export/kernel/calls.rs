@@ -264,6 +264,7 @@ pub(super) fn commit(file: BorrowedFd<'_>) -> FsResult<()> {
 pub(super) fn rename(from_dir: BorrowedFd<'_>, from: &Name, to_dir: BorrowedFd<'_>, to: &Name) -> FsResult<()> {
     retry(|| rustix::fs::renameat(from_dir, from.as_bytes(), to_dir, to.as_bytes()))
         .map_err(not_empty)
+        .map_err(other_project)
         .map_err(stale_if_removed(from_dir))
         .map_err(stale_if_removed(to_dir))
 }
@@ -389,6 +390,12 @@ pub(super) fn stale_if_removed(dir: BorrowedFd<'_>) -> impl Fn(Status) -> Status
         Status::NoEnt if stat(dir, AtFlags::STATX_DONT_SYNC) == Err(Status::Stale) => Status::Stale,
         other => other,
     }
+}
+
+/// EXDEV of rename(2) or link(2): both directories are on one file system, because no operation leaves it, so XFS
+/// compared their projects.
+pub(super) fn other_project(status: Status) -> Status {
+    if status == Status::XDev { Status::OtherProject } else { status }
 }
 
 /// Depending on the file system, rename(2) and rmdir(2) return EEXIST or ENOTEMPTY.

@@ -40,6 +40,7 @@ pub(super) fn link(object: BorrowedFd<'_>, kind: Kind, dir: BorrowedFd<'_>, name
     }
     let path = itself(object);
     retry(|| rustix::fs::linkat(CWD, &*path, dir, name.as_bytes(), AtFlags::SYMLINK_FOLLOW))
+        .map_err(calls::other_project)
         .map_err(stale_if_removed(dir))
         .map_err(stale_if_removed(object))
         .map_err(no_proc)
