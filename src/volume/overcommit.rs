@@ -9,23 +9,24 @@
 //! 2. The caller changes the volume's record.
 //! 3. [`Change::end`] releases the lock.
 //!
-//! What is promised is `others` and what the record of `open` says now. So the index is right at every moment, and after
-//! a crash at any moment: the one record that may be old or new is read, and not counted. Nothing has to be undone. The
-//! next change adds what that record says to `others`, and opens another. Each step costs the same however many volumes
-//! there are. A volume that is backed by a snapshot counts 0. A record whose capacity stays the same needs no change.
+//! What is promised is `others` and what the record of `open` says now. So the index is right at every moment, and
+//! after a crash at any moment: the one record that may be old or new is read, and not counted. Nothing has to be
+//! undone. The next change adds what that record says to `others`, and opens another. Each step costs the same however
+//! many volumes there are. A volume that is backed by a snapshot counts 0. A record whose capacity stays the same
+//! needs no change.
 //!
 //! **Counting.** The index is made, and made anew, by a count of all records under the lock. A count gives the file of
-//! each record that it reads a second name (a hard link), `.csi-nfs/promised/FILEID-CAPACITY`. A changed record is a new
-//! file, never the old file rewritten, and while a file has a second name, no other file gets its file ID. So another
-//! count needs two listings, and reads only the records that are new. The first count reads all: it is done once
-//! without the lock, so that nobody waits for it, and then again with it.
+//! each record that it reads a second name (a hard link), `.csi-nfs/promised/FILEID-CAPACITY`. A changed record is a
+//! new file, never the old file rewritten, and while a file has a second name, no other file gets its file ID. So
+//! another count needs two listings, and reads only the records that are new. The first count reads all: it is done
+//! once without the lock, so that nobody waits for it, and then again with it.
 //!
 //! **Those who do not know the index.** A change that finds no index writes none, because nobody asks. It looks again
 //! when it has ended: if there is an index now, it was made meanwhile, and may have the record as it was. Then the
-//! change removes the index, and the next check makes it anew. What a count cannot see is a controller that dies between
-//! its change and that second look, a driver of an earlier version, and a record that somebody changes or removes by
-//! hand. So a check makes the index anew if it is older than [`AGED`], and, before it refuses, if it is older than
-//! [`BEFORE_REFUSAL`].
+//! change removes the index, and the next check makes it anew. What a count cannot see is a controller that dies
+//! between its change and that second look, a driver of an earlier version, and a record that somebody changes or
+//! removes by hand. So a check makes the index anew if it is older than [`AGED`], and, before it refuses, if it is
+//! older than [`BEFORE_REFUSAL`].
 
 use std::collections::HashMap;
 use std::time::Duration;
