@@ -64,10 +64,10 @@ fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Ar
     let (running, waiting) = (jobs.clone(), jobs.clone());
     let one = |value: usize| vec![Reading { labels: vec![], value: value as f64 }];
     metrics.gauge("copies_in_progress", "Snapshots, restores and clones that are being copied.", move || {
-        one(running.running())
+        one(running.counts().running())
     });
     metrics.gauge("copies_waiting", "Snapshots, restores and clones that wait to be copied.", move || {
-        one(waiting.waiting())
+        one(waiting.counts().waiting())
     });
     let trashed = pool.clone();
     metrics.gauge("trash_entries", "Deleted volumes that are still in the trash.", move || {

@@ -134,6 +134,7 @@ pub fn job(name: &VolumeName) -> String {
 /// volume was deleted during the copy; [`Error::Conflict`] if the volume's directory has other content.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &Content<F>, how: &How) -> Result<()> {
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
+    let turn = how.place.turn(&how.cancel).await;
     let record = match Record::read(export, name).await? {
         Some(record) if !record.pending => return Ok(()),
         Some(record) => record,
@@ -149,6 +150,8 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &C
         };
         (record, filled)
     };
+    // What is left to do is short, and waits for locks.
+    drop(turn);
     let root = match filled {
         Ok(root) => root,
         Err(error) => {

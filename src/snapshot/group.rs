@@ -22,7 +22,7 @@ use crate::export::locks::Guard;
 use crate::snapshot::group_record::{GroupRecord, Member};
 use crate::snapshot::id::{GroupId, SnapshotId};
 use crate::snapshot::record::{Record, State};
-use crate::snapshot::tree::{How, Tree};
+use crate::snapshot::tree::{How, Stage, Tree};
 use crate::snapshot::{delete, single};
 use crate::volume::id::VolumeName;
 use crate::volume::record_file::{RecordFile as _, new_attempt, now};
@@ -201,10 +201,16 @@ async fn fill_members<F: Fs>(
     how: &How,
 ) -> Result<Vec<u64>> {
     let mut how = How { cancel: how.cancel.child_token(), ..how.clone() };
+    // One turn for all members.
+    let _turn = how.place.turn(&how.cancel).await;
     // All members together put the load of one copy on the server.
     how.options.in_flight = how.options.in_flight.div_ceil(record.members.len().max(1));
     let copy = async |(member, tree): (&Member, &Tree<F>)| {
-        let copied = single::fill(export, &member.snapshot, tree, &how).await;
+        let copy = async {
+            let stage = Stage::take(export, &crate::snapshot::lock::job(&member.snapshot), &how.cancel).await?;
+            single::fill_in(stage, &member.snapshot, tree, &how).await
+        };
+        let copied = copy.await;
         if copied.is_err() {
             how.cancel.cancel();
         }

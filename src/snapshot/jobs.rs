@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,13 +14,11 @@ use tracing::Instrument as _;
 
 use crate::error::{Error, Result};
 use crate::export::copy::{Options, Progress};
-use crate::nfs::source::Source;
+use crate::nfs::source::{Server, Source};
 use crate::snapshot::tree::How;
+use crate::snapshot::turns::{self, Counts, Place};
 
-/// How many copies run at the same time, each with [`Options::in_flight`] entries in flight. Other copies wait.
-const COPIES: usize = 4;
-
-/// How long after a copy's start its error is kept for a retry, if no caller waited for the copy.
+/// How long after a copy's end its error is kept for a retry, if no caller waited for the copy.
 const KEPT: Duration = Duration::from_secs(600);
 
 /// Identifies a copy: the export that it is made on, and its name in staging.
@@ -32,7 +29,8 @@ struct Job {
     of: Vec<String>,
     cancel: CancellationToken,
     done: watch::Receiver<Option<Result<()>>>,
-    begun: Instant,
+    /// When it ended, if it has.
+    ended: Option<Instant>,
 }
 
 impl Job {
@@ -44,9 +42,9 @@ impl Job {
 /// The copies of this process.
 pub struct Jobs {
     jobs: Mutex<HashMap<Key, Job>>,
-    turns: Semaphore,
-    waiting: AtomicUsize,
-    running: AtomicUsize,
+    /// The turns of each server. A server that is in use once is likely to be used again.
+    turns: Mutex<HashMap<Server, Arc<Semaphore>>>,
+    counts: Arc<Counts>,
     ending: CancellationToken,
     tasks: TaskTracker,
     options: Options,
@@ -72,9 +70,8 @@ impl Jobs {
     pub fn new(options: Options, ending: CancellationToken) -> Self {
         Self {
             jobs: Mutex::default(),
-            turns: Semaphore::new(COPIES),
-            waiting: AtomicUsize::new(0),
-            running: AtomicUsize::new(0),
+            turns: Mutex::default(),
+            counts: Arc::default(),
             ending,
             tasks: TaskTracker::new(),
             options,
@@ -87,7 +84,7 @@ impl Jobs {
         W: Future<Output = Result<()>> + Send + 'static,
     {
         let mut jobs = self.lock();
-        jobs.retain(|_, job| !job.has_ended() || job.begun.elapsed() < KEPT);
+        jobs.retain(|_, job| !job.has_ended() || job.ended.is_some_and(|ended| ended.elapsed() < KEPT));
         if let Some(job) = jobs.get(&key).filter(|job| !job.has_ended()) {
             return Running(job.done.clone());
         }
@@ -96,17 +93,18 @@ impl Jobs {
         let how = How {
             options: self.options.clone(),
             progress: Progress::default(),
+            place: Place::among(self.turns_of(&key.0.server), self.counts.clone()),
             cancel: cancel.clone(),
             ending: self.ending.clone(),
         };
         let span = tracing::info_span!(parent: None, "copy", export = %key.0, copy = %key.1, of = of.join(" "));
         let (all, progress, work) = (self.clone(), how.progress.clone(), work(how));
-        let job = Job { of, cancel: cancel.clone(), done: done.clone(), begun: Instant::now() };
+        let job = Job { of, cancel, done: done.clone(), ended: None };
         jobs.insert(key.clone(), job);
         self.tasks.spawn(
             async move {
                 let begun = Instant::now();
-                let result = all.run(work, &cancel).await;
+                let result = work.await;
                 let (copied, took) = (progress.totals(), begun.elapsed());
                 match &result {
                     Ok(()) => tracing::info!(entries = copied.entries, bytes = copied.bytes, ?took, "copy finished"),
@@ -118,6 +116,8 @@ impl Jobs {
                 // The list has one receiver of its own. If there is no other, the error is kept for the next call.
                 if result.is_ok() || ended.receiver_count() > 1 {
                     jobs.remove(&key);
+                } else if let Some(job) = jobs.get_mut(&key) {
+                    job.ended = Some(Instant::now());
                 }
                 ended.send_replace(Some(result));
             }
@@ -126,20 +126,9 @@ impl Jobs {
         Running(done)
     }
 
-    async fn run(&self, work: impl Future<Output = Result<()>>, cancel: &CancellationToken) -> Result<()> {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let turn = tokio::select! {
-            biased;
-            () = cancel.cancelled() => None,
-            turn = self.turns.acquire() => turn.ok(),
-        };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.running.fetch_add(1, Ordering::Relaxed);
-        // A copy that is cancelled runs, too: `work` looks at the token, and cleans up what it has made.
-        let result = work.await;
-        self.running.fetch_sub(1, Ordering::Relaxed);
-        drop(turn);
-        result
+    fn turns_of(&self, server: &Server) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(server.clone()).or_insert_with(turns::turns).clone()
     }
 
     /// Takes the error of a copy that failed while no caller waited for it.
@@ -174,14 +163,9 @@ impl Jobs {
         }
     }
 
-    /// How many copies are in progress.
-    pub fn running(&self) -> usize {
-        self.running.load(Ordering::Relaxed)
-    }
-
-    /// How many copies wait for their turn.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+    /// How many copies run, and how many wait.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Job>> {
@@ -194,10 +178,15 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::nfs::source::{Server, Share};
+    use crate::nfs::source::Share;
+    use crate::snapshot::turns::COPIES;
 
     fn key(job: &str) -> Key {
-        let export = Source::share(Server::parse("", "nfs").unwrap(), Share::parse("", "/export").unwrap());
+        key_on("nfs", job)
+    }
+
+    fn key_on(server: &str, job: &str) -> Key {
+        let export = Source::share(Server::parse("", server).unwrap(), Share::parse("", "/export").unwrap());
         (export, job.to_owned())
     }
 
@@ -230,6 +219,18 @@ mod tests {
         assert_eq!(jobs.failure(&key("a")), None);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn the_error_of_a_copy_that_took_long_is_kept_as_long_as_any_other() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        drop(jobs.join(key("a"), vec!["v".to_owned()], |_| async {
+            tokio::time::sleep(2 * KEPT).await;
+            failed()
+        }));
+        tokio::time::sleep(2 * KEPT + KEPT / 2).await;
+        jobs.join(key("b"), vec!["v".to_owned()], |_| async { Ok(()) }).wait().await.unwrap();
+        assert_eq!(jobs.failure(&key("a")), failed().err());
+    }
+
     #[tokio::test]
     async fn copies_end_when_their_source_or_target_is_deleted_or_the_process_ends() {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
@@ -250,30 +251,51 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn copies_beyond_the_limit_wait_for_their_turn() {
+    async fn copies_beyond_the_limit_wait_for_their_turn_and_do_not_stop_another_server() {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
         let gate = Arc::new(Notify::new());
         let mut running: Vec<Running> = (0..COPIES + 2)
             .map(|n| {
                 let gate = gate.clone();
-                jobs.join(key(&n.to_string()), vec!["v".to_owned()], |_| async move {
+                jobs.join(key(&n.to_string()), vec!["v".to_owned()], |how| async move {
+                    let _turn = how.place.turn(&how.cancel).await;
                     gate.notified().await;
                     Ok(())
                 })
             })
             .collect();
-        while jobs.running() < COPIES {
+        while jobs.counts().running() < COPIES {
             tokio::task::yield_now().await;
         }
-        assert_eq!((jobs.running(), jobs.waiting()), (COPIES, 2));
-        for _ in 0..COPIES + 2 {
-            gate.notify_one();
-            tokio::task::yield_now().await;
-        }
+        assert_eq!((jobs.counts().running(), jobs.counts().waiting()), (COPIES, 2));
+        let take_turn = |how: How| async move {
+            drop(how.place.turn(&how.cancel).await);
+            Ok(())
+        };
+        jobs.join(key_on("other", "0"), vec!["w".to_owned()], take_turn).wait().await.unwrap();
         while let Some(mut copy) = running.pop() {
-            gate.notify_one();
-            copy.wait().await.unwrap();
+            while tokio::time::timeout(Duration::from_millis(1), copy.wait()).await.is_err() {
+                gate.notify_one();
+            }
         }
-        assert_eq!((jobs.running(), jobs.waiting()), (0, 0));
+        assert_eq!((jobs.counts().running(), jobs.counts().waiting()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_only_waits_for_a_lock_takes_no_turn() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let waiting = |n: usize| {
+            jobs.join(key(&n.to_string()), vec!["v".to_owned()], async move |how: How| {
+                how.cancel.cancelled().await;
+                Ok(())
+            })
+        };
+        let _waiting: Vec<Running> = (0..2 * COPIES).map(waiting).collect();
+        let take_turn = |how: How| async move {
+            drop(how.place.turn(&how.cancel).await);
+            Ok(())
+        };
+        jobs.join(key("other"), vec!["w".to_owned()], take_turn).wait().await.unwrap();
+        assert_eq!(jobs.counts().waiting(), 2 * COPIES);
     }
 }

@@ -21,4 +21,5 @@ pub mod record;
 pub mod single;
 pub mod snapshot_backed;
 pub mod tree;
+pub mod turns;
 pub mod usage;

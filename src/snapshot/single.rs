@@ -118,6 +118,13 @@ pub(super) async fn begin_member<F: Fs>(export: &Export<F>, member: &Record) -> 
 /// As [`Stage::fill`]; [`Error::Interrupted`] if the snapshot was deleted during the copy.
 pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<u64> {
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
+    let _turn = how.place.turn(&how.cancel).await;
+    fill_in(stage, name, tree, how).await
+}
+
+/// Like [`fill`], in the snapshot's staging directory.
+pub(super) async fn fill_in<F: Fs>(stage: Stage<F>, name: &VolumeName, tree: &Tree<F>, how: &How) -> Result<u64> {
+    let export = stage.export();
     let mut record = match Record::read(export, name).await? {
         Some(record) if record.state == State::Ready => return Ok(record.size),
         Some(record) if record.state == State::Pending => record,

@@ -9,6 +9,7 @@ use crate::export::copy::{self, CopyError, Progress, Side, Totals, copy_tree};
 use crate::export::fs::{Attr, Fs, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
+use crate::snapshot::turns::Place;
 use crate::volume::id::VolumeName;
 
 /// A tree to copy: a directory on an export.
@@ -75,6 +76,8 @@ pub struct How {
     pub options: copy::Options,
     /// How much has been copied.
     pub progress: Progress,
+    /// The copy's place among those on its server. It takes its turn when it has its locks.
+    pub place: Place,
     /// Cancels the copy.
     pub cancel: CancellationToken,
     /// Cancelled when the process ends. Pending records then stay, and a retry with the next process continues.

@@ -1,0 +1,96 @@
+//! Turns: how many copies run at the same time on one server. A copy takes its turn after the locks that it needs, so
+//! that none holds a turn while it only waits.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+/// How many copies run at the same time on one server, each with
+/// [`Options::in_flight`](crate::export::copy::Options::in_flight) entries in flight. Other copies wait.
+pub const COPIES: usize = 4;
+
+/// How many copies of this process wait, for a lock or for their turn, and how many run.
+#[derive(Debug, Default)]
+pub struct Counts {
+    waiting: AtomicUsize,
+    running: AtomicUsize,
+}
+
+impl Counts {
+    /// How many copies wait for a lock or for their turn.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many copies are in progress.
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+}
+
+/// The place of one copy among those on its server. It waits until it takes its turn.
+#[derive(Debug, Clone)]
+pub struct Place(Arc<Waiting>);
+
+#[derive(Debug)]
+struct Waiting {
+    turns: Arc<Semaphore>,
+    counts: Arc<Counts>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The turn of a copy, which ends when it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    counts: Arc<Counts>,
+    _permit: Option<OwnedSemaphorePermit>,
+    _place: Place,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.counts.running.fetch_sub(1, Ordering::Relaxed);
+        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Place {
+    /// A place among the copies that share `turns`.
+    pub fn among(turns: Arc<Semaphore>, counts: Arc<Counts>) -> Self {
+        counts.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::new(Waiting { turns, counts }))
+    }
+
+    /// Waits for the copy's turn. A copy that is cancelled does not wait: it looks at the token, and cleans up what it
+    /// has made.
+    pub async fn turn(&self, cancel: &CancellationToken) -> Turn {
+        let permit = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            permit = self.0.turns.clone().acquire_owned() => permit.ok(),
+        };
+        let counts = self.0.counts.clone();
+        counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        counts.running.fetch_add(1, Ordering::Relaxed);
+        Turn { counts, _permit: permit, _place: self.clone() }
+    }
+}
+
+impl Default for Place {
+    /// A place of its own.
+    fn default() -> Self {
+        Self::among(turns(), Arc::default())
+    }
+}
+
+/// The turns of one server.
+pub fn turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(COPIES))
+}
