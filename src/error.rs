@@ -136,6 +136,10 @@ fn advice(status: FsStatus) -> &'static str {
              take it off the directory above too (`xfs_io -c 'chattr -P' DIRECTORY`)"
         }
         FsStatus::TimedOut => "; check the server and the network to it",
+        FsStatus::Stuck => {
+            "; check the file system behind this export on the server (a dead disk, a full pool, a freeze); other \
+             exports of the server are still served"
+        }
         FsStatus::Stale => "; the export was replaced on the server; the next call uses a new mount",
         _ => "",
     }

@@ -25,8 +25,8 @@ const BAD_CONFIGURATION: u8 = 64;
 const UNAVAILABLE: u8 = 69;
 /// How long `csi-nfs probe` waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
-/// The maximum number of threads for blocking calls. The gate gives each server 10, so 200 servers can hang before
-/// calls to other servers wait.
+/// The maximum number of threads for blocking calls. The gate gives each export 10, so 200 exports can hang before
+/// calls to others wait.
 const BLOCKING_THREADS: usize = 2048;
 
 fn main() -> ExitCode {

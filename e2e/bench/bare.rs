@@ -14,8 +14,8 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use crate::ms;
 use crate::support::Share;
 
-/// The number of threads, which is the driver's for one server.
-pub const THREADS: usize = csi_nfs::e2e::THREADS;
+/// The number of threads, which is the driver's for one export: it leaves two of a server's to other exports.
+pub const THREADS: usize = csi_nfs::e2e::THREADS - 2;
 
 /// A share that is mounted with the driver's options, but at a path.
 pub struct Mounted(PathBuf);

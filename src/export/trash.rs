@@ -15,9 +15,10 @@ use crate::error::Result;
 use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, first_entries, gone};
 use crate::export::locks::Guard;
 use crate::export::owner_access;
+use crate::mount::backoff::backoff;
 
-/// How many entries are removed at the same time, and how many removals run at the same time in each. Together they
-/// leave some of the server's threads (see `mount/gate`) to calls that somebody waits for.
+/// How many entries are removed at the same time, and how many removals run at the same time in each. A removal counts
+/// as a long call (see `mount/gate`), which leaves threads to the calls that somebody waits for.
 const ENTRIES: usize = 3;
 const WORKERS: usize = 4;
 
@@ -190,7 +191,11 @@ async fn remove_entries<F: Fs>(fs: &F, dir: &F::Handle, away: Option<&F::Handle>
         return Ok(Progress::Empty);
     }
     let full: Vec<Option<Name>> = stream::iter(entries)
-        .map(|entry| remove_entry(fs, dir, entry, away))
+        .map(|entry| {
+            let (dir, away) = (dir.clone(), away.cloned());
+            let remove = fs.in_one_go(|fs| async move { remove_entry(&fs, &dir, entry, away.as_ref()).await });
+            async { remove.await? }
+        })
         .buffer_unordered(WORKERS)
         .try_collect()
         .await?;
@@ -232,8 +237,8 @@ async fn remove_entry<F: Fs>(
 /// Clears the trash for as long as the export is in use: now, whenever something is put into it, and again after a
 /// while if something could not be removed.
 pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
-    const AGAIN: Duration = Duration::from_secs(1);
-    let mut pause = AGAIN;
+    const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(960));
+    let mut pauses = backoff(PAUSES.0, PAUSES.1);
     if let Err(error) = sweep_staging(&export).await {
         tracing::warn!(export = %export.source(), %error, "staging is not swept");
     }
@@ -248,10 +253,10 @@ pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
         if left {
             tokio::select! {
                 () = export.trash.wait() => {}
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(AGAIN * 960),
+                () = tokio::time::sleep(pauses.next().unwrap_or(PAUSES.1)) => {}
             }
         } else {
-            pause = AGAIN;
+            pauses = backoff(PAUSES.0, PAUSES.1);
             export.trash.wait().await;
         }
     }

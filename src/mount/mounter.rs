@@ -110,14 +110,19 @@ impl Mounter {
     ) -> std::result::Result<(R, Gate, Option<Mount>), Attempt> {
         let request = attempt.request().await?;
         let (asked, options) = ((attempt.address, attempt.options.port()), attempt.options.clone());
-        let (gates, in_force) = (Arc::clone(&self.gates), Arc::clone(&self.in_force));
+        let (gates, in_force, export) = (Arc::clone(&self.gates), Arc::clone(&self.in_force), attempt.source.clone());
         let mount = move || {
             let root = fsmount::detached(&request).map_err(Attempt::Refused)?;
             let (root, shown) = in_force.check(root, &request.source, &options)?;
-            let gate = gate_in_use(&gates, asked, shown.as_ref().and_then(Mount::address));
+            let gate = gate_in_use(&gates, asked, shown.as_ref().and_then(Mount::address)).of_export(&export);
             Ok((then(&gate, root), gate, shown))
         };
-        self.gates.get(asked.0, asked.1).run(mount).await.unwrap_or_else(|stalled| Err(Attempt::Other(stalled.into())))
+        self.gates
+            .get(asked.0, asked.1)
+            .of_export(attempt.source)
+            .run(mount)
+            .await
+            .unwrap_or_else(|stalled| Err(Attempt::Other(stalled.into())))
     }
 }
 

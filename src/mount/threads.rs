@@ -1,17 +1,41 @@
 //! A bounded number of threads for blocking calls. A thread that has finished a call takes the next waiting call.
 
 use std::any::Any;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-/// The number of threads that long calls leave to quick calls, if there are more threads than that.
+/// The number of threads that are left to others: by long calls to quick calls, and by the calls of one owner to those
+/// of other owners.
 const SPARED: usize = 2;
 
+/// A call that takes longer than this is overdue.
+pub const OVERDUE: Duration = Duration::from_secs(4);
+
+/// How many overdue calls of an owner count. The others hang in the kernel and cannot be ended, but their threads are
+/// made up for: what one owner waits for must not stop the others.
+const COUNTED: usize = 2;
+
+/// Whom calls are for, such as an export.
+pub type Owner = Arc<str>;
+
+/// How a call is made.
+#[derive(Debug, Clone, Default)]
+pub struct Kind {
+    /// Whom the call is for, if anybody.
+    pub owner: Option<Owner>,
+    /// Whether it takes long, such as many system calls in one closure.
+    pub takes_long: bool,
+}
+
 struct Job {
-    takes_long: bool,
+    kind: Kind,
+    /// Becomes true when the call begins.
+    begun: Arc<AtomicBool>,
     work: Box<dyn FnOnce() + Send>,
 }
 
@@ -20,44 +44,130 @@ struct Job {
 pub struct Threads(Arc<Inner>);
 
 struct Inner {
-    most: usize,
+    limits: Limits,
     state: Mutex<State>,
+}
+
+/// How many calls run at the same time.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    all: usize,
+    /// Of one owner.
+    own: usize,
+    /// Of those that take long.
+    long: usize,
 }
 
 #[derive(Default)]
 struct State {
-    running: usize,
-    /// How many of the running calls take long.
-    long: usize,
+    /// The running calls by number, with the time at which they began.
+    running: HashMap<u64, (Kind, Instant)>,
+    last: u64,
     waiting: VecDeque<Job>,
 }
 
+/// How many calls run, and how many of them are overdue.
+#[derive(Default, Clone, Copy)]
+struct Count {
+    running: usize,
+    overdue: usize,
+}
+
+impl Count {
+    fn of<'a>(running: impl Iterator<Item = &'a (Kind, Instant)>) -> Self {
+        running.fold(Self::default(), |count, (_, since)| Self {
+            running: count.running + 1,
+            overdue: count.overdue + usize::from(since.elapsed() >= OVERDUE),
+        })
+    }
+
+    /// How many of the threads are taken by them.
+    fn taken(self) -> usize {
+        self.running - self.overdue + self.overdue.min(COUNTED)
+    }
+}
+
 impl State {
-    /// Whether a job can start now.
-    fn has_room(&self, most: usize, job: &Job) -> bool {
-        self.running < most && !(job.takes_long && self.long >= most.saturating_sub(SPARED).max(1))
+    fn of(&self, owner: &Owner) -> Count {
+        Count::of(self.running.values().filter(|(kind, _)| kind.owner.as_ref() == Some(owner)))
     }
 
-    fn begin(&mut self, job: &Job) {
-        self.running += 1;
-        self.long += usize::from(job.takes_long);
+    /// How many threads are taken by calls that are `counted`.
+    fn taken(&self, counted: impl Fn(&Kind) -> bool) -> usize {
+        let mut owned: HashMap<&Owner, Vec<&(Kind, Instant)>> = HashMap::new();
+        let mut others = 0;
+        for call in self.running.values().filter(|(kind, _)| counted(kind)) {
+            match &call.0.owner {
+                Some(owner) => owned.entry(owner).or_default().push(call),
+                None => others += 1,
+            }
+        }
+        owned.into_values().map(|calls| Count::of(calls.into_iter()).taken()).sum::<usize>() + others
     }
 
-    /// Counts a job as ended, and starts the first waiting job that has room.
-    fn next(&mut self, most: usize, took_long: bool) -> Option<Job> {
-        self.running -= 1;
-        self.long -= usize::from(took_long);
-        let first = self.waiting.iter().position(|job| self.has_room(most, job))?;
+    /// Whether a job can start now. The threads that are made up for are not for those who hang.
+    fn has_room(&self, limits: Limits, job: &Job) -> bool {
+        let Kind { owner, takes_long } = &job.kind;
+        let own = owner.as_ref().map_or_else(Count::default, |owner| self.of(owner));
+        let taken = if own.overdue >= COUNTED { self.running.len() } else { self.taken(|_| true) };
+        taken < limits.all
+            && own.running < limits.own
+            && !(*takes_long && self.taken(|kind| kind.takes_long) >= limits.long)
+    }
+
+    /// Counts a job as begun, and returns its number.
+    fn begin(&mut self, job: &Job) -> u64 {
+        self.last += 1;
+        self.running.insert(self.last, (job.kind.clone(), Instant::now()));
+        job.begun.store(true, Ordering::Relaxed);
+        self.last
+    }
+
+    /// Begins the first waiting job that has room.
+    fn next(&mut self, limits: Limits) -> Option<(u64, Job)> {
+        let first = self.waiting.iter().position(|job| self.has_room(limits, job))?;
         let job = self.waiting.remove(first)?;
-        self.begin(&job);
-        Some(job)
+        Some((self.begin(&job), job))
+    }
+}
+
+/// A call that was submitted.
+pub struct Submitted<T> {
+    told: oneshot::Receiver<Result<T, Box<dyn Any + Send>>>,
+    begun: Arc<AtomicBool>,
+}
+
+impl<T> Submitted<T> {
+    /// Whether the call has begun.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the result. Cancel-safe. A panic in the call continues here. Returns `None` if the process is shutting
+    /// down.
+    pub async fn result(&mut self) -> Option<T> {
+        match (&mut self.told).await.ok()? {
+            Ok(value) => Some(value),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 }
 
 impl Threads {
     /// A pool of at most `most` threads, which start when needed.
     pub fn new(most: usize) -> Self {
-        Self(Arc::new(Inner { most, state: Mutex::default() }))
+        Self::limited(Limits { all: most, own: most, long: most.saturating_sub(SPARED).max(1) })
+    }
+
+    /// A pool of at most `most` threads for calls that have owners. The calls of one owner leave some threads to other
+    /// owners, and its long calls leave some to its quick calls.
+    pub fn for_owners(most: usize) -> Self {
+        let own = most.saturating_sub(SPARED).max(1);
+        Self::limited(Limits { all: most, own, long: own.saturating_sub(SPARED).max(1) })
+    }
+
+    fn limited(limits: Limits) -> Self {
+        Self(Arc::new(Inner { limits, state: Mutex::default() }))
     }
 
     /// Makes `call` on a thread that may block, as soon as one is free. A panic in `call` continues in the caller.
@@ -66,20 +176,11 @@ impl Threads {
     /// If the returned future is dropped, a waiting call is never made. A running call continues, and its thread drops
     /// the result.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        self.perform(call, false).await
+        self.submit(Kind::default(), call).result().await
     }
 
-    /// Like [`Self::run`], for a call that takes long, such as many system calls in one closure. Long calls leave some
-    /// threads to quick calls.
-    pub async fn run_long<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        self.perform(call, true).await
-    }
-
-    async fn perform<T: Send + 'static>(
-        &self,
-        call: impl FnOnce() -> T + Send + 'static,
-        takes_long: bool,
-    ) -> Option<T> {
+    /// Like [`Self::run`]; the caller waits for the result apart.
+    pub fn submit<T: Send + 'static>(&self, kind: Kind, call: impl FnOnce() -> T + Send + 'static) -> Submitted<T> {
         let (tell, told) = oneshot::channel::<Result<T, Box<dyn Any + Send>>>();
         let work = Box::new(move || {
             if !tell.is_closed() {
@@ -87,49 +188,61 @@ impl Threads {
                 drop(tell.send(catch_unwind(AssertUnwindSafe(call))));
             }
         });
-        self.submit(Job { takes_long, work });
-        match told.await.ok()? {
-            Ok(value) => Some(value),
-            Err(panic) => resume_unwind(panic),
+        let begun = Arc::new(AtomicBool::new(false));
+        self.0.state().waiting.push_back(Job { kind, begun: begun.clone(), work });
+        self.start_waiting();
+        Submitted { told, begun }
+    }
+
+    /// Begins the waiting calls that have room: time gives it to them too, because of running calls that are overdue.
+    pub fn start_waiting(&self) {
+        while let Some(next) = self.0.next() {
+            let inner = Arc::clone(&self.0);
+            // Callers wait for the result and not for the thread.
+            drop(tokio::task::spawn_blocking(move || {
+                let mut next = Some(next);
+                while let Some((number, Job { work, .. })) = next {
+                    work();
+                    inner.state().running.remove(&number);
+                    next = inner.next();
+                }
+            }));
         }
+    }
+
+    /// Whether all running calls of `owner` are overdue. Then a call of it that has no room waits in vain.
+    pub fn is_stuck(&self, owner: &Owner) -> bool {
+        let count = self.0.state().of(owner);
+        count.running >= COUNTED && count.overdue == count.running
     }
 
     /// How many more quick calls would start at once.
     #[cfg(test)]
     pub fn free(&self) -> usize {
-        self.0.most - self.0.state().running
-    }
-
-    fn submit(&self, job: Job) {
-        let mut state = self.0.state();
-        if !state.has_room(self.0.most, &job) {
-            state.waiting.push_back(job);
-            return;
-        }
-        state.begin(&job);
-        drop(state);
-        let inner = Arc::clone(&self.0);
-        // Callers wait for the result and not for the thread.
-        drop(tokio::task::spawn_blocking(move || {
-            let mut next = Some(job);
-            while let Some(Job { takes_long, work }) = next {
-                work();
-                next = inner.state().next(inner.most, takes_long);
-            }
-        }));
+        self.0.limits.all - self.0.state().taken(|_| true)
     }
 }
 
 impl std::fmt::Debug for Threads {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = self.0.state();
-        write!(f, "{} of {} threads at work, {} calls waiting", state.running, self.0.most, state.waiting.len())
+        write!(
+            f,
+            "{} of {} threads at work, {} calls waiting",
+            state.running.len(),
+            self.0.limits.all,
+            state.waiting.len()
+        )
     }
 }
 
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> Option<(u64, Job)> {
+        self.state().next(self.limits)
     }
 }
 
@@ -139,6 +252,51 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+
+    fn long() -> Kind {
+        Kind { owner: None, takes_long: true }
+    }
+
+    fn of(owner: &str) -> Kind {
+        Kind { owner: Some(owner.into()), takes_long: false }
+    }
+
+    /// Calls of an owner that hang until the sender is dropped.
+    fn hang(threads: &Threads, owner: &str, calls: usize) -> (mpsc::Sender<()>, Vec<Submitted<bool>>) {
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let call = |_| {
+            let wait = wait.clone();
+            threads.submit(of(owner), move || wait.lock().unwrap().recv().is_ok())
+        };
+        (release, (0..calls).map(call).collect())
+    }
+
+    #[tokio::test]
+    async fn calls_of_one_owner_leave_threads_to_others_and_do_not_count_for_ever() {
+        let threads = Threads::for_owners(6);
+        let (release_one, one) = hang(&threads, "one", 10);
+        assert_eq!(one.iter().filter(|call| call.has_begun()).count(), 4);
+        assert_eq!(threads.submit(of("other"), || 7).result().await, Some(7));
+        let (release_two, two) = hang(&threads, "two", 10);
+        assert_eq!(two.iter().filter(|call| call.has_begun()).count(), 2, "these are all");
+        let third = threads.submit(of("third"), || 7);
+        assert!(!third.has_begun() && !threads.is_stuck(&"one".into()));
+        tokio::time::sleep(OVERDUE).await;
+        threads.start_waiting();
+        let mut third = third;
+        assert_eq!(third.result().await, Some(7), "the overdue calls of the others do not stop it");
+        assert!(threads.is_stuck(&"one".into()) && !threads.is_stuck(&"third".into()));
+        assert_eq!(one.iter().filter(|call| call.has_begun()).count(), 4, "no more calls of an owner than before");
+        drop((release_one, release_two));
+        for mut call in one.into_iter().chain(two) {
+            assert_eq!(call.result().await, Some(false));
+        }
+        // A call is told before its thread is free.
+        while threads.free() < 6 {
+            tokio::task::yield_now().await;
+        }
+    }
 
     #[tokio::test]
     async fn many_calls_at_once_use_few_threads() {
@@ -173,7 +331,7 @@ mod tests {
                     begun.fetch_add(1, Ordering::SeqCst);
                     wait.lock().unwrap().recv().is_ok()
                 };
-                tokio::spawn(async move { threads.run_long(call).await })
+                tokio::spawn(async move { threads.submit(long(), call).result().await })
             })
             .collect();
         while begun.load(Ordering::SeqCst) < 4 - SPARED {
@@ -188,7 +346,7 @@ mod tests {
             assert_eq!(call.await.unwrap(), Some(false));
         }
         // One thread is enough for long calls too.
-        assert_eq!(Threads::new(1).run_long(|| 7).await, Some(7));
+        assert_eq!(Threads::new(1).submit(Kind { owner: None, takes_long: true }, || 7).result().await, Some(7));
     }
 
     #[tokio::test]

@@ -81,6 +81,9 @@ pub enum Status {
     /// The server did not answer in time.
     #[error("the server does not answer")]
     TimedOut,
+    /// The server answers, but has not answered earlier calls for this export for some time. This call was not made.
+    #[error("the server answers, but not for this export")]
+    Stuck,
     /// NFS4ERR_IO.
     #[error("input/output error")]
     Io,

@@ -42,6 +42,6 @@ pub fn detach(place: &Place, mount: &Mount) -> Result<Option<OwnedFd>> {
 /// gate.
 pub fn end(gates: &Gates, mount: &Mount, root: OwnedFd) {
     if let Some(address) = mount.address() {
-        drop(gates.get(address, mount.tcp_port()).hold(root));
+        drop(gates.get(address, mount.tcp_port()).of_mount(mount).hold(root));
     }
 }

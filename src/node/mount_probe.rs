@@ -131,10 +131,11 @@ impl MountProbe {
         let address = mount.address().ok_or(Failure::Gone)?;
         self.server(&address.into(), mount.tcp_port(), deadline).await?;
         let place = Arc::clone(place);
-        let gate = self.gates.get(address, mount.tcp_port());
+        let gate = self.gates.get(address, mount.tcp_port()).of_mount(mount);
         match timeout_at(deadline, gate.run(move || call(place.call_path()))).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(errno))) => Err(Failure::Failed(errno.into())),
+            Ok(Err(stalled)) if stalled.export.is_some() => Err(Failure::Silent),
             Ok(Err(stalled)) => Err(Failure::Unreachable(stalled.reason)),
             Err(_) => Err(Failure::Silent),
         }

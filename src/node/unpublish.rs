@@ -84,7 +84,7 @@ impl Publisher {
         }
         let place = Arc::clone(place);
         let call = move || unmount(place.call_path(), UnmountFlags::NOFOLLOW);
-        self.gates.get(address, port).run(call).await
+        self.gates.get(address, port).of_mount(mount).run(call).await
     }
 
     /// Detaches the visible mount without waiting for its server.

@@ -62,7 +62,7 @@ fn export_code(status: FsStatus) -> Code {
         FsStatus::NotDir | FsStatus::Symlink | FsStatus::WrongType | FsStatus::IsDir | FsStatus::OtherProject => {
             Code::FailedPrecondition
         }
-        FsStatus::TimedOut | FsStatus::Stale | FsStatus::Locked => Code::Unavailable,
+        FsStatus::TimedOut | FsStatus::Stuck | FsStatus::Stale | FsStatus::Locked => Code::Unavailable,
         FsStatus::Exist
         | FsStatus::NotEmpty
         | FsStatus::XDev

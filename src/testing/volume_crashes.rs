@@ -2,9 +2,12 @@
 //! export in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::check::{Finding, check};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs as _, Name};
 use crate::nfs::source::SubDir;
@@ -14,7 +17,8 @@ use crate::testing::promised::assert_counted;
 use crate::volume::access::CapacityRange;
 use crate::volume::create::Create;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::limits::Overcommit;
+use crate::volume::limits::{Overcommit, Quota};
+use crate::volume::lock::lock;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
@@ -260,6 +264,22 @@ async fn a_call_that_is_never_repeated_leaves_no_volume_half_made_and_loses_no_o
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_waits_for_the_agent_stops_no_other_claim_of_its_namespace() {
+    let server = MemoryServer::new();
+    let (one, two) = (connect(&server), connect(&server));
+    let soon = Duration::from_secs(1);
+    let required = Attributes { quota: Some(Quota::Required), ..Attributes::default() };
+    let mut waiting = Box::pin(create(&one, "a", Some("ns/a"), 1000, required));
+    assert!(timeout(soon, &mut waiting).await.is_err());
+    for (export, name, sub_dir) in [(&one, "b", "ns/b"), (&two, "c", "ns/c")] {
+        timeout(soon, create(export, name, Some(sub_dir), 1000, Attributes::default())).await.unwrap().unwrap();
+        let id = VolumeId::parse(&format!("nfs#export#{sub_dir}#{name}#")).unwrap();
+        timeout(soon, crash_harness::delete(export, &id)).await.unwrap().unwrap();
+    }
+    assert!(matches!(waiting.await, Err(Error::NoAgent { .. })));
+}
+
 /// Concurrent calls of two controllers, with the calls that come before them.
 pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
     let v = "nfs#export#v##";
@@ -288,7 +308,12 @@ pub(crate) fn concurrent_controllers() -> Vec<(Vec<Call>, [Vec<Call>; 2])> {
         (vec![Make("a", Some("ns/a"))], [vec![Delete(a), Make("a", Some("ns/a"))], vec![Make("b", Some("ns/b"))]]),
         (vec![], [vec![Make("a", Some("ns/x/a")), Delete(deep)], vec![Make("b", Some("ns/b")), Delete(b), Delete(b)]]),
         (vec![], [vec![Make("a", Some("ns/a")), Delete(a)], vec![Make("b", Some("ns")), Delete("nfs#export#ns#b#")]]),
-        (vec![Make("a", Some("ns/a")), Make("b", Some("ns/b"))], [vec![archive_a], vec![archive_b, Delete(b)]]),
+        (vec![Make("a", Some("ns/a")), Make("b", Some("ns/b"))], [vec![archive_a.clone()], vec![archive_b, Delete(b)]]),
+        // The second archive of `a` and the first one of `a-1`.
+        (
+            vec![Make("a", Some("ns/a")), archive_a.clone(), Make("a", Some("ns/a")), Make("b", Some("ns/a-1"))],
+            [vec![archive_a], vec![Delete("nfs#export#ns/a-1#b#archive")]],
+        ),
         (
             vec![Make("a", Some("ns/a")), Decide(a, OnDelete::Retain)],
             [vec![Delete(a), Make("a", Some("ns/a"))], vec![Make("b", Some("ns/b")), Delete(b)]],

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::error::Result;
-use crate::export::fs::{Fs, Kind, Name, Status};
+use crate::export::fs::{Fs, Kind, LockMode, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, owner_access, trash};
 use crate::nfs::source::SubDir;
@@ -243,27 +243,37 @@ async fn archive<F: Fs>(
         return Ok(false);
     }
     let failed = |status| export.failed(format!("archiving directory `{sub_dir}`"), status);
-    // Archives of directories side by side may want the same name, such as that of `a-1` and the second one of `a`.
-    let _lock = lock_archives(export, sub_dir.first()).await?;
     let first = Name::new(format!("{ARCHIVED}{}", sub_dir.first())).map_err(failed)?;
     let mut names: Vec<Name> = [first].into_iter().chain(sub_dir.names().skip(1)).collect();
     let name = names.pop().ok_or_else(|| failed(Status::Inval))?;
-    let dir = export.make_dirs(&export.fs().root(), names, 0o755).await?;
-    let target = match export.find(&dir, &name).await? {
-        None => name,
-        Some((archived, attr)) if replace => {
-            // Late retries of CreateVolume and DeleteVolume make and delete an empty directory. It must not replace
-            // the archive that the first calls made.
-            let keeps = attr.kind != Kind::Directory || !export.is_empty(&archived).await?;
-            if keeps && remove_if_empty(export, from_dir, from).await? {
-                return Ok(true);
+    let mut mode = LockMode::Shared;
+    loop {
+        let _lock = lock_archives(export, sub_dir.first(), mode).await?;
+        let dir = export.make_dirs(&export.fs().root(), names.iter().cloned(), 0o755).await?;
+        let target = match export.find(&dir, &name).await? {
+            None => name.clone(),
+            Some((archived, attr)) if replace => {
+                // Late retries of CreateVolume and DeleteVolume make and delete an empty directory. It must not replace
+                // the archive that the first calls made.
+                let keeps = attr.kind != Kind::Directory || !export.is_empty(&archived).await?;
+                if keeps && remove_if_empty(export, from_dir, from).await? {
+                    return Ok(true);
+                }
+                trash::discard(export, &dir, &name).await?;
+                name.clone()
             }
-            trash::discard(export, &dir, &name).await?;
-            name
-        }
-        Some(_) => free_name(export, &dir, &name).await?,
-    };
-    owner_access::rename(export.fs(), (from_dir, from), (&dir, &target)).await.map(|()| true).map_err(failed)
+            // The second archive of `a` may want the name of the first one of `a-1`.
+            Some(_) if mode == LockMode::Shared => {
+                mode = LockMode::Exclusive;
+                continue;
+            }
+            Some(_) => free_name(export, &dir, &name).await?,
+        };
+        return owner_access::rename(export.fs(), (from_dir, from), (&dir, &target))
+            .await
+            .map(|()| true)
+            .map_err(failed);
+    }
 }
 
 /// Returns `name` with a suffix, such that the name is free in `dir`.

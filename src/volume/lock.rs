@@ -39,10 +39,11 @@ pub async fn lock_directory<F: Fs>(
     export.lock_parts(&parts).await
 }
 
-/// Locks the place of the archives of the directories that begin with `first`. A call takes it last, and no other lock
-/// while it holds it. (No volume's name or directory contains `#`.)
-pub(super) async fn lock_archives<F: Fs>(export: &Export<F>, first: &str) -> Result<Guard<F>> {
-    export.lock(&[&format!("#archived#{first}")]).await
+/// Locks the place of the archives of the directories that begin with `first`: shared for an archive with the name of
+/// its directory, which no other directory's archive has, and exclusively to choose another name. A call takes this
+/// lock last, and no other while it holds it. (No volume's name or directory contains `#`.)
+pub(super) async fn lock_archives<F: Fs>(export: &Export<F>, first: &str, mode: LockMode) -> Result<Guard<F>> {
+    export.lock_parts(&[(&format!("#archived#{first}"), mode)]).await
 }
 
 #[cfg(test)]

@@ -5,12 +5,15 @@
 //! for one address, and a caller waits only while the server answers there. A gate belongs to an address and not to a
 //! name, because a name may have another address by now. If a server is gone, its callers get an error and the driver
 //! loses a few threads. Calls to other servers are not affected.
+//!
+//! A server may answer, but not for one of its exports: its disk is dead, or its file system is frozen. So the calls
+//! for one export leave some threads to the other exports, and calls that have been in the kernel for long stop
+//! counting, except for two of each export. When all calls of an export that may be in the kernel are overdue, further
+//! calls for it fail ([`Stalled`] names the export). This ends when the calls end.
 
 use std::fmt;
-use std::future::Future;
 use std::net::IpAddr;
 use std::ops::Deref;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,20 +24,30 @@ use tokio_util::task::TaskTracker;
 use crate::error::Error;
 use crate::mount::local::Local;
 use crate::mount::reachability::Reachability;
-use crate::mount::threads::Threads;
+use crate::mount::table::Mount;
+use crate::mount::threads::{Kind, OVERDUE, Owner, Submitted, Threads};
 use crate::mount::weak_map::WeakMap;
-use crate::nfs::source::Server;
+use crate::nfs::source::{Server, Source};
 use crate::nfs::status::Status;
 
 /// The maximum number of threads in the kernel for one address.
-pub const THREADS: usize = 10;
+pub const THREADS: usize = 12;
 /// How long a caller waits before each check whether the server answers. An answer may be 1 s old, and a check may take
 /// 2 s, so a caller learns within 5 s that a server is gone.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// Makes blocking calls on one server. Clones share the gate.
+/// Makes blocking calls on one server, for one of its exports if it is known which. Clones share the gate.
 #[derive(Debug, Clone)]
-pub struct Gate(Arc<Inner>);
+pub struct Gate(Arc<Inner>, Option<Export>);
+
+/// An export, as one of those that share the threads of a server.
+#[derive(Debug, Clone)]
+struct Export {
+    /// What identifies it among the server's exports.
+    key: Owner,
+    /// Its name in messages.
+    name: Arc<str>,
+}
 
 struct Inner {
     server: Server,
@@ -46,9 +59,9 @@ struct Inner {
 }
 
 /// The server stopped answering while a call was in the kernel, or waited for a thread. The call may still be carried
-/// out.
+/// out. Or the server answers, but not for the export: then the call was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("NFS server {server} does not answer on port {port}: {reason}")]
+#[error("{}", self.message())]
 pub struct Stalled {
     /// The server's address.
     pub server: Server,
@@ -56,47 +69,87 @@ pub struct Stalled {
     pub port: u16,
     /// Why the last check got no answer.
     pub reason: String,
+    /// The export, if the server answers, but not for it.
+    pub export: Option<String>,
+}
+
+impl Stalled {
+    fn message(&self) -> String {
+        let Self { server, port, reason, export } = self;
+        match export {
+            Some(export) => format!("NFS server {server} answers, but not for {export}: {reason}"),
+            None => format!("NFS server {server} does not answer on port {port}: {reason}"),
+        }
+    }
 }
 
 impl From<Stalled> for Status {
-    fn from(_: Stalled) -> Self {
-        Self::TimedOut
+    fn from(stalled: Stalled) -> Self {
+        if stalled.export.is_some() { Self::Stuck } else { Self::TimedOut }
     }
 }
 
 impl From<Stalled> for Error {
-    fn from(Stalled { server, port, reason }: Stalled) -> Self {
-        Self::Unreachable { server: server.to_string(), port, reason }
+    fn from(Stalled { server, port, reason, export }: Stalled) -> Self {
+        match export {
+            Some(export) => Self::Export { export, action: "making calls".to_owned(), status: Status::Stuck },
+            None => Self::Unreachable { server: server.to_string(), port, reason },
+        }
     }
 }
 
 impl Gate {
     /// The gate of this machine's own file systems. It has [`THREADS`] threads, and checks no server.
     pub fn of_this_machine() -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             server: Server::this_machine(),
             port: 0,
             reachability: None,
-            threads: Threads::new(THREADS),
+            threads: Threads::for_owners(THREADS),
             closing: TaskTracker::new(),
-        }))
+        };
+        Self(Arc::new(inner), None)
+    }
+
+    /// The same gate, for the calls on the export of `source`, whatever directory of it `source` is.
+    pub fn of_export(self, source: &Source) -> Self {
+        let name: Arc<str> = Source { sub_dir: None, ..source.clone() }.to_string().into();
+        Self(self.0, Some(Export { key: name.clone(), name }))
+    }
+
+    /// The same gate, for the calls on a mount. All mounts of an export with the same options are one file system for
+    /// the kernel.
+    pub fn of_mount(self, mount: &Mount) -> Self {
+        let (major, minor) = mount.device;
+        Self(self.0, Some(Export { key: format!("{major}:{minor}").into(), name: mount.source().into() }))
     }
 
     /// Makes a blocking call on a thread of the gate, and waits for it while the server answers. Returns [`Stalled`]
-    /// within 5 s after the server has stopped answering.
+    /// within 5 s after the server has stopped answering, and within 10 s if calls for the export have.
     ///
     /// If the wait ends early, by [`Stalled`] or because the returned future is dropped, a call in the kernel
     /// continues, and its thread drops the result.
     pub async fn run<T: Send + 'static>(&self, call: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
-        let call = self.0.threads.run(self.kept_by(call));
-        self.while_alive(call).await?.ok_or_else(|| self.going_down())
+        self.perform(call, false).await
     }
 
     /// Like [`Self::run`], for many calls in one closure, which take long. Long calls leave some threads to other
     /// calls.
     pub async fn run_long<T: Send + 'static>(&self, calls: impl FnOnce() -> T + Send + 'static) -> Result<T, Stalled> {
-        let calls = self.0.threads.run_long(self.kept_by(calls));
-        self.while_alive(calls).await?.ok_or_else(|| self.going_down())
+        self.perform(calls, true).await
+    }
+
+    async fn perform<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> T + Send + 'static,
+        takes_long: bool,
+    ) -> Result<T, Stalled> {
+        let submitted = self.0.threads.submit(self.kind(takes_long), self.kept_by(call));
+        self.while_alive(submitted).await?.ok_or_else(|| self.going_down())
+    }
+
+    fn kind(&self, takes_long: bool) -> Kind {
+        Kind { owner: self.1.as_ref().map(|export| export.key.clone()), takes_long }
     }
 
     /// Makes the call keep the gate alive, so that a thread that hangs counts as long as it hangs.
@@ -115,16 +168,17 @@ impl Gate {
         Held { value: Some(value), gate: self.clone() }
     }
 
-    /// Waits for `work` while the server answers.
-    async fn while_alive<F: Future>(&self, work: F) -> Result<F::Output, Stalled> {
-        let Some(reachability) = &self.0.reachability else { return Ok(work.await) };
-        let mut work = pin!(work);
+    /// Waits for a call while the server answers, and answers for the export.
+    async fn while_alive<T>(&self, mut call: Submitted<T>) -> Result<Option<T>, Stalled> {
+        let Some(reachability) = &self.0.reachability else { return Ok(call.result().await) };
         loop {
-            if let Ok(done) = timeout(PATIENCE, &mut work).await {
+            if let Ok(done) = timeout(PATIENCE, call.result()).await {
                 return Ok(done);
             }
+            self.0.threads.start_waiting();
+            self.check_export(call.has_begun())?;
             tokio::select! {
-                done = &mut work => return Ok(done),
+                done = call.result() => return Ok(done),
                 answer = reachability.check(&self.0.server, self.0.port) => match answer {
                     Ok(_) => {}
                     Err(Error::Unreachable { reason, .. }) => return Err(self.stalled(reason)),
@@ -134,12 +188,23 @@ impl Gate {
         }
     }
 
+    /// Returns [`Stalled`] for a call that waits in vain.
+    fn check_export(&self, has_begun: bool) -> Result<(), Stalled> {
+        match &self.1 {
+            Some(export) if !has_begun && self.0.threads.is_stuck(&export.key) => {
+                let reason = format!("its earlier calls have no answer for more than {} s", OVERDUE.as_secs());
+                Err(Stalled { export: Some(export.name.to_string()), ..self.stalled(reason) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn going_down(&self) -> Stalled {
         self.stalled("the driver is shutting down".to_owned())
     }
 
     fn stalled(&self, reason: String) -> Stalled {
-        Stalled { server: self.0.server.clone(), port: self.0.port, reason }
+        Stalled { server: self.0.server.clone(), port: self.0.port, reason, export: None }
     }
 }
 
@@ -181,7 +246,7 @@ impl<T: Send + 'static> Drop for Held<T> {
                     drop(value);
                     drop(kept);
                 };
-                gate.0.threads.run(close).await
+                gate.0.threads.submit(gate.kind(false), close).result().await
             },
             &runtime,
         );
@@ -224,10 +289,10 @@ impl Gates {
             server: address.into(),
             port,
             reachability: Some(Arc::clone(&self.reachability)),
-            threads: Threads::new(THREADS),
+            threads: Threads::for_owners(THREADS),
             closing: self.closing.clone(),
         });
-        Gate(gate)
+        Gate(gate, None)
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::nfs::source::Share;
 use crate::testing::fake_server::{Behaviour, Server as Fake};
 
 /// Within this time a caller learns that a server is gone.
@@ -80,6 +81,39 @@ async fn calls_to_a_dead_server_end_in_time_and_keep_a_bounded_number_of_threads
     }
     assert!(started.elapsed() < ALLOWED, "{:?}", started.elapsed());
     assert_eq!(stuck.running.load(Ordering::SeqCst), THREADS);
+}
+
+#[tokio::test]
+async fn an_export_that_does_not_answer_stops_its_own_calls_and_no_others() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let of = |share: &str| {
+        let source = Source::share(Server::parse("", "nfs").unwrap(), Share::parse("", share).unwrap());
+        gate(&gates(), &fake).of_export(&source)
+    };
+    let frozen = of("/frozen");
+    let neighbour = Gate(frozen.0.clone(), of("/neighbour").1);
+    let started = Instant::now();
+    let mut hanging = stuck(&frozen, 40);
+    let in_the_kernel = THREADS - 2;
+    for told in 0..40 - in_the_kernel {
+        assert_eq!(neighbour.run(|| 7).await, Ok(7));
+        let stalled = hanging.callers.join_next().await.unwrap().unwrap().unwrap_err();
+        assert!(stalled.to_string().contains("answers, but not for nfs:/frozen"), "{told}: {stalled}");
+        assert_eq!(Status::from(stalled), Status::Stuck);
+    }
+    let late = frozen.run(|| 7).await.unwrap_err();
+    assert_eq!(late.export.as_deref(), Some("nfs:/frozen"));
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(hanging.running.load(Ordering::SeqCst), in_the_kernel);
+    // The calls that hang keep two threads.
+    while neighbour.0.threads.free() < THREADS - 2 {
+        tokio::task::yield_now().await;
+    }
+    hanging._release.clear();
+    while let Some(call) = hanging.callers.join_next().await {
+        assert_eq!(call.unwrap(), Ok(()));
+    }
+    assert_eq!(frozen.run(|| 7).await, Ok(7));
 }
 
 #[tokio::test]
