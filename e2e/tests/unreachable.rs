@@ -304,8 +304,8 @@ async fn a_driver_starts_and_stops_while_an_export_of_its_list_is_gone() {
     assert!(ended.success(), "{ended}");
 }
 
-/// Freezes the file system behind a share until it is dropped, like a dead disk behind a server that is alive. The server
-/// has threads to spare meanwhile: those that wait for the disk answer nobody.
+/// Freezes the file system behind a share until it is dropped, like a dead disk behind a server that is alive. The
+/// server has threads to spare meanwhile: those that wait for the disk answer nobody.
 struct Frozen<'a> {
     share: &'a Share,
     threads: String,

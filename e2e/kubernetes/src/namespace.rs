@@ -91,7 +91,7 @@ impl Namespace {
         Ok(self.volumes().get(&volume).await?)
     }
 
-    /// Creates `count` claims of this class, otherwise of the example's own, like the first object of the example, all at once.
+    /// Creates `count` claims like the first object of the example, all at once; of this class, if one is given.
     pub async fn claim_at_once(&self, example: &str, count: usize, class: Option<&str>) -> Result<()> {
         let claims = &self.api::<PersistentVolumeClaim>();
         let mut template: PersistentVolumeClaim =
