@@ -1,6 +1,6 @@
 //! How long a call waits for its limit while the agent has much to do: a walk through many files, or a look at many
-//! volumes. `CSI_NFS_E2E_FILES` and `CSI_NFS_E2E_VOLUMES` say how many; docs/benchmarks.md has the figures for a million
-//! files and 50,000 volumes.
+//! volumes. `CSI_NFS_E2E_FILES` and `CSI_NFS_E2E_VOLUMES` say how many, for example a million and 50,000;
+//! docs/benchmarks.md has figures.
 
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
