@@ -59,15 +59,6 @@ async fn volumes_of_an_export_whose_root_has_a_project_are_deleted_and_have_snap
     .await;
     driver.delete(&id(&share, "v")).await.unwrap();
     share.trash_is_empty().await;
-
-    // An archive stays beside the volume, in a directory that is not the driver's.
-    driver.create(required(&share, "old", 8)).await.unwrap();
-    let archived = format!("{}archive", id(&share, "old"));
-    let refused = driver.delete(&archived).await.unwrap_err();
-    assert!(refused.message().contains("xfs_io -c 'chattr -P' DIRECTORY"), "{refused}");
-    run("xfs_io", ["-c", "chattr -P", share.path.to_str().unwrap()]);
-    driver.delete(&archived).await.unwrap();
-    assert_eq!(share.names(), ["archived-old"]);
 }
 
 /// Makes so many directories, one in the other.

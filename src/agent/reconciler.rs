@@ -11,6 +11,7 @@
 use std::collections::VecDeque;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -35,6 +36,10 @@ use crate::volume::record_file::RecordFile as _;
 pub(super) const DISINHERITING: &str = "taking an inherited project off `.csi-nfs`";
 /// How many steps of a walk (see [`Walk::slice`]) are done at once: about a millisecond of work.
 const SLICE: usize = 16;
+/// After a record changed, looks and walks leave the processor and the disk to the driver for this long: they pause for
+/// so many times as long as each of their steps took.
+const BUSY: Duration = Duration::from_millis(200);
+const SHARE: u32 = 3;
 /// How many walks are under way at the same time. Each takes memory and descriptors; the others wait.
 const WALKS: usize = 4;
 
@@ -70,6 +75,10 @@ pub struct Reconciler<F: Fs, P: Projects<F>> {
     waiting: VecDeque<Item>,
     /// Whose turn it is: that of the walks, or that of the look.
     walks_turn: bool,
+    /// When a record last changed.
+    changed: Option<Instant>,
+    /// When looks and walks go on.
+    resumes: Instant,
 }
 
 /// A walk under way, and what it is for.
@@ -121,6 +130,8 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             walks: VecDeque::new(),
             waiting: VecDeque::new(),
             walks_turn: false,
+            changed: None,
+            resumes: Instant::now(),
         }))
     }
 
@@ -142,6 +153,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         for name in names {
             match Record::of_file(name) {
                 Some(volume) => {
+                    self.changed = Some(Instant::now());
                     let is_new = self.known.get(&volume).is_none();
                     let urgency = if is_new { Urgency::New } else { Urgency::Change };
                     self.queue.push(Item::Volume(volume), urgency);
@@ -163,16 +175,26 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
 
     /// Does the most urgent thing. What fails is in the log, and is tried again after a pause.
     pub async fn step(&mut self) -> Step {
-        if let Some(item) = self.queue.pop(Instant::now()) {
+        let began = Instant::now();
+        if let Some(item) = self.queue.pop(began) {
             self.perform(item).await;
             return Step::Worked;
+        }
+        if began < self.resumes {
+            return Step::Idle(Some(self.queue.next_due().map_or(self.resumes, |due| due.min(self.resumes))));
         }
         self.walks_turn = !self.walks_turn;
         let worked = match self.walks_turn {
             true => self.walk_on().await || self.look_on().await,
             false => self.look_on().await || self.walk_on().await,
         };
-        if worked { Step::Worked } else { Step::Idle(self.queue.next_due()) }
+        if !worked {
+            return Step::Idle(self.queue.next_due());
+        }
+        if self.changed.is_some_and(|changed| began.duration_since(changed) < BUSY) {
+            self.resumes = Instant::now() + began.elapsed() * SHARE;
+        }
+        Step::Worked
     }
 
     pub(super) async fn perform(&mut self, item: Item) {
