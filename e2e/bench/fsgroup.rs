@@ -13,7 +13,7 @@ use crate::support::{Driver, Lab, Place, Share, csi};
 use crate::{ms, nothing_is_mounted};
 use csi_nfs::service::proto::csi::volume_capability::{AccessType, MountVolume};
 
-/// The number of files, in directories of 100.
+/// The number of files, in directories of 100. `CSI_NFS_BENCH_FILES` gives another one.
 const FILES: usize = 50_000;
 const GROUP: u32 = 2345;
 
@@ -23,7 +23,8 @@ pub async fn run(lab: &Lab) {
     let mut driver = Driver::with(&["-v=0"]).await;
     let empty = driver.create(requests::create(&share, "empty")).await.unwrap();
     let full = driver.create(requests::create(&share, "full")).await.unwrap();
-    for n in 0..FILES {
+    let files = std::env::var("CSI_NFS_BENCH_FILES").map_or(FILES, |files| files.parse().unwrap());
+    for n in 0..files {
         let dir = share.path.join("full").join((n / 100).to_string());
         if n % 100 == 0 {
             fs::create_dir(&dir).unwrap();
@@ -33,15 +34,16 @@ pub async fn run(lab: &Lab) {
     println!("\nNodePublishVolume with fsGroup, XFS, NFS 4.2, one round.\n");
     println!("{:44} {:>10} {:>22} {:>22} {:>6}", "", "changed", "kubelet's walk", "agrees (empty agrees)", "ratio");
     network("add");
-    measure(&mut driver, &share, [&empty, &full], "with a round trip of 0.4 ms").await;
+    measure(&mut driver, &share, [&empty, &full], &format!("{files} files, with a round trip of 0.4 ms")).await;
     network("del");
-    measure(&mut driver, &share, [&empty, &full], "loopback").await;
+    measure(&mut driver, &share, [&empty, &full], &format!("{files} files, loopback")).await;
 }
 
 /// Makes a round trip on loopback take 0.3 ms longer, or ends that.
 fn network(what: &str) {
-    // The module is with the kernel that e2e/vm/run boots; another kernel finds it by itself.
-    let _ = Command::new("modprobe").args(["-d", "/run/kernel", "sch_netem"]).status();
+    // The kernel that e2e/vm/run boots has its modules beside it; another kernel finds this one by itself.
+    let load = "insmod \"$CSI_NFS_CACHE\"/kernel/root/usr/lib/uml/modules/*/kernel/net/sched/sch_netem.ko || true";
+    assert!(Command::new("sh").args(["-c", load]).status().unwrap().success());
     let mut tc = Command::new("tc");
     tc.args(["qdisc", what, "dev", "lo", "root"]);
     if what == "add" {
@@ -67,13 +69,7 @@ async fn measure(driver: &mut Driver, share: &Share, [empty, full]: [&csi::Volum
     let kubelet = ms(start.elapsed());
     driver.unpublish(&full.volume_id, &target).await.unwrap();
     let agrees = format!("{agreeing:.1} ms ({agreeing_empty:.1} ms)");
-    println!(
-        "{:44} {:>8.1} s {:>20.1} s {agrees:>22} {:>6.1}",
-        format!("{FILES} files, {what}"),
-        changed / 1e3,
-        kubelet / 1e3,
-        kubelet / changed
-    );
+    println!("{:44} {:>8.1} s {:>20.1} s {agrees:>22} {:>6.1}", what, changed / 1e3, kubelet / 1e3, kubelet / changed);
 }
 
 /// The duration of NodePublishVolume in ms, with an empty cache.
@@ -85,7 +81,10 @@ async fn published(driver: &mut Driver, volume: &csi::Volume, target: &Path, gro
         request.volume_capability.as_mut().unwrap().access_type = Some(AccessType::Mount(mount));
     }
     let start = Instant::now();
-    driver.node().node_publish_volume(request).await.unwrap();
+    // The call may outlive its caller; a repeated call waits for it.
+    while let Err(status) = driver.node().node_publish_volume(request.clone()).await {
+        assert_eq!(status.code(), tonic::Code::Cancelled, "{status}");
+    }
     let took = ms(start.elapsed());
     driver.unpublish(&volume.volume_id, target).await.unwrap();
     took
