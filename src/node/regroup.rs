@@ -272,6 +272,7 @@ mod tests {
         let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let at = |name: &str| dir.path().join(name);
         fs::create_dir_all(at("a/b")).unwrap();
+        with_mode(&at("a/b"), 0o755);
         for (name, mode) in [("file", 0o600), ("a/program", 0o4755), ("a/b/shown", 0o444)] {
             fs::write(at(name), "").unwrap();
             with_mode(&at(name), mode);

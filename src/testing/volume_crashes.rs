@@ -18,7 +18,6 @@ use crate::volume::access::CapacityRange;
 use crate::volume::create::Create;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::limits::{Overcommit, Quota};
-use crate::volume::lock::lock;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
