@@ -129,6 +129,7 @@ fn advice(status: FsStatus) -> &'static str {
         }
         FsStatus::RoFs => "; export it with rw in /etc/exports",
         FsStatus::NoSpc => "; free space or inodes on the server",
+        FsStatus::XDev => "; the server has another file system there: name that path as the share",
         FsStatus::DQuot => "; raise the quota on the server",
         FsStatus::OtherProject => {
             "; an administrator gave a directory of the export a project of its own (xfs_quota), which is inherited: \

@@ -164,11 +164,10 @@ async fn a_tree_that_keeps_its_owner_out_is_cloned_archived_and_deleted_where_ro
         let root = share.path.join(name);
         fs::create_dir_all(root.join("pkg/mod")).unwrap();
         fs::write(root.join("pkg/mod/go.mod"), "module x").unwrap();
-        for path in [root.join("pkg/mod"), root.join("pkg")] {
-            std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
-            mode(&path, 0o555);
+        for (path, bits) in [("pkg/mod/go.mod", 0o444), ("pkg/mod", 0o555), ("pkg", 0o555), ("", 0o555)] {
+            std::os::unix::fs::chown(root.join(path), Some(65534), Some(65534)).unwrap();
+            mode(&root.join(path), bits);
         }
-        mode(&root, 0o555);
     };
     let deleted = driver.create(requests::create(&share, "deleted")).await.unwrap();
     fill("deleted");

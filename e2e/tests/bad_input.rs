@@ -92,7 +92,7 @@ async fn parameters_of_a_new_volume() {
         for key in ["server", "share", "subDir", "onDelete", "mountPermissions", "uid", "gid"] {
             let fits = match key {
                 // Without this parameter, the directory is named after the volume, as with csi-driver-nfs.
-                "subDir" => ["", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete "].contains(&&*value),
+                "subDir" => ["", "/", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete "].contains(&&*value),
                 "uid" | "gid" => value == "8" || value == "77777777777" && value.parse::<u32>().is_ok(),
                 // The root of this server is not writable, or does not exist.
                 "share" => {
@@ -269,15 +269,15 @@ async fn what_a_node_is_to_mount() {
     let target = scene.driver.target("pod");
     for value in hostile() {
         for key in ["server", "share", "subDir", "mountPermissions"] {
-            let fits =
-                match key {
-                    "subDir" => ["", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete ", "archived-x"]
-                        .contains(&&*value),
-                    "share" => ["/", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete ", "archived-x"]
-                        .contains(&&*value),
-                    "server" => ["8", "77777777777", "archived-x"].contains(&&*value),
-                    _ => false,
-                };
+            let fits = match key {
+                "subDir" => ["", "/", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete ", "archived-x"]
+                    .contains(&&*value),
+                "share" => {
+                    ["/", "--bind", "-overs=3", "h,opt", "8", "77777777777", "Delete ", "archived-x"].contains(&&*value)
+                }
+                "server" => ["8", "77777777777", "archived-x"].contains(&&*value),
+                _ => false,
+            };
             if fits {
                 continue;
             }

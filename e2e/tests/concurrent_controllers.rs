@@ -2,7 +2,7 @@
 //! have given every answer.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use tonic::Status;
@@ -171,9 +171,12 @@ impl Subject<'_> {
 
     /// Repeats the call, as Kubernetes does, while the copy is interrupted or not done.
     async fn insist(&self, driver: &Driver, call: Call) -> Result<Option<i64>, Status> {
-        for _ in 0..100 {
+        for _ in 0..500 {
             match self.ask(driver, call).await {
-                Err(status) if [Code::Unavailable, Code::FailedPrecondition].contains(&status.code()) => {}
+                Err(status) if [Code::Unavailable, Code::FailedPrecondition].contains(&status.code()) => {
+                    // Kubernetes pauses between two attempts.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
                 answer => return answer,
             }
         }

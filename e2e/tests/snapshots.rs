@@ -363,3 +363,26 @@ async fn a_restore_into_a_directory_that_volumes_share_is_whole_or_refused_and_r
     assert_eq!(driver.create(restore("c")).await.unwrap_err().code(), Code::AlreadyExists);
     checked::at_rest(&share).await;
 }
+
+#[tokio::test]
+async fn a_snapshot_of_what_is_not_there_leaves_nothing_on_the_export_and_in_no_volume() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    // A directory that somebody made by hand, or that csi-driver-nfs keeps.
+    std::fs::create_dir(share.path.join("keep")).unwrap();
+    let (server, path) = (&share.server, &share.share[1..]);
+    for volume_id in [
+        format!("{server}#{path}#nothing##"),
+        format!("{server}##{path}/nothing##"),
+        format!("{server}##keep##"),
+        format!("{server}/{path}/keep/inner"),
+        format!("{server}#{path}/keep#inner##"),
+    ] {
+        let status = driver.controller().create_snapshot(requests::snapshot(&volume_id, "s")).await.unwrap_err();
+        assert_ne!(status.code(), Code::Internal, "{volume_id}: {status}");
+        assert_eq!(share.names(), ["keep"], "{volume_id}: {status}");
+        assert_eq!(std::fs::read_dir(share.path.join("keep")).unwrap().count(), 0, "{volume_id}: {status}");
+        assert!(!share.path.join(".csi-nfs").exists(), "{volume_id}: {status}");
+    }
+}

@@ -59,13 +59,15 @@ fn export_code(status: FsStatus) -> Code {
         FsStatus::NoEnt => Code::NotFound,
         FsStatus::NoSpc | FsStatus::DQuot => Code::ResourceExhausted,
         FsStatus::Inval | FsStatus::NameTooLong => Code::InvalidArgument,
-        FsStatus::NotDir | FsStatus::Symlink | FsStatus::WrongType | FsStatus::IsDir | FsStatus::OtherProject => {
-            Code::FailedPrecondition
-        }
+        FsStatus::NotDir
+        | FsStatus::Symlink
+        | FsStatus::WrongType
+        | FsStatus::IsDir
+        | FsStatus::XDev
+        | FsStatus::OtherProject => Code::FailedPrecondition,
         FsStatus::TimedOut | FsStatus::Stuck | FsStatus::Stale | FsStatus::Locked => Code::Unavailable,
         FsStatus::Exist
         | FsStatus::NotEmpty
-        | FsStatus::XDev
         | FsStatus::FBig
         | FsStatus::MLink
         | FsStatus::NotSupp

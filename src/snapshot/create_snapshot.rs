@@ -204,7 +204,9 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
             Err(_) => Ok(begun),
         }
     };
-    exports.on(share, options, work).await
+    let answer = exports.on(share, options, work).await;
+    jobs.end_after(key, &answer).await;
+    answer
 }
 
 /// The mount options for the export that the snapshot or group is created on.

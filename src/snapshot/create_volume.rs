@@ -91,7 +91,9 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
             _ => Err(Error::Interrupted(format!("volume `{name}` changed while it was made; call again"))),
         }
     };
-    exports.on(&asked.share, &asked.options, work).await
+    let answer = exports.on(&asked.share, &asked.options, work).await;
+    jobs.end_after(&asked.key(), &answer).await;
+    answer
 }
 
 async fn empty<F: Fs>(export: Arc<Export<F>>, asked: &CreateVolume) -> Result<Record> {

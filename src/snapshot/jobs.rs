@@ -150,6 +150,14 @@ impl Jobs {
         }
     }
 
+    /// Ends a copy if the call that joined it is answered that something does not exist. The copy would fail for the
+    /// same reason later, and its error would be kept for a call that has nothing to do with it.
+    pub async fn end_after<T>(&self, key: &Key, answer: &Result<T>) {
+        if matches!(answer, Err(Error::NotFound { .. })) {
+            self.end(key).await;
+        }
+    }
+
     /// Cancels all copies of the volume or snapshot with this identifier.
     pub fn end_copies_of(&self, of: &str) {
         self.lock().values().filter(|job| job.of.iter().any(|one| one == of)).for_each(|job| job.cancel.cancel());
@@ -216,6 +224,20 @@ mod tests {
         jobs.tasks.close();
         jobs.tasks.wait().await;
         assert_eq!(jobs.failure(&key("a")), failed().err());
+        assert_eq!(jobs.failure(&key("a")), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_error_of_a_copy_whose_caller_was_answered_otherwise_is_not_kept() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let work = async |how: How| {
+            how.cancel.cancelled().await;
+            failed()
+        };
+        drop(jobs.join(key("a"), vec!["v".to_owned()], work));
+        jobs.end_after(&key("a"), &Ok(())).await;
+        assert_eq!(jobs.failure(&key("a")), None, "it goes on");
+        jobs.end_after(&key("a"), &Err::<(), _>(Error::not_found("volume `v`", "it is gone"))).await;
         assert_eq!(jobs.failure(&key("a")), None);
     }
 

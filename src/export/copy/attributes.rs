@@ -51,8 +51,15 @@ impl<F: Fs> Copy<F> {
         };
         for name in names.iter().filter(|name| ACLS.contains(&&name[..])) {
             let list = self.target.get_xattr(root, name).await?;
-            if let Some(plain) = list.and_then(|list| acl::plain(name, &list)) {
-                self.target.set_xattr(root, name, &plain).await?;
+            let Some(plain) = list.and_then(|list| acl::plain(name, &list)) else { continue };
+            self.target.set_xattr(root, name, &plain).await?;
+            // Linux' server does not remove a default list over version 4.
+            let left = self.target.get_xattr(root, name).await?.and_then(|list| acl::plain(name, &list));
+            if left.is_some() {
+                tracing::warn!(
+                    "the server keeps the default access control list that the copy inherits; run `setfacl -k` on the \
+                     export's directory .csi-nfs/staging, so that later copies inherit none"
+                );
             }
         }
         Ok(())

@@ -136,8 +136,6 @@ impl<F: Fs> Copy<F> {
     async fn run(&self, from: &F::Handle, to: &F::Handle) -> Result<(), CopyError> {
         let pair = Pair { source: from.clone(), target: to.clone() };
         let root = self.root(&pair).await?;
-        let cleared = self.clear_inherited(to).await;
-        cleared.map_err(|status| root.error(Side::Target, attributes::SETTING_XATTRS, status))?;
         let above = self.source.parent(from).await;
         let place = above.map_err(|status| root.error(Side::Source, "opening", status))?.1.fileid;
         let (jobs, queue) = mpsc::channel(1);
@@ -172,6 +170,10 @@ impl<F: Fs> Copy<F> {
     async fn root(&self, pair: &Pair<F>) -> Result<Arc<Dir<F>>, CopyError> {
         let failed = |side, status| CopyError::failed(side, "opening", directory::ROOT.to_owned(), status);
         let source = self.source.getattr(&pair.source).await.map_err(|status| failed(Side::Source, status))?;
+        // Before the mode is read, which the list is a part of.
+        self.clear_inherited(&pair.target).await.map_err(|status| {
+            CopyError::failed(Side::Target, attributes::SETTING_XATTRS, directory::ROOT.to_owned(), status)
+        })?;
         let target = self.target.getattr(&pair.target).await.map_err(|status| failed(Side::Target, status))?;
         let listed = first_entries(&self.target, &pair.target).await.map_err(|status| failed(Side::Target, status))?;
         if !listed.is_empty() {
