@@ -38,6 +38,7 @@ async fn files_of_another_group_are_given_to_the_pod_s_group_once(#[case] place:
     fs::create_dir_all(at("a/b")).unwrap();
     for n in 0..700 {
         fs::write(at(&format!("a/b/{n}")), "").unwrap();
+        fs::set_permissions(at(&format!("a/b/{n}")), fs::Permissions::from_mode(0o644)).unwrap();
     }
     fs::set_permissions(at("a/b/0"), fs::Permissions::from_mode(0o600)).unwrap();
     let outside = driver.path("outside");
