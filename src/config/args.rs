@@ -44,8 +44,8 @@ pub(super) struct Args {
     #[arg(long, value_delimiter = ',')]
     pub(super) export: Vec<String>,
 
-    /// NFS mount options for one export, as "SERVER:/SHARE OPTIONS", used in place of --mount-options. The export is also
-    /// one of --export. Repeat the flag, or separate several with semicolons.
+    /// NFS mount options for one export, as "SERVER:/SHARE OPTIONS", used in place of --mount-options. The export is
+    /// also one of --export. Repeat the flag, or separate several with semicolons.
     #[arg(long, value_delimiter = ';')]
     pub(super) export_mount_options: Vec<String>,
 

@@ -199,8 +199,10 @@ impl<F: Fs> Drop for Guard<F> {
                 if *count == 0
                     && let Err(error) = file.release(one.key).await
                 {
-                    let export = &file.export;
-                    tracing::warn!(%export, %error, "a lock on the export cannot be released; it ends with this process");
+                    tracing::warn!(
+                        export = %file.export, %error,
+                        "a lock on the export cannot be released; it ends with this process"
+                    );
                 }
             }
             // The locks in memory are released last: otherwise another task of this process could take a lock, and a

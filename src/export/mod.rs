@@ -26,8 +26,8 @@ use locks::{LockFile, Locks, Part};
 /// Records and the files in `.csi-nfs/paths` are smaller than this. A larger file was not written by the driver.
 pub const SMALL: usize = 64 << 10;
 
-/// The most levels of a tree that the driver and the agent go through. Tenants decide how deep a tree is, and each level
-/// takes a few hundred bytes.
+/// The most levels of a tree that the driver and the agent go through. Tenants decide how deep a tree is, and each
+/// level takes a few hundred bytes.
 pub const DEPTH: usize = 16_384;
 
 /// How often a small file is read again after ESTALE, which means that the file was replaced meanwhile. This happens if

@@ -183,8 +183,8 @@ enum Progress<F: Fs> {
     Enter(F::Handle, Name),
 }
 
-/// Removes the entries on a page of a directory, except directories that have entries; with `away`, it moves those there
-/// instead.
+/// Removes the entries on a page of a directory, except directories that have entries. With `away`, it moves those
+/// there instead.
 async fn remove_entries<F: Fs>(fs: &F, dir: &F::Handle, away: Option<&F::Handle>) -> FsResult<Progress<F>> {
     let entries = first_entries(fs, dir).await?;
     if entries.is_empty() {

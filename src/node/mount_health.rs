@@ -253,8 +253,8 @@ fn group_refused(place: &Place, mount: &Mount, status: Status) -> Condition {
         reason: "GroupRefused",
         message: format!(
             "{} is mounted at {place}, but the server refused to give it the group or mode that was requested \
-             (fsGroup, mountPermissions): {status}; export it with no_root_squash for this node, or set the group on the server \
-             and leave fsGroup out; then {MOUNT_ANEW}",
+             (fsGroup, mountPermissions): {status}; export it with no_root_squash for this node, or set the group on \
+             the server and leave fsGroup out; then {MOUNT_ANEW}",
             mount.source()
         ),
     }

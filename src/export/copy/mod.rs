@@ -9,8 +9,8 @@
 //!   access control lists where the mounts carry them, hard links inside the tree, holes, symbolic links, FIFOs,
 //!   sockets, device nodes, and names of any bytes.
 //! - **Memory** does not grow with the tree. The walk keeps a page of a listing for each of the first [`walk::PAGES`]
-//!   levels, and a few hundred bytes for each level below, up to [`DEPTH`](super::DEPTH) levels. Hard links are recorded on the
-//!   target ([`links`]). The copy holds two descriptors for each of [`directory::OPEN`] levels and for each entry in
+//!   levels, and a few hundred bytes for each level below, up to [`DEPTH`](super::DEPTH) levels. Hard links are
+//!   recorded on the target ([`links`]). The copy holds two descriptors for each of [`directory::OPEN`] levels and for each entry in
 //!   flight, and four more for each entry in flight.
 //! - **Tenants may write meanwhile.** An entry that is gone when its turn comes is left out. An entry that was replaced
 //!   is copied as what it is then. An open file is copied up to the size that it had. Only regular files are ever

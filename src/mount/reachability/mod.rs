@@ -118,8 +118,8 @@ impl Reachability {
         misses.is_some_and(|misses| misses.count >= DEAD.0 && misses.first.elapsed() >= DEAD.1)
     }
 
-    /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found, unless that
-    /// is [`OLD`]. Does not wait, but begins another check of each, so that the next call tells what is true now.
+    /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found, unless
+    /// that is [`OLD`]. Does not wait, but begins another check of each, so that the next call tells what is true now.
     pub fn renew(self: &Arc<Self>) -> Vec<ServerState> {
         let mut servers = self.servers();
         servers.retain(|_, known| known.wanted.elapsed() < IDLE);
