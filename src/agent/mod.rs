@@ -31,6 +31,7 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, LockMode, Name};
 use crate::export::kernel::KernelFs;
+use crate::mount::backoff::backoff;
 use crate::nfs::source::{Server, Share, Source, SubDir};
 use projects::KernelProjects;
 use queue::PERIOD;
@@ -143,7 +144,7 @@ async fn open(
     let private = Name::new(SubDir::PRIVATE).map_err(|status| Error::Internal(status.to_string()))?;
     let export = || Export::new(share.clone(), fs.clone(), Arc::default());
     let mut told = false;
-    let mut pause = STEP;
+    let mut pauses = backoff(STEP, STAND_BY);
     loop {
         if export().layout().await?.is_some()
             && let Some(reconciler) = Reconciler::open(export(), projects.clone(), range.clone(), ids.clone()).await?
@@ -152,8 +153,7 @@ async fn open(
         }
         if export().find(&fs.root(), &private).await?.is_some() {
             // The driver creates the layout in several steps, and inotify on the root does not report them.
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(STAND_BY);
+            tokio::time::sleep(pauses.next().unwrap_or(STAND_BY)).await;
             continue;
         }
         if !told {

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use tokio::time::Instant;
 
 use crate::export::fs::Name;
+use crate::mount::backoff::backoff;
 use crate::volume::id::VolumeName;
 
 /// How long after a look at everything the next one begins, even if inotify reports nothing.
@@ -99,11 +100,8 @@ impl Queue {
 
     /// Records that an item failed: it is tried again after a pause, which grows from failure to failure.
     pub(super) fn failed(&mut self, item: Item, now: Instant) {
-        let pauses = || {
-            let builder = ExponentialBuilder::new().with_min_delay(AGAIN.0).with_max_delay(AGAIN.1);
-            builder.with_jitter().without_max_times().build()
-        };
-        let pause = self.failing.entry(item.clone()).or_insert_with(pauses).next().unwrap_or(AGAIN.1);
+        let pauses = self.failing.entry(item.clone()).or_insert_with(|| backoff(AGAIN.0, AGAIN.1));
+        let pause = pauses.next().unwrap_or(AGAIN.1);
         self.push_at(item, now + pause);
     }
 
