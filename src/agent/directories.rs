@@ -46,7 +46,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             }
             if is_tree && !walked {
                 let walk = Walk::new(directory.clone(), Purpose::Disinherit);
-                if !self.walk(Item::Directories, walk, Purpose::Disinherit).await.map_err(failed)? {
+                if !self.walk(Item::Directories, walk).await.map_err(failed)? {
                     return Ok(false);
                 }
             }

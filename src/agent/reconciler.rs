@@ -84,7 +84,6 @@ pub struct Reconciler<F: Fs, P: Projects<F>> {
 /// A walk under way, and what it is for.
 struct Job<F: Fs> {
     item: Item,
-    purpose: Purpose,
     walk: Walk<F>,
 }
 
@@ -241,17 +240,16 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
     }
 
     /// Begins a walk for an item, unless it is under way, with its first slice. Returns whether the walk has ended.
-    pub(super) async fn walk(&mut self, item: Item, walk: Walk<F>, purpose: Purpose) -> FsResult<bool> {
-        if self.walks.iter().any(|job| job.item == item && job.purpose == purpose) {
+    pub(super) async fn walk(&mut self, item: Item, mut walk: Walk<F>) -> FsResult<bool> {
+        if self.walks.iter().any(|job| job.item == item && job.walk.purpose() == walk.purpose()) {
             return Ok(false);
         }
         self.stop_walk(&item);
-        let mut walk = walk;
         if walk.slice(self.export.fs(), &self.projects, SLICE).await? {
             return Ok(true);
         }
         if self.walks.len() < WALKS {
-            self.walks.push_back(Job { item, purpose, walk });
+            self.walks.push_back(Job { item, walk });
         } else if !self.waiting.contains(&item) {
             self.waiting.push_back(item);
         }
@@ -278,7 +276,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
                 return true;
             }
             Ok(true) => {
-                let done = self.attempt(&job.item, Some(job.purpose)).await;
+                let done = self.attempt(&job.item, Some(job.walk.purpose())).await;
                 self.end(job.item, done);
             }
             // The directory was removed, or a part of it was moved.
@@ -287,7 +285,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
                 self.queue.failed(job.item, Instant::now());
             }
             Err(status) => {
-                let error = self.walk_failed(&job.item, job.purpose, status).await;
+                let error = self.walk_failed(&job.item, job.walk.purpose(), status).await;
                 self.end(job.item, Err(error));
             }
         }

@@ -62,9 +62,8 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             return Ok(true);
         }
         if walked != Some(project) {
-            let purpose = Purpose::Assign(project);
-            let walk = Walk::new(root.clone(), purpose);
-            let ended = self.walk(Item::Snapshot(tree.clone()), walk, purpose).await;
+            let walk = Walk::new(root.clone(), Purpose::Assign(project));
+            let ended = self.walk(Item::Snapshot(tree.clone()), walk).await;
             if !ended.map_err(|status| self.export.failed(format!("counting what is in `{tree}`"), status))? {
                 return Ok(false);
             }

@@ -73,9 +73,8 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         // Existing objects get the ID. One walk is enough, because new objects inherit the ID.
         let complete = known.is_some_and(|answer| answer.reason.is_none() && answer.project == target);
         if !(project == target && (complete || walked == Some(target))) {
-            let purpose = Purpose::Assign(target);
-            let walk = Walk::new(directory, purpose);
-            match self.walk(Item::Volume(volume.clone()), walk, purpose).await {
+            let walk = Walk::new(directory, Purpose::Assign(target));
+            match self.walk(Item::Volume(volume.clone()), walk).await {
                 Ok(true) => {}
                 Ok(false) => {
                     self.answer_with(volume, target, Err(COUNTING.to_owned())).await?;

@@ -55,6 +55,11 @@ impl<F: Fs> Walk<F> {
         Self { purpose, path: vec![Level::new(root, 0)] }
     }
 
+    /// What the walk does.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
     /// Goes on for `steps` steps: an object or a page each. Returns whether the walk has ended.
     ///
     /// # Errors
