@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 
 use crate::error::{Error, Result};
 use crate::nfs::source::Source;
-use fs::{Attr, Entry, Fs, Kind, LockMode, Name, OpenMode, Status};
+use fs::{Attr, Entry, Fs, FsStat, Kind, LockMode, Name, OpenMode, Status};
 use layout::Layout;
 use locks::{LockFile, Locks, Part};
 
@@ -225,6 +225,11 @@ impl<F: Fs> Export<F> {
             }
         }
         work().await
+    }
+
+    /// The size and the free space of the export's file system.
+    pub async fn stat(&self) -> Result<FsStat> {
+        self.fs.statfs(&self.fs.root()).await.map_err(|e| self.failed("asking for the free space", e))
     }
 
     /// All names in a directory, in no particular order.

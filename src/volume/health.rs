@@ -72,7 +72,7 @@ pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Re
 /// Returns the conditions of an export, which are those of every volume on it.
 pub async fn of_export<F: Fs>(export: &Export<F>) -> Result<Vec<Condition>> {
     let fs = export.fs();
-    let stat = fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the free space", e))?;
+    let stat = export.stat().await?;
     let mut conditions = nearly_full(&export.source().to_string(), &stat);
     if let Some(layout) = export.layout().await? {
         // Setting the mode that the directory already has changes nothing, but fails on a read-only export.

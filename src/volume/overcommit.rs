@@ -132,7 +132,7 @@ pub async fn left<F: Fs>(export: &Export<F>, bound: Option<Overcommit>) -> Resul
         },
         None => without_index(export).await?,
     };
-    let most = u128::from(bound.of(size(export).await?));
+    let most = u128::from(bound.of(export.stat().await?.total_bytes));
     Ok(u64::try_from(most.saturating_sub(promised)).unwrap_or(u64::MAX))
 }
 
@@ -152,7 +152,7 @@ async fn check<F: Fs>(export: &Export<F>, name: &VolumeName, bound: Overcommit, 
         Some(opened) => opened,
         None => make(export, name).await?,
     };
-    let (size, wanted) = (size(export).await?, u128::from(more));
+    let (size, wanted) = (export.stat().await?.total_bytes, u128::from(more));
     let most = u128::from(bound.of(size));
     if index.others + own + wanted > most && index.age() >= BEFORE_REFUSAL {
         (index, own) = make(export, name).await?;
@@ -332,11 +332,6 @@ fn of(record: &Record) -> u64 {
 /// The capacity in a second name.
 fn capacity(name: &Name) -> Option<u64> {
     std::str::from_utf8(name.as_bytes()).ok()?.split_once('-')?.1.parse().ok()
-}
-
-async fn size<F: Fs>(export: &Export<F>) -> Result<u64> {
-    let stat = export.fs().statfs(&export.fs().root()).await;
-    Ok(stat.map_err(|e| export.failed("asking for the size", e))?.total_bytes)
 }
 
 /// Whether there is an index, or one is being made.

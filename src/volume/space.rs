@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, FsStat};
+use crate::export::fs::Fs;
 use crate::volume::limits::Overcommit;
 use crate::volume::overcommit;
 
@@ -15,7 +15,7 @@ pub(super) async fn check_free<F: Fs>(export: &Export<F>, bound: Option<Overcomm
     if bound.is_none() {
         return Ok(());
     }
-    let stat = statfs(export).await?;
+    let stat = export.stat().await?;
     if stat.available_bytes < bytes {
         return Err(Error::Exhausted(format!(
             "{} has {} bytes free, but {bytes} are requested; free space on the server or request less",
@@ -29,11 +29,6 @@ pub(super) async fn check_free<F: Fs>(export: &Export<F>, bound: Option<Overcomm
     Ok(())
 }
 
-async fn statfs<F: Fs>(export: &Export<F>) -> Result<FsStat> {
-    let fs = export.fs();
-    fs.statfs(&fs.root()).await.map_err(|e| export.failed("asking for the free space", e))
-}
-
 /// What a new volume can have (CSI `GetCapacity`), in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Available {
@@ -45,7 +40,7 @@ pub struct Available {
 
 /// What a new volume of a class with that bound can have. Writes nothing.
 pub async fn available<F: Fs>(export: &Export<F>, bound: Option<Overcommit>) -> Result<Available> {
-    let free = statfs(export).await?.available_bytes;
+    let free = export.stat().await?.available_bytes;
     let largest = match bound {
         Some(_) => Some(free.min(overcommit::left(export, bound).await?)),
         None => None,

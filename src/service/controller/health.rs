@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::pool::Connect;
+use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::service::controller::list::{self, Page, Token};
 use crate::service::health_response::volume_health;
@@ -34,29 +35,25 @@ impl<C: Connect> Controller<C> {
         request: csi::ControllerGetVolumeHealthRequest,
     ) -> Result<csi::VolumeHealth> {
         let secret = secret_options(&request.secrets)?;
-        if let Some(whole) = WholeExport::parse(&request.volume_id) {
-            let conditions = self.whole_export_health(&whole, secret.as_ref()).await;
-            let conditions = conditions.or_else(|error| health::from_error(error).map(|condition| vec![condition]))?;
-            return Ok(volume_health(request.volume_id, conditions));
-        }
-        let id = existing_volume(&request.volume_id)?;
-        let conditions = self
-            .exports
-            .on_volume(&id, secret.as_ref(), |export| {
-                let id = id.clone();
-                async move {
-                    let found = find::get(&export, &id).await?;
-                    let mut conditions: Vec<_> = health::of_volume(&id, &found).into_iter().collect();
-                    if let (Some(name), Some(record)) = (id.name(), &found.record) {
-                        conditions.extend(health::of_limits(&export, &name, record).await?);
-                    }
-                    conditions.extend(health::of_export(&export).await?);
-                    Ok(conditions)
-                }
-            })
-            .await
-            .or_else(|error| health::from_error(error).map(|condition| vec![condition]))?;
+        let conditions = match WholeExport::parse(&request.volume_id) {
+            Some(whole) => self.whole_export_health(&whole, secret.as_ref()).await,
+            None => self.conditions_of(&existing_volume(&request.volume_id)?, secret.as_ref()).await,
+        };
+        let conditions = conditions.or_else(|error| health::from_error(error).map(|condition| vec![condition]))?;
         Ok(volume_health(request.volume_id, conditions))
+    }
+
+    async fn conditions_of(&self, id: &VolumeId, secret: Option<&MountOptions>) -> Result<Vec<Condition>> {
+        let look = |export: Arc<Export<C::Fs>>| async move {
+            let found = find::get(&export, id).await?;
+            let mut conditions: Vec<_> = health::of_volume(id, &found).into_iter().collect();
+            if let (Some(name), Some(record)) = (id.name(), &found.record) {
+                conditions.extend(health::of_limits(&export, &name, record).await?);
+            }
+            conditions.extend(health::of_export(&export).await?);
+            Ok(conditions)
+        };
+        self.exports.on_volume(id, secret, look).await
     }
 
     pub(super) async fn list_health(

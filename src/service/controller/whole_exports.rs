@@ -20,8 +20,7 @@ impl<C: Connect> Controller<C> {
         create: &Create,
         options: &MountOptions,
     ) -> Result<csi::Volume> {
-        let check = |export: Arc<Export<C::Fs>>| async move { whole_export::check(&export).await };
-        self.exports.on(&volume.export, options, check).await?;
+        self.check_whole_export(volume, options).await?;
         Ok(csi::Volume { capacity_bytes: int64(create.capacity.choose()), ..answer(volume) })
     }
 
@@ -31,9 +30,7 @@ impl<C: Connect> Controller<C> {
         volume: &WholeExport,
         secret: Option<&MountOptions>,
     ) -> Result<csi::Volume> {
-        let options = self.options_of(volume, secret).await?;
-        let check = |export: Arc<Export<C::Fs>>| async move { whole_export::check(&export).await };
-        self.exports.on(&volume.export, &options, check).await?;
+        self.check_whole_export(volume, &self.options_of(volume, secret).await?).await?;
         Ok(answer(volume))
     }
 
@@ -45,6 +42,11 @@ impl<C: Connect> Controller<C> {
         let options = self.options_of(volume, secret).await?;
         let ask = |export: Arc<Export<C::Fs>>| async move { health::of_export(&export).await };
         self.exports.on(&volume.export, &options, ask).await
+    }
+
+    async fn check_whole_export(&self, volume: &WholeExport, options: &MountOptions) -> Result<()> {
+        let check = |export: Arc<Export<C::Fs>>| async move { whole_export::check(&export).await };
+        self.exports.on(&volume.export, options, check).await
     }
 
     async fn options_of(&self, volume: &WholeExport, secret: Option<&MountOptions>) -> Result<MountOptions> {
