@@ -74,11 +74,9 @@ struct Count {
 }
 
 impl Count {
-    fn of<'a>(running: impl Iterator<Item = &'a (Kind, Instant)>) -> Self {
-        running.fold(Self::default(), |count, (_, since)| Self {
-            running: count.running + 1,
-            overdue: count.overdue + usize::from(since.elapsed() >= OVERDUE),
-        })
+    fn add(&mut self, since: &Instant) {
+        self.running += 1;
+        self.overdue += usize::from(since.elapsed() >= OVERDUE);
     }
 
     /// How many of the threads are taken by them.
@@ -87,34 +85,50 @@ impl Count {
     }
 }
 
-impl State {
-    fn of(&self, owner: &Owner) -> Count {
-        Count::of(self.running.values().filter(|(kind, _)| kind.owner.as_ref() == Some(owner)))
-    }
+/// The running calls, counted once for all jobs that wait.
+#[derive(Default)]
+struct Load<'a> {
+    /// All calls of each owner, and those that take long.
+    owners: HashMap<&'a Owner, [Count; 2]>,
+    running: usize,
+    /// How many threads are taken by all calls, and by those that take long.
+    taken: [usize; 2],
+}
 
-    /// How many threads are taken by calls that are `counted`.
-    fn taken(&self, counted: impl Fn(&Kind) -> bool) -> usize {
-        let mut owned: HashMap<&Owner, Vec<&(Kind, Instant)>> = HashMap::new();
-        let mut others = 0;
-        for call in self.running.values().filter(|(kind, _)| counted(kind)) {
-            match &call.0.owner {
-                Some(owner) => owned.entry(owner).or_default().push(call),
-                None => others += 1,
+impl<'a> Load<'a> {
+    fn of(running: &'a HashMap<u64, (Kind, Instant)>) -> Self {
+        let mut load = Self { running: running.len(), ..Self::default() };
+        for (Kind { owner, takes_long }, since) in running.values() {
+            let counted = 1 + usize::from(*takes_long);
+            match owner {
+                Some(owner) => {
+                    let counts = load.owners.entry(owner).or_default();
+                    counts.iter_mut().take(counted).for_each(|count| count.add(since));
+                }
+                None => load.taken.iter_mut().take(counted).for_each(|taken| *taken += 1),
             }
         }
-        owned.into_values().map(|calls| Count::of(calls.into_iter()).taken()).sum::<usize>() + others
+        for counts in load.owners.values() {
+            load.taken.iter_mut().zip(counts).for_each(|(taken, count)| *taken += count.taken());
+        }
+        load
+    }
+
+    /// Whether no job can start, whoever it is for.
+    fn is_full(&self, limits: Limits) -> bool {
+        self.taken[0] >= limits.all
     }
 
     /// Whether a job can start now. The threads that are made up for are not for those who hang.
     fn has_room(&self, limits: Limits, job: &Job) -> bool {
         let Kind { owner, takes_long } = &job.kind;
-        let own = owner.as_ref().map_or_else(Count::default, |owner| self.of(owner));
-        let taken = if own.overdue >= COUNTED { self.running.len() } else { self.taken(|_| true) };
-        taken < limits.all
-            && own.running < limits.own
-            && !(*takes_long && self.taken(|kind| kind.takes_long) >= limits.long)
+        let own = owner.as_ref().and_then(|owner| self.owners.get(owner)).map_or_else(Count::default, |own| own[0]);
+        let taken = if own.overdue >= COUNTED { self.running } else { self.taken[0] };
+        taken < limits.all && own.running < limits.own && !(*takes_long && self.taken[1] >= limits.long)
     }
+}
 
+impl State {
     /// Counts a job as begun, and returns its number.
     fn begin(&mut self, job: &Job) -> u64 {
         self.last += 1;
@@ -125,7 +139,12 @@ impl State {
 
     /// Begins the first waiting job that has room.
     fn next(&mut self, limits: Limits) -> Option<(u64, Job)> {
-        let first = self.waiting.iter().position(|job| self.has_room(limits, job))?;
+        self.waiting.front()?;
+        let load = Load::of(&self.running);
+        if load.is_full(limits) {
+            return None;
+        }
+        let first = self.waiting.iter().position(|job| load.has_room(limits, job))?;
         let job = self.waiting.remove(first)?;
         Some((self.begin(&job), job))
     }
@@ -203,8 +222,10 @@ impl Threads {
                 let mut next = Some(next);
                 while let Some((number, Job { work, .. })) = next {
                     work();
-                    inner.state().running.remove(&number);
-                    next = inner.next();
+                    // In one step: otherwise another call could take the place on a new thread.
+                    let mut state = inner.state();
+                    state.running.remove(&number);
+                    next = state.next(inner.limits);
                 }
             }));
         }
@@ -212,14 +233,15 @@ impl Threads {
 
     /// Whether all running calls of `owner` are overdue. Then a call of it that has no room waits in vain.
     pub fn is_stuck(&self, owner: &Owner) -> bool {
-        let count = self.0.state().of(owner);
+        let state = self.0.state();
+        let count = Load::of(&state.running).owners.get(owner).map_or_else(Count::default, |own| own[0]);
         count.running >= COUNTED && count.overdue == count.running
     }
 
     /// How many more quick calls would start at once.
     #[cfg(test)]
     pub fn free(&self) -> usize {
-        self.0.limits.all - self.0.state().taken(|_| true)
+        self.0.limits.all - Load::of(&self.0.state().running).taken[0]
     }
 }
 
@@ -278,6 +300,10 @@ mod tests {
         let (release_one, one) = hang(&threads, "one", 10);
         assert_eq!(one.iter().filter(|call| call.has_begun()).count(), 4);
         assert_eq!(threads.submit(of("other"), || 7).result().await, Some(7));
+        // A call is told before its thread is free.
+        while threads.free() < 2 {
+            tokio::task::yield_now().await;
+        }
         let (release_two, two) = hang(&threads, "two", 10);
         assert_eq!(two.iter().filter(|call| call.has_begun()).count(), 2, "these are all");
         let third = threads.submit(of("third"), || 7);
@@ -292,7 +318,6 @@ mod tests {
         for mut call in one.into_iter().chain(two) {
             assert_eq!(call.result().await, Some(false));
         }
-        // A call is told before its thread is free.
         while threads.free() < 6 {
             tokio::task::yield_now().await;
         }
