@@ -75,7 +75,14 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
         let content = match Record::read(&export, name).await? {
             // The volume is complete. Its source may be deleted by now, so the source is not looked for.
             Some(record) if !record.pending => None,
-            _ => Some(find(exports, asked, origin).await?),
+            begun => match find(exports, asked, origin).await {
+                Err(gone @ Error::NotFound { .. }) if begun.is_some() => {
+                    // A copy may be under way, of the source as it was. If it ends well, the volume is complete.
+                    copied(&export, name).await?.ok_or(gone)?;
+                    None
+                }
+                found => Some(found?),
+            },
         };
         match (begin(&export, asked, content.as_ref()).await?, content) {
             (Begun::Whole(record), _) => return Ok(record),
@@ -94,6 +101,12 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
     let answer = exports.on(&asked.share, &asked.options, work).await;
     jobs.end_after(&asked.key(), &answer).await;
     answer
+}
+
+/// Waits for a copy under way, here or on another controller. Returns the volume's record if it is complete then.
+async fn copied<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Record>> {
+    let _copying = export.lock(&[&job(name)]).await?;
+    Ok(Record::read(export, name).await?.filter(|record| !record.pending))
 }
 
 async fn empty<F: Fs>(export: Arc<Export<F>>, asked: &CreateVolume) -> Result<Record> {

@@ -1,6 +1,10 @@
 //! Snapshots, restores and clones.
 
 use super::*;
+use crate::testing::crash_harness::reach;
+use crate::volume::id::VolumeId;
+use crate::volume::record::{Origin, Record};
+use crate::volume::record_file::RecordFile as _;
 
 #[tokio::test]
 async fn a_snapshot_on_another_server_outlives_its_volume_and_is_restored_elsewhere() {
@@ -56,4 +60,29 @@ async fn the_error_of_a_copy_is_returned_and_nothing_stays() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     assert!(lab.snapshot(&v, "s", &[]).await.unwrap().ready_to_use);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_source_is_gone_waits_for_a_copy_that_another_controller_has_begun() {
+    for completes in [true, false] {
+        let lab = Lab::new("");
+        let v = lab.create("a", "v", &[]).await.unwrap();
+        let other = reach(lab.server("a"));
+        let copying = other.lock(&["#volume#c"]).await.unwrap();
+        let id = VolumeId::parse("a#export#c##").unwrap();
+        let pending = Record { pending: true, origin: Some(Origin::Volume(v.clone())), ..Record::unrecorded(&id) };
+        pending.write(&other).await.unwrap();
+        lab.delete(&v).await.unwrap();
+        let mut call = Box::pin(lab.fill("a", "c", of_volume(&v)));
+        assert!(tokio::time::timeout(std::time::Duration::from_secs(9), &mut call).await.is_err());
+        if completes {
+            lab.server("a").plant("c/file", Node::file(0o600, "copied")).unwrap();
+            Record { pending: false, ..pending }.write(&other).await.unwrap();
+        }
+        drop(copying);
+        match call.await {
+            Ok(volume) => assert!(completes && volume.volume_id == "a#export#c##"),
+            Err(status) => assert!(!completes && status.code() == Code::NotFound, "{status}"),
+        }
+    }
 }
