@@ -4,6 +4,7 @@ mod attach;
 mod detach;
 mod judge;
 mod leaving;
+mod mount_conditions;
 pub mod mount_health;
 pub mod mount_probe;
 mod moved;

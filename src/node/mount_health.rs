@@ -13,7 +13,7 @@ use crate::mount::table::{Mount, is_kubelet_target};
 use crate::mount::version::is_fallback;
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
-use crate::nfs::status::Status;
+use crate::node::mount_conditions as conditions;
 use crate::node::mount_probe::{Failure, MountProbe, PROBE_TIMEOUT};
 use crate::node::moved;
 use crate::node::publish_intents::{PublishIntent, PublishIntents};
@@ -21,11 +21,6 @@ use crate::node::target::{Place, Target};
 
 /// The port for checking a server if no mount options name another.
 const NFS_PORT: u16 = 2049;
-
-const SERVER_UNREACHABLE: &str = "ServerUnreachable";
-const ASK_SERVER: &str = "check that the NFS server runs and that its port is open from this node";
-
-const MOUNT_ANEW: &str = "delete the pod, so that its volumes are mounted again";
 
 /// Checks the volumes of this node.
 #[derive(Debug)]
@@ -111,11 +106,7 @@ impl MountHealth {
         }
         let mut silent: Vec<String> = asked.join_all().await.into_iter().flatten().collect();
         silent.sort();
-        Ok((!silent.is_empty()).then(|| Condition {
-            severity: Severity::Inaccessible,
-            reason: SERVER_UNREACHABLE,
-            message: format!("{ASK_SERVER}: {}", silent.join("; ")),
-        }))
+        Ok((!silent.is_empty()).then(|| conditions::servers_unreachable(&silent)))
     }
 
     /// The targets at which to check a volume.
@@ -180,8 +171,7 @@ async fn look(probe: MountProbe, subject: Subject, source: Option<Source>, deadl
         // Other problems come from the old server, so the move is the cause to report.
         (found, Some(to)) => {
             let severity = found.map_or(Severity::Degraded, |found| found.severity);
-            let message = format!("{} at {} is mounted from {to}; {MOUNT_ANEW}", mount.source(), subject.place);
-            Some(Condition { severity, reason: "ServerMoved", message })
+            Some(conditions::server_moved(&subject.place, mount, &to, severity))
         }
         (found, None) => found,
     }
@@ -191,23 +181,23 @@ async fn look_at_mount(probe: &MountProbe, subject: &Subject, mount: &Mount, dea
     let place = &subject.place;
     let found = async {
         if !mount.is_nfs() {
-            return Ok(Some(wrong_volume(place, mount)));
+            return Ok(Some(conditions::wrong_volume(place, mount)));
         }
         let root = probe.root(place, mount, deadline).await?;
         let mounted = subject.intent.as_ref().and_then(|intent| intent.mounted.as_ref());
         if mounted.is_some_and(|mounted| mounted.root != root.identity) {
-            return Ok(Some(wrong_volume(place, mount)));
+            return Ok(Some(conditions::wrong_volume(place, mount)));
         }
         if !mount.is_read_only() && probe.is_read_only(place, mount, root, deadline).await? {
-            return Ok(Some(read_only(place, mount)));
+            return Ok(Some(conditions::read_only(place, mount)));
         }
         if let Some(status) = mounted.and_then(|mounted| mounted.refused) {
-            return Ok(Some(group_refused(place, mount, status)));
+            return Ok(Some(conditions::group_refused(place, mount, status)));
         }
         let fell_back = is_fallback(mount, subject.intent.as_ref().map(|intent| &intent.options)) == Some(true);
-        Ok(fell_back.then(|| lower_version(place, mount)))
+        Ok(fell_back.then(|| conditions::lower_version(place, mount)))
     };
-    found.await.unwrap_or_else(|failure| Some(explain(&failure, place, &mount.source())))
+    found.await.unwrap_or_else(|failure| Some(conditions::explain(&failure, place, &mount.source())))
 }
 
 /// Returns why nothing is mounted. The likely cause is a server that does not answer.
@@ -221,72 +211,10 @@ async fn look_for_missing(
     if let Some(source) = intent.map(|intent| &intent.source).or(source) {
         let port = intent.map_or(NFS_PORT, |intent| intent.options.port());
         if let Err(failure) = probe.server(&source.server, port, deadline).await {
-            return explain(&failure, &subject.place, &source.to_string());
+            return conditions::explain(&failure, &subject.place, &source.to_string());
         }
     }
-    explain(&Failure::Gone, &subject.place, "the volume")
-}
-
-fn wrong_volume(place: &Place, mount: &Mount) -> Condition {
-    Condition {
-        severity: Severity::Inaccessible,
-        reason: "WrongVolumeMounted",
-        message: format!("{} is mounted at {place}, not this volume; {MOUNT_ANEW}", mount.source()),
-    }
-}
-
-fn read_only(place: &Place, mount: &Mount) -> Condition {
-    Condition {
-        severity: Severity::Degraded,
-        reason: "ReadOnlyOnServer",
-        message: format!(
-            "{} is mounted read-write at {place}, but the server allows no writes: export it with rw in \
-             /etc/exports, and check the server's file system for errors",
-            mount.source()
-        ),
-    }
-}
-
-fn group_refused(place: &Place, mount: &Mount, status: Status) -> Condition {
-    Condition {
-        severity: Severity::Degraded,
-        reason: "GroupRefused",
-        message: format!(
-            "{} is mounted at {place}, but the server refused to give it the group or mode that was requested \
-             (fsGroup, mountPermissions): {status}; export it with no_root_squash for this node, or set the group on \
-             the server and leave fsGroup out; then {MOUNT_ANEW}",
-            mount.source()
-        ),
-    }
-}
-
-fn lower_version(place: &Place, mount: &Mount) -> Condition {
-    let version = mount.option("vers").unwrap_or_default();
-    let locks = if mount.has("nolock") { ", and other nodes do not see the locks of this node" } else { "" };
-    Condition {
-        severity: Severity::Degraded,
-        reason: "NFSVersionFallback",
-        message: format!(
-            "{} is mounted at {place} with NFS version {version}, because the server did not have a better one{locks}; \
-             check which versions the server has, then {MOUNT_ANEW}; or set `vers={version}` in the mount options",
-            mount.source()
-        ),
-    }
-}
-
-fn explain(failure: &Failure, place: &Place, source: &str) -> Condition {
-    let (reason, advice) = match failure {
-        Failure::Unreachable(_) => (SERVER_UNREACHABLE, ASK_SERVER),
-        Failure::Silent => ("ServerSilent", "check the server's load and disks"),
-        Failure::Gone => ("MountMissing", MOUNT_ANEW),
-        Failure::Failed(Status::Stale) => (
-            "StaleFileHandle",
-            "the volume's directory was removed, was replaced or is no longer exported: restore it on the server, \
-             then delete the pod",
-        ),
-        Failure::Failed(_) => ("VolumeUnreadable", "check /etc/exports and the log of the server"),
-    };
-    Condition { severity: Severity::Inaccessible, reason, message: format!("{source} at {place}: {failure}; {advice}") }
+    conditions::explain(&Failure::Gone, &subject.place, "the volume")
 }
 
 #[cfg(test)]
@@ -302,6 +230,7 @@ mod tests {
     use crate::mount::table::Table;
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::Share;
+    use crate::nfs::status::Status;
     use crate::node::publish_intents::MountedVolume;
     use crate::node::root::{Root, RootAttributes};
     use crate::testing::fake_server::{self, Behaviour};
