@@ -2,8 +2,8 @@
 //! order.
 //!
 //! Work is done in steps. Between two of them, the caller tells what has changed. A step does the most urgent thing:
-//! first new records and then changes ([`Queue`]), then a part of a look at everything ([`Look`]) or of a walk through
-//! a tree ([`Walk`]), in turn. So neither a walk through millions of files nor a look at all volumes holds up a limit
+//! first new records and then changes (`Queue`), then a part of a look at everything (`Look`) or of a walk through a
+//! tree (`Walk`), in turn. So neither a walk through millions of files nor a look at all volumes holds up a limit
 //! that a call waits for, and what fails holds up nothing else.
 //!
 //! Records are hostile input: the agent changes only directories below the export, and follows no link.
