@@ -326,19 +326,23 @@ mod tests {
     #[tokio::test]
     async fn many_calls_at_once_use_few_threads() {
         let (threads, running) = (Threads::new(2), Arc::new(AtomicUsize::new(0)));
+        let (release, wait) = mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
         let work = || {
-            let (threads, running) = (threads.clone(), running.clone());
+            let (threads, running, wait) = (threads.clone(), running.clone(), wait.clone());
             async move {
                 let count = move || {
                     let now = running.fetch_add(1, Ordering::SeqCst) + 1;
-                    std::thread::yield_now();
+                    assert!(wait.lock().unwrap().recv().is_err(), "nothing is sent");
                     running.fetch_sub(1, Ordering::SeqCst);
                     (now, std::thread::current().id())
                 };
                 threads.run(count).await.unwrap()
             }
         };
-        let done = futures_util::future::join_all((0..200).map(|_| work())).await;
+        // All calls are there before the first ends. A thread that ends without a waiting call may be replaced.
+        let all = futures_util::future::join_all((0..200).map(|_| work()));
+        let (done, ()) = tokio::join!(all, async { drop(release) });
         assert!(done.iter().all(|(now, _)| *now <= 2));
         let used: std::collections::HashSet<_> = done.into_iter().map(|(_, thread)| thread).collect();
         assert!(used.len() <= 2, "{used:?}");
