@@ -53,6 +53,17 @@ struct Event {
     answer: Answer,
 }
 
+/// The history, one line a call: milliseconds after the first call, the call, its answer.
+fn told(history: &[Event]) -> String {
+    let mut events = history.to_vec();
+    events.sort_by_key(|event| event.began);
+    let first = events[0].began;
+    let ms = |at: Instant| at.duration_since(first).as_millis();
+    let line =
+        |event: &Event| format!("{:6}..{:6} {:?}: {:?}\n", ms(event.began), ms(event.ended), event.call, event.answer);
+    events.iter().map(line).collect()
+}
+
 /// The result that a single controller returns in this world, and the world afterwards.
 fn alone(world: World, call: Call) -> (Answer, World) {
     let mut after = world;
@@ -218,7 +229,7 @@ async fn two_controllers_give_only_answers_that_one_could_have_given() {
         histories.entry(number).or_default().push(event);
     }
     for (number, history) in &histories {
-        assert!(has_order(history), "v{number}: {history:#?}");
+        assert!(has_order(history), "v{number}:\n{}", told(history));
     }
     checked::at_rest(&share).await;
 }

@@ -104,7 +104,7 @@ mod tests {
             mount_options: Vec::new(),
             state,
             created: 0,
-            attempt: None,
+            generation: None,
         };
         group.write(&export).await.unwrap();
         for member in &group.members {
@@ -116,7 +116,7 @@ mod tests {
                 mount_options: Vec::new(),
                 group: Some(group.id.name.clone()),
                 state: State::Ready,
-                attempt: None,
+                generation: None,
             };
             record.write(&export).await.unwrap();
             server.plant(format!(".csi-nfs/snapshots/{}.tree", member.snapshot), Node::directory(0o755)).unwrap();

@@ -10,9 +10,9 @@ use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::snapshot::archive::Archive;
 use crate::snapshot::find::{self, Found};
-use crate::snapshot::id::KnownId;
+use crate::snapshot::id::{KnownId, SnapshotId};
 use crate::snapshot::record::State;
-use crate::snapshot::tree::{How, Stage, Tree};
+use crate::snapshot::tree::{How, Of, Stage, Tree};
 use crate::volume::access::CapacityRange;
 use crate::volume::exports::Exports;
 use crate::volume::find::get_settled;
@@ -31,7 +31,7 @@ impl<F: Fs> Content<F> {
     /// The identifier of the volume or snapshot.
     pub fn of(&self) -> String {
         match self {
-            Self::Tree(tree) => tree.of.clone(),
+            Self::Tree(tree) => tree.of.to_string(),
             Self::Archive(archive) => archive.id().to_string(),
         }
     }
@@ -47,7 +47,7 @@ impl<F: Fs> Content<F> {
     /// The name of the snapshot, if the content is the tree of a snapshot on `export`.
     pub fn snapshot_on(&self, export: &Source) -> Option<&VolumeName> {
         match self {
-            Self::Tree(tree) if tree.export.source() == export => tree.snapshot.as_ref(),
+            Self::Tree(Tree { of: Of::Snapshot(id), export: on, .. }) if on.source() == export => Some(&id.name),
             _ => None,
         }
     }
@@ -82,9 +82,9 @@ pub async fn find<C: Connect>(
             "snapshot `{id}` is not ready yet; call again when CreateSnapshot has completed it"
         ))),
         (export, Found::Own(record)) => {
-            let (name, size) = (record.id.name, record.size);
-            let path = snapshot_tree(&name)?;
-            Ok(Content::Tree(Tree { export, path, of: id.to_string(), size, snapshot: Some(name) }))
+            let path = snapshot_tree(&record.id.name)?;
+            let of = Of::Snapshot(SnapshotId::new(&id.export(), record.id.name));
+            Ok(Content::Tree(Tree { export, path, of, size: record.size, generation: record.generation }))
         }
         (export, Found::Archive(found)) => {
             // Without a requested size, only the space on the export limits the volume.
@@ -108,7 +108,7 @@ pub async fn tree_of_volume<C: Connect>(
         Ok((export, found))
     };
     let (export, found) = exports.on_volume(id, secret, find).await?;
-    let size = found.record.as_ref().map_or(0, |record| record.capacity);
+    let (size, generation) = found.record.as_ref().map_or((0, None), |record| (record.capacity, record.generation));
     let path = found.record.as_ref().map_or_else(|| Ok(id.sub_dir.names().collect()), Record::path)?;
-    Ok(Tree { export, path, of: id.to_string(), size, snapshot: None })
+    Ok(Tree { export, path, of: Of::Volume(id.clone()), size, generation })
 }

@@ -193,7 +193,7 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
         if T::state(&begun) == State::Ready {
             return Ok(begun);
         }
-        let of = trees.iter().map(|tree| tree.of.clone()).collect();
+        let of = trees.iter().map(|tree| tree.of.to_string()).collect();
         let (taken, target) = (what.clone(), export.clone());
         let copy = async move |how| taken.fill(&target, &trees, &how).await;
         match timeout(PATIENCE, jobs.join(key.clone(), of, copy).wait()).await {

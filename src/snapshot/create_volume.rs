@@ -87,7 +87,7 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
         match (begin(&export, asked, content.as_ref()).await?, content) {
             (Begun::Whole(record), _) => return Ok(record),
             (Begun::Pending(_), Some(content)) => {
-                let (of, target, filled) = (vec![content.of()], export.clone(), name.clone());
+                let (of, target, filled) = (vec![content.of()], export.clone(), asked.volume.clone());
                 let copy = async move |how| fill(&target, &filled, &content, &how).await;
                 jobs.join(asked.key(), of, copy).wait().await?;
             }
@@ -147,7 +147,8 @@ pub fn job(name: &VolumeName) -> String {
 /// # Errors
 /// As [`Stage::fill`] and [`Archive::unpack`](crate::snapshot::archive::Archive::unpack); [`Error::Interrupted`] if the
 /// volume was deleted during the copy; [`Error::Conflict`] if the volume's directory has other content.
-pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &Content<F>, how: &How) -> Result<()> {
+pub async fn fill<F: Fs>(export: &Arc<Export<F>>, volume: &Create, content: &Content<F>, how: &How) -> Result<()> {
+    let name = &volume.name;
     let stage = Stage::take(export, &job(name), &how.cancel).await?;
     let turn = how.place.turn(&how.cancel).await;
     let record = match Record::read(export, name).await? {
@@ -158,12 +159,16 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, content: &C
     let (record, filled) = if directory::is_placed(export, &record).await? {
         (record, Ok(None))
     } else {
-        let record = fill::begin_anew(export, record, name).await?;
-        let filled = match fill::check_free(export, &record).await {
-            Ok(()) => content.fill(&stage, how).await.map(Some),
-            Err(taken) => Err(taken),
-        };
-        (record, filled)
+        match fill::begin_anew(export, &record, volume, content.size()).await {
+            Ok(anew) => {
+                let filled = match fill::check_free(export, &anew).await {
+                    Ok(()) => content.fill(&stage, how).await.map(Some),
+                    Err(taken) => Err(taken),
+                };
+                (anew, filled)
+            }
+            Err(error) => (record, Err(error)),
+        }
     };
     // What is left to do is short, and waits for locks.
     drop(turn);

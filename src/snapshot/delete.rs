@@ -65,7 +65,7 @@ pub(super) async fn delete_locked<F: Fs>(
     if let Some(record) = record {
         let shown = in_use::is_shown(export, name, lock).await?;
         if record.state != State::Deleted {
-            match (Record { state: State::Deleted, attempt: None, ..record }).write(export).await {
+            match (Record { state: State::Deleted, ..record }).write(export).await {
                 // A deletion must succeed on a full export: remove the record first.
                 Err(error) if is_full(&error) && !shown => Record::remove(export, name).await?,
                 written => written?,

@@ -25,7 +25,7 @@ use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::{How, Stage, Tree};
 use crate::snapshot::{delete, single};
 use crate::volume::id::VolumeName;
-use crate::volume::record_file::{RecordFile as _, new_attempt, now};
+use crate::volume::record_file::{RecordFile as _, new_generation, now};
 
 /// A group to create.
 #[derive(Debug, Clone)]
@@ -131,7 +131,7 @@ fn new<F: Fs>(export: &Export<F>, create: &Create, trees: &[Tree<F>]) -> Result<
         mount_options: Vec::new(),
         state: State::Pending,
         created: now(),
-        attempt: new_attempt(),
+        generation: new_generation(),
     })
 }
 
@@ -145,7 +145,7 @@ async fn begin_members<F: Fs>(export: &Export<F>, group: &GroupRecord) -> Result
             mount_options: group.mount_options.clone(),
             group: Some(group.id.name.clone()),
             state: State::Pending,
-            attempt: group.attempt,
+            generation: group.generation,
         };
         single::begin_member(export, &record).await?;
     }
@@ -188,7 +188,7 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName, trees: &[Tr
     if GroupRecord::read(export, name).await?.as_ref() != Some(&record) {
         return Err(deleted(name));
     }
-    let mut ready = GroupRecord { state: State::Ready, attempt: None, ..record };
+    let mut ready = GroupRecord { state: State::Ready, ..record };
     ready.members.iter_mut().zip(sizes).for_each(|(member, size)| member.size = size);
     ready.write(export).await
 }
@@ -285,7 +285,7 @@ pub async fn finish_deletion<F: Fs>(export: &Export<F>, name: &VolumeName) -> Re
 
 async fn remove<F: Fs>(export: &Export<F>, record: &GroupRecord, _lock: &Guard<F>) -> Result<()> {
     if record.state != State::Deleted {
-        match (GroupRecord { state: State::Deleted, attempt: None, ..record.clone() }).write(export).await {
+        match (GroupRecord { state: State::Deleted, ..record.clone() }).write(export).await {
             // A deletion must succeed on a full export. Without the group's record, the members do not exist either.
             Err(error) if delete::is_full(&error) => GroupRecord::remove(export, &record.id.name).await?,
             written => written?,

@@ -36,8 +36,8 @@ pub struct GroupRecord {
     pub state: State,
     /// When the pending record was written, in seconds since the epoch.
     pub created: u64,
-    /// A number that tells a pending group from an earlier attempt to create the same group.
-    pub attempt: Option<u64>,
+    /// A number that no other group of this name has had.
+    pub generation: Option<u64>,
 }
 
 /// The content of the file.
@@ -51,7 +51,7 @@ pub struct Json {
     state: State,
     created: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    attempt: Option<u64>,
+    generation: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,7 +137,7 @@ impl RecordFile for GroupRecord {
             mount_options: self.mount_options.clone(),
             state: self.state,
             created: self.created,
-            attempt: self.attempt,
+            generation: self.generation,
         }
     }
 
@@ -148,7 +148,7 @@ impl RecordFile for GroupRecord {
         };
         let members = json.members.into_iter().map(member).collect::<Result<_>>()?;
         let (mount_options, state) = (json.mount_options, json.state);
-        Ok(Self { id, members, mount_options, state, created: json.created, attempt: json.attempt })
+        Ok(Self { id, members, mount_options, state, created: json.created, generation: json.generation })
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
             mount_options: vec!["vers=4.2".to_owned()],
             state: State::Ready,
             created: 1_700_000_000,
-            attempt: None,
+            generation: None,
         }
     }
 

@@ -38,8 +38,8 @@ pub struct Record {
     pub group: Option<VolumeName>,
     /// The state of this snapshot alone.
     pub state: State,
-    /// A number that tells a pending snapshot from an earlier attempt to create the same snapshot.
-    pub attempt: Option<u64>,
+    /// A number that no other snapshot of this name has had; the group's number for a member of a group.
+    pub generation: Option<u64>,
 }
 
 /// The content of the file.
@@ -56,7 +56,7 @@ pub struct Json {
     state: State,
     created: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    attempt: Option<u64>,
+    generation: Option<u64>,
 }
 
 impl Record {
@@ -112,15 +112,15 @@ impl RecordFile for Record {
             group: self.group.as_ref().map(VolumeName::to_string),
             state: self.state,
             created: self.created,
-            attempt: self.attempt,
+            generation: self.generation,
         }
     }
 
     fn from_json(json: Json) -> Result<Self> {
         let id = SnapshotId::parse(&json.id)?;
         let group = json.group.map(|group| VolumeName::parse("group", &group)).transpose()?;
-        let Json { source, size, created, mount_options, state, attempt, .. } = json;
-        Ok(Self { id, source, size, created, mount_options, group, state, attempt })
+        let Json { source, size, created, mount_options, state, generation, .. } = json;
+        Ok(Self { id, source, size, created, mount_options, group, state, generation })
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
             mount_options: vec!["vers=4.2".to_owned()],
             group: None,
             state: State::Pending,
-            attempt: None,
+            generation: None,
         }
     }
 
@@ -156,7 +156,7 @@ mod tests {
     fn a_member_of_a_group_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "s").unwrap();
         let group = Some(VolumeName::parse("name", "g").unwrap());
-        let member = Record { group, attempt: Some(u64::MAX), ..record() };
+        let member = Record { group, generation: Some(u64::MAX), ..record() };
         assert_eq!(Record::decode(&name, &member.encode().unwrap()).unwrap(), member);
         let outside = String::from_utf8(member.encode().unwrap()).unwrap().replace("\"g\"", "\"../g\"");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());

@@ -18,7 +18,7 @@ use crate::snapshot::lock::{job, lock};
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::{How, Stage, Tree};
 use crate::volume::id::VolumeName;
-use crate::volume::record_file::{RecordFile as _, new_attempt, now};
+use crate::volume::record_file::{RecordFile as _, new_generation, now};
 
 /// A snapshot to create.
 #[derive(Debug, Clone)]
@@ -80,7 +80,7 @@ pub async fn begin<F: Fs>(
         mount_options,
         group: None,
         state: State::Pending,
-        attempt: new_attempt(),
+        generation: new_generation(),
     };
     record.write(export).await?;
     Ok(record)
@@ -151,9 +151,11 @@ pub(super) async fn fill_in<F: Fs>(stage: Stage<F>, name: &VolumeName, tree: &Tr
         return Err(deleted(name));
     }
     if let Some(copied) = copied {
-        if tree.size == 0 || record.size == 0 {
+        // The volume may be another one than when the record was written, or may have been expanded.
+        let size = if tree.size == 0 { copied.bytes } else { tree.size };
+        if record.size != size {
             // Before the rename: a retry that finds the tree in place counts nothing.
-            record.size = copied.bytes;
+            record.size = size;
             record.write(export).await?;
         }
         let (from, to) = ((&layout.staging, stage.name()), (&layout.snapshots, &placed));
@@ -161,7 +163,7 @@ pub(super) async fn fill_in<F: Fs>(stage: Stage<F>, name: &VolumeName, tree: &Tr
         renamed.map_err(|e| export.failed(format!("renaming snapshot `{name}` into place"), e))?;
     }
     let size = record.size;
-    Record { state: State::Ready, attempt: None, ..record }.write(export).await?;
+    Record { state: State::Ready, ..record }.write(export).await?;
     Ok(size)
 }
 

@@ -39,13 +39,7 @@ pub async fn create<F: Fs>(
     };
     let size = ready.ok_or_else(gone)?.size;
     let prepared = fill::prepare(export, create, size, volume).await?;
-    let record = VolumeRecord {
-        backing_snapshot: Some(snapshot.clone()),
-        pending: false,
-        attempt: None,
-        adopted: false,
-        ..prepared
-    };
+    let record = VolumeRecord { backing_snapshot: Some(snapshot.clone()), pending: false, adopted: false, ..prepared };
     directory_owners::claim(export, &record.id).await?;
     in_use::note(export, snapshot, &create.name).await?;
     record.write(export).await?;

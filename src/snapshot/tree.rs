@@ -1,5 +1,6 @@
 //! A tree to copy, and the staging directory that receives the copy.
 
+use std::fmt;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -9,8 +10,12 @@ use crate::export::copy::{self, CopyError, Progress, Side, Totals, copy_tree};
 use crate::export::fs::{Attr, Fs, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, trash};
+use crate::snapshot::id::SnapshotId;
+use crate::snapshot::record::Record;
 use crate::snapshot::turns::Place;
-use crate::volume::id::VolumeName;
+use crate::volume::find;
+use crate::volume::id::VolumeId;
+use crate::volume::record_file::RecordFile as _;
 
 /// A tree to copy: a directory on an export.
 pub struct Tree<F: Fs> {
@@ -18,12 +23,40 @@ pub struct Tree<F: Fs> {
     pub export: Arc<Export<F>>,
     /// The path of the directory below the share.
     pub path: Vec<Name>,
-    /// The identifier of the volume or snapshot.
-    pub of: String,
+    /// The volume or snapshot.
+    pub of: Of,
     /// The least size in bytes of a volume with this content; 0 if unknown.
     pub size: u64,
-    /// The snapshot's name; `None` for a volume.
-    pub snapshot: Option<VolumeName>,
+    /// The generation of the volume's or snapshot's record; `None` if it has no record.
+    pub generation: Option<u64>,
+}
+
+/// The object that a tree belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Of {
+    /// A volume.
+    Volume(VolumeId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
+}
+
+impl Of {
+    /// The generation of the object's record now; `None` if it has no record.
+    async fn generation<F: Fs>(&self, export: &Export<F>) -> Result<Option<u64>> {
+        Ok(match self {
+            Self::Volume(id) => find::read_own(export, id).await?.and_then(|record| record.generation),
+            Self::Snapshot(id) => Record::read(export, &id.name).await?.and_then(|record| record.generation),
+        })
+    }
+}
+
+impl fmt::Display for Of {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(id) => id.fmt(f),
+            Self::Snapshot(id) => id.fmt(f),
+        }
+    }
 }
 
 impl<F: Fs> Clone for Tree<F> {
@@ -33,7 +66,7 @@ impl<F: Fs> Clone for Tree<F> {
             path: self.path.clone(),
             of: self.of.clone(),
             size: self.size,
-            snapshot: self.snapshot.clone(),
+            generation: self.generation,
         }
     }
 }
@@ -47,8 +80,10 @@ impl<F: Fs> Tree<F> {
 
     /// The volume or snapshot, for a message.
     fn what(&self) -> String {
-        let kind = if self.snapshot.is_some() { "snapshot" } else { "volume" };
-        format!("{kind} `{}`", self.of)
+        match &self.of {
+            Of::Volume(id) => format!("volume `{id}`"),
+            Of::Snapshot(id) => format!("snapshot `{id}`"),
+        }
     }
 
     async fn open(&self) -> Result<(F::Handle, Attr)> {
@@ -144,7 +179,8 @@ impl<F: Fs> Stage<F> {
     /// Copies a whole tree here, and returns the root of the copy and what was copied.
     ///
     /// # Errors
-    /// [`Error::NotFound`] if the tree was deleted or moved before the copy ended; [`Error::Interrupted`] if the copy
+    /// [`Error::NotFound`] if the tree was deleted or moved before the copy ended; [`Error::Interrupted`] if its volume
+    /// or snapshot was, and its directory was kept or belongs to another of the same name; [`Error::Interrupted`] if the copy
     /// was cancelled; [`Error::Export`] with the path that could not be copied.
     pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<(F::Handle, Totals)> {
         let source = source.seen_from(&self.export);
@@ -172,11 +208,16 @@ impl<F: Fs> Stage<F> {
 
     async fn check_in_place(&self, source: &Tree<F>, fileid: u64) -> Result<()> {
         match source.open().await {
-            Ok((_, now)) if now.fileid == fileid => Ok(()),
+            Ok((_, now)) if now.fileid == fileid => {}
             Ok(_) | Err(Error::NotFound { .. }) => {
-                Err(Error::not_found(source.what(), "it was deleted during the copy"))
+                return Err(Error::not_found(source.what(), "it was deleted during the copy"));
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        }
+        // The server may have given the directory of another volume the same file ID. Or a deletion kept the directory.
+        match source.of.generation(&source.export).await? == source.generation {
+            true => Ok(()),
+            false => Err(Error::Interrupted(format!("{} was deleted during the copy; call again", source.what()))),
         }
     }
 

@@ -16,7 +16,7 @@ use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::{Attributes, volume_directory};
 use crate::volume::record::{Origin, Record};
-use crate::volume::record_file::{RecordFile as _, now};
+use crate::volume::record_file::{RecordFile as _, new_generation, now};
 use crate::volume::{delete, directory, directory_owners, kept, overcommit, quota, space};
 
 /// A volume to create.
@@ -112,7 +112,7 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
         backing_snapshot: None,
         pending: false,
         staged: None,
-        attempt: None,
+        generation: new_generation(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lock::lock;
 use crate::volume::record::Record;
-use crate::volume::record_file::{RecordFile as _, new_attempt};
+use crate::volume::record_file::RecordFile as _;
 use crate::volume::{directory, kept, overcommit, quota, space};
 
 /// A volume that [`begin`] found or started.
@@ -80,7 +80,7 @@ pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _loc
     let capacity = capacity(create, size)?;
     space::check_free(export, create.asked.or(create.defaults).overcommit, capacity).await?;
     let adopted = kept::holds(export, &id.sub_dir, &neighbours).await?;
-    Ok(Record { pending: true, attempt: new_attempt(), ..new(create, id, capacity, adopted) })
+    Ok(Record { pending: true, ..new(create, id, capacity, adopted) })
 }
 
 /// Returns [`Error::Conflict`] if another volume has the directory.
@@ -135,16 +135,26 @@ pub async fn check_free<F: Fs>(export: &Export<F>, record: &Record) -> Result<()
     if directory::file_id(export, record).await?.is_some() { Err(taken(record)) } else { Ok(()) }
 }
 
-/// Removes the file ID of an earlier staged directory from the record, before the content is staged again: the server
-/// may give that file ID to another directory. Returns the record that is on the export now.
-pub async fn begin_anew<F: Fs>(export: &Export<F>, record: Record, name: &VolumeName) -> Result<Record> {
-    if record.staged.is_none() {
-        return Ok(record);
+/// Prepares the record for a copy of `size` bytes from the start. Returns the record that is on the export now.
+///
+/// The source may have another size than when the record was written. The file ID of an earlier staged directory is
+/// removed, because the server may give it to another directory.
+///
+/// # Errors
+/// [`Error::Interrupted`] if the volume was deleted meanwhile; [`Error::CapacityOutOfRange`] and [`Error::Exhausted`] as
+/// [`begin`].
+pub async fn begin_anew<F: Fs>(export: &Export<F>, record: &Record, create: &Create, size: u64) -> Result<Record> {
+    let capacity = capacity(create, size)?;
+    if record.staged.is_none() && record.capacity == capacity {
+        return Ok(record.clone());
     }
     let _lock = lock(export, &record.id).await?;
-    check_pending(export, &record, name).await?;
-    let anew = Record { staged: None, ..record };
+    check_pending(export, record, &create.name).await?;
+    let anew = Record { staged: None, capacity, ..record.clone() };
+    let more = capacity.saturating_sub(record.capacity);
+    let change = overcommit::begin(export, &create.name, anew.attributes.overcommit, more).await?;
     anew.write(export).await?;
+    change.end(export).await?;
     Ok(anew)
 }
 
@@ -188,7 +198,7 @@ pub async fn place<F: Fs>(
 /// the volume's lock.
 pub async fn finish<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeName, _lock: &Guard<F>) -> Result<Record> {
     check_pending(export, record, name).await?;
-    let whole = Record { pending: false, staged: None, attempt: None, ..record.clone() };
+    let whole = Record { pending: false, staged: None, ..record.clone() };
     whole.write(export).await?;
     quota::enforced_where_required(export, name, &whole, quota::patience()).await?;
     Ok(whole)

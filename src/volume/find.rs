@@ -55,7 +55,7 @@ pub async fn is_recorded<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<boo
 
 /// Reads the record of the volume `id`; `None` if there is none, or if it is the record of a volume with the same name
 /// and another directory.
-pub(super) async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Option<Record>> {
+pub async fn read_own<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<Option<Record>> {
     match id.name() {
         Some(name) => Ok(Record::read(export, &name).await?.filter(|record| record.id.sub_dir == id.sub_dir)),
         None => Ok(None),

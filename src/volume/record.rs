@@ -62,8 +62,8 @@ pub struct Record {
     /// While the volume is pending: the file ID of the directory that is renamed into its place. A directory with
     /// another file ID is not the volume's.
     pub staged: Option<u64>,
-    /// While the volume is pending: a number that no other attempt at this volume has.
-    pub attempt: Option<u64>,
+    /// A number that no other volume of this name has had. `None` for a volume that was not created by this driver.
+    pub generation: Option<u64>,
 }
 
 /// The content of the file except the version.
@@ -91,7 +91,7 @@ pub struct Json {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     staged: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    attempt: Option<u64>,
+    generation: Option<u64>,
 }
 
 impl Record {
@@ -110,7 +110,7 @@ impl Record {
             backing_snapshot: None,
             pending: false,
             staged: None,
-            attempt: None,
+            generation: None,
         }
     }
 
@@ -183,7 +183,7 @@ impl RecordFile for Record {
             backing_snapshot: self.backing_snapshot.as_ref().map(VolumeName::to_string),
             pending: self.pending,
             staged: self.staged,
-            attempt: self.attempt,
+            generation: self.generation,
         }
     }
 
@@ -201,7 +201,7 @@ impl RecordFile for Record {
             backing_snapshot: json.backing_snapshot.map(|name| VolumeName::parse("shows", &name)).transpose()?,
             pending: json.pending,
             staged: json.staged,
-            attempt: json.attempt,
+            generation: json.generation,
         })
     }
 }
@@ -230,7 +230,7 @@ mod tests {
             backing_snapshot: None,
             pending: false,
             staged: None,
-            attempt: None,
+            generation: None,
         }
     }
 
@@ -260,7 +260,7 @@ mod tests {
             backing_snapshot: Some(name.clone()),
             pending: true,
             staged: Some(u64::MAX),
-            attempt: Some(u64::MAX),
+            generation: Some(u64::MAX),
             ..record()
         };
         assert_eq!(Record::decode(&name, &filled.encode().unwrap()).unwrap(), filled);

@@ -158,8 +158,8 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// A random number for a pending record, which no other attempt at the same object has. The time in a record is too
-/// coarse to distinguish two attempts.
-pub fn new_attempt() -> Option<u64> {
+/// A random number for a new record. No earlier or later object of the same name has it. The time in a record is too
+/// coarse to distinguish two of them.
+pub fn new_generation() -> Option<u64> {
     Some(Uuid::new_v4().as_u64_pair().0)
 }

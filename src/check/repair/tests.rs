@@ -75,7 +75,7 @@ async fn a_snapshot_that_was_created_again_after_the_check_stays() {
             mount_options: Vec::new(),
             group: None,
             state,
-            attempt: None,
+            generation: None,
         };
         record.write(export).await.unwrap();
     };
@@ -100,7 +100,7 @@ async fn a_group_that_was_created_again_after_the_check_stays() {
             mount_options: Vec::new(),
             state,
             created: 0,
-            attempt: None,
+            generation: None,
         };
         group.write(export).await.unwrap();
         let member = SnapshotRecord {
@@ -111,7 +111,7 @@ async fn a_group_that_was_created_again_after_the_check_stays() {
             mount_options: Vec::new(),
             group: Some(named("g")),
             state: State::Ready,
-            attempt: None,
+            generation: None,
         };
         member.write(export).await.unwrap();
     };

@@ -163,9 +163,9 @@ async fn a_group_that_a_crash_left_pending_is_deleted_if_a_volume_of_it_is_gone(
     let trees = ["v", "w"].map(|name| crate::snapshot::tree::Tree {
         export: export.clone(),
         path: vec![crate::export::fs::Name::new(name).unwrap()],
-        of: name.to_owned(),
+        of: crate::snapshot::tree::Of::Volume(VolumeId::parse(&format!("a#export#{name}##")).unwrap()),
         size: 0,
-        snapshot: None,
+        generation: None,
     });
     let create = crate::snapshot::group::Create {
         name: VolumeName::parse("", "g").unwrap(),

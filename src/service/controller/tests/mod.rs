@@ -47,6 +47,12 @@ impl Lab {
         self.controller = controller(&self.servers, &self.configured);
     }
 
+    /// Another controller on the same servers.
+    fn other(&self) -> Self {
+        let (servers, configured) = (self.servers.clone(), self.configured.clone());
+        Self { controller: controller(&servers, &configured), servers, configured }
+    }
+
     fn server(&self, name: &str) -> &MemoryServer {
         &self.servers.servers[&export_of(name)]
     }

@@ -1,6 +1,9 @@
 //! Snapshots, restores and clones.
 
+use std::future::Future;
+
 use super::*;
+use crate::snapshot::record::{Record as SnapshotRecord, State};
 use crate::testing::crash_harness::reach;
 use crate::volume::id::VolumeId;
 use crate::volume::record::{Origin, Record};
@@ -84,5 +87,63 @@ async fn a_call_whose_source_is_gone_waits_for_a_copy_that_another_controller_ha
             Ok(volume) => assert!(completes && volume.volume_id == "a#export#c##"),
             Err(status) => assert!(!completes && status.code() == Code::NotFound, "{status}"),
         }
+    }
+}
+
+/// Starts the call while its copy has to wait. Another controller replaces the volume `v` before the copy goes on.
+async fn beside_a_replacement<T>(lab: &Lab, job: &str, call: impl Future<Output = T>) -> T {
+    let copying = reach(lab.server("a")).lock(&[job]).await.unwrap();
+    let mut call = Box::pin(call);
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(1), &mut call).await.is_err());
+    replace(&lab.other(), 1).await;
+    drop(copying);
+    call.await
+}
+
+/// Deletes the volume `v`, and creates another one of that name and of that many MiB.
+async fn replace(lab: &Lab, mib: i64) -> String {
+    lab.delete("a#export#v##").await.unwrap();
+    sized(lab, mib).await
+}
+
+async fn sized(lab: &Lab, mib: i64) -> String {
+    let capacity_range = Some(csi::CapacityRange { required_bytes: mib << 20, limit_bytes: 0 });
+    let request = csi::CreateVolumeRequest { capacity_range, ..request("a", "v") };
+    lab.controller.create_volume(Request::new(request)).await.unwrap().into_inner().volume.unwrap().volume_id
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_never_mixes_the_size_of_a_volume_with_the_content_of_its_replacement() {
+    let lab = Lab::new("");
+    let v = sized(&lab, 3).await;
+    let cloned = beside_a_replacement(&lab, "#volume#c", lab.fill("a", "c", of_volume(&v))).await;
+    assert_eq!(cloned.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(lab.fill("a", "c", of_volume(&v)).await.unwrap().capacity_bytes, 1 << 20);
+    replace(&lab, 3).await;
+    let taken = beside_a_replacement(&lab, "#snapshot#s", lab.snapshot(&v, "s", &[])).await;
+    assert_eq!(taken.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(lab.snapshot(&v, "s", &[]).await.unwrap().size_bytes, 1 << 20);
+}
+
+#[tokio::test]
+async fn a_copy_that_a_crash_interrupted_takes_the_size_that_its_source_has_when_it_begins_anew() {
+    for mib in [1, 5] {
+        let mut lab = Lab::new("");
+        let v = sized(&lab, 3).await;
+        lab.fill("a", "c", of_volume(&v)).await.unwrap();
+        lab.snapshot(&v, "s", &[]).await.unwrap();
+        let export = reach(lab.server("a"));
+        let name = |name| crate::volume::id::VolumeName::parse("", name).unwrap();
+        let volume = Record::read(&export, &name("c")).await.unwrap().unwrap();
+        Record { pending: true, ..volume }.write(&export).await.unwrap();
+        let snapshot = SnapshotRecord::read(&export, &name("s")).await.unwrap().unwrap();
+        SnapshotRecord { state: State::Pending, ..snapshot }.write(&export).await.unwrap();
+        for gone in ["c", ".csi-nfs/snapshots/s.tree"] {
+            lab.server("a").remove(gone).unwrap();
+        }
+        lab.restart();
+        replace(&lab, mib).await;
+        assert_eq!(lab.fill("a", "c", of_volume(&v)).await.unwrap().capacity_bytes, mib << 20);
+        assert_eq!(lab.snapshot(&v, "s", &[]).await.unwrap().size_bytes, mib << 20);
     }
 }
