@@ -181,8 +181,12 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
         let trees = asked.volumes.iter().map(|volume| tree_of_volume(exports, volume, secret.as_ref()));
         let trees = try_join_all(trees).await;
         if let (Err(Error::NotFound { .. }), Some(pending)) = (&trees, found) {
-            let export = export.clone();
-            run_to_completion(async move { T::give_up(&export, &pending).await }).await?;
+            let given_up = export.clone();
+            run_to_completion(async move { T::give_up(&given_up, &pending).await }).await?;
+            // The copy may have ended meanwhile.
+            if let Some(ready) = what.find(&export).await?.filter(|record| T::state(record) == State::Ready) {
+                return Ok(ready);
+            }
         }
         let trees = trees?;
         let begin = {

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
@@ -62,7 +63,7 @@ impl CreateVolume {
 ///
 /// # Errors
 /// As [`create`](crate::volume::create::create), [`fill::begin`] and [`content::find`]; the error of the copy,
-/// including a copy whose caller had gone.
+/// including a copy whose caller had gone. If the source is gone, the pending volume of an earlier call is deleted.
 pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, asked: &CreateVolume) -> Result<Record> {
     let Some(origin) = &asked.volume.origin else {
         return exports.on(&asked.share, &asked.options, |export| empty(export, asked)).await;
@@ -77,8 +78,8 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
             Some(record) if !record.pending => None,
             begun => match find(exports, asked, origin).await {
                 Err(gone @ Error::NotFound { .. }) if begun.is_some() => {
-                    // A copy may be under way, of the source as it was. If it ends well, the volume is complete.
-                    copied(&export, name).await?.ok_or(gone)?;
+                    let (export, name) = (export.clone(), name.clone());
+                    run_to_completion(async move { settle(&export, &name).await }).await?.ok_or(gone)?;
                     None
                 }
                 found => Some(found?),
@@ -103,10 +104,20 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
     answer
 }
 
-/// Waits for a copy under way, here or on another controller. Returns the volume's record if it is complete then.
-async fn copied<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Record>> {
-    let _copying = export.lock(&[&job(name)]).await?;
-    Ok(Record::read(export, name).await?.filter(|record| !record.pending))
+/// Settles a volume whose source is gone: waits for a copy under way, here or on another controller, of the source as
+/// it was. Returns the volume's record if its content is in place then. Otherwise gives the volume up.
+async fn settle<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName) -> Result<Option<Record>> {
+    let _stage = Stage::take(export, &job(name), &CancellationToken::new()).await?;
+    let record = match Record::read(export, name).await? {
+        Some(record) if record.pending => record,
+        whole => return Ok(whole),
+    };
+    let lock = lock(export, &record.id).await?;
+    if directory::is_placed(export, &record).await? {
+        return fill::finish(export, &record, name, &lock).await.map(Some);
+    }
+    fill::abandon(export, &record, name, &lock).await?;
+    Ok(None)
 }
 
 async fn empty<F: Fs>(export: Arc<Export<F>>, asked: &CreateVolume) -> Result<Record> {

@@ -14,6 +14,6 @@ pub fn job(name: &VolumeName) -> String {
 }
 
 /// Locks a snapshot's record.
-pub(super) async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Guard<F>> {
+pub async fn lock<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Guard<F>> {
     export.lock(&[&Record::lock_name(name)]).await
 }

@@ -35,7 +35,7 @@ pub async fn is_placed<F: Fs>(export: &Export<F>, record: &Record) -> Result<boo
 }
 
 /// The file ID of the directory in the volume's place; `None` if there is no directory.
-pub(super) async fn file_id<F: Fs>(export: &Export<F>, record: &Record) -> Result<Option<u64>> {
+pub async fn file_id<F: Fs>(export: &Export<F>, record: &Record) -> Result<Option<u64>> {
     let failed = |status| export.failed(format!("looking at directory `{}`", record.id.sub_dir), status);
     match find(export, &record.id.sub_dir).await? {
         Some(dir) => Ok(Some(export.fs().getattr(&dir).await.map_err(failed)?.fileid)),

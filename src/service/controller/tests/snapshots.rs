@@ -65,29 +65,60 @@ async fn the_error_of_a_copy_is_returned_and_nothing_stays() {
     assert!(lab.snapshot(&v, "s", &[]).await.unwrap().ready_to_use);
 }
 
+/// What another controller's copy has done when it ends.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Copied {
+    Nothing,
+    Placed,
+    All,
+}
+
+#[rstest::rstest]
 #[tokio::test(start_paused = true)]
-async fn a_call_whose_source_is_gone_waits_for_a_copy_that_another_controller_has_begun() {
-    for completes in [true, false] {
-        let lab = Lab::new("");
-        let v = lab.create("a", "v", &[]).await.unwrap();
-        let other = reach(lab.server("a"));
-        let copying = other.lock(&["#volume#c"]).await.unwrap();
-        let id = VolumeId::parse("a#export#c##").unwrap();
-        let pending = Record { pending: true, origin: Some(Origin::Volume(v.clone())), ..Record::unrecorded(&id) };
-        pending.write(&other).await.unwrap();
-        lab.delete(&v).await.unwrap();
-        let mut call = Box::pin(lab.fill("a", "c", of_volume(&v)));
-        assert!(tokio::time::timeout(std::time::Duration::from_secs(9), &mut call).await.is_err());
-        if completes {
-            lab.server("a").plant("c/file", Node::file(0o600, "copied")).unwrap();
-            Record { pending: false, ..pending }.write(&other).await.unwrap();
-        }
-        drop(copying);
-        match call.await {
-            Ok(volume) => assert!(completes && volume.volume_id == "a#export#c##"),
-            Err(status) => assert!(!completes && status.code() == Code::NotFound, "{status}"),
-        }
+async fn a_call_whose_source_is_gone_waits_for_a_copy_that_another_controller_has_begun(
+    #[values(Copied::Nothing, Copied::Placed, Copied::All)] copied: Copied,
+) {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    let other = reach(lab.server("a"));
+    let copying = other.lock(&["#volume#c"]).await.unwrap();
+    let id = VolumeId::parse("a#export#c##").unwrap();
+    let pending = Record { pending: true, origin: Some(Origin::Volume(v.clone())), ..Record::unrecorded(&id) };
+    pending.write(&other).await.unwrap();
+    lab.delete(&v).await.unwrap();
+    let mut call = Box::pin(lab.fill("a", "c", of_volume(&v)));
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(9), &mut call).await.is_err());
+    if copied != Copied::Nothing {
+        lab.server("a").plant("c/file", Node::file(0o600, "copied")).unwrap();
+        let staged = crate::volume::directory::file_id(&other, &pending).await.unwrap();
+        Record { pending: copied == Copied::Placed, staged, ..pending }.write(&other).await.unwrap();
     }
+    drop(copying);
+    let answer = call.await;
+    let record = Record::read(&other, &id.name().unwrap()).await.unwrap();
+    if copied == Copied::Nothing {
+        assert_eq!((answer.unwrap_err().code(), record), (Code::NotFound, None));
+    } else {
+        assert!(answer.unwrap().volume_id == "a#export#c##" && !record.unwrap().pending);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_source_is_gone_returns_the_snapshot_that_another_controller_completes_meanwhile() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    let id = lab.snapshot(&v, "s", &[]).await.unwrap().snapshot_id;
+    let (other, name) = (reach(lab.server("a")), VolumeName::parse("", "s").unwrap());
+    let ready = SnapshotRecord::read(&other, &name).await.unwrap().unwrap();
+    SnapshotRecord { state: State::Pending, ..ready.clone() }.write(&other).await.unwrap();
+    lab.delete(&v).await.unwrap();
+    let lock = crate::snapshot::lock::lock(&other, &name).await.unwrap();
+    let mut call = Box::pin(lab.snapshot(&v, "s", &[]));
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(1), &mut call).await.is_err());
+    ready.write(&other).await.unwrap();
+    drop(lock);
+    let taken = call.await.unwrap();
+    assert!(taken.ready_to_use && taken.snapshot_id == id);
 }
 
 /// Starts the call while its copy has to wait. Another controller replaces the volume `v` before the copy goes on.
@@ -133,7 +164,7 @@ async fn a_copy_that_a_crash_interrupted_takes_the_size_that_its_source_has_when
         lab.fill("a", "c", of_volume(&v)).await.unwrap();
         lab.snapshot(&v, "s", &[]).await.unwrap();
         let export = reach(lab.server("a"));
-        let name = |name| crate::volume::id::VolumeName::parse("", name).unwrap();
+        let name = |name| VolumeName::parse("", name).unwrap();
         let volume = Record::read(&export, &name("c")).await.unwrap().unwrap();
         Record { pending: true, ..volume }.write(&export).await.unwrap();
         let snapshot = SnapshotRecord::read(&export, &name("s")).await.unwrap().unwrap();
