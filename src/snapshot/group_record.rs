@@ -13,7 +13,7 @@ use crate::volume::id::VolumeName;
 use crate::volume::record_file::RecordFile;
 
 /// A snapshot of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// The snapshot's name.
     pub snapshot: VolumeName,
@@ -24,41 +24,23 @@ pub struct Member {
 }
 
 /// A group of snapshots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GroupRecord {
     /// The group's identifier.
     pub id: GroupId,
     /// The group's snapshots, sorted by the identifiers of their source volumes.
     pub members: Vec<Member>,
     /// The options that the controller needs to mount the export.
+    #[serde(default)]
     pub mount_options: Vec<String>,
     /// The state of the whole group. Its snapshots exist for callers only if it is ready.
     pub state: State,
     /// When the pending record was written, in seconds since the epoch.
     pub created: u64,
     /// A number that no other group of this name has had.
-    pub generation: Option<u64>,
-}
-
-/// The content of the file.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Json {
-    id: String,
-    members: Vec<JsonMember>,
-    #[serde(default)]
-    mount_options: Vec<String>,
-    state: State,
-    created: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct JsonMember {
-    snapshot: String,
-    source: String,
-    size: u64,
+    pub generation: Option<u64>,
 }
 
 impl GroupRecord {
@@ -99,7 +81,6 @@ impl GroupRecord {
 }
 
 impl RecordFile for GroupRecord {
-    type Json = Json;
     const OF: &'static str = "group";
     const DIRECTORY: &'static str = "snapshots";
     const SUFFIX: &'static str = ".group";
@@ -123,32 +104,6 @@ impl RecordFile for GroupRecord {
 
     fn name(&self) -> Option<VolumeName> {
         Some(self.id.name.clone())
-    }
-
-    fn to_json(&self) -> Json {
-        let members = self.members.iter().map(|member| JsonMember {
-            snapshot: member.snapshot.to_string(),
-            source: member.source.clone(),
-            size: member.size,
-        });
-        Json {
-            id: self.id.to_string(),
-            members: members.collect(),
-            mount_options: self.mount_options.clone(),
-            state: self.state,
-            created: self.created,
-            generation: self.generation,
-        }
-    }
-
-    fn from_json(json: Json) -> Result<Self> {
-        let id = GroupId::parse(&json.id)?;
-        let member = |JsonMember { snapshot, source, size }| {
-            VolumeName::parse("snapshot", &snapshot).map(|snapshot| Member { snapshot, source, size })
-        };
-        let members = json.members.into_iter().map(member).collect::<Result<_>>()?;
-        let (mount_options, state) = (json.mount_options, json.state);
-        Ok(Self { id, members, mount_options, state, created: json.created, generation: json.generation })
     }
 }
 

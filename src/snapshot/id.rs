@@ -8,9 +8,12 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::nfs::source::{Server, Share, Source, SubDir};
-use crate::volume::id::{VolumeName, existing};
+use crate::volume::id::{VolumeName, existing, serde_as_text};
 
 const FIELD: &str = "snapshot_id";
+
+serde_as_text!(SnapshotId, SnapshotId::parse);
+serde_as_text!(GroupId, GroupId::parse);
 
 /// A snapshot's identifier, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -22,7 +22,8 @@ pub enum State {
 }
 
 /// A snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The snapshot's identifier.
     pub id: SnapshotId,
@@ -30,33 +31,19 @@ pub struct Record {
     pub source: String,
     /// The least size in bytes of a volume restored from the snapshot; 0 if unknown.
     pub size: u64,
-    /// When the pending record was written, in seconds since the epoch.
-    pub created: u64,
     /// The options that the controller needs to mount the export.
+    #[serde(default)]
     pub mount_options: Vec<String>,
     /// The group that the snapshot belongs to, on the same export. The snapshot has the state of that group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<VolumeName>,
     /// The state of this snapshot alone.
     pub state: State,
+    /// When the pending record was written, in seconds since the epoch.
+    pub created: u64,
     /// A number that no other snapshot of this name has had; the group's number for a member of a group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-}
-
-/// The content of the file.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Json {
-    id: String,
-    source: String,
-    size: u64,
-    #[serde(default)]
-    mount_options: Vec<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    group: Option<String>,
-    state: State,
-    created: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
 }
 
 impl Record {
@@ -77,7 +64,6 @@ impl Record {
 }
 
 impl RecordFile for Record {
-    type Json = Json;
     const OF: &'static str = "snapshot";
     const DIRECTORY: &'static str = "snapshots";
     const SUFFIX: &'static str = ".json";
@@ -101,26 +87,6 @@ impl RecordFile for Record {
 
     fn name(&self) -> Option<VolumeName> {
         Some(self.id.name.clone())
-    }
-
-    fn to_json(&self) -> Json {
-        Json {
-            id: self.id.to_string(),
-            source: self.source.clone(),
-            size: self.size,
-            mount_options: self.mount_options.clone(),
-            group: self.group.as_ref().map(VolumeName::to_string),
-            state: self.state,
-            created: self.created,
-            generation: self.generation,
-        }
-    }
-
-    fn from_json(json: Json) -> Result<Self> {
-        let id = SnapshotId::parse(&json.id)?;
-        let group = json.group.map(|group| VolumeName::parse("group", &group)).transpose()?;
-        let Json { source, size, created, mount_options, state, generation, .. } = json;
-        Ok(Self { id, source, size, created, mount_options, group, state, generation })
     }
 }
 

@@ -12,6 +12,28 @@ use crate::nfs::source::{Server, Share, Source, SubDir};
 use crate::nfs::text::excerpt;
 use crate::volume::on_delete::OnDelete;
 
+/// Writes a type in JSON as its text, and parses it from that text.
+macro_rules! serde_as_text {
+    ($type:ty, $parse:expr) => {
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(deserializer)?;
+                $parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use serde_as_text;
+
+serde_as_text!(VolumeName, |text| VolumeName::parse("name", text));
+serde_as_text!(VolumeId, VolumeId::parse);
+
 /// The name that a caller gives to a volume: one path component of at most 128 bytes. It names the record and, by
 /// default, the volume's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -34,7 +34,8 @@ impl fmt::Display for Origin {
 }
 
 /// A volume, as it was created and as it is now.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The volume's identifier, as CreateVolume returned it.
     pub id: VolumeId,
@@ -45,53 +46,33 @@ pub struct Record {
     /// The attributes now: those requested, with the driver's defaults, as ControllerModifyVolume has changed them.
     pub attributes: Attributes,
     /// Whether ControllerModifyVolume set `onDelete`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub on_delete_modified: bool,
     /// Whether the directory existed, with content, before the volume. Only an explicit `onDelete` removes such a
     /// directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
     /// The options that the controller needs to mount the export.
+    #[serde(default)]
     pub mount_options: Vec<String>,
     /// When the volume was created, in seconds since the epoch.
     pub created: u64,
     /// The source of the content; `None` for a volume that was created empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
     /// The snapshot whose tree the volume has, for reading only, instead of a directory of its own.
+    #[serde(default, rename = "shows", skip_serializing_if = "Option::is_none")]
     pub backing_snapshot: Option<VolumeName>,
     /// Whether the volume is still being filled. Then it exists only for a retry of its CreateVolume.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pending: bool,
     /// While the volume is pending: the file ID of the directory that is renamed into its place. A directory with
     /// another file ID is not the volume's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<u64>,
     /// A number that no other volume of this name has had. `None` for a volume that was not created by this driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
-}
-
-/// The content of the file except the version.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Json {
-    id: String,
-    capacity: u64,
-    created_with: Attributes,
-    attributes: Attributes,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    on_delete_modified: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    adopted: bool,
-    #[serde(default)]
-    mount_options: Vec<String>,
-    created: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    origin: Option<Origin>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[serde(rename = "shows")]
-    backing_snapshot: Option<String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pending: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    staged: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    generation: Option<u64>,
 }
 
 impl Record {
@@ -143,7 +124,6 @@ impl Record {
 }
 
 impl RecordFile for Record {
-    type Json = Json;
     const OF: &'static str = "volume";
     const DIRECTORY: &'static str = "volumes";
     const SUFFIX: &'static str = ".json";
@@ -167,42 +147,6 @@ impl RecordFile for Record {
 
     fn name(&self) -> Option<VolumeName> {
         self.id.name()
-    }
-
-    fn to_json(&self) -> Json {
-        Json {
-            id: self.id.to_string(),
-            capacity: self.capacity,
-            created_with: self.created_with,
-            attributes: self.attributes,
-            on_delete_modified: self.on_delete_modified,
-            adopted: self.adopted,
-            mount_options: self.mount_options.clone(),
-            created: self.created,
-            origin: self.origin.clone(),
-            backing_snapshot: self.backing_snapshot.as_ref().map(VolumeName::to_string),
-            pending: self.pending,
-            staged: self.staged,
-            generation: self.generation,
-        }
-    }
-
-    fn from_json(json: Json) -> Result<Self> {
-        Ok(Self {
-            id: VolumeId::parse(&json.id)?,
-            capacity: json.capacity,
-            created_with: json.created_with,
-            attributes: json.attributes,
-            on_delete_modified: json.on_delete_modified,
-            adopted: json.adopted,
-            mount_options: json.mount_options,
-            created: json.created,
-            origin: json.origin,
-            backing_snapshot: json.backing_snapshot.map(|name| VolumeName::parse("shows", &name)).transpose()?,
-            pending: json.pending,
-            staged: json.staged,
-            generation: json.generation,
-        })
     }
 }
 

@@ -22,17 +22,14 @@ struct Version {
 }
 
 #[derive(Serialize)]
-struct Versioned<J> {
+struct Versioned<'a, R> {
     version: u32,
     #[serde(flatten)]
-    record: J,
+    record: &'a R,
 }
 
 /// The record of an object (a volume, a snapshot or a group) in a directory of `.csi-nfs`.
-pub trait RecordFile: Sized + Send + Sync {
-    /// The content of the file except the version.
-    type Json: Serialize + DeserializeOwned;
-
+pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
     /// The kind of object, for messages.
     const OF: &'static str;
     /// The directory below `.csi-nfs`, for messages.
@@ -50,14 +47,10 @@ pub trait RecordFile: Sized + Send + Sync {
     fn identifier(&self) -> String;
     /// The object's name, if the identifier contains it.
     fn name(&self) -> Option<VolumeName>;
-    /// Converts the record to what is written.
-    fn to_json(&self) -> Self::Json;
-    /// Converts what was read to the record.
-    fn from_json(json: Self::Json) -> Result<Self>;
 
     /// The bytes of the file.
     fn encode(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(&Versioned { version: VERSION, record: self.to_json() })
+        serde_json::to_vec(&Versioned { version: VERSION, record: self })
             .map_err(|e| Error::Internal(format!("writing the record of {} {}: {e}", Self::OF, self.identifier())))
     }
 
@@ -78,8 +71,7 @@ pub trait RecordFile: Sized + Send + Sync {
                 "it has version {version}, and this driver reads versions up to {VERSION}; upgrade the driver"
             )));
         }
-        let json = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
-        let record = Self::from_json(json).map_err(|e| bad(e.to_string()))?;
+        let record: Self = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
         if record.name().as_ref() != Some(name) {
             return Err(bad(format!("it is the record of {} `{}`", Self::OF, record.identifier())));
         }
