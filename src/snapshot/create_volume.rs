@@ -20,7 +20,7 @@ use crate::snapshot::content::{self, Content};
 use crate::snapshot::jobs::{Jobs, Key};
 use crate::snapshot::snapshot_backed;
 use crate::snapshot::tree::{How, Stage};
-use crate::volume::create::{Create, create};
+use crate::volume::create::{Create, check_same, create};
 use crate::volume::directory;
 use crate::volume::exports::Exports;
 use crate::volume::fill::{self, Begun};
@@ -73,7 +73,11 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
     }
     let work = |export: Arc<Export<C::Fs>>| async move {
         let name = &asked.volume.name;
-        let content = match Record::read(&export, name).await? {
+        let begun = Record::read(&export, name).await?;
+        if let Some(record) = &begun {
+            check_same(&asked.volume, &asked.volume.id(&export)?, record)?;
+        }
+        let content = match begun {
             // The volume is complete. Its source may be deleted by now, so the source is not looked for.
             Some(record) if !record.pending => None,
             begun => match find(exports, asked, origin).await {

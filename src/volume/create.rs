@@ -117,7 +117,7 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
 }
 
 /// Returns [`Error::Conflict`] if the existing volume of `record` is not the requested one.
-pub(super) fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
+pub fn check_same(create: &Create, id: &VolumeId, record: &Record) -> Result<()> {
     let differs = |what: &str, is: String, asked: String| {
         let reason = format!("it has {what} {is}, but the request has {asked}; choose another name");
         Err(Error::conflict(format!("volume `{}`", create.name), reason))

@@ -98,17 +98,6 @@ impl State {
         let (name, dir) = (who.0, who.1.unwrap_or(who.0));
         let mut work = Work::on(self);
         let known = self.volumes.get(name);
-        let source = match from {
-            _ if known.is_some_and(Volume::is_whole) => Ok((None, 0)),
-            Origin::Volume(id) => {
-                self.source(id).map(|(dir, size)| (self.files.below(dir), size)).ok_or(Code::NotFound)
-            }
-            Origin::Snapshot(snapshot) => self.snapshot_content(snapshot),
-        };
-        let (content, capacity) = match source {
-            Ok(source) => source,
-            Err(code) => return work.failed(code),
-        };
         if let Some(volume) = known {
             if volume.id.dir != dir || volume.from != Some(from) || volume.asked != on_delete {
                 return work.failed(Code::AlreadyExists);
@@ -116,7 +105,27 @@ impl State {
             if volume.is_whole() {
                 return work.done(volume.answer());
             }
-        } else {
+        }
+        let source = match from {
+            Origin::Volume(id) => {
+                self.source(id).map(|(dir, size)| (self.files.below(dir), size)).ok_or(Code::NotFound)
+            }
+            Origin::Snapshot(snapshot) => self.snapshot_content(snapshot),
+        };
+        let (content, capacity) = match source {
+            Ok(source) => source,
+            // The content that is in place is whole, although its source is gone.
+            Err(Code::NotFound) if known.is_some_and(|volume| volume.stage == Stage::Placed) => {
+                return work.placed(name);
+            }
+            Err(code) => {
+                if code == Code::NotFound {
+                    work.change(|state| state.give_up(name));
+                }
+                return work.failed(code);
+            }
+        };
+        if known.is_none() {
             if self.is_nested(name, dir) {
                 return work.failed(Code::FailedPrecondition);
             }
@@ -145,12 +154,10 @@ impl State {
             work.make_parents(dir);
             work.change(|state| {
                 state.files.put(dir, &content);
-                state.volume(name, |volume| volume.stage = Stage::Placed);
+                state.volume(name, |volume| (volume.stage, volume.capacity) = (Stage::Placed, capacity));
             });
         }
-        work.change(|state| state.volume(name, |volume| volume.stage = Stage::Whole));
-        let answer = work.now.volumes[name].answer();
-        work.done(answer)
+        work.placed(name)
     }
 
     pub(super) fn delete(&self, id: Id, default: OnDelete) -> Turn {
@@ -295,6 +302,13 @@ impl State {
 }
 
 impl Work {
+    /// Ends the filling of a volume whose content is in place.
+    fn placed(mut self, name: Name) -> Turn {
+        self.change(|state| state.volume(name, |volume| volume.stage = Stage::Whole));
+        let answer = self.now.volumes[name].answer();
+        self.done(answer)
+    }
+
     fn make_dirs(&mut self, dir: &'static str) {
         self.make_parents(dir);
         self.change(|state| state.files.make_dir(dir));
