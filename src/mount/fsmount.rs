@@ -8,7 +8,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, open, openat2, statx};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
@@ -17,7 +17,7 @@ use rustix::mount::{
 
 use crate::error::Error;
 use crate::nfs::options::MountOptions;
-use crate::nfs::source::Source;
+use crate::nfs::source::{Source, SubDir};
 
 /// The kernel's name of the file system, for all versions of NFS.
 const NFS: &str = "nfs";
@@ -25,6 +25,10 @@ const NFS: &str = "nfs";
 const VALUE_MAX: usize = 255;
 /// The mount point for mount(2), which needs a path: a directory that every container has.
 const PLACE: &str = "/proc";
+/// The call in [`in_own_namespace`] that fails if the server mounts the share, and has no such directory.
+const LOOK_BELOW: &str = "openat2";
+/// A path that no symbolic link leads out of.
+const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// One parameter of fsconfig(2): a flag, or a key and its value.
 pub type Parameter = (&'static str, Option<String>);
@@ -34,6 +38,8 @@ pub type Parameter = (&'static str, Option<String>);
 pub struct Request {
     /// `SERVER:/PATH`.
     pub source: String,
+    /// `SERVER:/SHARE` and the path below it, if the server may mount the share alone, as some do with version 3.
+    pub parts: Option<(String, SubDir)>,
     /// The parameters of the file system.
     pub parameters: Vec<Parameter>,
     /// The attributes of the mount.
@@ -133,7 +139,17 @@ impl Failure {
 
 /// Makes the mount and returns a descriptor of its root directory.
 pub fn detached(request: &Request) -> Result<OwnedFd, Failure> {
-    let root = if request.source.len() > VALUE_MAX { with_long_source(request) } else { with_context(request) }?;
+    let mounted = match request.source.len() > VALUE_MAX {
+        true => in_own_namespace(request, &request.source, None),
+        false => with_context(request),
+    };
+    let root = match (mounted, &request.parts) {
+        (Err(failure), Some((share, below))) if is_path_refused(failure.errno) => {
+            in_own_namespace(request, share, Some(below))
+                .map_err(|second| if second.call == LOOK_BELOW { second } else { failure })
+        }
+        (mounted, _) => mounted,
+    }?;
     // NFS can also mount a file.
     let attributes = statx(&root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)
         .map_err(Failure::of("statx"))?;
@@ -173,10 +189,16 @@ fn log(context: BorrowedFd<'_>) -> String {
     messages.join("; ")
 }
 
-/// Mounts a source of more than 255 bytes, which fsconfig(2) does not take. mount(2) takes it, but needs a path. So a
-/// thread mounts in a mount namespace of its own, which no other process sees, and returns a descriptor of a clone of
-/// the mount. The namespace ends with the thread.
-fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
+/// Whether mountd may have refused the path and not the client: then it may still mount the share.
+fn is_path_refused(errno: Errno) -> bool {
+    matches!(errno, Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::NOTDIR | Errno::INVAL)
+}
+
+/// Mounts what the other calls cannot: a source of more than 255 bytes, which fsconfig(2) does not take, or a directory
+/// `below` a share that the server mounts only as a whole. mount(2) takes such a source, but needs a path, and
+/// open_tree(2) clones a part of a mount only if it is attached. So a thread mounts in a mount namespace of its own,
+/// which no other process sees, and returns a descriptor of a clone. The namespace ends with the thread.
+fn in_own_namespace(request: &Request, source: &str, below: Option<&SubDir>) -> Result<OwnedFd, Failure> {
     let data = request
         .parameters
         .iter()
@@ -185,16 +207,22 @@ fn with_long_source(request: &Request) -> Result<OwnedFd, Failure> {
         .join(",");
     // Checked parameters contain no NUL.
     let data = CString::new(data).map_err(|_| Failure::of("mount")(Errno::INVAL))?;
-    let in_own_namespace = || {
+    let work = || {
         unshare_mounts()?;
         // A new mount propagates if the mount under it does.
         mount_change(PLACE, MountPropagationFlags::PRIVATE).map_err(Failure::of("mount private"))?;
-        mount(&request.source, PLACE, NFS, flags(request.attributes), data.as_c_str()).map_err(Failure::of("mount"))?;
-        open_tree(CWD, PLACE, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-            .map_err(Failure::of("open_tree"))
+        mount(source, PLACE, NFS, flags(request.attributes), data.as_c_str()).map_err(Failure::of("mount"))?;
+        let place = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut root = open(PLACE, place, Mode::empty()).map_err(Failure::of("open"))?;
+        if let Some(below) = below {
+            // The tenants own what is below the share.
+            root = openat2(&root, below.as_str(), place, Mode::empty(), INSIDE).map_err(Failure::of(LOOK_BELOW))?;
+        }
+        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(&root, "", clone | OpenTreeFlags::AT_EMPTY_PATH).map_err(Failure::of("open_tree"))
     };
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("mount".to_owned()).spawn_scoped(scope, in_own_namespace);
+        let thread = std::thread::Builder::new().name("mount".to_owned()).spawn_scoped(scope, work);
         match thread.map(|thread| thread.join()) {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
