@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use super::*;
+use crate::snapshot::archive::tests::{archive, file};
 use crate::snapshot::record::{Record as SnapshotRecord, State};
 use crate::testing::crash_harness::reach;
 use crate::volume::id::VolumeId;
@@ -176,5 +177,39 @@ async fn a_copy_that_a_crash_interrupted_takes_the_size_that_its_source_has_when
         replace(&lab, mib).await;
         assert_eq!(lab.fill("a", "c", of_volume(&v)).await.unwrap().capacity_bytes, mib << 20);
         assert_eq!(lab.snapshot(&v, "s", &[]).await.unwrap().size_bytes, mib << 20);
+    }
+}
+
+#[tokio::test]
+async fn snapshots_that_are_taken_at_the_same_time_have_copies_of_their_own() {
+    let lab = Lab::new("");
+    let (v, w) = (lab.create("a", "v", &[]).await.unwrap(), lab.create("a", "w", &[]).await.unwrap());
+    lab.server("a").plant("v/of", Node::file(0o600, "v")).unwrap();
+    lab.server("a").plant("w/of", Node::file(0o600, "w")).unwrap();
+    let (of_v, of_w) = tokio::join!(lab.snapshot(&v, "s", &[]), lab.snapshot(&w, "t", &[]));
+    assert!(of_v.unwrap().ready_to_use && of_w.unwrap().ready_to_use);
+    let tree = lab.server("a").tree();
+    assert_eq!(tree.get(".csi-nfs/snapshots/s.tree/of").unwrap().text(), "v");
+    assert_eq!(tree.get(".csi-nfs/snapshots/t.tree/of").unwrap().text(), "w");
+}
+
+#[tokio::test]
+async fn an_archive_is_unpacked_up_to_the_size_that_was_requested() {
+    let lab = Lab::new("");
+    let content = file("./file", &"x".repeat(3 << 20));
+    lab.server("a").plant("s/v.tar", Node::file(0o600, archive(&[content]))).unwrap();
+    let restored = async |name, mib: i64| {
+        let capacity_range = Some(csi::CapacityRange { required_bytes: mib << 20, limit_bytes: mib << 20 });
+        let source = of_snapshot("a#export#s#s#v");
+        let request = csi::CreateVolumeRequest { capacity_range, volume_content_source: source, ..request("a", name) };
+        lab.controller.create_volume(Request::new(request)).await.map(|_| ())
+    };
+    let status = restored("small", 1).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert!(!lab.server("a").tree().has("small"));
+    restored("large", 5).await.unwrap();
+    restored("unlimited", 0).await.unwrap();
+    for name in ["large", "unlimited"] {
+        assert_eq!(lab.server("a").tree().get(format!("{name}/file")).unwrap().text().len(), 3 << 20);
     }
 }
