@@ -184,3 +184,14 @@ async fn a_group_that_a_crash_left_pending_is_deleted_if_a_volume_of_it_is_gone(
     assert_eq!(lab.get_group(id, &members).await.unwrap_err().code(), Code::NotFound);
     assert!(lab.group("g", &[&v], &[]).await.unwrap().ready_to_use);
 }
+
+#[tokio::test]
+async fn groups_that_are_taken_at_the_same_time_have_copies_of_their_own() {
+    let lab = Lab::new("");
+    let [v, w] = lab.pair().await;
+    let (one, other) = ([v.as_str()], [w.as_str()]);
+    let (of_v, of_w) = tokio::join!(lab.group("g", &one, &[]), lab.group("h", &other, &[]));
+    for (group, source) in [(of_v.unwrap(), &v), (of_w.unwrap(), &w)] {
+        assert!(group.ready_to_use && group.snapshots.iter().all(|member| member.source_volume_id == *source));
+    }
+}
