@@ -35,6 +35,17 @@ async fn a_snapshot_on_another_server_outlives_its_volume_and_is_restored_elsewh
 }
 
 #[tokio::test]
+async fn a_snapshot_is_made_with_the_options_of_its_volume_only_on_the_volume_s_export() {
+    let lab = Lab::new("vers=3");
+    let volume_capabilities = vec![mount(Mode::MultiNodeMultiWriter, &["vers=3"])];
+    let request = csi::CreateVolumeRequest { volume_capabilities, ..request("a", "v") };
+    let v = lab.controller.create_volume(Request::new(request)).await.unwrap().into_inner().volume.unwrap().volume_id;
+    assert!(lab.snapshot(&v, "s", &[]).await.unwrap().ready_to_use);
+    let status = lab.snapshot(&v, "t", &[("server", "b")]).await.unwrap_err();
+    assert!(status.message().contains("b:/export"), "{status}");
+}
+
+#[tokio::test]
 async fn a_volume_is_listed_with_its_content_source_and_another_source_conflicts() {
     let lab = Lab::new("");
     let v = lab.create("a", "v", &[]).await.unwrap();
