@@ -82,8 +82,7 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
             Some(record) if !record.pending => None,
             begun => match find(exports, asked, origin).await {
                 Err(gone @ Error::NotFound { .. }) if begun.is_some() => {
-                    let (export, name) = (export.clone(), name.clone());
-                    run_to_completion(async move { settle(&export, &name).await }).await?.ok_or(gone)?;
+                    settle(&export, name).await?.ok_or(gone)?;
                     None
                 }
                 found => Some(found?),
@@ -111,17 +110,23 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
 /// Settles a volume whose source is gone: waits for a copy under way, here or on another controller, of the source as
 /// it was. Returns the volume's record if its content is in place then. Otherwise gives the volume up.
 async fn settle<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName) -> Result<Option<Record>> {
-    let _stage = Stage::take(export, &job(name), &CancellationToken::new()).await?;
-    let record = match Record::read(export, name).await? {
-        Some(record) if record.pending => record,
-        whole => return Ok(whole),
-    };
-    let lock = lock(export, &record.id).await?;
-    if directory::is_placed(export, &record).await? {
-        return fill::finish(export, &record, name, &lock).await.map(Some);
-    }
-    fill::abandon(export, &record, name, &lock).await?;
-    Ok(None)
+    // A caller may give up while it waits for the copy.
+    let stage = Stage::take(export, &job(name), &CancellationToken::new()).await?;
+    let (export, name) = (export.clone(), name.clone());
+    run_to_completion(async move {
+        let _stage = stage;
+        let record = match Record::read(&export, &name).await? {
+            Some(record) if record.pending => record,
+            whole => return Ok(whole),
+        };
+        let lock = lock(&export, &record.id).await?;
+        if directory::is_placed(&export, &record).await? {
+            return fill::finish(&export, &record, &name, &lock).await.map(Some);
+        }
+        fill::abandon(&export, &record, &name, &lock).await?;
+        Ok(None)
+    })
+    .await
 }
 
 async fn empty<F: Fs>(export: Arc<Export<F>>, asked: &CreateVolume) -> Result<Record> {

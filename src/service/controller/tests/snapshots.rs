@@ -77,6 +77,20 @@ async fn the_error_of_a_copy_is_returned_and_nothing_stays() {
     assert!(lab.snapshot(&v, "s", &[]).await.unwrap().ready_to_use);
 }
 
+/// Leaves the clone `c` of the volume `v` pending, and deletes `v`.
+async fn half_a_clone(lab: &Lab, other: &Export<MemoryFs>, v: &str) -> Record {
+    let id = VolumeId::parse("a#export#c##").unwrap();
+    let pending = Record { pending: true, origin: Some(Origin::Volume(v.to_owned())), ..Record::unrecorded(&id) };
+    pending.write(other).await.unwrap();
+    lab.delete(v).await.unwrap();
+    pending
+}
+
+/// The record of the clone `c`.
+async fn clone_now(on: &Export<MemoryFs>) -> Option<Record> {
+    Record::read(on, &VolumeName::parse("", "c").unwrap()).await.unwrap()
+}
+
 /// What another controller's copy has done when it ends.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Copied {
@@ -94,10 +108,7 @@ async fn a_call_whose_source_is_gone_waits_for_a_copy_that_another_controller_ha
     let v = lab.create("a", "v", &[]).await.unwrap();
     let other = reach(lab.server("a"));
     let copying = other.lock(&["#volume#c"]).await.unwrap();
-    let id = VolumeId::parse("a#export#c##").unwrap();
-    let pending = Record { pending: true, origin: Some(Origin::Volume(v.clone())), ..Record::unrecorded(&id) };
-    pending.write(&other).await.unwrap();
-    lab.delete(&v).await.unwrap();
+    let pending = half_a_clone(&lab, &other, &v).await;
     let mut call = Box::pin(lab.fill("a", "c", of_volume(&v)));
     assert!(tokio::time::timeout(std::time::Duration::from_secs(9), &mut call).await.is_err());
     if copied != Copied::Nothing {
@@ -107,12 +118,26 @@ async fn a_call_whose_source_is_gone_waits_for_a_copy_that_another_controller_ha
     }
     drop(copying);
     let answer = call.await;
-    let record = Record::read(&other, &id.name().unwrap()).await.unwrap();
+    let record = clone_now(&other).await;
     if copied == Copied::Nothing {
         assert_eq!((answer.unwrap_err().code(), record), (Code::NotFound, None));
     } else {
         assert!(answer.unwrap().volume_id == "a#export#c##" && !record.unwrap().pending);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_gives_up_while_it_waits_for_another_controllers_copy_leaves_nobody_waiting() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    let other = reach(lab.server("a"));
+    let copying = other.lock(&["#volume#c"]).await.unwrap();
+    let pending = half_a_clone(&lab, &other, &v).await;
+    let call = lab.fill("a", "c", of_volume(&v));
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(9), call).await.is_err());
+    drop(copying);
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(clone_now(&other).await, Some(pending), "a retry settles it");
 }
 
 #[tokio::test(start_paused = true)]
