@@ -12,6 +12,7 @@ pub mod reachability;
 mod resolve;
 pub mod rpc;
 pub mod table;
+mod thread_limits;
 mod threads;
 pub mod version;
 mod version3;

@@ -151,8 +151,8 @@ impl Attempted<'_> {
         if self.version == Version::V3 {
             parameters.extend(version3::prepare(self.options, self.address).await?);
         }
-        let (share, below) = (Source { sub_dir: None, ..self.source.clone() }, self.source.sub_dir.clone());
-        let parts = below.filter(|_| self.version == Version::V3).map(|below| (share.to_string(), below));
+        let below = self.source.sub_dir.clone().filter(|_| self.version == Version::V3);
+        let parts = below.map(|below| (self.source.export().to_string(), below));
         Ok(Request { source: self.source.to_string(), parts, parameters, attributes: self.options.attributes() })
     }
 }

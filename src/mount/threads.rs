@@ -5,32 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-/// The number of threads that are left to others: by long calls to quick calls, and by the calls of one owner to those
-/// of other owners.
-const SPARED: usize = 2;
-
-/// A call that takes longer than this is overdue.
-pub const OVERDUE: Duration = Duration::from_secs(4);
-
-/// How many overdue calls of an owner count. The others hang in the kernel and cannot be ended, but their threads are
-/// made up for: what one owner waits for must not stop the others.
-const COUNTED: usize = 2;
-
-/// Whom calls are for, such as an export.
-pub type Owner = Arc<str>;
-
-/// How a call is made.
-#[derive(Debug, Clone, Default)]
-pub struct Kind {
-    /// Whom the call is for, if anybody.
-    pub owner: Option<Owner>,
-    /// Whether it takes long, such as many system calls in one closure.
-    pub takes_long: bool,
-}
+use crate::mount::thread_limits::{Kind, Limits, Load, Owner};
 
 struct Job {
     kind: Kind,
@@ -48,84 +27,12 @@ struct Inner {
     state: Mutex<State>,
 }
 
-/// How many calls run at the same time.
-#[derive(Debug, Clone, Copy)]
-struct Limits {
-    all: usize,
-    /// Of one owner.
-    own: usize,
-    /// Of those that take long.
-    long: usize,
-}
-
 #[derive(Default)]
 struct State {
     /// The running calls by number, with the time at which they began.
     running: HashMap<u64, (Kind, Instant)>,
     last: u64,
     waiting: VecDeque<Job>,
-}
-
-/// How many calls run, and how many of them are overdue.
-#[derive(Default, Clone, Copy)]
-struct Count {
-    running: usize,
-    overdue: usize,
-}
-
-impl Count {
-    fn add(&mut self, since: &Instant) {
-        self.running += 1;
-        self.overdue += usize::from(since.elapsed() >= OVERDUE);
-    }
-
-    /// How many of the threads are taken by them.
-    fn taken(self) -> usize {
-        self.running - self.overdue + self.overdue.min(COUNTED)
-    }
-}
-
-/// The running calls, counted once for all jobs that wait.
-#[derive(Default)]
-struct Load<'a> {
-    /// All calls of each owner, and those that take long.
-    owners: HashMap<&'a Owner, [Count; 2]>,
-    running: usize,
-    /// How many threads are taken by all calls, and by those that take long.
-    taken: [usize; 2],
-}
-
-impl<'a> Load<'a> {
-    fn of(running: &'a HashMap<u64, (Kind, Instant)>) -> Self {
-        let mut load = Self { running: running.len(), ..Self::default() };
-        for (Kind { owner, takes_long }, since) in running.values() {
-            let counted = 1 + usize::from(*takes_long);
-            match owner {
-                Some(owner) => {
-                    let counts = load.owners.entry(owner).or_default();
-                    counts.iter_mut().take(counted).for_each(|count| count.add(since));
-                }
-                None => load.taken.iter_mut().take(counted).for_each(|taken| *taken += 1),
-            }
-        }
-        for counts in load.owners.values() {
-            load.taken.iter_mut().zip(counts).for_each(|(taken, count)| *taken += count.taken());
-        }
-        load
-    }
-
-    /// Whether no job can start, whoever it is for.
-    fn is_full(&self, limits: Limits) -> bool {
-        self.taken[0] >= limits.all
-    }
-
-    /// Whether a job can start now. The threads that are made up for are not for those who hang.
-    fn has_room(&self, limits: Limits, job: &Job) -> bool {
-        let Kind { owner, takes_long } = &job.kind;
-        let own = owner.as_ref().and_then(|owner| self.owners.get(owner)).map_or_else(Count::default, |own| own[0]);
-        let taken = if own.overdue >= COUNTED { self.running } else { self.taken[0] };
-        taken < limits.all && own.running < limits.own && !(*takes_long && self.taken[1] >= limits.long)
-    }
 }
 
 impl State {
@@ -144,7 +51,7 @@ impl State {
         if load.is_full(limits) {
             return None;
         }
-        let first = self.waiting.iter().position(|job| load.has_room(limits, job))?;
+        let first = self.waiting.iter().position(|job| load.has_room(limits, &job.kind))?;
         let job = self.waiting.remove(first)?;
         Some((self.begin(&job), job))
     }
@@ -175,14 +82,13 @@ impl<T> Submitted<T> {
 impl Threads {
     /// A pool of at most `most` threads, which start when needed.
     pub fn new(most: usize) -> Self {
-        Self::limited(Limits { all: most, own: most, long: most.saturating_sub(SPARED).max(1) })
+        Self::limited(Limits::of(most))
     }
 
     /// A pool of at most `most` threads for calls that have owners. The calls of one owner leave some threads to other
     /// owners, and its long calls leave some to its quick calls.
     pub fn for_owners(most: usize) -> Self {
-        let own = most.saturating_sub(SPARED).max(1);
-        Self::limited(Limits { all: most, own, long: own.saturating_sub(SPARED).max(1) })
+        Self::limited(Limits::for_owners(most))
     }
 
     fn limited(limits: Limits) -> Self {
@@ -233,15 +139,13 @@ impl Threads {
 
     /// Whether all running calls of `owner` are overdue. Then a call of it that has no room waits in vain.
     pub fn is_stuck(&self, owner: &Owner) -> bool {
-        let state = self.0.state();
-        let count = Load::of(&state.running).owners.get(owner).map_or_else(Count::default, |own| own[0]);
-        count.running >= COUNTED && count.overdue == count.running
+        Load::of(&self.0.state().running).is_stuck(owner)
     }
 
     /// How many more quick calls would start at once.
     #[cfg(test)]
     pub fn free(&self) -> usize {
-        self.0.limits.all - Load::of(&self.0.state().running).taken[0]
+        self.0.limits.all - Load::of(&self.0.state().running).taken()
     }
 }
 
@@ -274,6 +178,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::mount::thread_limits::{OVERDUE, SPARED};
 
     fn long() -> Kind {
         Kind { owner: None, takes_long: true }

@@ -214,6 +214,11 @@ impl Source {
     pub fn share(server: Server, share: Share) -> Self {
         Self { server, share, sub_dir: None }
     }
+
+    /// The share of this source, without the directory below it.
+    pub fn export(&self) -> Self {
+        Self::share(self.server.clone(), self.share.clone())
+    }
 }
 
 impl fmt::Display for Source {

@@ -25,7 +25,8 @@ use crate::error::Error;
 use crate::mount::local::Local;
 use crate::mount::reachability::Reachability;
 use crate::mount::table::Mount;
-use crate::mount::threads::{Kind, OVERDUE, Owner, Submitted, Threads};
+use crate::mount::thread_limits::{Kind, OVERDUE, Owner};
+use crate::mount::threads::{Submitted, Threads};
 use crate::mount::weak_map::WeakMap;
 use crate::nfs::source::{Server, Source};
 use crate::nfs::status::Status;
@@ -113,7 +114,7 @@ impl Gate {
 
     /// The same gate, for the calls on the export of `source`, whatever directory of it `source` is.
     pub fn of_export(self, source: &Source) -> Self {
-        let name: Arc<str> = Source { sub_dir: None, ..source.clone() }.to_string().into();
+        let name: Arc<str> = source.export().to_string().into();
         Self(self.0, Some(Export { key: name.clone(), name }))
     }
 
