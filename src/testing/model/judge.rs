@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tonic::Code;
 
 use super::history::{Call, Fault, Step};
 use super::reference::{State, Turn};
-use super::rpc::Answer;
+use super::rpc::{Answer, Code};
 use super::world::{Heard, Look, World};
 use crate::check::Finding;
 use crate::volume::on_delete::OnDelete;

@@ -1,6 +1,7 @@
 //! Converts calls to requests of the gRPC service. Drops from its answers what a model cannot know.
 
-use tonic::{Code, Request, Status};
+pub use tonic::Code;
+use tonic::{Request, Status};
 
 use super::history::{Call, Origin};
 use crate::export::pool::Connect;

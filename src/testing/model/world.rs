@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 
 use crate::check::{Finding, check, repair};
 use crate::error::Result;
@@ -22,7 +21,7 @@ use crate::testing::crash_harness;
 use crate::testing::memory::{MemoryFs, MemoryServer, Node};
 use crate::testing::model::files::Files;
 use crate::testing::model::history::{Call, Fault, Step};
-use crate::testing::model::rpc::{self, Answer};
+use crate::testing::model::rpc::{self, Answer, Code};
 use crate::volume::delete::DeletePolicy;
 use crate::volume::exports::Configured;
 use crate::volume::on_delete::OnDelete;

@@ -9,11 +9,9 @@ mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tonic::Code;
-
 use super::files::{Files, is_inside};
 use super::history::{Call, Id, Step};
-use super::rpc::{Answer, snapshot_id};
+use super::rpc::{Answer, Code, snapshot_id};
 use super::world::Look;
 use crate::volume::on_delete::OnDelete;
 use snapshots::{Group, Phase, Snapshot};

@@ -1,11 +1,9 @@
 //! The meaning of the calls for snapshots and groups of snapshots.
 
-use tonic::Code;
-
 use super::{Name, State, Turn, Work};
 use crate::testing::model::files::Files;
 use crate::testing::model::history::Id;
-use crate::testing::model::rpc::Answer;
+use crate::testing::model::rpc::{Answer, Code};
 
 /// A recorded snapshot.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -1,12 +1,10 @@
 //! The meaning of the calls for volumes.
 
-use tonic::Code;
-
 use super::{Name, State, Turn, Work};
 use crate::testing::model::files::{above, is_inside};
 use crate::testing::model::history::{Id, Origin};
 use crate::testing::model::random::made;
-use crate::testing::model::rpc::Answer;
+use crate::testing::model::rpc::{Answer, Code};
 use crate::volume::on_delete::OnDelete;
 
 /// A recorded volume.
