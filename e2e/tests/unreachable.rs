@@ -151,6 +151,14 @@ fn sizes(figures: &[csi::VolumeUsage]) -> Vec<(i32, i64)> {
     figures.iter().map(|usage| (usage.unit, usage.total)).collect()
 }
 
+/// What a pod does: it writes to the file `$0`, says so, waits, and writes again, when the path may be unmounted.
+const POD: &str = r#"
+    exec 3>"$0"
+    echo first >&3; sync /proc/self/fd/3; echo
+    read
+    printf %0100000d 1 >&3; sync /proc/self/fd/3
+"#;
+
 #[rstest]
 #[tokio::test]
 async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
@@ -169,7 +177,7 @@ async fn a_pod_can_end_and_be_measured_while_its_server_is_gone(
     let figures = driver.stats(&volume.volume_id, &idle).await.unwrap();
     // A process of a pod with an open file and data that does not reach the server. It waits in the kernel.
     let mut pod = Command::new("bash")
-        .args(["-c", r#"exec 3>"$0"; echo first >&3; sync /proc/self/fd/3; echo; read; printf %0100000d 1 >&3; sync /proc/self/fd/3"#])
+        .args(["-c", POD])
         .arg(busy.join("file"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -180,8 +180,8 @@ impl<F: Fs> Stage<F> {
     ///
     /// # Errors
     /// [`Error::NotFound`] if the tree was deleted or moved before the copy ended; [`Error::Interrupted`] if its volume
-    /// or snapshot was, and its directory was kept or belongs to another of the same name; [`Error::Interrupted`] if the copy
-    /// was cancelled; [`Error::Export`] with the path that could not be copied.
+    /// or snapshot was, and its directory was kept or belongs to another of the same name, or if the copy was cancelled;
+    /// [`Error::Export`] with the path that could not be copied.
     pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<(F::Handle, Totals)> {
         let source = source.seen_from(&self.export);
         let (from, before) = source.open().await?;
