@@ -1,16 +1,16 @@
 //! Checks the directory owners in `.csi-nfs/paths`, and the records of kept directories, against the volumes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Finding;
 use crate::check::progress::Progress;
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Kind, Name, Status};
+use crate::export::fs::{Fs, Status};
 use crate::export::layout::Layout;
 use crate::nfs::source::SubDir;
+use crate::volume::claims::{self, Entries};
 use crate::volume::directory;
-use crate::volume::directory_owners::kept_volume;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
 
@@ -23,30 +23,34 @@ pub(super) async fn check<F: Fs>(
     progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<(VolumeName, SubDir)>> {
-    let mut missing: BTreeMap<String, &Record> = records
+    let mut missing: BTreeSet<(&VolumeName, &SubDir)> = records
         .iter()
         .filter(|(_, record)| record.id.uuid.is_some())
-        .map(|(name, record)| (format!("{}/#/{name}", record.id.sub_dir), record))
+        .map(|(name, record)| (name, &record.id.sub_dir))
         .collect();
     let mut all_kept = Vec::new();
     let mut open = vec![(layout.paths.clone(), String::new())];
     while let Some((dir, above)) = open.pop() {
-        for name in export.names(&dir).await? {
+        for name in claims::inside(export, &dir).await? {
             progress.step();
             let path = format!("{above}{name}");
-            match export.find(&dir, &name).await? {
-                Some((child, attr)) if attr.kind == Kind::Directory => open.push((child, format!("{path}/"))),
-                Some(_) => match parse_kept(&above, &name) {
-                    Some(kept) => all_kept.push(kept),
-                    None if missing.remove(&path).is_none() => findings.push(Finding::OwnerStale { owner: path }),
-                    None => {}
-                },
-                None => {}
+            let Entries { claims, kept, node } = claims::read(export, &dir, &name).await?;
+            open.extend(node.map(|node| (node, format!("{path}/"))));
+            let Ok(sub_dir) = SubDir::parse("directory", &path) else { continue };
+            for claim in claims {
+                let recorded = records.get_key_value(&claim.volume);
+                match recorded.filter(|(_, record)| record.id.sub_dir == sub_dir) {
+                    Some((name, record)) => drop(missing.remove(&(name, &record.id.sub_dir))),
+                    None => findings
+                        .push(Finding::OwnerStale { volume: claim.volume.to_string(), directory: sub_dir.to_string() }),
+                }
             }
+            all_kept.extend(kept.into_iter().map(|name| (name, sub_dir.clone())));
         }
     }
-    findings.extend(missing.values().filter_map(|record| {
-        Some(Finding::OwnerMissing { volume: record.id.name()?.to_string(), directory: record.id.sub_dir.to_string() })
+    findings.extend(missing.into_iter().map(|(volume, directory)| Finding::OwnerMissing {
+        volume: volume.to_string(),
+        directory: directory.to_string(),
     }));
     for (name, sub_dir) in &all_kept {
         let again = records.get(name).is_some_and(|record| record.id.sub_dir == *sub_dir);
@@ -62,9 +66,4 @@ pub(super) async fn check<F: Fs>(
         });
     }
     Ok(all_kept)
-}
-
-/// The deleted volume and its directory, if this file in `.csi-nfs/paths` is the record of a kept directory.
-fn parse_kept(above: &str, file: &Name) -> Option<(VolumeName, SubDir)> {
-    Some((kept_volume(file)?, SubDir::parse("directory", above.strip_suffix("/#/")?).ok()?))
 }

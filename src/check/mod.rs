@@ -73,8 +73,10 @@ pub enum Finding {
     },
     /// A directory owner that is not a volume, or is a volume with another directory.
     OwnerStale {
-        /// The path in `.csi-nfs/paths`.
-        owner: String,
+        /// The owner's name.
+        volume: String,
+        /// The directory.
+        directory: String,
     },
     /// A directory that was kept when its volume was deleted, because its class says so or because it existed before
     /// the volume.
@@ -198,7 +200,9 @@ impl fmt::Display for Finding {
             Self::OwnerMissing { volume, directory } => {
                 write!(f, "volume {volume} is not recorded as an owner of its directory {directory}")
             }
-            Self::OwnerStale { owner } => write!(f, "owner {owner} is not a volume with that directory"),
+            Self::OwnerStale { volume, directory } => {
+                write!(f, "{volume} is recorded as an owner of directory {directory}, but is no volume that has it")
+            }
             Self::VolumeKept { volume, directory } => {
                 write!(f, "volume {volume} was deleted, and its directory {directory} was kept")
             }

@@ -4,7 +4,7 @@
 //! SHARE/.csi-nfs/            mode 0700
 //!     lock                   each running operation locks a byte of this file: see locks.rs
 //!     volumes/               records of volumes: NAME.json
-//!     paths/                 owners of directories, if the class has `subDir`: paths/a/b/#/NAME
+//!     paths/                 owners of directories, if the class has `subDir`: see volume/claims.rs
 //!     snapshots/             records of snapshots, NAME.json, and their trees, NAME.tree
 //!     promised/              the sum of promised capacities, if a class has `overcommit`: see volume/overcommit.rs
 //!     quota/                 reports of the quota agent: see volume/quota.rs

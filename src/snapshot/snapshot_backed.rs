@@ -10,9 +10,9 @@ use crate::snapshot::delete::purge;
 use crate::snapshot::lock::lock;
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::{find, in_use};
+use crate::volume::claims;
 use crate::volume::create::Create;
 use crate::volume::delete;
-use crate::volume::directory_owners;
 use crate::volume::fill;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record as VolumeRecord;
@@ -40,7 +40,7 @@ pub async fn create<F: Fs>(
     let size = ready.ok_or_else(gone)?.size;
     let prepared = fill::prepare(export, create, size, volume).await?;
     let record = VolumeRecord { backing_snapshot: Some(snapshot.clone()), pending: false, adopted: false, ..prepared };
-    directory_owners::claim(export, &record.id).await?;
+    claims::claim(export, &record.id).await?;
     in_use::note(export, snapshot, &create.name).await?;
     record.write(export).await?;
     Ok(record)

@@ -14,7 +14,7 @@ use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
-use crate::volume::{directory, directory_owners, find, kept, overcommit, quota, space};
+use crate::volume::{claims, directory, directory_owners, find, kept, overcommit, quota, space};
 
 /// Reads the record of a volume that is to be changed. For a volume without a record, returns a new record, which the
 /// caller writes.
@@ -78,7 +78,7 @@ pub async fn expand<F: Fs>(
         let change = overcommit::begin(export, &name, record.attributes.overcommit, more).await?;
         record.capacity = capacity;
         // A volume that had no record may have no claim either.
-        directory_owners::claim(export, &record.id).await?;
+        claims::claim(export, &record.id).await?;
         record.write(export).await?;
         change.end(export).await?;
     }
@@ -117,7 +117,7 @@ pub async fn modify<F: Fs>(
     if (attributes, on_delete_modified) != (record.attributes, record.on_delete_modified) {
         (record.attributes, record.on_delete_modified) = (attributes, on_delete_modified);
         // A volume that had no record may have no claim either.
-        directory_owners::claim(export, &record.id).await?;
+        claims::claim(export, &record.id).await?;
         record.write(export).await?;
     }
     if changes.quota.is_some() || changes.inodes.is_some() {

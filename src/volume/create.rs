@@ -17,7 +17,7 @@ use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::{Attributes, volume_directory};
 use crate::volume::record::{Origin, Record};
 use crate::volume::record_file::{RecordFile as _, new_generation, now};
-use crate::volume::{delete, directory, directory_owners, kept, overcommit, quota, space};
+use crate::volume::{claims, delete, directory, directory_owners, kept, overcommit, quota, space};
 
 /// A volume to create.
 #[derive(Debug, Clone)]
@@ -78,7 +78,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     let capacity = create.capacity.choose();
     space::check_free(export, wanted.overcommit, capacity).await?;
     let change = overcommit::begin(export, &create.name, wanted.overcommit, capacity).await?;
-    directory_owners::claim(export, &id).await?;
+    claims::claim(export, &id).await?;
     let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
     let was_there = directory::make(export, &create.name, &id.sub_dir, wanted).await?;
     let adopted = match &neighbours.same {

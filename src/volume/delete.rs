@@ -7,6 +7,7 @@ use crate::export::fs::{Fs, Kind, LockMode, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, owner_access, trash};
 use crate::nfs::source::SubDir;
+use crate::volume::claims;
 use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::find::read_own;
 use crate::volume::id::{VolumeId, VolumeName};
@@ -82,7 +83,7 @@ pub async fn delete<F: Fs>(
         forget_volume(export, id, lock).await?;
     } else {
         // An earlier call may have been interrupted after it removed the record.
-        directory_owners::release(export, id).await?;
+        claims::release(export, id).await?;
     }
     Ok(None)
 }
@@ -187,7 +188,7 @@ pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Gua
     if let Some(name) = id.name() {
         remove_record(export, &name).await?;
     }
-    directory_owners::release(export, id).await
+    claims::release(export, id).await
 }
 
 async fn remove_record<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
@@ -206,7 +207,7 @@ pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &Volume
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
         remove_empty(export, &made).await?;
     }
-    directory_owners::release(export, id).await
+    claims::release(export, id).await
 }
 
 /// The place of a directory, which may or may not exist.

@@ -103,9 +103,15 @@ async fn make_in_place<F: Fs>(
 /// The directory that contains a volume's directory, which is made if it is missing, and the name there. Until something
 /// is in it, another call may remove it: see [`Export::despite_removals`].
 pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> Result<(F::Handle, Name)> {
+    let (above, last) = split(sub_dir)?;
+    Ok((export.make_dirs(&export.fs().root(), above, DIRECTORY_MODE).await?, last))
+}
+
+/// The names of the directories above a directory, from the share downwards, and its own name.
+pub(super) fn split(sub_dir: &SubDir) -> Result<(Vec<Name>, Name)> {
     let mut names: Vec<Name> = sub_dir.names().collect();
     let last = names.pop().ok_or_else(|| Error::Internal("the volume's directory has an empty path".to_owned()))?;
-    Ok((export.make_dirs(&export.fs().root(), names, DIRECTORY_MODE).await?, last))
+    Ok((names, last))
 }
 
 pub(super) fn set_attr(attributes: Attributes) -> SetAttr {

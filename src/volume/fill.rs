@@ -16,6 +16,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::owner_access;
+use crate::volume::claims;
 use crate::volume::create::{Create, check_same, new};
 use crate::volume::delete::forget_volume;
 use crate::volume::directory_owners::{self, Neighbours};
@@ -65,7 +66,7 @@ pub async fn begin<F: Fs>(
     let record = prepare(export, create, size, lock).await?;
     let change = overcommit::begin(export, &create.name, record.attributes.overcommit, record.capacity).await?;
     make_way(export, &record).await?;
-    directory_owners::claim(export, &id).await?;
+    claims::claim(export, &id).await?;
     record.write(export).await?;
     change.end(export).await?;
     Ok(Begun::Pending(record))

@@ -13,7 +13,8 @@ use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
-use crate::volume::directory_owners::{self, Neighbours, kept_file};
+use crate::volume::claims::{self, kept_file};
+use crate::volume::directory_owners::Neighbours;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lock::lock_directory;
 use crate::volume::record::Record;
@@ -29,7 +30,7 @@ pub(super) async fn keep<F: Fs>(
 ) -> Result<()> {
     // If the ID does not contain the name, there is no record to keep. A retry with the same ID decides the same.
     let Some(name) = id.name() else { return Ok(()) };
-    let node = directory_owners::make_node(export, &id.sub_dir).await?;
+    let node = claims::make_files_dir(export, &id.sub_dir).await?;
     let kept = kept_file(&name)?;
     match record {
         Some(_) => {
@@ -42,21 +43,21 @@ pub(super) async fn keep<F: Fs>(
         }
         None => export.write_small_under(name.as_str(), &node, &kept, Record::unrecorded(id).encode()?).await?,
     }
-    directory_owners::release(export, id).await
+    claims::release(export, id).await
 }
 
 /// Whether the volume was deleted and its directory kept.
 pub(super) async fn is_kept<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
-    let (Some(name), Some(layout)) = (id.name(), export.layout().await?) else { return Ok(false) };
-    let path = id.sub_dir.names().chain([directory_owners::claims_dir()?]);
-    let Some(node) = export.find_dir(&layout.paths, path).await? else { return Ok(false) };
-    Ok(export.find(&node, &kept_file(&name)?).await?.is_some())
+    match id.name() {
+        Some(name) => claims::is_kept(export, &id.sub_dir, &name).await,
+        None => Ok(false),
+    }
 }
 
 /// Removes the kept records of `volumes`, because the directory is gone or in use again.
 pub(super) async fn forget<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volumes: &[VolumeName]) -> Result<()> {
     for name in volumes {
-        directory_owners::remove_entry(export, sub_dir, &kept_file(name)?).await?;
+        claims::forget(export, sub_dir, name).await?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod change;
+pub mod claims;
 pub mod create;
 pub mod delete;
 pub mod directory;

@@ -14,14 +14,14 @@ use crate::volume::id::VolumeName;
 use crate::volume::lock::lock_directory;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
-use crate::volume::{directory_owners, kept};
+use crate::volume::{claims, kept};
 
 /// Repairs the findings that can be repaired. Another check finds those that remain.
 pub async fn repair<F: Fs>(export: &Export<F>, findings: &[Finding]) -> Result<()> {
     for finding in findings {
         match finding {
             Finding::OwnerMissing { volume, directory } => add_owner(export, volume, directory).await?,
-            Finding::OwnerStale { owner } => remove_owner(export, owner).await?,
+            Finding::OwnerStale { volume, directory } => remove_owner(export, volume, directory).await?,
             Finding::KeptStale { volume, directory } => {
                 let name = VolumeName::parse("volume", volume)?;
                 kept::mend(export, &SubDir::parse("directory", directory)?, &name).await?;
@@ -64,20 +64,17 @@ async fn add_owner<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> 
     let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
     let _lock = lock_directory(export, Some(&name), &sub_dir).await?;
     match Record::read(export, &name).await? {
-        Some(record) if record.id.sub_dir == sub_dir => directory_owners::claim(export, &record.id).await,
+        Some(record) if record.id.sub_dir == sub_dir => claims::claim(export, &record.id).await,
         _ => Ok(()),
     }
 }
 
-async fn remove_owner<F: Fs>(export: &Export<F>, owner: &str) -> Result<()> {
-    // The driver did not write an entry of another form, so leave it.
-    let Some((directory, name)) = owner.rsplit_once("/#/") else { return Ok(()) };
-    let Ok(name) = VolumeName::parse("volume", name) else { return Ok(()) };
-    let Ok(sub_dir) = SubDir::parse("directory", directory) else { return Ok(()) };
+async fn remove_owner<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> Result<()> {
+    let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
     let _lock = lock_directory(export, Some(&name), &sub_dir).await?;
     match Record::read(export, &name).await? {
         Some(record) if record.id.sub_dir == sub_dir => Ok(()),
-        _ => directory_owners::remove_entry(export, &sub_dir, &name.file("")?).await,
+        _ => claims::remove(export, &sub_dir, &name).await,
     }
 }
 

@@ -37,7 +37,7 @@ async fn repaired_after(
 
 async fn write(export: &Export<MemoryFs>, id: &str) {
     let id = VolumeId::parse(id).unwrap();
-    directory_owners::claim(export, &id).await.unwrap();
+    claims::claim(export, &id).await.unwrap();
     Record::unrecorded(&id).write(export).await.unwrap();
 }
 
@@ -45,7 +45,7 @@ async fn write(export: &Export<MemoryFs>, id: &str) {
 async fn leftovers_are_repaired_and_possible_data_stays() {
     let export = reach(&MemoryServer::new());
     let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
-    directory_owners::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
+    claims::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
     fs.mkdir(&layout.staging, &name("half"), 0o700).await.unwrap();
     fs.mkdir(&layout.trash, &name("old"), 0o700).await.unwrap();
     fs.mkdir(&fs.root(), &name("kept"), 0o700).await.unwrap();
@@ -126,10 +126,10 @@ async fn an_owner_is_left_alone_if_its_volume_was_created_or_deleted_after_the_c
     let id = "nfs#export#team/data#v#";
     let (server, volume) = (MemoryServer::new(), VolumeId::parse(id).unwrap());
     server.plant("team/data", Node::directory(0o755)).unwrap();
-    directory_owners::claim(&reach(&server), &volume).await.unwrap();
+    claims::claim(&reach(&server), &volume).await.unwrap();
     let stale = |finding: &Finding| matches!(finding, Finding::OwnerStale { .. });
     let export = repaired_after(&server, stale, async |export| write(export, id).await).await;
-    directory_owners::release(&export, &volume).await.unwrap();
+    claims::release(&export, &volume).await.unwrap();
     let missing = |finding: &Finding| matches!(finding, Finding::OwnerMissing { .. });
     repaired_after(&server, missing, async |export| {
         let layout = export.make_layout().await.unwrap();
@@ -141,7 +141,7 @@ async fn an_owner_is_left_alone_if_its_volume_was_created_or_deleted_after_the_c
 #[tokio::test]
 async fn a_kept_record_stays_if_its_directory_exists_again() {
     let server = MemoryServer::new();
-    let kept = format!(".csi-nfs/paths/media/#/{}", directory_owners::kept_file(&named("v")).unwrap());
+    let kept = format!(".csi-nfs/paths/media/#/{}", claims::kept_file(&named("v")).unwrap());
     let record = Record::unrecorded(&VolumeId::parse("nfs#export#media#v#").unwrap()).encode().unwrap();
     reach(&server).make_layout().await.unwrap();
     server.plant(&kept, Node::file(0o600, record)).unwrap();

@@ -13,11 +13,11 @@ use crate::export::{Export, trash};
 use crate::nfs::source::SubDir;
 use crate::snapshot::id::ArchiveId;
 use crate::snapshot::tree::{How, Stage};
-use crate::volume::directory_owners;
 use crate::volume::id::VolumeName;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record as VolumeRecord;
 use crate::volume::record_file::RecordFile as _;
+use crate::volume::{claims, directory_owners};
 
 mod input;
 mod members;
@@ -193,7 +193,8 @@ async fn is_volumes<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<bool
         read => drop(read?),
     }
     let Some(layout) = export.layout().await? else { return Ok(false) };
-    Ok(export.find(&layout.paths, &name.file("")?).await?.is_some())
+    let entries = claims::read(export, &layout.paths, &name.file("")?).await?;
+    Ok(!entries.claims.is_empty() || entries.node.is_some())
 }
 
 /// Deletes a snapshot (CSI `DeleteSnapshot`): its archive, and its directory if that has no other content. Succeeds if
