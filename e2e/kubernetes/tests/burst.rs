@@ -104,14 +104,18 @@ async fn burst(ns: &Namespace, form: &str, class: &str, nested: usize) -> Result
     Ok(())
 }
 
-/// One form after the other: the directories of a namespace's volumes side by side in a directory of the namespace,
-/// and all volumes' directories in the share itself.
+/// The directories of a namespace's volumes side by side in a directory of the namespace, and all volumes' directories
+/// in the share itself. What comes first on a new cluster is slower, so the first burst is to warm up, and then the
+/// forms take turns.
 #[tokio::test]
 async fn s13_two_hundred_claims_at_once() -> Result<()> {
     let ns = Namespace::new("burst").await?;
     flat_class(&ns.client).await?;
-    burst(&ns, "with subDir", "nfs", CLAIMS).await?;
-    burst(&ns, "without subDir", FLAT, 0).await?;
+    burst(&ns, "warming up", FLAT, 0).await?;
+    for _ in 0..2 {
+        burst(&ns, "with subDir", "nfs", CLAIMS).await?;
+        burst(&ns, "without subDir", FLAT, 0).await?;
+    }
     Api::<StorageClass>::all(ns.client.clone()).delete(FLAT, &DeleteParams::default()).await?;
     ns.remove().await
 }
