@@ -144,7 +144,9 @@ pub fn parse(
         }
         Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
         Some(Command::Check { export, mount_options, repair, format }) => {
-            CheckConfig::new(&export, mount_options.as_deref(), repair, format).map(Task::Check)
+            configured(args.mount_options.as_deref(), &args.export_mount_options)
+                .and_then(|usual| CheckConfig::new(&export, mount_options.as_deref(), &usual, repair, format))
+                .map(Task::Check)
         }
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
@@ -152,30 +154,29 @@ pub fn parse(
 }
 
 impl CheckConfig {
-    fn new(share: &str, options: Option<&str>, repair: bool, format: Format) -> Result<Self> {
-        let mount_options = MountOptions::parse("--mount-options", options)?;
-        let settings = check::Settings { export: export("--export", share)?, mount_options, repair };
+    /// The export is mounted with `options`, or with those that the controller uses for it.
+    fn new(share: &str, options: Option<&str>, usual: &Configured, repair: bool, format: Format) -> Result<Self> {
+        let export = export("--export", share)?;
+        let mount_options = match options {
+            Some(options) => MountOptions::parse("--mount-options", [options])?,
+            None => usual.of(&export).clone(),
+        };
+        let settings = check::Settings { export, mount_options, repair };
         Ok(Self { settings, format })
     }
 }
 
 impl Config {
     fn new(args: Args) -> Result<Self> {
-        let options = MountOptions::parse("--mount-options", args.mount_options.as_deref())?;
+        let mount_options = configured(args.mount_options.as_deref(), &args.export_mount_options)?;
+        let options = mount_options.all.clone();
         let permissions = permissions("--mount-permissions", &args.mount_permissions)?;
         let on_delete = OnDelete::parse("--default-ondelete-policy", &args.default_ondelete_policy)?;
         let exports = args.export.iter().map(|text| export("--export", text)).collect::<Result<_>>()?;
         let registration = registration(&args)?;
         let controller = ControllerConfig {
             settings: controller::Settings {
-                mount_options: Configured {
-                    all: options.clone(),
-                    exports: args
-                        .export_mount_options
-                        .iter()
-                        .map(|text| export_options(text))
-                        .collect::<Result<_>>()?,
-                },
+                mount_options,
                 defaults: Attributes { on_delete: Some(on_delete), mode: permissions, ..Attributes::default() },
                 delete: DeletePolicy { default: on_delete, replace_archive: args.remove_archived_volume_path },
             },
@@ -221,6 +222,12 @@ fn endpoint(field: &str, text: &str) -> Result<SocketPath> {
         }
     };
     SocketPath::parse(field, path)
+}
+
+/// `--mount-options` and `--export-mount-options`.
+fn configured(all: Option<&str>, exports: &[String]) -> Result<Configured> {
+    let exports = exports.iter().map(|text| export_options(text)).collect::<Result<_>>()?;
+    Ok(Configured { all: MountOptions::parse("--mount-options", all)?, exports })
 }
 
 /// `SERVER:/SHARE OPTIONS`. A share may have spaces, and options have none.

@@ -20,6 +20,7 @@ pub(crate) struct Servers {
     /// The servers at the address [`ELSEWHERE`], to which the names of the servers can move.
     pub(crate) elsewhere: HashMap<Source, MemoryServer>,
     pub(crate) address: Mutex<IpAddr>,
+    /// Sets of mount options, with `;` between.
     takes: &'static str,
     pub(crate) gone: AtomicBool,
     pub(crate) times_out: AtomicBool,
@@ -27,7 +28,7 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Servers that accept only the mount options `takes`.
+    /// Servers that accept only the mount options `takes`, or one of several such sets with `;` between.
     pub(crate) fn new(servers: HashMap<Source, MemoryServer>, takes: &'static str) -> Arc<Self> {
         let elsewhere = servers.keys().map(|share| (share.clone(), MemoryServer::new())).collect();
         Arc::new(Self {
@@ -82,7 +83,7 @@ impl Connect for Arc<Process> {
         if servers.times_out.load(Ordering::Relaxed) {
             return Err(refused(110));
         }
-        if options.to_vec().join(",") != servers.takes {
+        if !servers.takes.split(';').any(|takes| takes == options.to_vec().join(",")) {
             return Err(refused(13));
         }
         let server = if address == ELSEWHERE { &servers.elsewhere } else { &servers.servers };

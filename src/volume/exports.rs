@@ -49,6 +49,21 @@ impl<C: Connect> Exports<C> {
         &self.pool
     }
 
+    /// Every export that this process was asked about, with its [usual](Self::usual) options, in order.
+    pub fn known(&self) -> Vec<(Source, MountOptions)> {
+        let known = self.pool.known().into_iter();
+        known
+            .map(|(share, last)| (share.clone(), self.configured.exports.get(&share).cloned().unwrap_or(last)))
+            .collect()
+    }
+
+    /// The options for a call that is about an export and not about one of its volumes: its own, otherwise those that
+    /// last worked, otherwise those for all exports.
+    pub fn usual(&self, share: &Source) -> MountOptions {
+        let own = self.configured.exports.get(share).cloned();
+        own.or_else(|| self.pool.options(share)).unwrap_or_else(|| self.configured.all.clone())
+    }
+
     /// The options to use for an export if nothing else gives any.
     pub fn configured(&self, share: &Source) -> &MountOptions {
         self.configured.of(share)
@@ -144,9 +159,12 @@ impl<C: Connect> Exports<C> {
     }
 
     /// Finds options with which the export can be mounted, so that the right options can be read from a record on that
-    /// export. Tries the options that last worked, then the configured options, then these with TLS, which a server may
-    /// require.
+    /// export. These are its own, if the configuration has any. Otherwise this tries the options that last worked, then
+    /// those for all exports, then these with TLS, which a server may require.
     pub async fn reach(&self, share: &Source) -> Result<MountOptions> {
+        if let Some(own) = self.configured.exports.get(share) {
+            return self.pool.get(share, own).await.map(|_| own.clone());
+        }
         let configured = self.configured(share);
         let tls = configured.to_vec().into_iter().chain(["xprtsec=tls".into()]);
         let tls = MountOptions::parse("mountOptions", tls).ok();

@@ -62,7 +62,7 @@ impl<C: Connect> Controller<C> {
     ) -> Result<csi::ControllerListVolumeHealthResponse> {
         let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
         let mut work = WORK;
-        for (share, options) in self.exports.pool().known() {
+        for (share, options) in self.exports.known() {
             if start.is_after(&share) {
                 continue;
             }

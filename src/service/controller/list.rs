@@ -72,7 +72,7 @@ impl<C: Connect> Controller<C> {
         start: &Token,
         of: Option<(Source, MountOptions)>,
     ) -> Result<Vec<(Source, MountOptions)>> {
-        let mut exports: BTreeMap<Source, MountOptions> = self.exports.pool().known().into_iter().collect();
+        let mut exports: BTreeMap<Source, MountOptions> = self.exports.known().into_iter().collect();
         let must = of.map(|(share, options)| {
             exports.entry(share.clone()).or_insert(options);
             share

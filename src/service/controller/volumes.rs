@@ -116,15 +116,14 @@ impl<C: Connect> Controller<C> {
         }
         let mut overcommit = None;
         let exports = if request.parameters.is_empty() {
-            self.exports.pool().known()
+            self.exports.known()
         } else {
             // A class's subDir may contain the name of a claim, which does not exist yet. Only the export matters here.
             let mut parameters = request.parameters;
             parameters.retain(|key, _| !key.eq_ignore_ascii_case("subDir"));
             let Parameters { export: share, attributes, .. } = Parameters::parse(&parameters)?;
             overcommit = attributes.overcommit;
-            let options = self.exports.pool().options(&share);
-            let options = options.unwrap_or_else(|| self.exports.configured(&share).clone());
+            let options = self.exports.usual(&share);
             vec![(share, options)]
         };
         let (mut free, mut largest) = (0, None);

@@ -161,6 +161,32 @@ async fn the_options_of_an_export_hold_for_every_call_on_it() {
 }
 
 #[tokio::test]
+async fn the_options_of_an_export_hold_after_a_class_has_used_others() {
+    let mut lab = Lab::new("vers=4.2;vers=4.1,xprtsec=mtls");
+    let own = MountOptions::parse("", ["vers=4.1,xprtsec=mtls"]).unwrap();
+    lab.configured.exports.insert(export_of("a"), own.clone());
+    lab.restart();
+    let mut asked = request("a", "v");
+    asked.volume_capabilities = vec![mount(Mode::MultiNodeMultiWriter, &["vers=4.2"])];
+    lab.controller.create_volume(Request::new(asked)).await.unwrap();
+    let exports = &lab.controller.exports;
+    assert_eq!(exports.reach(&export_of("a")).await.unwrap(), own);
+    assert_eq!(exports.known(), [(export_of("a"), own)]);
+}
+
+#[tokio::test]
+async fn an_export_with_options_of_its_own_is_reached_with_these_or_not_at_all() {
+    let mut lab = Lab::new("vers=4.2");
+    let own = MountOptions::parse("", ["vers=4.2,xprtsec=mtls"]).unwrap();
+    lab.configured.exports.insert(export_of("a"), own);
+    lab.restart();
+    let mut asked = request("a", "v");
+    asked.volume_capabilities = vec![mount(Mode::MultiNodeMultiWriter, &["vers=4.2"])];
+    lab.controller.create_volume(Request::new(asked)).await.unwrap();
+    assert_eq!(lab.delete("a#export#other##").await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
 async fn the_first_error_is_returned() {
     let lab = Lab::new("vers=3");
     let status = lab.delete("a#export#v##").await.unwrap_err();
