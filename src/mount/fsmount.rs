@@ -16,6 +16,7 @@ use rustix::mount::{
 };
 
 use crate::error::Error;
+use crate::mount::security;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Source, SubDir};
 
@@ -81,8 +82,15 @@ impl Attempt {
             Self::Refused(failure) => Error::Mount {
                 source_name: source.to_string(),
                 options: if options.is_empty() { "defaults".to_owned() } else { options.to_string() },
-                reason: failure.to_string(),
-                errno: failure.errno.raw_os_error(),
+                reason: match security::advice(failure.errno, options) {
+                    "" => failure.to_string(),
+                    advice => format!("{failure}; {advice}"),
+                },
+                // The kernel's error for a missing tlshd, which is clearer than its error for a missing rpc.gssd.
+                errno: match security::lacks_gssd(failure.errno, options) {
+                    true => Errno::SRCH.raw_os_error(),
+                    false => failure.errno.raw_os_error(),
+                },
             },
             Self::Other(error) => error,
         }

@@ -11,6 +11,7 @@ pub mod mounter;
 pub mod reachability;
 mod resolve;
 pub mod rpc;
+mod security;
 pub mod table;
 mod thread_limits;
 mod threads;

@@ -9,6 +9,7 @@ use crate::mount::fsmount::{self, Attempt, Parameter, Request};
 use crate::mount::gate::{Gate, Gates, Held};
 use crate::mount::in_force::InForce;
 use crate::mount::reachability::Reachability;
+use crate::mount::security;
 use crate::mount::table::Mount;
 use crate::mount::version::Remembered;
 use crate::mount::version3;
@@ -97,7 +98,8 @@ impl Mounter {
                 }
                 Err(failure) => failure,
             };
-            let errno = failure.errno();
+            // Another version would need rpc.gssd, too.
+            let errno = failure.errno().filter(|errno| !security::lacks_gssd(*errno, &options));
             negotiation.failed(failure, errno).map_err(|failure| failure.into_error(source, &options))?;
         }
     }

@@ -47,7 +47,7 @@ impl From<Error> for tonic::Status {
 
 fn mount_code(errno: Errno) -> Code {
     match errno {
-        // A version, a transport or a helper (tlshd) is missing on this machine or on the server.
+        // A version, a transport or a helper (tlshd, rpc.gssd) is missing on this machine or on the server.
         Errno::PROTONOSUPPORT | Errno::SRCH | Errno::NODEV => Code::FailedPrecondition,
         errno => export_code(errno.into()),
     }

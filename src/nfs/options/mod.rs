@@ -212,6 +212,12 @@ impl MountOptions {
         self.last(&["xprtsec"]).is_some_and(|item| item.value.as_deref() != Some("none"))
     }
 
+    /// Whether `sec=` allows Kerberos only.
+    pub fn requires_kerberos(&self) -> bool {
+        let flavours = self.last(&["sec"]).and_then(|item| item.value.as_deref());
+        flavours.is_some_and(|flavours| flavours.split(':').all(|flavour| flavour.starts_with("krb5")))
+    }
+
     /// Whether an option was requested that the kernel may ignore without an error, and that must be in force.
     pub fn must_be_in_force(&self) -> bool {
         self.encrypts() || self.locks() || self.last(&["sec"]).is_some()
