@@ -30,6 +30,7 @@ mod refused_copies;
 mod registration;
 mod round_trip;
 mod sanity;
+mod security;
 mod share_alone;
 mod snapshots;
 mod support;

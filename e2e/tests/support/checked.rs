@@ -22,7 +22,12 @@ pub async fn at_rest(share: &Share) {
 
 /// Panics with the findings of `csi-nfs check`, if there are any.
 pub fn agrees(share: &Share) {
-    let output = check(share, &[]);
+    agrees_by(share, &[]);
+}
+
+/// The same with arguments for `csi-nfs check`.
+pub fn agrees_by(share: &Share, arguments: &[&str]) {
+    let output = check(share, arguments);
     let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
     assert_eq!(output.status.code(), Some(0), "{text}");
 }

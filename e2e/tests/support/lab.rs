@@ -35,6 +35,12 @@ pub enum Place {
     Moved,
     /// The kernel's server, with root squashed.
     Squashed,
+    /// The kernel's server, for clients with Kerberos only.
+    Kerberos,
+    /// The kernel's server, for clients with a certificate only.
+    MutualTls,
+    /// The kernel's server, for clients at 127.0.0.1 only.
+    Loopback,
     /// NFS-Ganesha, on XFS, NFSv4 only.
     Ganesha,
 }
@@ -51,6 +57,9 @@ impl Place {
             Self::ReadOnly => "readonly",
             Self::Squashed => "squashed",
             Self::Moved => "moved",
+            Self::Kerberos => "krb5",
+            Self::MutualTls => "mtls",
+            Self::Loopback => "loopback",
             Self::Ganesha => "ganesha",
         }
     }
@@ -202,6 +211,13 @@ pub enum Outage {
 #[must_use]
 #[derive(Debug)]
 pub struct Away(fn());
+
+impl Away {
+    /// Something that is away until `back` is called.
+    pub(super) fn until(back: fn()) -> Self {
+        Self(back)
+    }
+}
 
 impl Drop for Away {
     fn drop(&mut self) {

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each of these programs uses a part of it")]
 
 pub mod agent;
+pub mod capture;
 pub mod checked;
 pub mod client;
 pub mod driver;
@@ -12,6 +13,7 @@ pub mod mounts;
 pub mod names;
 pub mod random;
 pub mod requests;
+pub mod security;
 pub mod tree;
 pub mod wait;
 
