@@ -4,6 +4,7 @@
 mod access;
 mod addresses;
 mod archives;
+mod auth_sys;
 mod bad_input;
 mod check;
 mod concurrent_controllers;
