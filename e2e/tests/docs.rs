@@ -13,6 +13,7 @@ use rstest::rstest;
 
 const PARAMETERS: &str = include_str!("../../docs/parameters.md");
 const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
+const SECURITY: &str = include_str!("../../docs/security.md");
 
 /// Flags of other programs that the documents name.
 const OF_OTHERS: [&str; 2] = ["--extra-create-metadata", "--previous"];
@@ -324,9 +325,10 @@ fn messages_are_quoted_as_the_code_has_them() {
 #[rstest]
 #[case(PARAMETERS)]
 #[case(TROUBLESHOOTING)]
+#[case(SECURITY)]
 fn links_lead_somewhere(#[case] document: &str) {
     let anchor = |heading: &str| {
-        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -".contains(*c));
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
         kept.collect::<String>().trim().to_lowercase().replace(' ', "-")
     };
     let links: Vec<_> = document.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()).collect();

@@ -148,6 +148,19 @@ async fn a_helper_or_a_certificate_that_fails_is_named_and_harms_no_other_volume
     create(&driver, &share, "w", &flags).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_server_whose_certificate_is_for_another_name_is_refused() {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::start().await;
+    // The server has this address, too, and its certificate does not have it.
+    let other = share.by("10.90.0.1");
+    let refused = wait::within("CreateVolume", SOON, create(&driver, &other, "v", &["xprtsec=tls"])).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("lacks the server's name"), "{refused}");
+    create(&driver, &share, "v", &["xprtsec=tls"]).await.unwrap();
+}
+
 #[rstest]
 #[case(Place::MutualTls)]
 #[case(Place::Kerberos)]
