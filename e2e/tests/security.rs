@@ -12,6 +12,7 @@ use rstest::rstest;
 use tonic::Status;
 
 use crate::support::capture::{Capture, shows};
+use crate::support::driver::program;
 use crate::support::lab::Away;
 use crate::support::{Code, Driver, Lab, Place, Share, checked, csi, mounts, requests, wait};
 
@@ -146,6 +147,34 @@ async fn a_helper_or_a_certificate_that_fails_is_named_and_harms_no_other_volume
     publish(&driver, &volume, &target, &flags).await.unwrap();
     assert!(write(DAEMON, &target.join(FILE)).status.success());
     create(&driver, &share, "w", &flags).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_options_of_an_export_are_enough_for_every_call_of_the_controller() {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::MutualTls);
+    let options = format!("{}:{} vers=4.2,xprtsec=mtls", share.server, share.share);
+    let mut driver = Driver::with(&[&format!("--export-mount-options={options}")]).await;
+    let volume = create(&driver, &share, "v", &[]).await.unwrap();
+    let snapshot = driver.take_whole(requests::snapshot(&volume.volume_id, "s")).await.unwrap();
+    driver.terminate().await;
+    // What an earlier process left in the trash.
+    std::fs::create_dir(share.path.join(".csi-nfs/trash/left")).unwrap();
+    driver.start_again().await;
+    share.trash_is_empty().await;
+    let listed = driver.controller().list_volumes(csi::ListVolumesRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.entries[0].volume.as_ref().unwrap().volume_id, volume.volume_id);
+    let listed = driver.controller().list_snapshots(csi::ListSnapshotsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.entries[0].snapshot.as_ref().unwrap().snapshot_id, snapshot.snapshot_id);
+    let checked = Command::new(program())
+        .args(["check", &format!("--export={}:{}", share.server, share.share)])
+        .env("CSI_NFS_EXPORT_MOUNT_OPTIONS", &options)
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    driver.drop_snapshot(&snapshot.snapshot_id).await.unwrap();
+    driver.delete(&volume.volume_id).await.unwrap();
+    assert!(share.names().is_empty());
 }
 
 #[tokio::test]
