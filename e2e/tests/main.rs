@@ -32,6 +32,7 @@ mod registration;
 mod round_trip;
 mod sanity;
 mod security;
+mod servers;
 mod share_alone;
 mod snapshots;
 mod support;

@@ -14,6 +14,7 @@ pub mod names;
 pub mod random;
 pub mod requests;
 pub mod security;
+pub mod servers;
 pub mod small_client;
 pub mod tree;
 pub mod wait;
