@@ -70,6 +70,32 @@ async fn a_mount_option_that_is_not_of_nfs_is_refused(#[case] flag: &str) {
     assert_eq!(share.names(), ["v"]);
 }
 
+#[rstest]
+#[case("context")]
+#[case("fscontext")]
+#[case("defcontext")]
+#[case("rootcontext")]
+#[tokio::test]
+async fn a_label_is_refused_where_the_kernel_has_no_selinux_and_the_error_says_so(#[case] option: &str) {
+    let lab = Lab::enter().await;
+    let driver = Driver::start().await;
+    let share = lab.share(Place::Xfs);
+    let flag = format!("{option}=\"system_u:object_r:container_file_t:s0:c1,c2\"");
+    let capability = requests::mounted(Mode::MultiNodeMultiWriter, &[&flag]);
+    // The controller does not mount with it.
+    let request =
+        csi::CreateVolumeRequest { volume_capabilities: vec![capability.clone()], ..requests::create(&share, "v") };
+    let volume = driver.create(request).await.unwrap();
+    let target = driver.target("pod");
+    let mut request = requests::publish(&volume, &target);
+    request.volume_capability = Some(capability);
+    let refused = driver.node().node_publish_volume(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    let said = format!("fsconfig {option}: Invalid argument");
+    assert!(refused.message().contains(&said) && refused.message().contains("SELinux is off"), "{refused}");
+    assert!(mounts::at(&target).is_empty());
+}
+
 #[tokio::test]
 async fn a_static_volume_is_mounted_by_its_context_whatever_its_handle() {
     let lab = Lab::enter().await;

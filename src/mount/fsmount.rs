@@ -17,13 +17,13 @@ use rustix::mount::{
 
 use crate::error::Error;
 use crate::mount::security;
+use crate::mount::selinux;
+use crate::nfs::option_table::{VALUE_MAX, quoted};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Source, SubDir};
 
 /// The kernel's name of the file system, for all versions of NFS.
 const NFS: &str = "nfs";
-/// Bytes of the longest value that fsconfig(2) takes.
-const VALUE_MAX: usize = 255;
 /// The mount point for mount(2), which needs a path: a directory that every container has.
 const PLACE: &str = "/proc";
 /// The call in [`in_own_namespace`] that fails if the server mounts the share, and has no such directory.
@@ -56,6 +56,8 @@ pub struct Failure {
     pub errno: Errno,
     /// The message of the file system or of the server; empty if there is none.
     pub log: String,
+    /// What this node adds to the advice, after `; `; empty if it adds nothing.
+    pub hint: &'static str,
 }
 
 /// Why one attempt at a mount failed.
@@ -105,9 +107,10 @@ impl fmt::Display for Failure {
             write!(f, " ({})", self.log)?;
         }
         match self.advice() {
-            "" => Ok(()),
-            advice => write!(f, "; {advice}"),
+            "" => {}
+            advice => write!(f, "; {advice}")?,
         }
+        f.write_str(self.hint)
     }
 }
 
@@ -117,6 +120,13 @@ impl Failure {
             (Errno::PERM, "fsopen" | "unshare" | "fsmount") => "the driver needs CAP_SYS_ADMIN",
             (Errno::NOSYS, _) => "the kernel must be 5.6 or newer, and its seccomp profile must allow mounting",
             (Errno::NODEV, "fsopen" | "mount") => "this node's kernel has no NFS client: `modprobe nfs`",
+            (Errno::INVAL, call) if is_label(call) && selinux::is_on() => {
+                "SELinux's policy on this node does not have that context, or does not combine it with the others"
+            }
+            (Errno::INVAL, call) if is_label(call) => {
+                "SELinux is off or missing in this node's kernel, which therefore takes no labels: remove the option, \
+                 or choose nodes with SELinux"
+            }
             (Errno::INVAL, call) if call.starts_with("fsconfig") && call != "fsconfig create" => {
                 "this node's kernel does not support that option"
             }
@@ -141,8 +151,13 @@ impl Failure {
 
     /// A failure of `call` without a message.
     pub fn of(call: impl Into<String>) -> impl FnOnce(Errno) -> Self {
-        |errno| Self { call: call.into(), errno, log: String::new() }
+        |errno| Self { call: call.into(), errno, log: String::new(), hint: selinux::hint(errno) }
     }
+}
+
+/// Whether the call sets a label of SELinux.
+fn is_label(call: &str) -> bool {
+    call.starts_with("fsconfig ") && call.ends_with("context")
 }
 
 /// Makes the mount and returns a descriptor of its root directory.
@@ -210,7 +225,7 @@ fn in_own_namespace(request: &Request, source: &str, below: Option<&SubDir>) -> 
     let data = request
         .parameters
         .iter()
-        .map(|(key, value)| value.as_ref().map_or_else(|| (*key).to_owned(), |value| format!("{key}={value}")))
+        .map(|(key, value)| value.as_ref().map_or_else(|| (*key).to_owned(), |value| format!("{key}={}", quoted(value))))
         .collect::<Vec<_>>()
         .join(",");
     // Checked parameters contain no NUL.
@@ -270,7 +285,7 @@ mod tests {
     use super::*;
 
     fn failure(call: &str, errno: Errno, log: &str) -> String {
-        Failure { call: call.to_owned(), errno, log: log.to_owned() }.to_string()
+        Failure { log: log.to_owned(), ..Failure::of(call)(errno) }.to_string()
     }
 
     #[rstest]
@@ -282,6 +297,8 @@ mod tests {
     #[case("fsconfig create", Errno::SRCH, "tlshd")]
     #[case("fsconfig create", Errno::PROTONOSUPPORT, "a version that the server supports")]
     #[case("fsconfig alignwrite", Errno::INVAL, "does not support that option")]
+    #[case("fsconfig context", Errno::INVAL, "SELinux")]
+    #[case("fsconfig rootcontext", Errno::INVAL, "SELinux")]
     fn a_failure_says_what_to_do(#[case] call: &str, #[case] errno: Errno, #[case] advice: &str) {
         let text = failure(call, errno, "");
         assert!(text.starts_with(call) && text.contains(advice), "{text}");

@@ -12,6 +12,7 @@ pub mod reachability;
 mod resolve;
 pub mod rpc;
 mod security;
+pub mod selinux;
 pub mod table;
 mod thread_limits;
 mod threads;

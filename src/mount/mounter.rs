@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 use crate::error::Result;
 use crate::mount::fsmount::{self, Attempt, Parameter, Request};
 use crate::mount::gate::{Gate, Gates, Held};
@@ -77,7 +79,7 @@ impl Mounter {
     ) -> Result<Mounted<R>> {
         let (server, port) = (&source.server, options.port());
         let address = self.check(server, port).await?;
-        let options = options.for_role(role);
+        let mut options = options.for_role(role);
         let at = (address, port);
         let mut negotiation = self.versions.negotiate(at, &options);
         loop {
@@ -98,8 +100,13 @@ impl Mounter {
                 }
                 Err(failure) => failure,
             };
+            let errno = failure.errno();
+            if let Some(apart) = apart_from_other_labels(&options, errno) {
+                options = apart;
+                continue;
+            }
             // Another version would need rpc.gssd, too.
-            let errno = failure.errno().filter(|errno| !security::lacks_gssd(*errno, &options));
+            let errno = errno.filter(|errno| !security::lacks_gssd(*errno, &options));
             negotiation.failed(failure, errno).map_err(|failure| failure.into_error(source, &options))?;
         }
     }
@@ -126,6 +133,13 @@ impl Mounter {
             .await
             .unwrap_or_else(|stalled| Err(Attempt::Other(stalled.into())))
     }
+}
+
+/// The options with which to mount again if the kernel refused a mount because one with other labels exists. Since Linux
+/// 5.13, the kernel gives it a superblock of its own by itself, as
+/// `security_sb_mnt_opts_compat` says; earlier it answers EINVAL, and only `nosharecache` keeps the two apart.
+fn apart_from_other_labels(options: &MountOptions, errno: Option<Errno>) -> Option<MountOptions> {
+    (errno == Some(Errno::INVAL) && options.labels() && options.shares_cache()).then(|| options.unshared())
 }
 
 /// The gate of a mount that was requested at the address and port `asked`, and for which the kernel uses the address
@@ -229,6 +243,21 @@ mod tests {
         let by = ended.ok().and_then(Result::err).map(|stalled| stalled.server.to_string());
         assert_eq!(by.as_deref(), stalled);
         drop(release);
+    }
+
+    #[rstest]
+    #[case::without_labels("hard", Some(Errno::INVAL), None)]
+    #[case::another_label_on_the_superblock("context=u:r:t", Some(Errno::INVAL), Some("context=u:r:t,nosharecache"))]
+    #[case::refused_apart_too("context=u:r:t,nosharecache", Some(Errno::INVAL), None)]
+    #[case::another_error("context=u:r:t", Some(Errno::ACCESS), None)]
+    fn a_mount_with_labels_is_tried_again_apart_from_others(
+        #[case] options: &str,
+        #[case] errno: Option<Errno>,
+        #[case] again: Option<&str>,
+    ) {
+        let options = MountOptions::parse("mountOptions", [options]).unwrap();
+        let apart = apart_from_other_labels(&options, errno);
+        assert_eq!(apart.map(|options| options.to_string()).as_deref(), again);
     }
 
     #[test]

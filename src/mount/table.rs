@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Error, Result};
+use crate::nfs::option_table::split;
 use crate::nfs::source::{Server, Source};
 
 const MOUNTINFO: &str = "/proc/self/mountinfo";
@@ -71,7 +72,7 @@ impl Mount {
 
     /// The options of the superblock, one by one.
     pub fn superblock_options(&self) -> impl Iterator<Item = &str> {
-        self.super_options.split(',')
+        split(&self.super_options)
     }
 
     /// Whether this is an NFS mount.
@@ -95,7 +96,7 @@ impl Mount {
     }
 
     fn options(&self) -> impl Iterator<Item = &str> {
-        self.mount_options.split(',').chain(self.super_options.split(','))
+        split(&self.mount_options).chain(split(&self.super_options))
     }
 
     /// The source for a message.
@@ -285,6 +286,15 @@ addr=10.0.0.1
         assert_eq!((mount.id, mount.fs_type.as_str(), mount.source().as_str()), (34, "nfs", "[::1]:/v 2/sub"));
         assert_eq!((mount.server().unwrap().as_str(), mount.port()), ("::1", 3049));
         assert_eq!((mount.has("noatime"), mount.has("sub"), mount.option("vers")), (true, false, Some("3")));
+    }
+
+    #[test]
+    fn a_comma_in_a_label_of_selinux_ends_no_option() {
+        let line = b"26 25 0:26 / /t rw - nfs4 h:/v rw,context=\"u:r:t:s0:c1,c2\",vers=4.2,addr=10.0.0.1";
+        let table = Table::parse(line);
+        let mount = table.top(Path::new("/t")).unwrap();
+        assert_eq!((mount.option("context"), mount.option("vers")), (Some("\"u:r:t:s0:c1,c2\""), Some("4.2")));
+        assert_eq!(mount.superblock_options().count(), 4);
     }
 
     #[test]

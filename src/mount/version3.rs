@@ -91,7 +91,7 @@ async fn mountd(server: IpAddr, given: Option<u16>) -> Result<u16, Failure> {
 }
 
 fn refused(call: &str, errno: Errno, log: String) -> Failure {
-    Failure { call: call.to_owned(), errno, log }
+    Failure { log, ..Failure::of(call)(errno) }
 }
 
 async fn limited<T>(question: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -1,12 +1,14 @@
 //! The allow-list of mount options, with the effect of each.
 //!
-//! A value is a number in a range or one of a few words, so that no accepted value can smuggle in another option.
+//! A value is a number in a range, one of a few words, or a security context of a few characters, so that no accepted
+//! value can smuggle in another option.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use rustix::mount::MountAttrFlags as Attributes;
 
-use Effect::{Behaviour, Connection, Nothing, Refused};
+use Effect::{Behaviour, Connection, Label, Nothing, Refused};
 
 /// One option.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,6 +35,8 @@ pub enum Effect {
         /// Attributes that are then set.
         set: Attributes,
     },
+    /// On the file system: the SELinux labels that its users see.
+    Label,
     /// The option selects the version, which the driver passes on in its own way.
     Version,
     /// No effect: the option is for mount(8), or the driver does the same without it.
@@ -52,6 +56,8 @@ pub enum Takes {
     OneOf(&'static [&'static str]),
     /// One or more of these words, separated by colons.
     SomeOf(&'static [&'static str]),
+    /// A security context of SELinux, with or without double quotes around it.
+    SecurityContext,
     /// Anything, for options that are refused or ignored.
     Anything,
 }
@@ -65,6 +71,8 @@ const NO_UDP: Effect =
 const SECONDS: Takes = Takes::Number(0, 31_536_000);
 const IO_SIZE: Takes = Takes::Number(1024, 1 << 22);
 const SERVER_PORT: Takes = Takes::Number(1, 65535);
+/// Bytes of the longest value that fsconfig(2) takes.
+pub const VALUE_MAX: usize = 255;
 
 const fn attribute(set: Attributes) -> Effect {
     Effect::Attribute { clear: Attributes::empty(), set }
@@ -151,6 +159,11 @@ pub const KNOWN: &[(&str, Takes, Effect)] = &[
     ("dirsync", Takes::Nothing, Behaviour),
     ("lazytime", Takes::Nothing, Behaviour),
     ("nolazytime", Takes::Nothing, Behaviour),
+    // The labels: mount(8), section FILESYSTEM-INDEPENDENT MOUNT OPTIONS.
+    ("context", Takes::SecurityContext, Label),
+    ("fscontext", Takes::SecurityContext, Label),
+    ("defcontext", Takes::SecurityContext, Label),
+    ("rootcontext", Takes::SecurityContext, Label),
     // The mount.
     ("ro", Takes::Nothing, attribute(Attributes::MOUNT_ATTR_RDONLY)),
     ("rw", Takes::Nothing, no_attribute(Attributes::MOUNT_ATTR_RDONLY)),
@@ -222,10 +235,37 @@ impl Item {
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
-            Some(value) => write!(f, "{}={value}", self.name),
+            Some(value) => write!(f, "{}={}", self.name, quoted(value)),
             None => f.write_str(self.name),
         }
     }
+}
+
+/// The options in a text that separates them by commas. As for mount(8), a comma in double quotes separates nothing:
+/// `context="system_u:object_r:container_file_t:s0:c1,c2"`.
+pub fn split(text: &str) -> impl Iterator<Item = &str> {
+    let mut in_quotes = false;
+    text.split(move |char| {
+        in_quotes ^= char == '"';
+        char == ',' && !in_quotes
+    })
+}
+
+/// A value as [`split`] leaves it in one piece: in double quotes if it contains a comma.
+pub fn quoted(value: &str) -> Cow<'_, str> {
+    if value.contains(',') { format!("\"{value}\"").into() } else { value.into() }
+}
+
+/// The context in the value of an option, without quotes: `USER:ROLE:TYPE` and, with MLS, `:LEVEL`.
+fn security_context(value: &str) -> Option<&str> {
+    let context = match value.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"')?,
+        None => value,
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-:,".contains(&byte);
+    let parts = context.splitn(4, ':').filter(|part| !part.is_empty() && !part.starts_with(',')).count();
+    (context.len() <= VALUE_MAX && context.bytes().all(plain) && parts >= 3 && parts == context.splitn(4, ':').count())
+        .then_some(context)
 }
 
 impl Takes {
@@ -247,6 +287,11 @@ impl Takes {
                 Ok(Some(value.to_owned()))
             }
             (Self::SomeOf(words), _) => Err(format!("it takes one or more of {}, with `:` between", words.join(", "))),
+            (Self::SecurityContext, value) => {
+                let context = value.and_then(security_context).map(str::to_owned);
+                let example = "it takes a context of SELinux, such as \"system_u:object_r:container_file_t:s0:c1,c2\"";
+                context.map(Some).ok_or_else(|| example.to_owned())
+            }
             (Self::Anything, value) => Ok(value.map(str::to_owned)),
         }
     }
@@ -261,6 +306,9 @@ pub fn examples((name, takes, effect): &(&str, Takes, Effect)) -> Vec<String> {
         (Refused(_), _) | (_, Takes::Anything) => Vec::new(),
         (_, Takes::Nothing) => vec![(*name).to_owned()],
         (_, Takes::Number(low, high)) => with(vec![low.to_string(), high.to_string()]),
+        (_, Takes::SecurityContext) => ["system_u:object_r:container_file_t", "\"system_u:object_r:nfs_t:s0:c1,c2\""]
+            .map(|context| format!("{name}={context}"))
+            .to_vec(),
         (_, Takes::OneOf(words) | Takes::SomeOf(words)) => with(words.iter().map(|word| (*word).to_owned()).collect()),
     }
 }

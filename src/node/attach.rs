@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::mount::gate::{Gate, Held};
+use crate::mount::selinux;
 use crate::mount::table::Mount;
 use crate::nfs::status::Status;
 use crate::node::detach::detach;
@@ -156,7 +157,7 @@ impl Attach {
     }
 
     fn failed(&self, action: &str, errno: Errno) -> Error {
-        Error::Internal(format!("{}: {action}: {errno}", self.place))
+        Error::Internal(format!("{}: {action}: {errno}{}", self.place, selinux::hint(errno)))
     }
 }
 

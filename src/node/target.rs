@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::error::{Error, Result};
+use crate::mount::selinux;
 use crate::nfs::name::Name;
 use crate::nfs::text::excerpt;
 
@@ -208,7 +209,7 @@ fn occupied(place: &Place, what: &str) -> Error {
 }
 
 fn failed(path: &impl fmt::Display, action: &str, error: Errno) -> Error {
-    Error::Internal(format!("{path}: {action}: {error}"))
+    Error::Internal(format!("{path}: {action}: {error}{}", selinux::hint(error)))
 }
 
 #[cfg(test)]

@@ -35,8 +35,8 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
     let target = Target::parse("target_path", &request.target_path)?;
     let capability = capability::parse(request.volume_capability.as_ref())?;
     let context = Context(&request.volume_context);
-    if context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") && !defaults.allow_inline
-    {
+    let is_inline = context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true");
+    if is_inline && !defaults.allow_inline {
         return Err(Error::invalid(
             "volume_context[csi.storage.k8s.io/ephemeral]",
             "inline volumes are off, because with them whoever may create a pod may mount any share; use a \
@@ -44,11 +44,21 @@ pub fn parse(request: csi::NodePublishVolumeRequest, defaults: &Defaults) -> Res
         ));
     }
     let shows_snapshot = context.get("snapshot")?.is_some();
-    if shows_snapshot && context.get("csi.storage.k8s.io/ephemeral")?.is_some_and(|(_, value)| value == "true") {
+    if shows_snapshot && is_inline {
         return Err(Error::invalid("volume_context[snapshot]", "an inline volume cannot be backed by a snapshot"));
     }
+    let own = context.get("mountOptions")?;
+    if let Some((field, value)) = own.as_ref().filter(|_| is_inline)
+        && MountOptions::parse(field, [value])?.labels()
+    {
+        return Err(Error::invalid(
+            field,
+            "an inline volume cannot choose SELinux labels (`context=` and the like), because whoever may create a pod \
+             writes it; use a PersistentVolume, or the mountOptions of a StorageClass",
+        ));
+    }
     let mut flags = capability.mount_options.to_vec();
-    flags.extend(context.get("mountOptions")?.map(|(_, value)| value.to_owned()));
+    flags.extend(own.map(|(_, value)| value.to_owned()));
     if flags.is_empty() {
         flags = defaults.mount_options.to_vec();
     }
@@ -318,6 +328,18 @@ mod tests {
         let mode = WireMode { mode: Mode::SingleNodeSingleWriter.into() };
         request.volume_capability.as_mut().unwrap().access_mode = Some(mode);
         assert!(parse(request, &defaults()).unwrap().single_target);
+    }
+
+    #[test]
+    fn an_inline_volume_cannot_choose_its_label_and_a_persistent_one_can() {
+        let mut request = request(VOLUME);
+        let label = "context=\"system_u:object_r:container_file_t:s0:c1,c2\"".to_owned();
+        request.volume_context.insert("mountOptions".to_owned(), format!("hard,{label}"));
+        let allowed = Defaults { allow_inline: true, ..defaults() };
+        assert_eq!(parse(request.clone(), &allowed).unwrap().options.to_string(), format!("hard,{label}"));
+        request.volume_context.insert("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
+        let error = parse(request, &allowed).unwrap_err().to_string();
+        assert!(error.contains("volume_context[mountOptions]: an inline volume cannot choose SELinux"), "{error}");
     }
 
     #[test]

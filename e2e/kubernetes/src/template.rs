@@ -59,6 +59,7 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("driver.mountPermissions", r#""0770""#, &[]),
     ("driver.name", r#""nfs.csi.k8s.io""#, &[]),
     ("driver.replaceArchive", "true", &[]),
+    ("driver.seLinuxMount", "true", &[]),
     ("driver.shutdownGraceSeconds", "60", &[]),
     ("driver.statsCacheMinutes", "1", &[]),
     ("driver.verbosity", "5", &[]),

@@ -5,7 +5,7 @@ use std::fmt;
 use rustix::mount::MountAttrFlags as Attributes;
 
 use crate::error::{Error, Result};
-use crate::nfs::option_table::{Effect, Item};
+use crate::nfs::option_table::{Effect, Item, split};
 use crate::nfs::text::excerpt;
 
 /// The port of the NFS service.
@@ -97,11 +97,11 @@ impl MountOptions {
         flags: impl IntoIterator<Item = S>,
         shown: impl Fn(usize, &str) -> String,
     ) -> Result<Self> {
-        let mut items = Vec::new();
+        let mut items: Vec<Item> = Vec::new();
         let mut versions = Versions::default();
         let mut place = 0;
         for flag in flags {
-            for option in flag.as_ref().split(',').map(|option| option.trim_matches(' ')) {
+            for option in split(flag.as_ref()).map(|option| option.trim_matches(' ')) {
                 place += 1;
                 if option.is_empty() {
                     continue;
@@ -109,6 +109,10 @@ impl MountOptions {
                 let item = Item::parse(option)
                     .and_then(|item| versions.narrow(&item).map(|()| item))
                     .map_err(|reason| Error::invalid(field, format!("{}: {reason}", shown(place, option))))?;
+                if item.effect == Effect::Label {
+                    // The kernel takes each label once. kubelet adds its `context=` after that of the class.
+                    items.retain(|earlier| earlier.name != item.name);
+                }
                 if item.effect != Effect::Nothing {
                     items.push(item);
                 }
@@ -218,6 +222,11 @@ impl MountOptions {
         flavours.is_some_and(|flavours| flavours.split(':').all(|flavour| flavour.starts_with("krb5")))
     }
 
+    /// Whether an SELinux label was requested: `context=`, `fscontext=`, `defcontext=` or `rootcontext=`.
+    pub fn labels(&self) -> bool {
+        self.items.iter().any(|item| item.effect == Effect::Label)
+    }
+
     /// Whether an option was requested that the kernel may ignore without an error, and that must be in force.
     pub fn must_be_in_force(&self) -> bool {
         self.encrypts() || self.locks() || self.last(&["sec"]).is_some()
@@ -234,7 +243,7 @@ impl MountOptions {
 
     /// The options for the file system in the kernel's form, except the version and what the driver adds.
     pub(crate) fn parameters(&self) -> impl Iterator<Item = (&'static str, Option<&str>)> {
-        let to_kernel = |item: &&Item| matches!(item.effect, Effect::Connection | Effect::Behaviour);
+        let to_kernel = |item: &&Item| matches!(item.effect, Effect::Connection | Effect::Behaviour | Effect::Label);
         self.items.iter().filter(to_kernel).map(|item| match item.value.as_deref() {
             // In this form, they leave the address family to the address of the server.
             Some("tcp") if item.name == "proto" => ("tcp", None),
@@ -266,6 +275,11 @@ impl MountOptions {
         let mut options = self.clone();
         options.items.extend(Item::parse("nosharecache"));
         options
+    }
+
+    /// Whether the mount may share its cache with other mounts of the same file system of the server.
+    pub(crate) fn shares_cache(&self) -> bool {
+        self.last(&["sharecache", "nosharecache"]).is_none_or(|item| item.name == "sharecache")
     }
 
     fn number(&self, name: &str) -> Option<u16> {
@@ -311,8 +325,8 @@ impl Versions {
         let text = item.value.as_deref().unwrap_or_default();
         let (major, minor) = match item.name {
             "minorversion" => (Some("4"), Some(text)),
-            "vers" | "nfsvers" => split(text),
-            flag => split(&flag[1..]),
+            "vers" | "nfsvers" => split_version(text),
+            flag => split_version(&flag[1..]),
         };
         let number = |text: &str| text.parse::<u8>().ok();
         let (major, minor) = (major.and_then(number), minor.and_then(number));
@@ -339,7 +353,7 @@ impl Versions {
 }
 
 /// Splits `4.1` into major and minor version.
-fn split(version: &str) -> (Option<&str>, Option<&str>) {
+fn split_version(version: &str) -> (Option<&str>, Option<&str>) {
     match version.split_once('.') {
         Some((major, minor)) => (Some(major), Some(minor)),
         None => (Some(version), None),

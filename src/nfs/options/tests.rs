@@ -65,7 +65,18 @@ fn other_options_are_rejected(
         "udp",
         "proto=udp",
         "sloppy",
+        "context",
+        "context=",
         "context=system_u",
+        "context=system_u:object_r",
+        "context=system_u::nfs_t",
+        "context=\"system_u:object_r:nfs_t:s0",
+        "context=system_u:object_r:nfs_t:s0\"",
+        "context=\"system_u:object_r:nfs_t:s0\"x",
+        "context=system_u:object_r:nfs_t:s0:c1,suid",
+        "context=\"system_u:object_r:nfs_t:s0,suid=\"",
+        "rootcontext=@target",
+        "seclabel",
         "bogus",
         "HARD",
         "vers=2",
@@ -113,6 +124,24 @@ fn other_options_are_rejected(
 #[case("bogus", "`bogus`: not an option of nfs(5)")]
 fn the_error_names_the_option_and_valid_values(#[case] text: &str, #[case] expected: &str) {
     assert!(reason(text).contains(expected), "{}", reason(text));
+}
+
+#[rstest]
+#[case::as_kubelet_writes_it("context=\"system_u:object_r:container_file_t:s0:c1,c2\",hard")]
+#[case::all_four("fscontext=a:b:c:s0,rootcontext=a:b:c:s0-s15:c0.c1023,context=a:b:c-d.e_f,defcontext=a:b:c")]
+fn labels_of_selinux_are_accepted_and_displayed_as_requested(#[case] text: &str) {
+    assert_eq!(options(text).to_string(), text);
+    assert!(options(text).labels() && !options("hard").labels());
+    assert_eq!(options(text).for_role(Role::Controller).labels(), false);
+}
+
+#[test]
+fn the_kernel_gets_each_label_once_and_without_quotes() {
+    let kubelet = "context=\"system_u:object_r:container_file_t:s0:c1,c2\"";
+    let parsed = MountOptions::parse("mount_flags", ["context=\"a:b:c\"", "hard", kubelet]).unwrap();
+    let context = Some("system_u:object_r:container_file_t:s0:c1,c2");
+    assert_eq!(parsed.parameters().collect::<Vec<_>>(), [("hard", None), ("context", context)]);
+    assert!(MountOptions::parse("f", [format!("context=a:b:{}", "c".repeat(300))]).is_err());
 }
 
 #[test]
@@ -211,7 +240,13 @@ fn a_controller_keeps_the_connection_options_and_replaces_the_rest() {
 /// A known option with a value that may be valid.
 fn known() -> impl Strategy<Value = String> {
     let names: Vec<_> = KNOWN.iter().map(|(name, ..)| *name).collect();
-    let value = prop_oneof![Just(String::new()), "=[0-9]{1,6}", "=[a-z0-9:.=,]{0,8}", "=(tcp|sys|none|all|4.1|3)"];
+    let value = prop_oneof![
+        Just(String::new()),
+        "=[0-9]{1,6}",
+        "=[a-z0-9:.=,\"]{0,12}",
+        "=(tcp|sys|none|all|4.1|3)",
+        "=\"?[a-z]:[a-z]:[a-z](:s0:c1,c2)?\"?",
+    ];
     (prop::sample::select(names), value).prop_map(|(name, value)| format!("{name}{value}"))
 }
 
@@ -228,7 +263,9 @@ proptest! {
             prop_assert_eq!(&MountOptions::parse("mountOptions", parsed.to_vec()).unwrap(), &parsed);
             for (key, value) in parsed.parameters() {
                 let value = value.unwrap_or_default();
-                let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:".contains(&byte);
+                let is_label = key.ends_with("context");
+                prop_assert!(is_label || !value.contains(','), "{}={}", key, value);
+                let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-,".contains(&byte);
                 prop_assert!(key.bytes().all(plain) && value.bytes().all(plain), "{}={}", key, value);
             }
         }
