@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test test-unit e2e sanity bench lint lint-scripts audit setup hooks release csi-sanity
+.PHONY: help demo test test-unit e2e e2e-older-kernel sanity bench lint lint-scripts audit setup hooks release csi-sanity
 
 # The directory for downloads and tools outside the repository.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
@@ -24,7 +24,7 @@ help:  ## prints this list
 demo: setup release  ## shows the driver's main job, step by step, on a real NFS server
 	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
 
-test: test-unit test-chart e2e  ## runs every test except those on a Kubernetes cluster
+test: test-unit test-chart e2e e2e-older-kernel  ## runs every test except those on a Kubernetes cluster
 
 # The number of races of each kind: two controllers with volumes, with snapshots, with archives, and with an agent.
 test-unit: export CSI_NFS_RACES ?= 20000
@@ -36,6 +36,12 @@ test-unit:  ## runs the tests that need no NFS
 e2e: setup release csi-sanity  ## runs the tests on real NFS servers, including csi-sanity
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
 		cargo test --locked --features e2e --test e2e -- $(TESTS)
+
+# The tests of what the driver does differently on a kernel without fsopen(2) and openat2(2).
+e2e-older-kernel: setup release  ## runs the tests of mounting and publishing as on a kernel of 4.18
+	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 CSI_NFS_E2E_KERNEL=older cargo test --locked --features e2e --test e2e -- \
+		mounting:: unmounting:: fs_group:: in_force:: versions:: addresses:: share_alone:: health:: access:: \
+		provision:: delete:: groups:: round_trip:: snapshots::
 
 sanity: TESTS = sanity::
 sanity: e2e  ## runs csi-sanity only

@@ -21,7 +21,8 @@ use csi_nfs::{agent, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
-/// EX_UNAVAILABLE of sysexits.h: the export cannot be read, or its file system lacks what the agent needs.
+/// EX_UNAVAILABLE of sysexits.h: the export cannot be read, its file system lacks what the agent needs, or the kernel
+/// cannot mount NFS.
 const UNAVAILABLE: u8 = 69;
 /// How long `csi-nfs probe` waits for an answer.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
@@ -32,13 +33,7 @@ const BLOCKING_THREADS: usize = 2048;
 fn main() -> ExitCode {
     let done = match config::parse(std::env::args_os(), |name| std::env::var_os(name)) {
         Ok(Task::Serve(config)) => serve(*config),
-        Ok(Task::Agent(config)) => match enforce(config) {
-            Err(error) if matches!(error.downcast_ref(), Some(Error::Precondition(_))) => {
-                complain(format_args!("{error:#}"));
-                return ExitCode::from(UNAVAILABLE);
-            }
-            done => done,
-        },
+        Ok(Task::Agent(config)) => enforce(config),
         Ok(Task::Probe(socket)) => match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(probe::probe(&socket, PROBE_LIMIT)).map_err(Into::into),
             Err(error) => Err(error.into()),
@@ -58,7 +53,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(format_args!("{error:#}"));
-            ExitCode::FAILURE
+            match error.downcast_ref() {
+                Some(Error::Precondition(_)) => ExitCode::from(UNAVAILABLE),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ mod idempotency;
 mod in_force;
 mod list;
 mod mounting;
+mod older_kernels;
 mod options;
 mod overcommit;
 mod process;

@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, NodeConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mount::gate::Gates;
+use crate::mount::local::Local;
 use crate::mount::mounter::Mounter;
+use crate::mount::new_mount;
 use crate::mount::reachability::{Reachability, ServerState};
 use crate::server::http;
 use crate::server::metrics::{Metrics, Reading};
@@ -62,8 +64,30 @@ impl Shared {
 /// Runs the driver until `shutdown` completes and the calls in flight have ended or were cut off.
 ///
 /// # Errors
-/// The socket or address that cannot be bound. The driver then leaves no socket behind.
+/// The socket or address that cannot be bound; what the kernel lacks, if the node is to register with kubelet. The
+/// driver then leaves no socket behind.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
+    if config.node.as_ref().is_some_and(|node| node.registration.is_some()) {
+        check_kernel().await?;
+    }
+    serve(config, shutdown).await
+}
+
+/// Checks that this node's kernel can mount NFS. Otherwise pods would be scheduled here, and wait in vain.
+async fn check_kernel() -> Result<()> {
+    let check = || {
+        new_mount::check_kernel().map_err(|failure| {
+            Error::Precondition(format!(
+                "this node cannot mount NFS, so the driver does not register with kubelet: {failure}"
+            ))
+        })
+    };
+    let mounts_with = Local::default().run(check).await?;
+    tracing::info!(mounts_with, "this node's kernel has an NFS client");
+    Ok(())
+}
+
+async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let shared = Shared::new(config.http_endpoint.is_some());
     let readiness = Readiness::default();
     let serves_controller = config.controller.is_some();
@@ -160,7 +184,7 @@ mod tests {
         let config = config(&directory, "127.0.0.1:0");
         let socket = config.endpoint.clone();
         let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(run(config, async {
+        let running = tokio::spawn(serve(config, async {
             let _ = stopped.await;
         }));
         while count(directory.path()) < 2 {
@@ -179,7 +203,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
-        let error = run(config(&directory, &address), std::future::pending()).await.unwrap_err().to_string();
+        let error = serve(config(&directory, &address), std::future::pending()).await.unwrap_err().to_string();
         assert!(error.contains(&address) && error.contains("in use"), "{error}");
         assert_eq!(count(directory.path()), 0);
     }

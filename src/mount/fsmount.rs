@@ -8,7 +8,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags, open, openat2, statx};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
@@ -16,20 +16,17 @@ use rustix::mount::{
 };
 
 use crate::error::Error;
-use crate::mount::security;
-use crate::mount::selinux;
+use crate::mount::{beneath, security, selinux};
 use crate::nfs::option_table::{VALUE_MAX, quoted};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Source, SubDir};
 
 /// The kernel's name of the file system, for all versions of NFS.
-const NFS: &str = "nfs";
+pub const NFS: &str = "nfs";
 /// The mount point for mount(2), which needs a path: a directory that every container has.
 const PLACE: &str = "/proc";
-/// The call in [`in_own_namespace`] that fails if the server mounts the share, and has no such directory.
-const LOOK_BELOW: &str = "openat2";
-/// A path that no symbolic link leads out of.
-const INSIDE: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+/// The call that fails if the server mounts the share, and has no such directory below it.
+pub const LOOK_BELOW: &str = "openat";
 
 /// One parameter of fsconfig(2): a flag, or a key and its value.
 pub type Parameter = (&'static str, Option<String>);
@@ -118,10 +115,10 @@ impl Failure {
     fn advice(&self) -> &'static str {
         match (self.errno, self.call.as_str()) {
             (Errno::PERM, "fsopen" | "unshare" | "fsmount") => "the driver needs CAP_SYS_ADMIN",
-            (Errno::NOSYS, _) => "the kernel must be 5.6 or newer, and its seccomp profile must allow mounting",
+            (Errno::NOSYS, _) => "the kernel must be 4.18 or newer, and the seccomp profile must allow mounting",
             (Errno::NODEV, "fsopen" | "mount") => "this node's kernel has no NFS client: `modprobe nfs`",
             (Errno::INVAL, call) if is_label(call) && selinux::is_on() => {
-                "SELinux's policy on this node does not have that context, or does not combine it with the others"
+                "SELinux's policy on this node does not have that context, or no policy is loaded"
             }
             (Errno::INVAL, call) if is_label(call) => {
                 "SELinux is off or missing in this node's kernel, which therefore takes no labels: remove the option, \
@@ -130,6 +127,7 @@ impl Failure {
             (Errno::INVAL, call) if call.starts_with("fsconfig") && call != "fsconfig create" => {
                 "this node's kernel does not support that option"
             }
+            (Errno::INVAL, "mount") => "this node's kernel may not support one of the options; `dmesg` says which",
             (Errno::NOENT, _) => "the server has no such directory, or does not export it",
             (Errno::NOTDIR, _) => "the path on the server must be a directory",
             (Errno::ACCESS, _) => {
@@ -160,32 +158,31 @@ fn is_label(call: &str) -> bool {
     call.starts_with("fsconfig ") && call.ends_with("context")
 }
 
-/// Makes the mount and returns a descriptor of its root directory.
-pub fn detached(request: &Request) -> Result<OwnedFd, Failure> {
-    let mounted = match request.source.len() > VALUE_MAX {
-        true => in_own_namespace(request, &request.source, None),
-        false => with_context(request),
-    };
-    let root = match (mounted, &request.parts) {
-        (Err(failure), Some((share, below))) if is_path_refused(failure.errno) => {
-            in_own_namespace(request, share, Some(below))
-                .map_err(|second| if second.call == LOOK_BELOW { second } else { failure })
-        }
-        (mounted, _) => mounted,
-    }?;
-    // NFS can also mount a file.
-    let attributes = statx(&root, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE)
-        .map_err(Failure::of("statx"))?;
-    match FileType::from_raw_mode(attributes.stx_mode.into()) {
-        FileType::Directory => Ok(root),
-        _ => Err(Failure::of("statx")(Errno::NOTDIR)),
+/// Whether the kernel has fsopen(2).
+pub fn has_fsopen() -> bool {
+    fsopen(NFS, FsOpenFlags::FSOPEN_CLOEXEC).err() != Some(Errno::NOSYS)
+}
+
+/// Mounts `source`, or the directory `below` it, without a place for it. Returns a descriptor of the root directory.
+///
+/// # Errors
+/// The call that failed; [`LOOK_BELOW`] if the server mounts the source, but has no such directory below it.
+pub fn detached(request: &Request, source: &str, below: Option<&SubDir>) -> Result<OwnedFd, Failure> {
+    match below.is_some() || source.len() > VALUE_MAX {
+        true => in_own_namespace(request, source, below),
+        false => with_context(request, source),
     }
 }
 
-fn with_context(request: &Request) -> Result<OwnedFd, Failure> {
+/// What fsopen(2) answers if the kernel has no NFS client, or if this process may not mount.
+pub fn check() -> Result<(), Failure> {
+    fsopen(NFS, FsOpenFlags::FSOPEN_CLOEXEC).map(drop).map_err(Failure::of("fsopen"))
+}
+
+fn with_context(request: &Request, source: &str) -> Result<OwnedFd, Failure> {
     let context = fsopen(NFS, FsOpenFlags::FSOPEN_CLOEXEC).map_err(Failure::of("fsopen"))?;
     let said = |failure: Failure| Failure { log: log(context.as_fd()), ..failure };
-    fsconfig_set_string(context.as_fd(), "source", &request.source)
+    fsconfig_set_string(context.as_fd(), "source", source)
         .map_err(|errno| said(Failure::of("fsconfig source")(errno)))?;
     for (key, value) in &request.parameters {
         match value {
@@ -212,24 +209,12 @@ fn log(context: BorrowedFd<'_>) -> String {
     messages.join("; ")
 }
 
-/// Whether mountd may have refused the path and not the client: then it may still mount the share.
-fn is_path_refused(errno: Errno) -> bool {
-    matches!(errno, Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::NOTDIR | Errno::INVAL)
-}
-
 /// Mounts what the other calls cannot: a source of more than 255 bytes, which fsconfig(2) does not take, or a directory
 /// `below` a share that the server mounts only as a whole. mount(2) takes such a source, but needs a path, and
 /// open_tree(2) clones a part of a mount only if it is attached. So a thread mounts in a mount namespace of its own,
 /// which no other process sees, and returns a descriptor of a clone. The namespace ends with the thread.
 fn in_own_namespace(request: &Request, source: &str, below: Option<&SubDir>) -> Result<OwnedFd, Failure> {
-    let data = request
-        .parameters
-        .iter()
-        .map(|(key, value)| value.as_ref().map_or_else(|| (*key).to_owned(), |value| format!("{key}={}", quoted(value))))
-        .collect::<Vec<_>>()
-        .join(",");
-    // Checked parameters contain no NUL.
-    let data = CString::new(data).map_err(|_| Failure::of("mount")(Errno::INVAL))?;
+    let data = data(request)?;
     let work = || {
         unshare_mounts()?;
         // A new mount propagates if the mount under it does.
@@ -239,7 +224,7 @@ fn in_own_namespace(request: &Request, source: &str, below: Option<&SubDir>) -> 
         let mut root = open(PLACE, place, Mode::empty()).map_err(Failure::of("open"))?;
         if let Some(below) = below {
             // The tenants own what is below the share.
-            root = openat2(&root, below.as_str(), place, Mode::empty(), INSIDE).map_err(Failure::of(LOOK_BELOW))?;
+            root = beneath::open_directory(&root, below.as_str()).map_err(Failure::of(LOOK_BELOW))?;
         }
         let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(&root, "", clone | OpenTreeFlags::AT_EMPTY_PATH).map_err(Failure::of("open_tree"))
@@ -254,6 +239,16 @@ fn in_own_namespace(request: &Request, source: &str, below: Option<&SubDir>) -> 
     })
 }
 
+/// The parameters for mount(2).
+pub fn data(request: &Request) -> Result<CString, Failure> {
+    let words = request.parameters.iter().map(|(key, value)| match value {
+        Some(value) => format!("{key}={}", quoted(value)),
+        None => (*key).to_owned(),
+    });
+    // Checked parameters contain no NUL.
+    CString::new(words.collect::<Vec<_>>().join(",")).map_err(|_| Failure::of("mount")(Errno::INVAL))
+}
+
 /// Gives this thread a mount namespace of its own.
 pub fn unshare_mounts() -> Result<(), Failure> {
     // nix, because rustix marks unshare(2) as unsafe: other flags break what safe code relies on.
@@ -262,7 +257,7 @@ pub fn unshare_mounts() -> Result<(), Failure> {
 
 /// The attributes as flags of mount(2). rustix, because sys-mount 3.1 has no MS_NOSYMFOLLOW, which mount options may
 /// request.
-fn flags(attributes: MountAttrFlags) -> MountFlags {
+pub fn flags(attributes: MountAttrFlags) -> MountFlags {
     [
         (MountAttrFlags::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
         (MountAttrFlags::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),

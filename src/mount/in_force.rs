@@ -3,13 +3,13 @@
 //! The kernel lets mounts of one server share a connection and a superblock. A later mount then gets the options of the
 //! first one, without an error. So the driver reads the options of each new mount before it uses the mount.
 
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::mount::compare::{Difference, weaker};
 use crate::mount::fsmount::{Attempt, Failure};
-use crate::mount::inspect::Inspector;
+use crate::mount::inspect::{Inspected, Inspector};
+use crate::mount::new_mount::NewMount;
 use crate::mount::table::{Mount, Table};
 use crate::nfs::options::MountOptions;
 
@@ -24,8 +24,8 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// Checks that nothing in a mount of `source` is weaker than `options` request. Returns a descriptor of its root,
-    /// and what the kernel shows of the mount, if the driver can read it. The address there may not be the requested
+    /// Checks that nothing in a mount of `source` is weaker than `options` request. Returns the mount,
+    /// and what the kernel shows of it, if the driver can read it. The address there may not be the requested
     /// one: if the kernel finds that one server has both addresses (trunking, RFC 8881 section 2.10.5), it uses its
     /// existing connection.
     ///
@@ -34,29 +34,37 @@ impl InForce {
     /// in force; other mounts pass.
     pub fn check(
         &self,
-        root: OwnedFd,
+        mount: NewMount,
         source: &str,
         options: &MountOptions,
-    ) -> Result<(OwnedFd, Option<Mount>), Attempt> {
-        let inspection = match self.inspector.start() {
-            Ok(inspection) => inspection,
-            Err(failure) if options.must_be_in_force() => return Err(Attempt::Other(untold(source, &failure))),
-            Err(failure) => {
-                if !self.warned.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(
-                        %failure,
-                        "the driver cannot read mounts' options; it rejects mounts with options that it must check"
-                    );
+    ) -> Result<(NewMount, Option<Mount>), Attempt> {
+        let inspected = match mount.in_table() {
+            Some(shown) => shown.map(|shown| (mount, shown)),
+            None => match self.inspector.start() {
+                Ok(inspection) => {
+                    let inspected = inspection.ask(mount.into_root());
+                    inspected.map(|Inspected { root, mount: shown }| (NewMount::detached(root), shown))
                 }
-                return Ok((root, None));
-            }
+                Err(failure) if options.must_be_in_force() => Err(failure),
+                Err(failure) => {
+                    self.warn(&failure);
+                    return Ok((mount, None));
+                }
+            },
         };
-        let inspected = inspection.ask(root).map_err(|failure| Attempt::Other(untold(source, &failure)))?;
-        match weaker(&inspected.mount, options) {
-            None => Ok((inspected.root, Some(inspected.mount))),
-            Some(difference) => {
-                Err(Attempt::Other(refused(source, &inspected.mount, &difference.without_secret(options))))
-            }
+        let (mount, shown) = inspected.map_err(|failure| Attempt::Other(untold(source, &failure)))?;
+        match weaker(&shown, options) {
+            None => Ok((mount, Some(shown))),
+            Some(difference) => Err(Attempt::Other(refused(source, &shown, &difference.without_secret(options)))),
+        }
+    }
+
+    fn warn(&self, failure: &Failure) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %failure,
+                "the driver cannot read mounts' options; it rejects mounts with options that it must check"
+            );
         }
     }
 }
@@ -71,7 +79,7 @@ fn untold(source: &str, failure: &Failure) -> Error {
 fn refused(source: &str, mount: &Mount, difference: &Difference) -> Error {
     // The table only adds detail to the message.
     let table = Table::read().unwrap_or_default();
-    let others: Vec<&Mount> = table.mounts().filter(|other| may_share(mount, other)).collect();
+    let others: Vec<&Mount> = table.mounts().filter(|other| other.id != mount.id && may_share(mount, other)).collect();
     let named = others.iter().take(NAMED).map(|other| other.target.to_string_lossy().escape_debug().to_string());
     let named = named.collect::<Vec<_>>().join(", ");
     let which = match others.len() {

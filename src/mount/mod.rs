@@ -1,6 +1,7 @@
 //! NFS servers: name resolution, reachability, the gate for blocking calls, and mounts.
 
 pub mod backoff;
+pub mod beneath;
 pub mod compare;
 mod fsmount;
 pub mod gate;
@@ -8,6 +9,8 @@ mod in_force;
 mod inspect;
 pub mod local;
 pub mod mounter;
+pub mod new_mount;
+mod older;
 pub mod reachability;
 mod resolve;
 pub mod rpc;

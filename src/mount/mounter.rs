@@ -7,9 +7,11 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use crate::error::Result;
-use crate::mount::fsmount::{self, Attempt, Parameter, Request};
+use crate::mount::fsmount::{Attempt, Parameter, Request};
 use crate::mount::gate::{Gate, Gates, Held};
 use crate::mount::in_force::InForce;
+use crate::mount::new_mount::NewMount;
+use crate::mount::older::PrivateDirectories;
 use crate::mount::reachability::Reachability;
 use crate::mount::security;
 use crate::mount::table::Mount;
@@ -26,6 +28,7 @@ pub struct Mounter {
     gates: Arc<Gates>,
     versions: Remembered,
     in_force: Arc<InForce>,
+    directories: Arc<PrivateDirectories>,
 }
 
 /// A detached mount. It ends with the last descriptor of its root, unless it was attached.
@@ -46,7 +49,13 @@ pub struct Mounted<R = Held<OwnedFd>> {
 impl Mounter {
     /// A mounter that checks servers with `reachability`, and makes its calls through `gates`.
     pub fn new(reachability: Arc<Reachability>, gates: Arc<Gates>) -> Self {
-        Self { reachability, gates, versions: Remembered::default(), in_force: Arc::default() }
+        Self {
+            reachability,
+            gates,
+            versions: Remembered::default(),
+            in_force: Arc::default(),
+            directories: Arc::default(),
+        }
     }
 
     /// The address at which a server answers. See [`Reachability::check`].
@@ -65,17 +74,16 @@ impl Mounter {
     ///   does not run on this node, or if an option that protects data is weaker than requested.
     pub async fn mount(&self, source: &Source, options: &MountOptions, role: Role) -> Result<Mounted> {
         // Wrap the root on the mounting thread: if no one waits any more, the mount ends there.
-        self.mount_then(source, options, role, |gate, root| gate.hold(root)).await
+        self.mount_then(source, options, role, |gate, mount| gate.hold(mount.into_root())).await
     }
 
-    /// Like [`Self::mount`], but also calls `then` with the root of the mount, on the mounting thread. `then` may
-    /// block.
+    /// Like [`Self::mount`], but also calls `then` with the mount, on the mounting thread. `then` may block.
     pub async fn mount_then<R: Send + 'static>(
         &self,
         source: &Source,
         options: &MountOptions,
         role: Role,
-        then: impl Fn(&Gate, OwnedFd) -> R + Clone + Send + 'static,
+        then: impl Fn(&Gate, NewMount) -> R + Clone + Send + 'static,
     ) -> Result<Mounted<R>> {
         let (server, port) = (&source.server, options.port());
         let address = self.check(server, port).await?;
@@ -115,13 +123,14 @@ impl Mounter {
     async fn attempt<R: Send + 'static>(
         &self,
         attempt: Attempted<'_>,
-        then: impl FnOnce(&Gate, OwnedFd) -> R + Send + 'static,
+        then: impl FnOnce(&Gate, NewMount) -> R + Send + 'static,
     ) -> std::result::Result<(R, Gate, Option<Mount>), Attempt> {
         let request = attempt.request().await?;
         let (asked, options) = ((attempt.address, attempt.options.port()), attempt.options.clone());
         let (gates, in_force, export) = (Arc::clone(&self.gates), Arc::clone(&self.in_force), attempt.source.clone());
+        let directories = Arc::clone(&self.directories);
         let mount = move || {
-            let root = fsmount::detached(&request).map_err(Attempt::Refused)?;
+            let root = NewMount::make(&directories, &request).map_err(Attempt::Refused)?;
             let (root, shown) = in_force.check(root, &request.source, &options)?;
             let gate = gate_in_use(&gates, asked, shown.as_ref().and_then(Mount::address)).of_export(&export);
             Ok((then(&gate, root), gate, shown))

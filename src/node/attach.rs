@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::mount::gate::{Gate, Held};
+use crate::mount::new_mount::NewMount;
 use crate::mount::selinux;
 use crate::mount::table::Mount;
 use crate::nfs::status::Status;
@@ -52,7 +53,7 @@ pub enum Outcome {
         ids: (Option<u64>, u64),
     },
     /// The root directory has another group than requested, and so may the volume's files. The mount is not attached.
-    OtherGroup(Held<OwnedFd>),
+    OtherGroup(Held<NewMount>),
     /// The root directory no longer exists on the server, and the mount was dropped.
     Stale,
 }
@@ -83,13 +84,13 @@ impl Attach {
         &self.place
     }
 
-    /// Attaches the mount with this root, for whose server `gate` is. May block.
+    /// Attaches the mount, for whose server `gate` is. May block.
     ///
     /// # Errors
     /// [`Error::Export`] if the server fails to set the attributes, other than by refusing it; [`Error::Precondition`]
     /// and [`Error::Internal`] if the target cannot take the mount, or if the call has given up.
-    pub fn run(&self, gate: &Gate, root: OwnedFd) -> Result<Outcome> {
-        let now = Root::ask(root.as_fd());
+    pub fn run(&self, gate: &Gate, mount: NewMount) -> Result<Outcome> {
+        let now = Root::ask(mount.as_fd());
         if now == Err(Errno::STALE) {
             return Ok(Outcome::Stale);
         }
@@ -98,13 +99,13 @@ impl Attach {
         if !self.intent.options.read_only() && self.intent.root_attributes != RootAttributes::default() {
             let other_group = now.is_ok_and(|now| self.intent.root_attributes.other_group(now).is_some());
             if other_group && !self.regrouped {
-                return Ok(Outcome::OtherGroup(gate.hold(root)));
+                return Ok(Outcome::OtherGroup(gate.hold(mount)));
             }
-            refused = self.set_attributes(&root, now)?;
+            refused = self.set_attributes(&mount, now)?;
         }
         // Other failures of the server do not stop publishing; the volume's users see them.
         let known = now
-            .or_else(|_| Root::known(root.as_fd()))
+            .or_else(|_| Root::known(mount.as_fd()))
             .map_err(|errno| self.failed("reading the root directory of the mount", errno))?;
         let cancelled = lock(&self.cancelled);
         if *cancelled {
@@ -117,14 +118,14 @@ impl Attach {
         for dead in &self.dead {
             detached.extend(detach(&self.place, dead)?.map(|root| (dead.clone(), root)));
         }
-        self.attach(&root)?;
-        Ok(Outcome::Attached { root: known.identity, detached, refused, ids: mount_ids(root.as_fd()) })
+        self.attach(&mount)?;
+        Ok(Outcome::Attached { root: known.identity, detached, refused, ids: mount_ids(mount.as_fd()) })
     }
 
     /// Returns why the server refuses it, if it does: the volume is published all the same.
-    fn set_attributes(&self, root: &OwnedFd, now: rustix::io::Result<Root>) -> Result<Option<Status>> {
+    fn set_attributes(&self, mount: &NewMount, now: rustix::io::Result<Root>) -> Result<Option<Status>> {
         let RootAttributes { group, mode } = self.intent.root_attributes;
-        match now.and_then(|now| self.intent.root_attributes.set(root.as_fd(), now)) {
+        match now.and_then(|now| self.intent.root_attributes.set(mount.as_fd(), now)) {
             Ok(()) => Ok(None),
             Err(errno) if is_refused(errno) => {
                 let status = Status::from(errno);
@@ -145,10 +146,10 @@ impl Attach {
         }
     }
 
-    fn attach(&self, root: &OwnedFd) -> Result<()> {
+    fn attach(&self, mount: &NewMount) -> Result<()> {
         let place = &self.place;
         let made = place.create()?;
-        place.attach(root.as_fd()).map_err(|errno| {
+        place.attach(mount).map_err(|errno| {
             if made && let Err(error) = place.remove() {
                 tracing::warn!(target = %place, %error, "cannot remove the directory that was created for the mount");
             }
@@ -199,7 +200,7 @@ mod tests {
         let cancel = AttachCancel::default();
         let attach = attach_at(&cancel, &target);
         drop(cancel);
-        let root = std::fs::File::open(dir.path()).unwrap().into();
+        let root = NewMount::detached(std::fs::File::open(dir.path()).unwrap().into());
         assert!(matches!(attach.run(&Gate::of_this_machine(), root), Err(Error::Internal(_))));
         assert!(!target.exists());
     }
@@ -210,7 +211,7 @@ mod tests {
         let target = dir.path().join("target");
         let cancel = AttachCancel::default();
         // A directory that is not a mount cannot be moved.
-        let root = std::fs::File::open(dir.path()).unwrap().into();
+        let root = NewMount::detached(std::fs::File::open(dir.path()).unwrap().into());
         let outcome = attach_at(&cancel, &target).run(&Gate::of_this_machine(), root);
         assert!(matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");
         assert!(!target.exists());

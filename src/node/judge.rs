@@ -22,7 +22,7 @@
 //! another process made it, only the options are compared that [`compare`](crate::mount::compare) can read.
 
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::mount::compare::{difference, less_secure};
 use crate::mount::gate::Gate;
 use crate::mount::mounter::{Mounter, Role};
+use crate::mount::new_mount::NewMount;
 use crate::mount::table::{Mount, Table, is_kubelet_target};
 use crate::nfs::options::MountOptions;
 use crate::nfs::status::Status;
@@ -122,7 +123,7 @@ impl Judge<'_> {
         const FIELD: &str = "mount options";
         let shown = top.superblock_options().filter(|option| MountOptions::parse(FIELD, [option]).is_ok());
         let options = MountOptions::parse(FIELD, shown)?;
-        let identity = |_: &Gate, root: OwnedFd| Root::ask(root.as_fd()).map(|root| root.identity);
+        let identity = |_: &Gate, mount: NewMount| Root::ask(mount.as_fd()).map(|root| root.identity);
         match self.mounter.mount_then(&intent.source, &options, Role::Node, identity).await {
             Ok(mounted) => Ok(mounted.root == Ok(root.identity)),
             Err(error @ Error::Unreachable { .. }) => Err(error),

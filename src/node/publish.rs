@@ -4,7 +4,7 @@
 //! group and mode of its root, and then attaches it to the target in one step. If the driver dies in between, there is
 //! either nothing or a published volume. [`judge`](crate::node::judge) decides if something is mounted at the target.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use crate::error::{Error, Result};
 use crate::mount::gate::{Gate, Held};
 use crate::mount::mounter::{Mounted, Role};
+use crate::mount::new_mount::NewMount;
 use crate::mount::table::Table;
 use crate::nfs::source::Source;
 use crate::nfs::status::Status;
@@ -89,7 +90,7 @@ impl Publisher {
         let source = attach.intent.source.clone();
         let Mounted { root: outcome, asked, shown, gate, .. } = in_time(&source, self.mount_shared(&attach)).await?;
         let (outcome, of_files) = match outcome? {
-            Outcome::OtherGroup(root) => self.regroup_and_attach(&gate, root, attach.clone()).await?,
+            Outcome::OtherGroup(mount) => self.regroup_and_attach(&gate, mount, attach.clone()).await?,
             outcome => (outcome, None),
         };
         match outcome {
@@ -115,7 +116,7 @@ impl Publisher {
     async fn mount_shared(&self, attach: &Attach) -> Result<Mounted<Result<Outcome>>> {
         let (source, options) = (&attach.intent.source, &attach.intent.options);
         let attach = attach.clone();
-        let then = move |gate: &Gate, root: OwnedFd| attach.run(gate, root);
+        let then = move |gate: &Gate, mount: NewMount| attach.run(gate, mount);
         let mounted = self.mounter.mount_then(source, options, Role::Node, then.clone()).await?;
         if !matches!(mounted.root, Ok(Outcome::Stale)) {
             return Ok(mounted);
@@ -129,20 +130,20 @@ impl Publisher {
     async fn regroup_and_attach(
         &self,
         gate: &Gate,
-        root: Held<OwnedFd>,
+        mount: Held<NewMount>,
         attach: Attach,
     ) -> Result<(Outcome, Option<Status>)> {
         let PublishIntent { source, target, root_attributes, .. } = attach.intent.clone();
-        let again = root.try_clone().map_err(|error| Error::Internal(format!("{target}: {error}")))?;
         let mut walked = Walked::default();
         if let Some(group) = root_attributes.group {
             let is_unwanted = || self.leaving.contains(&target);
-            let root = root.try_clone().map_err(|error| Error::Internal(format!("{target}: {error}")))?;
+            let root =
+                mount.as_fd().try_clone_to_owned().map_err(|error| Error::Internal(format!("{target}: {error}")))?;
             walked = regroup(gate, Arc::new(root), group, &source.to_string(), is_unwanted).await?;
             report(&source, group, &walked);
         }
         let gate_of_root = gate.clone();
-        let attached = gate.run(move || attach.regrouped().run(&gate_of_root, again));
+        let attached = gate.run(move || attach.regrouped().run(&gate_of_root, mount.release()));
         let outcome = in_time(&source, async { attached.await? }).await?;
         Ok((outcome, walked.status))
     }

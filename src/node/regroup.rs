@@ -12,12 +12,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::mount::beneath;
 use crate::mount::gate::Gate;
 use crate::nfs::status::Status;
 use crate::node::root::is_refused;
@@ -38,11 +39,6 @@ const BATCH: usize = 16;
 const REFUSALS: u64 = 64;
 /// The pause between two messages in the log.
 const PROGRESS: Duration = Duration::from_secs(10);
-
-const BELOW: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS)
-    .union(ResolveFlags::NO_XDEV);
 
 /// What a walk did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -182,7 +178,7 @@ fn is_passed_over(errno: Errno) -> bool {
 
 fn open(parent: &OwnedFd, name: &CStr) -> rustix::io::Result<(Arc<OwnedFd>, Dir)> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let dir = rustix::fs::openat2(parent, name, flags, Mode::empty(), BELOW)?;
+    let dir = beneath::open_below(parent, name, flags, Mode::empty())?;
     let rest = Dir::read_from(&dir)?;
     Ok((Arc::new(dir), rest))
 }
@@ -214,7 +210,7 @@ struct Changed {
 fn change(dir: &OwnedFd, name: &CStr, group: u32) -> rustix::io::Result<Changed> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // An object that is only opened as a place: no device is touched, and no symbolic link is followed.
-    let object = rustix::fs::openat2(dir, name, flags, Mode::empty(), BELOW)?;
+    let object = beneath::open_below(dir, name, flags, Mode::empty())?;
     let stat = rustix::fs::statx(&object, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
     let mode = u32::from(stat.stx_mode);
     let (kind, mode) = (FileType::from_raw_mode(mode), mode & 0o7777);

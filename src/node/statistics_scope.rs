@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::export::fs::FsStat;
 use crate::mount::mounter::{Mounter, Role};
+use crate::mount::new_mount::NewMount;
 use crate::mount::table::Mount;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
@@ -90,7 +91,7 @@ impl Exports {
     async fn ask(&self, share: &Source, mount: &Mount) -> Option<u64> {
         let options = OPTIONS.iter().filter_map(|key| Some(format!("{key}={}", mount.option(key)?)));
         let options = MountOptions::parse("mount options", options).ok()?;
-        let ask = |_: &_, root| rustix::fs::fstatfs(&root).map(|stat| figures(&stat).total_bytes);
+        let ask = |_: &_, root: NewMount| rustix::fs::fstatfs(&root).map(|stat| figures(&stat).total_bytes);
         self.mounter.mount_then(share, &options, Role::Node, ask).await.ok()?.root.ok()
     }
 

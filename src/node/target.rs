@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, move_mount};
 
 use crate::error::{Error, Result};
+use crate::mount::new_mount::NewMount;
 use crate::mount::selinux;
 use crate::nfs::name::Name;
 use crate::nfs::text::excerpt;
@@ -156,10 +156,9 @@ impl Place {
         }
     }
 
-    /// Attaches the mount with this root to the directory, and does not follow a symbolic link. The mount then outlives
-    /// the descriptor. Does not wait for the server.
-    pub fn attach(&self, root: BorrowedFd<'_>) -> rustix::io::Result<()> {
-        move_mount(root, "", &self.parent, &self.name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    /// Attaches the mount to the directory: see [`NewMount::attach`].
+    pub fn attach(&self, mount: &NewMount) -> rustix::io::Result<()> {
+        mount.attach(self.parent.as_fd(), &self.name)
     }
 
     /// Removes the directory. Returns true if it existed. A directory that is not empty is an error, and stays.

@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use super::kernel::Kernel;
 use super::{mounts, requests, wait};
 
 /// The node ID of the driver.
@@ -47,6 +48,7 @@ pub fn connect(socket: &Path) -> Channel {
 #[derive(Debug)]
 pub struct Driver {
     process: Child,
+    kernel: Kernel,
     arguments: Vec<String>,
     directory: TempDir,
     channel: Channel,
@@ -60,16 +62,27 @@ impl Driver {
 
     /// A driver with further arguments.
     pub async fn with(arguments: &[&str]) -> Self {
+        Self::on(Kernel::of_this_run(), arguments).await
+    }
+
+    /// A driver that sees another kernel, with further arguments.
+    pub async fn on(kernel: Kernel, arguments: &[&str]) -> Self {
         let directory = TempDir::with_prefix("csi-nfs-").unwrap();
         let socket = directory.path().join("csi.sock");
         let mut words =
             vec![format!("--endpoint=unix://{}", socket.display()), format!("--nodeid={NODE}"), "-v=5".into()];
         words.extend(arguments.iter().map(|&word| word.to_owned()));
-        let process = spawn(&words, &directory.path().join("log"));
+        let process = spawn(kernel, &words, &directory.path().join("log"));
         let channel = connect(&socket);
-        let mut driver = Self { process, arguments: words, directory, channel };
+        let mut driver = Self { process, kernel, arguments: words, directory, channel };
         driver.ready().await;
         driver
+    }
+
+    /// Runs a driver that cannot start, and returns its exit status and its log, which is also in the file `log`.
+    pub fn fails(kernel: Kernel, arguments: &[String], log: &Path) -> (ExitStatus, String) {
+        let status = spawn(kernel, arguments, log).wait().unwrap();
+        (status, fs::read_to_string(log).unwrap())
     }
 
     /// Waits until Probe returns ready.
@@ -113,7 +126,7 @@ impl Driver {
 
     /// Starts a new process with the same arguments and directory, after [`Driver::kill`] or [`Driver::terminate`].
     pub async fn start_again(&mut self) {
-        self.process = spawn(&self.arguments, &self.directory.path().join("log"));
+        self.process = spawn(self.kernel, &self.arguments, &self.directory.path().join("log"));
         self.ready().await;
     }
 
@@ -256,14 +269,10 @@ pub fn status(path: &str, key: &str) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn spawn(arguments: &[String], log: &Path) -> Child {
+fn spawn(kernel: Kernel, arguments: &[String], log: &Path) -> Child {
     let log = File::options().create(true).append(true).open(log).unwrap();
     let program = program();
-    Command::new(&program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+    let mut command = Command::new(&program);
+    command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    kernel.spawn(&mut command).unwrap_or_else(|error| panic!("{}: {error}", program.display()))
 }

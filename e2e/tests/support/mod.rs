@@ -8,6 +8,7 @@ pub mod checked;
 pub mod client;
 pub mod driver;
 pub mod http;
+pub mod kernel;
 pub mod lab;
 pub mod mounts;
 pub mod names;

@@ -10,17 +10,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{
-    Advice, AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Statx, StatxAttributes,
-    StatxFlags, Timespec, Timestamps, Uid,
+    Advice, AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, SeekFrom, Statx, StatxAttributes, StatxFlags, Timespec,
+    Timestamps, Uid,
 };
 use rustix::io::Errno;
 
 use crate::export::fs::{
     Attr, Cookie, Entry, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, SetAttr, Status, Time,
 };
+use crate::mount::beneath;
 
-const HERE: ResolveFlags = ResolveFlags::NO_SYMLINKS.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_XDEV);
-const BELOW: ResolveFlags = HERE.union(ResolveFlags::BENEATH);
 /// Opens an object as a place only: no device is touched, no FIFO is waited for, and no symbolic link is followed.
 pub(super) const OBJECT: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Even if the file turns out to be a FIFO or a device, opening it neither blocks nor acquires a terminal.
@@ -101,7 +100,7 @@ pub(super) fn parent(root: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> FsResult<(Own
     let known = |dir| stat(dir, AtFlags::STATX_DONT_SYNC).map(|attr| attr.fileid);
     let name: &[u8] = if known(dir)? == known(root)? { b"." } else { b".." };
     let flags = OBJECT | OFlags::DIRECTORY;
-    let parent = retry(|| rustix::fs::openat2(dir, name, flags, Mode::empty(), HERE))?;
+    let parent = retry(|| beneath::open_here(dir, name, flags))?;
     let attr = getattr(parent.as_fd())?;
     Ok((parent, attr))
 }
@@ -376,7 +375,7 @@ pub(super) fn no_proc(status: Status) -> Status {
 }
 
 pub(super) fn open_below(dir: BorrowedFd<'_>, name: &[u8], flags: OFlags, mode: u32) -> FsResult<OwnedFd> {
-    retry(|| rustix::fs::openat2(dir, name, flags, Mode::from_raw_mode(mode), BELOW))
+    retry(|| beneath::open_below(dir, name, flags, Mode::from_raw_mode(mode)))
 }
 
 pub(super) fn retry<T>(call: impl FnMut() -> rustix::io::Result<T>) -> FsResult<T> {

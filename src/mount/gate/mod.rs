@@ -223,6 +223,16 @@ pub struct Held<T: Send + 'static> {
     gate: Gate,
 }
 
+impl<T: Send + 'static> Held<T> {
+    /// The value, for a caller on a thread of the gate, which drops it.
+    pub fn release(mut self) -> T {
+        match self.value.take() {
+            Some(value) => value,
+            None => unreachable!("nothing can release a value that is being dropped"),
+        }
+    }
+}
+
 impl<T: Send + 'static> Deref for Held<T> {
     type Target = T;
 
