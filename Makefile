@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test test-unit e2e e2e-older-kernel sanity bench lint lint-scripts audit setup hooks release csi-sanity
+.PHONY: help demo test test-unit e2e e2e-older-kernel e2e-selinux sanity bench lint lint-scripts audit setup hooks release csi-sanity
 
 # The directory for downloads and tools outside the repository.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
@@ -24,7 +24,7 @@ help:  ## prints this list
 demo: setup release  ## shows the driver's main job, step by step, on a real NFS server
 	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
 
-test: test-unit test-chart e2e e2e-older-kernel  ## runs every test except those on a Kubernetes cluster
+test: test-unit test-chart e2e e2e-older-kernel e2e-selinux  ## runs every test except those on a Kubernetes cluster
 
 # The number of races of each kind: two controllers with volumes, with snapshots, with archives, and with an agent.
 test-unit: export CSI_NFS_RACES ?= 20000
@@ -42,6 +42,10 @@ e2e-older-kernel: setup release  ## runs the tests of mounting and publishing as
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 CSI_NFS_E2E_KERNEL=older cargo test --locked --features e2e --test e2e -- \
 		mounting:: unmounting:: fs_group:: in_force:: versions:: addresses:: share_alone:: health:: access:: \
 		provision:: delete:: groups:: round_trip:: snapshots::
+
+e2e-selinux: setup release  ## runs the tests of labels on a kernel with a policy of SELinux
+	@.ci/packages secilc
+	$(IN_VM) CSI_NFS_E2E_VM=always cargo test --locked --features e2e --test selinux
 
 sanity: TESTS = sanity::
 sanity: e2e  ## runs csi-sanity only

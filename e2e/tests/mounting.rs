@@ -76,7 +76,7 @@ async fn a_mount_option_that_is_not_of_nfs_is_refused(#[case] flag: &str) {
 #[case("defcontext")]
 #[case("rootcontext")]
 #[tokio::test]
-async fn a_label_is_refused_where_the_kernel_has_no_selinux_and_the_error_says_so(#[case] option: &str) {
+async fn a_label_is_refused_where_selinux_does_not_have_it_and_the_error_says_so(#[case] option: &str) {
     let lab = Lab::enter().await;
     let driver = Driver::start().await;
     let share = lab.share(Place::Xfs);
@@ -91,8 +91,7 @@ async fn a_label_is_refused_where_the_kernel_has_no_selinux_and_the_error_says_s
     request.volume_capability = Some(capability);
     let refused = driver.node().node_publish_volume(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
-    let said = format!("fsconfig {option}: Invalid argument");
-    assert!(refused.message().contains(&said) && refused.message().contains("SELinux is off"), "{refused}");
+    assert!(refused.message().contains("Invalid argument") && refused.message().contains("SELinux"), "{refused}");
     assert!(mounts::at(&target).is_empty());
 }
 

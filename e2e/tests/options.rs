@@ -84,7 +84,7 @@ async fn every_option_is_mounted_and_is_published_when_the_call_is_repeated(
     #[case] version: &str,
     #[case] not_mounted: &[&str],
 ) {
-    // `mounting` has the labels of SELinux, which the kernel of these tests does not have.
+    // Labels need a policy of SELinux: see `selinux`.
     let all = options(|effect| !matches!(effect, Effect::Version | Effect::Label));
     let refused = walk(all.iter().map(|option| format!("vers={version},{option}")).collect()).await;
     let refused: BTreeSet<&str> = refused.iter().map(|flags| flags.split_once(',').unwrap().1).collect();

@@ -75,6 +75,18 @@ impl Attempt {
         }
     }
 
+    /// The same, with what labels among the options have to do with it.
+    pub fn with_labels(self, options: &MountOptions) -> Self {
+        match self {
+            Self::Refused(failure) if failure.errno == Errno::INVAL && !is_label(&failure.call) && options.labels() => {
+                let hint = "; SELinux may be off, or refuse these labels for NFS, such as `defcontext=` without \
+                            `security_label` on the export: `dmesg` has its reason";
+                Self::Refused(Failure { hint, ..failure })
+            }
+            other => other,
+        }
+    }
+
     /// The error for the mount that failed.
     pub fn into_error(self, source: &Source, options: &MountOptions) -> Error {
         match self {

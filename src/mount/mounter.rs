@@ -115,6 +115,7 @@ impl Mounter {
             }
             // Another version would need rpc.gssd, too.
             let errno = errno.filter(|errno| !security::lacks_gssd(*errno, &options));
+            let failure = failure.with_labels(&options);
             negotiation.failed(failure, errno).map_err(|failure| failure.into_error(source, &options))?;
         }
     }

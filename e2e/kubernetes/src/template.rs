@@ -150,7 +150,7 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
             r#""parameters":{"subDir":"${pvc.metadata.name}","onDelete":"archive", "#,
             r#""quota":"required","inodes":"65536/Gi","overcommit":"1.25","readOnlyFromSnapshot":"copy"}}, "#,
             r#"{"name":"own","reclaimPolicy":"Retain","volumeBindingMode":"WaitForFirstConsumer","#,
-            r#""allowVolumeExpansion":false,"mountOptions":["soft"], "#,
+            r#""allowVolumeExpansion":false,"mountOptions":["soft","context=\"u:r:t:s0:c1,c2\""], "#,
             r#""annotations":{"note":"x"},"parameters":{"server":"nfs.example.org","share":"/other"}}]"#,
         ),
         &[("exports.main", r#"{"server":"nfs.example.org","share":"/share","mountOptions":["nconnect=4"]}"#)],
