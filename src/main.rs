@@ -13,11 +13,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use csi_nfs::check;
 use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, Refusal, Task};
+use csi_nfs::driver;
 use csi_nfs::error::Error;
 use csi_nfs::nfs::text::one_line;
 use csi_nfs::server::probe;
 use csi_nfs::server::telemetry::subscriber;
-use csi_nfs::{agent, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
@@ -78,8 +78,7 @@ fn enforce(config: AgentConfig) -> anyhow::Result<()> {
     rustix::process::umask(Mode::empty());
     raise_descriptor_limit()?;
     let runtime = Builder::new_current_thread().max_blocking_threads(1).enable_all().build()?;
-    let done =
-        runtime.block_on(async { agent::run(config.settings, terminated()?).await.map_err(anyhow::Error::from) });
+    let done = runtime.block_on(async { driver::agent::run(config, terminated()?).await.map_err(anyhow::Error::from) });
     runtime.shutdown_background();
     done
 }

@@ -27,6 +27,7 @@ mod provision;
 mod quota;
 mod quota_copies;
 mod quota_load;
+mod quota_metrics;
 mod quota_projects;
 mod refused_copies;
 mod registration;

@@ -58,7 +58,8 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         if look.stage == Stage::Rest {
             let Some(volume) = self.known.not_looked_at(look.last.as_ref()) else {
                 self.looks += 1;
-                return self.show_itself(now()).await.map(|()| false);
+                self.looked = now();
+                return self.show_itself(self.looked).await.map(|()| false);
             };
             look.last = Some(volume.clone());
             self.perform(Item::Volume(volume)).await;

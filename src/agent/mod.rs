@@ -9,6 +9,7 @@ mod calls;
 mod directories;
 mod look;
 mod looking;
+pub mod progress;
 pub mod projects;
 pub(crate) mod queue;
 pub mod reconciler;
@@ -33,6 +34,7 @@ use crate::export::fs::{Fs, LockMode, Name};
 use crate::export::kernel::KernelFs;
 use crate::mount::backoff::backoff;
 use crate::nfs::source::{Server, Share, Source, SubDir};
+use progress::{Board, Progress};
 use projects::KernelProjects;
 use queue::PERIOD;
 use reconciler::{Ids, Reconciler, Step};
@@ -52,11 +54,11 @@ pub struct Settings {
     pub project_ids: RangeInclusive<u32>,
 }
 
-/// Enforces limits on all paths until `shutdown` completes.
+/// Enforces limits on all paths until `shutdown` completes, and shows its work on `board`.
 ///
 /// # Errors
 /// [`Error::Precondition`] if project quotas are not on for a file system; [`Error::Internal`] if a system call fails.
-pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(settings: Settings, board: &Board, shutdown: impl Future<Output = ()>) -> Result<()> {
     let mut exports = Vec::new();
     for path in &settings.paths {
         let shown = path.display().to_string();
@@ -73,23 +75,24 @@ pub async fn run(settings: Settings, shutdown: impl Future<Output = ()>) -> Resu
                 "ext4 does not enforce limits on clients that write as root: export the path with root_squash"
             );
         }
-        exports.push((share, fs, projects));
+        exports.push((shown, (share, fs, projects)));
     }
     let ids = Ids::default();
-    let work = exports
-        .into_iter()
-        .map(|(share, fs, projects)| keep((share, fs, projects), settings.project_ids.clone(), ids.clone()));
+    let work = exports.into_iter().map(|(path, export)| {
+        keep(export, settings.project_ids.clone(), ids.clone(), move |now| board.set(&path, now))
+    });
     tokio::select! {
         ended = try_join_all(work) => ended.map(drop),
         () = shutdown => Ok(()),
     }
 }
 
-/// Enforces limits on one path until an error occurs.
+/// Enforces limits on one path until an error occurs, and shows its work before each step.
 async fn keep(
     (share, fs, projects): (Source, KernelFs, KernelProjects),
     range: RangeInclusive<u32>,
     ids: Ids,
+    show: impl Fn(Progress),
 ) -> Result<()> {
     let path = share.share.to_string();
     let mut reconciler = open(&share, &fs, projects, range, ids).await?;
@@ -116,6 +119,7 @@ async fn keep(
         if let Some(change) = snapshots.queued()? {
             reconciler.snapshots_changed(&change);
         }
+        show(reconciler.progress());
         match reconciler.step().await {
             // The calls run on this thread and never wait, so without this no other task would run.
             Step::Worked => yield_now().await,

@@ -8,7 +8,7 @@
 //!
 //! Records are hostile input: the agent changes only directories below the export, and follows no link.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::agent::answers::Answers;
 use crate::agent::look::Look;
+use crate::agent::progress::Progress;
 use crate::agent::projects::{Project, Projects};
 use crate::agent::queue::{Item, Queue, Urgency};
 use crate::agent::walk::{Purpose, Walk};
@@ -70,6 +71,11 @@ pub struct Reconciler<F: Fs, P: Projects<F>> {
     pub(super) look_again: bool,
     /// How many looks have ended.
     pub(super) looks: u64,
+    /// The volumes whose limits do not agree with their records yet.
+    behind: BTreeSet<VolumeName>,
+    /// When the last look ended, and when the last answer was written.
+    pub(super) looked: u64,
+    pub(super) answered: u64,
     walks: VecDeque<Job<F>>,
     /// The items that have to walk, and wait until another walk ends.
     waiting: VecDeque<Item>,
@@ -126,6 +132,9 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             look: None,
             look_again: false,
             looks: 0,
+            behind: BTreeSet::new(),
+            looked: 0,
+            answered: 0,
             walks: VecDeque::new(),
             waiting: VecDeque::new(),
             walks_turn: false,
@@ -145,6 +154,18 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         &self.export
     }
 
+    /// How the work stands.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            is_active: true,
+            answered: self.answered,
+            looked: self.looked,
+            volumes_behind: self.behind.len(),
+            walks: self.walks.len(),
+            walks_waiting: self.waiting.len(),
+        }
+    }
+
     /// Notes what has changed in the directory of records.
     pub fn records_changed(&mut self, change: &Change) {
         let Change::Names(names) = change else { return self.queue.push(Item::Look, Urgency::Change) };
@@ -153,6 +174,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             match Record::of_file(name) {
                 Some(volume) => {
                     self.changed = Some(Instant::now());
+                    self.behind.insert(volume.clone());
                     let is_new = self.known.get(&volume).is_none();
                     let urgency = if is_new { Urgency::New } else { Urgency::Change };
                     self.queue.push(Item::Volume(volume), urgency);
@@ -219,6 +241,12 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
     }
 
     fn end(&mut self, item: Item, done: Result<bool>) {
+        if let Item::Volume(volume) = &item {
+            match done {
+                Ok(true) => drop(self.behind.remove(volume)),
+                Ok(false) | Err(_) => drop(self.behind.insert(volume.clone())),
+            }
+        }
         match done {
             Ok(true) => self.queue.done(&item),
             Ok(false) => {}

@@ -180,6 +180,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         if !self.known.get(volume).is_some_and(same) {
             let answer = Answer { project, limits, since: now(), reason };
             self.write(&self.answers, &Record::file(volume)?, &answer).await?;
+            self.answered = answer.since;
             self.known.insert(volume.clone(), answer);
         }
         Ok(())

@@ -153,6 +153,10 @@ pub(super) struct Agent {
     /// The project IDs that volumes may get.
     #[arg(long, default_value = "16777216-4294967294", value_name = "FIRST-LAST", value_parser = project_ids)]
     pub(super) project_ids: std::ops::RangeInclusive<u32>,
+
+    /// Serve /healthz, /readyz and /metrics over HTTP on this IP address and port.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(super) http_endpoint: Option<SocketAddr>,
 }
 
 fn project_ids(text: &str) -> Result<std::ops::RangeInclusive<u32>, &'static str> {

@@ -41,6 +41,8 @@ pub enum Task {
 pub struct AgentConfig {
     /// `--path` and `--project-ids`.
     pub settings: agent::Settings,
+    /// `--http-endpoint`.
+    pub http_endpoint: Option<SocketAddr>,
     /// `--log-format`.
     pub log_format: Format,
     /// `--v`: klog's verbosity.
@@ -140,7 +142,9 @@ pub fn parse(
     let task = match args.command {
         Some(Command::Agent(agent)) => {
             let settings = agent::Settings { paths: agent.path, project_ids: agent.project_ids };
-            Ok(Task::Agent(AgentConfig { settings, log_format: args.log_format, verbosity: args.verbosity }))
+            let http_endpoint = agent.http_endpoint.or(args.http_endpoint);
+            let (log_format, verbosity) = (args.log_format, args.verbosity);
+            Ok(Task::Agent(AgentConfig { settings, http_endpoint, log_format, verbosity }))
         }
         Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
         Some(Command::Check { export, mount_options, repair, format }) => {

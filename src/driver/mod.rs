@@ -2,6 +2,7 @@
 //!
 //! Each part builds itself from its own configuration, adds its services and registers its metrics.
 
+pub mod agent;
 mod controller;
 mod node;
 

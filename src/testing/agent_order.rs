@@ -93,11 +93,15 @@ async fn a_new_volume_does_not_wait_for_a_walk() {
     assert!(!is_limited(&bench.export, "big").await && !is_limited(&bench.export, "huge").await);
     let answer = quota::answer(&bench.export, &named("huge")).await.unwrap().unwrap();
     assert_eq!(answer.reason.as_deref(), Some("what is in the directory is being counted first"));
+    let progress = bench.agent.progress();
+    assert_eq!((progress.volumes_behind, progress.walks), (1, 1), "the look has not come to `big`");
     // Both walks end, and neither waits for the other.
     bench.until_limited("big").await;
     bench.until_limited("huge").await;
     assert!(bench.agent.run_until_idle().await);
     assert_agreement(&bench.server, &bench.table, "after the walks").await;
+    let progress = bench.agent.progress();
+    assert_eq!((progress.volumes_behind, progress.walks), (0, 0));
     let usual = bench.usual().await;
     assert!(beside <= 2 * usual, "{beside} operations beside walks, {usual} without");
 }
@@ -143,7 +147,10 @@ async fn a_volume_that_fails_is_tried_again_alone() {
     server.plant(".csi-nfs/volumes/bad.json", Node::file(0o600, r#"{"version": 9999}"#)).unwrap();
     let mut bench = Bench::new(server).await;
     assert!(!bench.agent.run_until_idle().await);
-    assert_eq!(quota::agent(&bench.export).await.unwrap().unwrap().looks, 1);
+    let told = quota::agent(&bench.export).await.unwrap().unwrap();
+    let progress = bench.agent.progress();
+    assert_eq!((told.looks, progress.looked, progress.volumes_behind), (1, told.looked, 1));
+    assert!(progress.answered > 0);
     for _ in 0..4 {
         tokio::time::sleep(AGAIN.0 * 20).await;
         let before = bench.fs.operations();
@@ -154,6 +161,7 @@ async fn a_volume_that_fails_is_tried_again_alone() {
     bench.server.remove(".csi-nfs/volumes/bad.json").unwrap();
     tokio::time::sleep(AGAIN.1 * 2).await;
     assert!(bench.agent.run_until_idle().await);
+    assert_eq!(bench.agent.progress().volumes_behind, 0);
 }
 
 /// A path of so many directories below `root`.

@@ -28,6 +28,20 @@ pub fn rendered(values: &[(&str, &str)]) -> Result<String> {
 
 /// Each value with a setting other than the default, and the other values that it needs to have an effect.
 pub const SETTINGS: &[(&str, &str, Values)] = &[
+    ("agent.address", r#""[::]""#, WITH_AGENT),
+    ("agent.affinity", r#"{"nodeAffinity":{}}"#, WITH_AGENT),
+    ("agent.enabled", "true", WITH_EXPORTS),
+    ("agent.exports", r#"{"main":"/srv/nfs","other.export":"/data/other"}"#, WITH_AGENT),
+    ("agent.extraArgs", r#"["--extra"]"#, WITH_AGENT),
+    ("agent.nodeSelector", r#"{"disk":"none"}"#, WITH_AGENT),
+    ("agent.podAnnotations", r#"{"note":"x"}"#, WITH_AGENT),
+    ("agent.podLabels", r#"{"team":"storage"}"#, WITH_AGENT),
+    ("agent.priorityClassName", r#""high""#, WITH_AGENT),
+    ("agent.projectIds", r#""1000-2000""#, WITH_AGENT),
+    ("agent.resources", r#"{"limits":{"memory":"128Mi"}}"#, WITH_AGENT),
+    ("agent.seLinuxOptions", r#"{"type":"spc_t"}"#, WITH_AGENT),
+    ("agent.serviceAccountAnnotations", r#"{"note":"x"}"#, WITH_AGENT),
+    ("agent.tolerations", "[]", WITH_AGENT),
     ("commonLabels", r#"{"cost-center":"storage"}"#, &[]),
     ("controller.affinity", r#"{"podAntiAffinity":{}}"#, &[]),
     ("controller.appArmorProfile", r#"{"type":"Unconfined"}"#, &[]),
@@ -172,6 +186,14 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
         &[("snapshots.enabled", "true")],
     ),
 ];
+const EXPORTS: &str = concat!(
+    r#"{"main":{"server":"nfs.example.org","share":"/share"},"#,
+    r#""other.export":{"server":"nfs.example.org","share":"/other"}}"#,
+);
+const NODES: (&str, &str) = ("agent.nodeSelector", r#"{"csi-nfs.rs/agent":""}"#);
+const WITH_EXPORTS: Values = &[("exports", EXPORTS), ("agent.exports", r#"{"main":"/srv/nfs"}"#), NODES];
+const WITH_AGENT: Values =
+    &[("agent.enabled", "true"), ("exports", EXPORTS), ("agent.exports", r#"{"main":"/srv/nfs"}"#), NODES];
 const CONTROLLER_KEYS: Values = &[("controller.extraVolumes", r#"[{"name":"keys","emptyDir":{}}]"#)];
 const NODE_KEYS: Values = &[("node.extraVolumes", r#"[{"name":"keys","emptyDir":{}}]"#)];
 const WITH_CONTROLLER: Values = &[("snapshots.enabled", "true"), ("snapshots.controller.install", "true")];

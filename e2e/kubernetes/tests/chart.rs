@@ -124,6 +124,20 @@ fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
             &[("controller.hostNetwork", "true"), ("networkPolicy.enabled", "true")],
             "networkPolicy.enabled has no effect",
         ),
+        (&[("agent.enabled", "true")], "agent.enabled needs agent.exports"),
+        (
+            &[("agent.enabled", "true"), ("agent.exports", r#"{"main":"/srv"}"#)],
+            "agent.enabled needs agent.nodeSelector or agent.affinity",
+        ),
+        (
+            &[
+                ("agent.enabled", "true"),
+                ("agent.exports", r#"{"main":"/srv"}"#),
+                ("agent.nodeSelector", r#"{"a":"b"}"#),
+            ],
+            r#"agent.exports names the export "main", which is not in exports"#,
+        ),
+        (&[("agent.exports", r#"{"main":"srv"}"#)], "main"),
         (&[("image.digest", r#""latest""#)], "digest"),
         (&[("networkPolicy.servers", r#"["nfs.example.org"]"#)], "servers"),
         (&[("driver.mountPermissions", r#""777""#)], "mountPermissions"),

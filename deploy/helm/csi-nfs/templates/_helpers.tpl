@@ -63,6 +63,11 @@ livenessProbe:
   failureThreshold: 5
 {{- end }}
 
+{{/* The volume of an export in the agent's pod: the export's name, as far as a volume may have it. */}}
+{{- define "csi-nfs.exportVolume" -}}
+export-{{ . | replace "." "-" | trunc 56 | trimSuffix "-" }}
+{{- end }}
+
 {{/* Where pods run. The argument has the values of a component and the template's context: component, context. */}}
 {{- define "csi-nfs.scheduling" -}}
 nodeSelector: {{- merge (dict "kubernetes.io/os" "linux") .component.nodeSelector | toYaml | nindent 2 }}
