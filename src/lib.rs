@@ -16,6 +16,9 @@ pub mod server;
 /// The CSI services: request to domain type to response.
 pub mod service;
 
+/// Tries what the driver needs of an export, and says what to do.
+pub mod doctor;
+
 /// Finds and repairs inconsistencies on an export.
 pub mod check;
 

@@ -11,13 +11,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use csi_nfs::check;
-use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, Refusal, Task};
-use csi_nfs::driver;
+use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, DoctorConfig, Refusal, Task};
+use csi_nfs::doctor::{self, Verdict};
 use csi_nfs::error::Error;
 use csi_nfs::nfs::text::one_line;
 use csi_nfs::server::probe;
 use csi_nfs::server::telemetry::subscriber;
+use csi_nfs::{check, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error.into()),
         },
         Ok(Task::Check(config)) => return check(&config),
+        Ok(Task::Doctor(config)) => return examine(&config),
         Err(Refusal::Shown(text)) => {
             // A failed write does not matter: the reader of standard output may be gone.
             let _ = std::io::stdout().write_all(text.as_bytes());
@@ -100,6 +101,21 @@ fn check(config: &CheckConfig) -> ExitCode {
             ExitCode::from(UNAVAILABLE)
         }
     }
+}
+
+fn examine(config: &DoctorConfig) -> ExitCode {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(error);
+            return ExitCode::from(UNAVAILABLE);
+        }
+    };
+    rustix::process::umask(Mode::empty());
+    let report = runtime.block_on(doctor::run(&config.settings));
+    runtime.shutdown_background();
+    let _ = std::io::stdout().write_all(report.print(config.format).as_bytes());
+    if report.count(Verdict::Bad) == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

@@ -132,6 +132,7 @@ fn every_flag_is_documented_with_its_variables_and_its_default() {
 
 #[rstest]
 #[case("check")]
+#[case("doctor")]
 #[case("agent")]
 fn every_flag_of_a_subcommand_is_documented(#[case] subcommand: &str) {
     let heading = format!("flag of `{subcommand}`");
@@ -147,7 +148,7 @@ fn every_flag_of_a_subcommand_is_documented(#[case] subcommand: &str) {
 #[case(PARAMETERS)]
 #[case(TROUBLESHOOTING)]
 fn no_flag_and_no_variable_is_named_that_does_not_exist(#[case] document: &str) {
-    let flags = [flags(&[]), flags(&["check"]), flags(&["agent"])].concat();
+    let flags = [flags(&[]), flags(&["check"]), flags(&["doctor"]), flags(&["agent"])].concat();
     let named = following(document, "--", |c| c.is_ascii_lowercase() || c == '-');
     // A name that starts with `-` is a line of a table.
     let named: Vec<_> = named.iter().filter(|name| !name.starts_with('-')).map(|name| format!("--{name}")).collect();

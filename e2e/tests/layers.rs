@@ -11,11 +11,12 @@ use syn::{Attribute, Item, UseTree};
 
 /// The rooms, from the top to the bottom. `nfs::status` is below `error`, because errors contain NFS statuses.
 /// `testing` may import everything, and only tests import it.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "driver",
     "config",
     "server",
     "service",
+    "doctor",
     "check",
     "agent",
     "snapshot",

@@ -12,6 +12,7 @@ mod conformance;
 mod copy;
 mod crashes;
 mod delete;
+mod doctor;
 mod fs_group;
 mod groups;
 mod health;

@@ -123,6 +123,21 @@ pub(super) enum Command {
     Probe,
     /// Enforce the sizes of volumes on the NFS server itself, by project quotas of XFS or ext4.
     Agent(Agent),
+    /// Try what the driver needs of an export, from here: the way to the server, mounting, writing, locks, the clock, and
+    /// more. Each step says what to do. Nothing stays. Exit with 0 if nothing is bad, or 1 otherwise.
+    Doctor {
+        /// The export, as SERVER:/SHARE, with an IPv6 address in brackets.
+        #[arg(long)]
+        export: String,
+
+        /// NFS mount options, separated by commas.
+        #[arg(long)]
+        mount_options: Option<String>,
+
+        /// Output format: text, or json, which is one object.
+        #[arg(long, default_value = "text", value_parser = log_format)]
+        format: Format,
+    },
     /// Compare the records of an export with its content. Exit with 0 if they agree, 1 if not, or 69 if the export
     /// cannot be read. It changes nothing without --repair.
     Check {

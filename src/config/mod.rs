@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::agent;
 use crate::check;
+use crate::doctor;
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
@@ -34,6 +35,8 @@ pub enum Task {
     Agent(AgentConfig),
     /// Check an export.
     Check(CheckConfig),
+    /// Examine an export.
+    Doctor(DoctorConfig),
 }
 
 /// The configuration of the agent.
@@ -54,6 +57,15 @@ pub struct AgentConfig {
 pub struct CheckConfig {
     /// `--export`, `--mount-options` and `--repair`.
     pub settings: check::Settings,
+    /// `--format`.
+    pub format: Format,
+}
+
+/// The configuration of `csi-nfs doctor`.
+#[derive(Debug)]
+pub struct DoctorConfig {
+    /// `--export` and `--mount-options`.
+    pub settings: doctor::Settings,
     /// `--format`.
     pub format: Format,
 }
@@ -152,6 +164,9 @@ pub fn parse(
                 .and_then(|usual| CheckConfig::new(&export, mount_options.as_deref(), &usual, repair, format))
                 .map(Task::Check)
         }
+        Some(Command::Doctor { export, mount_options, format }) => {
+            DoctorConfig::new(&export, mount_options.as_deref(), format).map(Task::Doctor)
+        }
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
     task.map_err(|error| Refusal::Bad(one_line(&error.to_string()).into_owned()))
@@ -167,6 +182,13 @@ impl CheckConfig {
         };
         let settings = check::Settings { export, mount_options, repair };
         Ok(Self { settings, format })
+    }
+}
+
+impl DoctorConfig {
+    fn new(share: &str, options: Option<&str>, format: Format) -> Result<Self> {
+        let mount_options = MountOptions::parse("--mount-options", options)?;
+        Ok(Self { settings: doctor::Settings { export: export("--export", share)?, mount_options }, format })
     }
 }
 

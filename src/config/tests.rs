@@ -249,7 +249,7 @@ fn the_version_is_shown(#[values("--version", "-version", "-V")] word: &str) {
 fn the_flags_of_all_parts_are_accepted_before_and_after_the_subcommand(#[case] words: &[&str]) {
     let Ok(Task::Agent(agent)) = read(words, &[("CSI_NFS_V", "7")]) else { panic!("{words:?}") };
     assert_eq!((agent.log_format, agent.verbosity), (Format::Json, 3));
-    for other in [&["probe"] as &[_], &["check", "--export=h:/a"]] {
+    for other in [&["probe"] as &[_], &["check", "--export=h:/a"], &["doctor", "--export=h:/a"]] {
         let words = [other, &["--log-format=json", "-v=3", "--endpoint=unix:///a"]].concat();
         assert!(read(&words, &[]).is_ok(), "{words:?}");
     }
@@ -320,12 +320,13 @@ fn the_arguments_of_every_shipped_manifest_unit_and_document_are_accepted() {
                 Ok(Task::Probe(_)) => "probe",
                 Ok(Task::Agent(_)) => "agent",
                 Ok(Task::Check(_)) => "check",
+                Ok(Task::Doctor(_)) => "doctor",
                 Err(refusal) => panic!("{path}: {words:?}: {refusal:?}"),
             };
             *parts.entry(part).or_default() += 1;
         }
     }
     // Two services in each of three manifests, and their probes; the agent's unit and manifest; and the documents.
-    let at_least = [("serve", 6), ("probe", 12), ("agent", 2), ("check", 1)];
+    let at_least = [("serve", 6), ("probe", 12), ("agent", 2), ("check", 1), ("doctor", 1)];
     assert!(at_least.iter().all(|(part, count)| parts.get(part) >= Some(count)), "{parts:?}");
 }
