@@ -1,5 +1,5 @@
-//! Labels of SELinux (`context=` and the like) on a kernel with SELinux and a policy: `make e2e-selinux`. A kernel of its
-//! own, because a policy cannot be unloaded.
+//! Labels of SELinux (`context=` and the like) on a kernel with SELinux and a policy: `make e2e-selinux`. It boots a
+//! kernel for this, because a policy cannot be unloaded.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "these are tests")]
 
 use std::fs;

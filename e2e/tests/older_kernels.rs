@@ -1,5 +1,5 @@
-//! Kernels that lack what the driver uses first, and kernels that cannot mount NFS. `mounting`, `unmounting`, `fs_group`
-//! and others run on such a kernel, too: `make e2e-older-kernel`.
+//! Kernels that lack what the driver uses first, and kernels that cannot mount NFS. `mounting`, `unmounting`,
+//! `fs_group` and others run on such a kernel, too: `make e2e-older-kernel`.
 
 use std::fs;
 use std::path::Path;

@@ -144,10 +144,17 @@ impl Failure {
             (Errno::NOTDIR, _) => "the path on the server must be a directory",
             (Errno::ACCESS, _) => {
                 "check that the path exists, that /etc/exports on the server exports it to this client, and which \
-                 `sec=` and `xprtsec=` the export requires (`sec=krb5` needs rpc.gssd on this node)"
+                 `sec=` and `xprtsec=` the export requires (`sec=krb5` needs rpc.gssd on this node); the controller \
+                 has the addresses of its pod unless controller.hostNetwork is on"
             }
-            (Errno::PERM, _) => "the export requires another `sec=` or `xprtsec=`",
-            (Errno::SRCH, _) => "`xprtsec=` needs tlshd (ktls-utils) to run on this node",
+            (Errno::PERM, _) => {
+                "the export requires another `sec=` or `xprtsec=`, or a port below 1024 (`secure`), which source NAT \
+                 takes from a controller without controller.hostNetwork"
+            }
+            (Errno::SRCH, _) => {
+                "`xprtsec=` needs tlshd (ktls-utils) to run on this node, and the controller needs \
+                 controller.hostNetwork to reach it"
+            }
             (Errno::NOKEY | Errno::KEYEXPIRED | Errno::KEYREJECTED | Errno::KEYREVOKED, _) => {
                 "the requested security needs rpc.gssd or tlshd on this node, with valid keys"
             }
@@ -299,7 +306,10 @@ mod tests {
     #[case("fsopen", Errno::PERM, "CAP_SYS_ADMIN")]
     #[case("fsopen", Errno::NODEV, "modprobe nfs")]
     #[case("fsconfig create", Errno::PERM, "`sec=`")]
+    #[case("fsconfig create", Errno::PERM, "controller.hostNetwork")]
     #[case("fsconfig create", Errno::ACCESS, "/etc/exports")]
+    #[case("fsconfig create", Errno::ACCESS, "controller.hostNetwork")]
+    #[case("fsconfig create", Errno::SRCH, "controller.hostNetwork")]
     #[case("fsconfig create", Errno::NOENT, "no such directory")]
     #[case("fsconfig create", Errno::SRCH, "tlshd")]
     #[case("fsconfig create", Errno::PROTONOSUPPORT, "a version that the server supports")]

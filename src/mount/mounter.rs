@@ -145,9 +145,9 @@ impl Mounter {
     }
 }
 
-/// The options with which to mount again if the kernel refused a mount because one with other labels exists. Since Linux
-/// 5.13, the kernel gives it a superblock of its own by itself, as
-/// `security_sb_mnt_opts_compat` says; earlier it answers EINVAL, and only `nosharecache` keeps the two apart.
+/// The options with which to mount again if the kernel may have refused a mount because one with other labels exists.
+/// Since Linux 5.13, the kernel gives each label a superblock of its own; before, it answers EINVAL, and only
+/// `nosharecache` keeps the two apart.
 fn apart_from_other_labels(options: &MountOptions, errno: Option<Errno>) -> Option<MountOptions> {
     (errno == Some(Errno::INVAL) && options.labels() && options.shares_cache()).then(|| options.unshared())
 }

@@ -46,7 +46,8 @@ pub struct PrivateDirectory {
 }
 
 impl PrivateDirectories {
-    /// Mounts `source`, or the directory `below` it. Returns a descriptor of the root directory, and where the mount is.
+    /// Mounts `source`, or the directory `below` it. Returns a descriptor of the root directory, and where the mount
+    /// is.
     ///
     /// # Errors
     /// The call that failed; [`LOOK_BELOW`] if the server mounts the source, but has no such directory below it.

@@ -12,7 +12,8 @@ pub fn is_on() -> bool {
     Path::new(SELINUX).is_dir()
 }
 
-/// For a call that failed with EACCES on this node: where to look, if SELinux may have denied the call. Otherwise empty.
+/// For a call that failed with EACCES on this node: where to look, if SELinux may have denied the call. Otherwise
+/// empty.
 pub fn hint(errno: Errno) -> &'static str {
     hint_at(Path::new(SELINUX), errno)
 }
