@@ -92,7 +92,7 @@ pub async fn of_export<F: Fs>(export: &Export<F>) -> Result<Vec<Condition>> {
 }
 
 fn nearly_full(export: &str, stat: &FsStat) -> Vec<Condition> {
-    let low = |free: u64, total: u64| total > 0 && (free as f64) < total as f64 * NEARLY_FULL;
+    let low = |free: u64, total: u64| (free as f64) < total as f64 * NEARLY_FULL;
     let condition = |reason, what: &str, free: u64, total: u64| Condition {
         severity: Severity::Degraded,
         reason,
