@@ -21,6 +21,8 @@ mod directory_decisions;
 #[cfg(test)]
 pub(crate) mod fake_server;
 #[cfg(test)]
+mod late_copies;
+#[cfg(test)]
 pub(crate) mod local_directory;
 #[cfg(test)]
 pub(crate) mod log;

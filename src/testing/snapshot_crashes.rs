@@ -57,7 +57,7 @@ pub(super) fn named(name: &str) -> VolumeName {
     VolumeName::parse("name", name).unwrap()
 }
 
-fn id(name: &str) -> VolumeId {
+pub(super) fn id(name: &str) -> VolumeId {
     VolumeId::parse(&format!("nfs#export#{name}##")).unwrap()
 }
 

@@ -1,0 +1,152 @@
+//! Snapshots and groups whose deletion was cut short or runs on a full export, and copies that come late: what is
+//! deleted stays deleted, and its name can be used again.
+
+use crate::error::Error;
+use crate::export::fs::Status;
+use crate::snapshot::tree::{How, Tree};
+use crate::snapshot::{content, group, single};
+use crate::testing::crash_harness::{Call as _, Connection, connect, settle};
+use crate::testing::memory::{Crash, MemoryFs, MemoryServer};
+use crate::testing::snapshot_crashes::Call::{
+    self, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot,
+};
+use crate::testing::snapshot_crashes::{id, named};
+
+const MEMBERS: &[&str] = &["g-0", "g-1"];
+
+/// Copies of `server` on which a controller died after each operation of `call`. The last one has the whole call.
+async fn cut_short(server: &MemoryServer, call: &Call) -> Vec<MemoryServer> {
+    let mut servers = Vec::new();
+    for n in 0.. {
+        let server = server.copy();
+        let export = connect(&server);
+        export.fs().crash_at(n, Crash::AfterEffect);
+        let _ = call.run(&export).await;
+        let whole = export.fs().operations() <= n;
+        servers.push(server);
+        if whole {
+            break;
+        }
+    }
+    servers
+}
+
+async fn tree(export: &Connection, of: &str) -> Tree<MemoryFs> {
+    content::tree_of_volume(&export.exports, &id(of), None).await.unwrap()
+}
+
+fn one() -> single::Create {
+    single::Create { name: named("s"), source: id("v").to_string() }
+}
+
+fn both() -> group::Create {
+    group::Create { name: named("g"), sources: vec![id("v").to_string(), id("w").to_string()] }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_and_a_group_are_taken_anew_wherever_their_deletion_was_cut_short() {
+    let takes = [(Snapshot("s", "v"), DeleteSnapshot("s")), (Group("g", &["v", "w"]), DeleteGroup("g", MEMBERS))];
+    for (take, delete) in takes {
+        let taken = Call::prepared(&[Make("v"), Make("w"), take.clone()]).await;
+        for (n, server) in cut_short(&taken, &delete).await.into_iter().enumerate() {
+            let export = connect(&server);
+            let anew = take.insist(&export).await;
+            assert!(anew.is_ok(), "{delete:?} died after {n}: {anew:?}");
+            settle(&export).await;
+            assert_eq!(take.faults(&export).await, [], "{delete:?} died after {n}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_begins_late_does_not_bring_back_a_snapshot_or_a_group_whose_deletion_was_cut_short() {
+    let prepared = Call::prepared(&[Make("v"), Make("w")]).await;
+    let export = connect(&prepared);
+    let trees = [tree(&export, "v").await, tree(&export, "w").await];
+    single::begin(&export, &one(), &trees[0], Vec::new()).await.unwrap();
+    group::begin(&export, &both(), &trees, Vec::new()).await.unwrap();
+
+    for server in cut_short(&prepared, &DeleteSnapshot("s")).await {
+        let export = connect(&server);
+        let source = tree(&export, "v").await;
+        let deleted = crate::snapshot::find::get(&export, &named("s")).await.is_err();
+        let filled = single::fill(&source.export, &named("s"), &source, &How::default()).await;
+        assert_eq!(matches!(filled, Err(Error::Interrupted(_))), deleted, "{filled:?}");
+        assert_eq!(List.run(&export).await.unwrap() == "[]", deleted);
+    }
+    for server in cut_short(&prepared, &DeleteGroup("g", MEMBERS)).await {
+        let export = connect(&server);
+        let sources = [tree(&export, "v").await, tree(&export, "w").await];
+        let deleted = group::get(&export, &named("g")).await.is_err();
+        let filled = group::fill(&sources[0].export, &named("g"), &sources, &How::default()).await;
+        assert_eq!(matches!(filled, Err(Error::Interrupted(_))), deleted, "{filled:?}");
+        assert_eq!(List.run(&export).await.unwrap() == "[]", deleted);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_another_controller_has_completed_meanwhile_succeeds_with_the_same_size() {
+    let server = Call::prepared(&[Make("v"), Make("w")]).await;
+    let export = connect(&server);
+    let trees = [tree(&export, "v").await, tree(&export, "w").await];
+    single::begin(&export, &one(), &trees[0], Vec::new()).await.unwrap();
+    group::begin(&export, &both(), &trees, Vec::new()).await.unwrap();
+    let target = &trees[0].export;
+    for _ in 0..2 {
+        assert_eq!(single::fill(target, &named("s"), &trees[0], &How::default()).await, Ok(1000));
+        assert_eq!(group::fill(target, &named("g"), &trees, &How::default()).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_begun_of_a_volume_that_was_deleted_just_before() {
+    let server = Call::prepared(&[Make("v"), Make("w")]).await;
+    let export = connect(&server);
+    let trees = [tree(&export, "v").await, tree(&export, "w").await];
+    Delete("w").run(&export).await.unwrap();
+    let of_w = single::Create { source: id("w").to_string(), ..one() };
+    let refused = single::begin(&export, &of_w, &trees[1], Vec::new()).await;
+    assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    let refused = group::begin(&export, &both(), &trees, Vec::new()).await;
+    assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    assert!(server.tree().below(".csi-nfs/snapshots").0.is_empty());
+}
+
+#[tokio::test]
+async fn a_snapshot_outlives_the_volumes_that_it_backs_and_its_content_outlives_a_deleted_snapshot_until_they_are_gone()
+{
+    let server = Call::prepared(&[Make("v"), Snapshot("s", "v"), Show("d", "s"), Show("e", "s")]).await;
+    let export = connect(&server);
+    let content = ".csi-nfs/snapshots/s.tree/sub/data";
+    Delete("d").run(&export).await.unwrap();
+    Delete("e").run(&export).await.unwrap();
+    Restore("r", "s").run(&export).await.unwrap();
+    assert_eq!(server.tree().get("r/sub/data").unwrap().text(), "content");
+    for name in ["d", "e"] {
+        Show(name, "s").run(&export).await.unwrap();
+    }
+    DeleteSnapshot("s").run(&export).await.unwrap();
+    Delete("d").run(&export).await.unwrap();
+    assert!(server.tree().has(content), "another volume is backed by it");
+    Delete("e").run(&export).await.unwrap();
+    assert!(!server.tree().has(content));
+}
+
+#[tokio::test]
+async fn on_a_full_export_a_snapshot_and_a_group_are_deleted_but_for_a_snapshot_that_backs_a_volume() {
+    let before =
+        [Make("v"), Make("w"), Snapshot("s", "v"), Snapshot("t", "v"), Group("g", &["v", "w"]), Show("d", "t")];
+    let server = Call::prepared(&before).await;
+    server.set_capacity(0, 0);
+    let export = connect(&server);
+    DeleteSnapshot("s").run(&export).await.unwrap();
+    DeleteGroup("g", MEMBERS).run(&export).await.unwrap();
+    let refused = DeleteSnapshot("t").run(&export).await;
+    assert!(matches!(refused, Err(Error::Export { status: Status::NoSpc, .. })), "{refused:?}");
+    assert_eq!(List.run(&export).await.unwrap(), r#"[VolumeName("t")]"#);
+    server.set_capacity(1 << 30, 1000);
+    DeleteSnapshot("t").run(&export).await.unwrap();
+    assert!(server.tree().has(".csi-nfs/snapshots/t.tree/sub/data"), "it backs a volume");
+    Delete("d").run(&export).await.unwrap();
+    assert!(server.tree().below(".csi-nfs/snapshots").0.is_empty());
+}
