@@ -23,6 +23,8 @@ pub(crate) mod fake_server;
 #[cfg(test)]
 mod late_copies;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 pub(crate) mod local_directory;
 #[cfg(test)]
 pub(crate) mod log;
