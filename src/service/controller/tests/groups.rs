@@ -20,14 +20,18 @@ impl Lab {
         Ok(answer.into_inner().group_snapshot.unwrap())
     }
 
-    async fn get_group(&self, id: &str, snapshot_ids: &[String]) -> Result<csi::VolumeGroupSnapshot, Status> {
+    pub(super) async fn get_group(
+        &self,
+        id: &str,
+        snapshot_ids: &[String],
+    ) -> Result<csi::VolumeGroupSnapshot, Status> {
         let (group_snapshot_id, snapshot_ids) = (id.to_owned(), snapshot_ids.to_vec());
         let request = csi::GetVolumeGroupSnapshotRequest { group_snapshot_id, snapshot_ids, ..Default::default() };
         let answer = self.controller.get_volume_group_snapshot(Request::new(request)).await?;
         Ok(answer.into_inner().group_snapshot.unwrap())
     }
 
-    async fn delete_group(&self, id: &str, snapshot_ids: &[String]) -> Result<(), Status> {
+    pub(super) async fn delete_group(&self, id: &str, snapshot_ids: &[String]) -> Result<(), Status> {
         let (group_snapshot_id, snapshot_ids) = (id.to_owned(), snapshot_ids.to_vec());
         let request = csi::DeleteVolumeGroupSnapshotRequest { group_snapshot_id, snapshot_ids, ..Default::default() };
         self.controller.delete_volume_group_snapshot(Request::new(request)).await.map(drop)

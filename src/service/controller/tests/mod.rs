@@ -154,6 +154,12 @@ async fn the_options_of_an_export_hold_for_every_call_on_it() {
     let request = csi::DeleteSnapshotRequest { snapshot_id: "a#export#s###snapshot".to_owned(), ..Default::default() };
     Rpc::delete_snapshot(&lab.controller, Request::new(request)).await.unwrap();
     lab.restart();
+    lab.group("g", &[&v], &[]).await.unwrap();
+    lab.restart();
+    let members = ["a#export#g-0###snapshot".to_owned()];
+    lab.get_group("a#export#g###group", &members).await.unwrap();
+    lab.delete_group("a#export#g###group", &members).await.unwrap();
+    lab.restart();
     lab.delete("a#export#theirs##").await.unwrap();
     lab.delete(&v).await.unwrap();
     assert!(!lab.server("a").tree().has("v") && !lab.server("a").tree().has("theirs"));
