@@ -249,3 +249,25 @@ async fn an_archive_is_unpacked_up_to_the_size_that_was_requested() {
         assert_eq!(lab.server("a").tree().get(format!("{name}/file")).unwrap().text().len(), 3 << 20);
     }
 }
+
+#[tokio::test]
+async fn a_snapshot_backs_a_volume_only_if_its_class_allows_it_and_nobody_can_write_to_it() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    let s = lab.snapshot(&v, "s", &[]).await.unwrap().snapshot_id;
+    let (reader, writer) = (Mode::MultiNodeReaderOnly, Mode::MultiNodeMultiWriter);
+    for (name, mode, parameter, shown) in [
+        ("shown", reader, ("readOnlyFromSnapshot", "direct"), true),
+        ("copied", reader, ("readOnlyFromSnapshot", "copy"), false),
+        ("written", writer, ("readOnlyFromSnapshot", "direct"), false),
+        ("has-mode", reader, ("mountPermissions", "0750"), false),
+        ("owned", reader, ("gid", "7"), false),
+    ] {
+        let mut request = request("a", name);
+        request.parameters.extend(map(&[parameter]));
+        request.volume_capabilities = vec![mount(mode, &[])];
+        request.volume_content_source = of_snapshot(&s);
+        lab.controller.create_volume(Request::new(request)).await.unwrap();
+        assert_eq!(!lab.server("a").tree().has(name), shown, "{name}");
+    }
+}
