@@ -161,5 +161,18 @@ mod tests {
         many.members = vec![Member { source: "x".repeat(1000), ..many.members[0].clone() }; 100];
         assert!(matches!(many.check_size(), Err(Error::Invalid { .. })));
         record().check_size().unwrap();
+        // The largest record that is accepted can be read in every later state, too.
+        let sized = |bytes: usize| {
+            let mut record = GroupRecord { state: State::Pending, ..record() };
+            record.members[0].source = String::new();
+            record.members[0].source = "x".repeat(bytes - record.encode().unwrap().len());
+            record
+        };
+        assert!(sized(SMALL - 15).check_size().is_err());
+        let largest = sized(SMALL - 16);
+        largest.check_size().unwrap();
+        for state in [State::Ready, State::Deleted] {
+            assert!(GroupRecord { state, ..largest.clone() }.encode().unwrap().len() <= SMALL);
+        }
     }
 }

@@ -304,6 +304,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_copy_that_broke_off_is_joined_by_nobody() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let broken = jobs.join(key("v"), vec!["v".to_owned()], async |_| panic!("the copy breaks off")).wait().await;
+        assert!(matches!(broken, Err(Error::Internal(_))), "{broken:?}");
+        assert_eq!(jobs.join(key("v"), vec!["v".to_owned()], async |_| Ok(())).wait().await, Ok(()));
+    }
+
+    #[tokio::test]
     async fn a_copy_that_only_waits_for_a_lock_takes_no_turn() {
         let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
         let waiting = |n: usize| {

@@ -46,3 +46,30 @@ impl Usage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::testing::crash_harness::connect;
+    use crate::testing::memory::{MemoryServer, Node};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_figure_of_an_export_is_known_soon_after_its_agent_has_counted() {
+        let server = MemoryServer::new();
+        let (export, usage) = (connect(&server), Usage::default());
+        let figures = async {
+            let reading = usage.keep(export.exports.pool());
+            tokio::pin!(reading);
+            timeout(Duration::from_millis(1), &mut reading).await.unwrap_err();
+            let before = usage.known();
+            let counted = quota::Snapshots { project: 1, bytes: 4096, inodes: 3 };
+            let content = serde_json::to_string(&counted).unwrap();
+            server.plant(".csi-nfs/quota/snapshots.json", Node::file(0o600, content)).unwrap();
+            timeout(SOON, &mut reading).await.unwrap_err();
+            (before, usage.known())
+        };
+        assert_eq!(figures.await, (BTreeMap::new(), [("nfs:/export".to_owned(), 4096)].into()));
+    }
+}
