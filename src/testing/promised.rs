@@ -16,7 +16,7 @@ use crate::volume::limits::Overcommit;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
-use crate::volume::record_file::RecordFile as _;
+use crate::volume::record_file::{RecordFile as _, now};
 use crate::volume::{change, overcommit, quota};
 
 const INDEX: &str = ".csi-nfs/promised/index.json";
@@ -176,10 +176,10 @@ async fn a_change_costs_the_same_however_many_volumes_there_are() {
     assert_eq!(costs[0], costs[1]);
 }
 
-/// Makes the index as old as an index gets before it is made anew.
-fn age(server: &MemoryServer) {
+/// Sets the age of the index, in seconds.
+fn age(server: &MemoryServer, seconds: u64) {
     let mut index: serde_json::Value = serde_json::from_str(&server.tree().0[INDEX.as_bytes()].text()).unwrap();
-    index["counted"] = 0.into();
+    index["counted"] = (now() - seconds).into();
     server.remove(INDEX).unwrap();
     server.plant(INDEX, Node::file(0o600, index.to_string())).unwrap();
 }
@@ -196,22 +196,38 @@ async fn what_others_did_without_the_index_counts_when_it_is_made_anew() {
     Record { capacity: 7000, ..record }.write(&export).await.unwrap();
     make(&export, "x", 100, true).await.unwrap();
     server.remove(".csi-nfs/volumes/w.json").unwrap();
-    age(&server);
+    age(&server, 1000);
     make(&export, "y", 10, true).await.unwrap();
     assert_counted(&export, "made anew").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_refused_because_of_an_old_index() {
+    for seconds in [100, 1000] {
+        let server = MemoryServer::new();
+        let export = connect(&server);
+        make(&export, "v", SIZE.cast_signed() - 1000, true).await.unwrap();
+        make(&export, "w", 1000, true).await.unwrap();
+        for more in [1, 1000, 5000] {
+            assert!(matches!(make(&export, "x", more, true).await, Err(Error::Exhausted(_))), "{more}");
+        }
+        server.remove(".csi-nfs/volumes/v.json").unwrap();
+        age(&server, seconds);
+        make(&export, "x", 1000, true).await.unwrap();
+        assert_counted(&export, "after the refusal").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_leaves_enough_is_not_made_anew_before_it_is_old() {
     let server = MemoryServer::new();
     let export = connect(&server);
-    make(&export, "v", SIZE.cast_signed() - 1000, true).await.unwrap();
+    make(&export, "v", 1000, true).await.unwrap();
     make(&export, "w", 1000, true).await.unwrap();
-    assert!(matches!(make(&export, "x", 1000, true).await, Err(Error::Exhausted(_))));
+    age(&server, 100);
     server.remove(".csi-nfs/volumes/v.json").unwrap();
-    age(&server);
     make(&export, "x", 1000, true).await.unwrap();
-    assert_counted(&export, "after the refusal").await;
+    assert_eq!(overcommit::left(&export, Some(bound())).await.unwrap(), SIZE - 3000, "no record was counted");
 }
 
 #[tokio::test(start_paused = true)]
