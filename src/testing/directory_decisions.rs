@@ -165,3 +165,26 @@ async fn an_empty_directory_never_replaces_an_archive_that_has_content() {
     archive(&server).await;
     assert_eq!(server.tree().below("archived-media").paths(), ["other"]);
 }
+
+#[tokio::test]
+async fn a_file_in_an_archives_place_gives_way_to_content_but_not_to_an_empty_directory() {
+    let server = after(&[make("v")]).await;
+    server.plant("archived-media", Node::file(0o600, "theirs")).unwrap();
+    let policy = DeletePolicy { default: OnDelete::Archive, replace_archive: true };
+    let id = VolumeId::parse(V).unwrap();
+    let export = connect(&server);
+    delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
+    assert!(!server.tree().has("media"));
+    assert_eq!(server.tree().get("archived-media").unwrap().text(), "theirs");
+    make("v").run(&export).await.unwrap();
+    server.plant("media/data", Node::file(0o600, "later")).unwrap();
+    delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
+    assert_eq!(server.tree().get("archived-media/data").unwrap().text(), "later");
+}
+
+#[tokio::test]
+async fn an_archive_stays_beside_a_later_one_unless_the_driver_replaces_archives() {
+    let archived = [make("v"), Write("media"), Decide(V, OnDelete::Archive), Delete(V)];
+    let tree = after(&[&archived[..], &archived[..]].concat()).await.tree();
+    assert!(tree.has("archived-media/data") && tree.has("archived-media-1/data"), "{:?}", tree.paths());
+}

@@ -335,3 +335,15 @@ async fn two_controllers_together_give_only_answers_that_one_could_have_given() 
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_mode_and_an_owner_are_set_on_a_directory_that_is_there_already_and_by_a_change() {
+    let looks = |server: &MemoryServer| {
+        let node = server.tree().get("v").unwrap().clone();
+        (node.mode, node.uid, node.gid)
+    };
+    let server = Call::prepared(&[Write("v"), Owned("v")]).await;
+    assert_eq!(looks(&server), (0o2770, 1000, 0));
+    Modify("nfs#export#v##").run(&connect(&server)).await.unwrap();
+    assert_eq!(looks(&server), (0o700, 1000, 7));
+}

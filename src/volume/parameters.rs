@@ -317,6 +317,7 @@ mod tests {
     #[case("mountPermissions", "77777777777")]
     #[case("mountPermissions", "10000")]
     #[case("mountPermissions", "+7")]
+    #[case("mountPermissions", "+0")]
     #[case("mountPermissions", "")]
     #[case("uid", "-1")]
     #[case("uid", "4294967295")]
