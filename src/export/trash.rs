@@ -304,4 +304,17 @@ mod tests {
         (0..98).for_each(|number| server.remove(format!("v/{number}")).unwrap());
         discarded(&server).await;
     }
+
+    #[tokio::test]
+    async fn the_entries_that_wait_in_the_trash_are_counted() {
+        let server = MemoryServer::new();
+        let export = reach(&server);
+        for (name, waiting) in [("v", 1), ("w", 2)] {
+            server.plant(name, Node::directory(0o755)).unwrap();
+            assert!(discard(&export, &export.fs().root(), &Name::new(name).unwrap()).await.unwrap());
+            assert_eq!(export.trash.waiting(), waiting);
+        }
+        clear(&export).await.unwrap();
+        assert_eq!(export.trash.waiting(), 0);
+    }
 }

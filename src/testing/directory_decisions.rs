@@ -133,8 +133,11 @@ async fn a_kept_record_goes_when_its_directory_is_gone() {
         let media = crate::export::fs::Name::new("media").unwrap();
         crate::export::fs::Fs::rmdir(&fs, &crate::export::fs::Fs::root(&fs), &media).await.unwrap();
     };
-    for next in [Delete(V), make("v"), make("w")] {
-        let server = after(&kept).await;
+    let (gone_before, gone_after) = (after(&kept[..2]).await, after(&kept).await);
+    for (server, next) in
+        [(&gone_before, Delete(V)), (&gone_after, Delete(V)), (&gone_after, make("v")), (&gone_after, make("w"))]
+    {
+        let server = server.copy();
         remove(&server).await;
         let export = connect(&server);
         next.run(&export).await.unwrap();

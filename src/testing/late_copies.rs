@@ -1,16 +1,29 @@
 //! Snapshots and groups whose deletion was cut short or runs on a full export, and copies that come late: what is
 //! deleted stays deleted, and its name can be used again.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::export::fs::Status;
+use crate::snapshot::group_record::GroupRecord;
+use crate::snapshot::record::Record as SnapshotRecord;
 use crate::snapshot::tree::{How, Tree};
-use crate::snapshot::{content, group, single};
+use crate::snapshot::{content, find, group, single};
 use crate::testing::crash_harness::{Call as _, Connection, connect, settle};
-use crate::testing::memory::{Crash, MemoryFs, MemoryServer};
+use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::testing::snapshot_crashes::Call::{
     self, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot,
 };
 use crate::testing::snapshot_crashes::{id, named};
+use crate::testing::volume_crashes::modify;
+use crate::volume::create::Create;
+use crate::volume::fill::{self, Begun};
+use crate::volume::lock::lock;
+use crate::volume::on_delete::OnDelete;
+use crate::volume::parameters::Attributes;
+use crate::volume::quota;
+use crate::volume::record::{Origin, Record};
+use crate::volume::record_file::RecordFile as _;
 
 const MEMBERS: &[&str] = &["g-0", "g-1"];
 
@@ -69,7 +82,7 @@ async fn a_copy_that_begins_late_does_not_bring_back_a_snapshot_or_a_group_whose
     for server in cut_short(&prepared, &DeleteSnapshot("s")).await {
         let export = connect(&server);
         let source = tree(&export, "v").await;
-        let deleted = crate::snapshot::find::get(&export, &named("s")).await.is_err();
+        let deleted = find::get(&export, &named("s")).await.is_err();
         let filled = single::fill(&source.export, &named("s"), &source, &How::default()).await;
         assert_eq!(matches!(filled, Err(Error::Interrupted(_))), deleted, "{filled:?}");
         assert_eq!(List.run(&export).await.unwrap() == "[]", deleted);
@@ -149,4 +162,111 @@ async fn on_a_full_export_a_snapshot_and_a_group_are_deleted_but_for_a_snapshot_
     assert!(server.tree().has(".csi-nfs/snapshots/t.tree/sub/data"), "it backs a volume");
     Delete("d").run(&export).await.unwrap();
     assert!(server.tree().below(".csi-nfs/snapshots").0.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_crash_left_in_staging_goes_with_the_snapshot() {
+    let server = Call::prepared(&[Make("v")]).await;
+    let export = connect(&server);
+    single::begin(&export, &one(), &tree(&export, "v").await, Vec::new()).await.unwrap();
+    server.plant(".csi-nfs/staging/#snapshot#s/half", Node::file(0o600, "copied")).unwrap();
+    DeleteSnapshot("s").run(&export).await.unwrap();
+    assert!(server.tree().below(".csi-nfs/staging").0.is_empty());
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_not_ready_is_named_to_who_wants_to_restore_it() {
+    let server = Call::prepared(&[Make("v")]).await;
+    let export = connect(&server);
+    single::begin(&export, &one(), &tree(&export, "v").await, Vec::new()).await.unwrap();
+    let refused = Restore("r", "s").run(&export).await.unwrap_err();
+    assert!(matches!(refused, Error::Precondition(_)), "{refused}");
+    assert!(refused.to_string().contains("`nfs#export#s###snapshot` is not ready"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_takes_the_name_of_a_deleted_snapshot_unless_it_still_backs_a_volume() {
+    let before = [Make("v"), Make("w"), Snapshot("g-0", "v")];
+    let group = Group("g", &["v", "w"]);
+    for server in cut_short(&Call::prepared(&before).await, &DeleteSnapshot("g-0")).await {
+        let export = connect(&server);
+        let there = find::get(&export, &named("g-0")).await.is_ok();
+        match group.insist(&export).await {
+            Err(Error::Conflict { .. }) => assert!(there),
+            taken => assert!(!there && taken.is_ok(), "{taken:?}"),
+        }
+    }
+    let backs = [&before[..], &[Show("d", "g-0"), DeleteSnapshot("g-0")]].concat();
+    let server = Call::prepared(&backs).await;
+    let refused = group.insist(&connect(&server)).await;
+    assert!(matches!(refused, Err(Error::Precondition(_))), "{refused:?}");
+    assert!(server.tree().has(".csi-nfs/snapshots/g-0.tree/sub/data"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_and_a_group_wait_for_no_other() {
+    let of_one = |name| Group(name, &["v"]);
+    let server = Call::prepared(&[Make("v"), Snapshot("s", "v"), Snapshot("t", "v"), of_one("g"), of_one("h")]).await;
+    let (busy, export) = (connect(&server), connect(&server));
+    let (s, g) = (SnapshotRecord::lock_name(&named("s")), GroupRecord::lock_name(&named("g")));
+    let _busy = busy.lock(&[&s, &g]).await.unwrap();
+    let others = async {
+        DeleteSnapshot("t").run(&export).await.unwrap();
+        DeleteGroup("h", &["h-0"]).run(&export).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(1), others).await.unwrap();
+    let same = DeleteSnapshot("s").run(&export);
+    tokio::time::timeout(Duration::from_secs(1), same).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_volume_that_a_snapshot_backs_gets_neither_mode_nor_owner() {
+    let server = Call::prepared(&[Make("v"), Snapshot("s", "v"), Show("d", "s")]).await;
+    let export = connect(&server);
+    let none = Attributes::default();
+    let changes = [
+        Attributes { mode: Some(0o700), ..none },
+        Attributes { uid: Some(7), ..none },
+        Attributes { gid: Some(7), ..none },
+    ];
+    for change in changes {
+        let refused = modify(&export, &id("d"), change).await;
+        assert!(matches!(refused, Err(Error::Precondition(_))), "{change:?}: {refused:?}");
+    }
+    modify(&export, &id("d"), Attributes { on_delete: Some(OnDelete::Retain), ..none }).await.unwrap();
+}
+
+/// A clone of `v` by the name `c` that was begun.
+async fn begun(export: &Connection) -> (Create, Record) {
+    let origin = Some(Origin::Volume(id("v").to_string()));
+    let create = Create { origin, ..crate::testing::create::volume("c", 0) };
+    let lock = lock(export, &id("c")).await.unwrap();
+    match fill::begin(export, &create, Some(0), quota::patience(), &lock).await.unwrap() {
+        Begun::Pending(record) => (create, record),
+        Begun::Whole(record) => panic!("{record:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_copy_for_a_volume_that_was_deleted_meanwhile_brings_no_record_back() {
+    let server = Call::prepared(&[Make("v")]).await;
+    let export = connect(&server);
+    let (create, record) = begun(&export).await;
+    Delete("c").run(&export).await.unwrap();
+    let interrupted = |answer| assert!(matches!(answer, Err(Error::Interrupted(_))), "{answer:?}");
+    interrupted(fill::begin_anew(&export, &record, &create, 5000).await);
+    let lock = lock(&export, &id("c")).await.unwrap();
+    interrupted(fill::finish(&export, &record, &named("c"), &lock).await);
+    assert_eq!(Record::read(&export, &named("c")).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_copy_that_begins_anew_forgets_the_directory_that_an_earlier_one_staged() {
+    let server = Call::prepared(&[Make("v")]).await;
+    let export = connect(&server);
+    let (create, record) = begun(&export).await;
+    let staged = Record { staged: Some(4711), ..record.clone() };
+    staged.write(&export).await.unwrap();
+    assert_eq!(fill::begin_anew(&export, &staged, &create, 0).await.as_ref(), Ok(&record));
+    assert_eq!(Record::read(&export, &named("c")).await, Ok(Some(record)));
 }

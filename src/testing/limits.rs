@@ -2,12 +2,14 @@
 
 use crate::error::Error;
 use crate::export::fs::Fs as _;
-use crate::testing::crash_harness::{Connection, connect};
+use crate::testing::crash_harness::{Call as _, Connection, connect};
 use crate::testing::memory::{MemoryServer, Node};
 use crate::testing::snapshot_crashes::named;
+use crate::testing::volume_crashes::Call::{Create as Make, Decide, Delete, Expand};
 use crate::testing::volume_crashes::create;
 use crate::volume::health::of_limits;
-use crate::volume::limits::{Limits, Quota};
+use crate::volume::limits::{Limits, Overcommit, Quota};
+use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
 use crate::volume::quota::{Agent, Answer};
 use crate::volume::record::Record;
@@ -78,4 +80,37 @@ async fn a_volume_is_degraded_if_its_limit_is_not_in_force_or_if_little_of_it_is
     assert_eq!(condition(&export).await, None);
     server.plant("v/data", Node::file(0o600, "x".repeat((MIB - MIB / 20).try_into().unwrap()))).unwrap();
     assert_eq!(condition(&export).await, Some("VolumeFull"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_whose_limit_is_not_enforced_is_undone_but_a_directory_that_others_have_stays() {
+    let required = Attributes { quota: Some(Quota::Required), ..Attributes::default() };
+    let (shared, kept) = ("nfs#export#shared#b#", "nfs#export#kept#k#");
+    let before = [Make("b", Some("shared")), Make("k", Some("kept")), Decide(kept, OnDelete::Retain), Delete(kept)];
+    let server = MemoryServer::new();
+    let export = connect(&server);
+    for call in before {
+        call.run(&export).await.unwrap();
+    }
+    plant_agent(&server, true);
+    for (directory, stays) in [("shared", true), ("kept", true), ("new", false)] {
+        let refused = create(&export, "v", Some(directory), 1000, required).await;
+        assert!(matches!(refused, Err(Error::NoAgent { .. })), "{refused:?}");
+        assert_eq!(server.tree().has(directory), stays, "{directory}");
+    }
+    Expand(shared, 5000).run(&export).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_of_a_class_with_a_bound_may_have_all_that_is_free_and_no_byte_more() {
+    let server = MemoryServer::with_capacity(MIB, 1000);
+    let export = connect(&server);
+    let overcommit = Some(Overcommit::parse("overcommit", "1000").unwrap());
+    let bounded = Attributes { overcommit, ..Attributes::default() };
+    create(&export, "first", None, 1, bounded).await.unwrap();
+    let free = export.stat().await.unwrap().available_bytes.cast_signed();
+    let refused = create(&export, "more", None, free + 1, bounded).await;
+    assert!(matches!(refused, Err(Error::Exhausted(_))), "{refused:?}");
+    let free = export.stat().await.unwrap().available_bytes.cast_signed();
+    create(&export, "all", None, free, bounded).await.unwrap();
 }

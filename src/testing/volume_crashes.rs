@@ -123,7 +123,7 @@ impl crash_harness::Call for Call {
     }
 }
 
-async fn modify(export: &Connection, id: &VolumeId, changes: Attributes) -> Result<String> {
+pub(crate) async fn modify(export: &Connection, id: &VolumeId, changes: Attributes) -> Result<String> {
     let modify = |export: Arc<Export<MemoryFs>>, lock| {
         let id = id.clone();
         async move { change::modify(&export, &id, changes, quota::patience(), &lock).await }

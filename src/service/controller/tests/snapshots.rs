@@ -271,3 +271,32 @@ async fn a_snapshot_backs_a_volume_only_if_its_class_allows_it_and_nobody_can_wr
         assert_eq!(!lab.server("a").tree().has(name), shown, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_retry_finds_the_complete_volume_although_the_export_of_its_source_is_lost() {
+    let lab = Lab::new("");
+    let source = of_volume(&lab.create("b", "v", &[]).await.unwrap());
+    let made = lab.fill("a", "c", source.clone()).await.unwrap();
+    let remaining = [(export_of("a"), lab.server("a").clone())];
+    let servers = Servers::new(remaining.into(), "");
+    let retried = Lab { controller: controller(&servers, &lab.configured), servers, configured: Configured::default() };
+    assert_eq!(retried.fill("a", "c", source.clone()).await.unwrap(), made);
+    assert!(retried.fill("a", "d", source).await.is_err());
+}
+
+#[tokio::test]
+async fn snapshots_are_listed_in_pages_that_miss_nothing() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    for name in ["s", "t", "u"] {
+        lab.snapshot(&v, name, &[]).await.unwrap();
+    }
+    let (mut listed, mut starting_token) = (Vec::new(), String::new());
+    for _ in 0..3 {
+        let request = csi::ListSnapshotsRequest { max_entries: 1, starting_token, ..Default::default() };
+        let page = Rpc::list_snapshots(&lab.controller, Request::new(request)).await.unwrap().into_inner();
+        listed.extend(page.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id));
+        starting_token = page.next_token;
+    }
+    assert_eq!((listed, starting_token.as_str()), (lab.snapshots("").await, ""));
+}
