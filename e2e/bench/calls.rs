@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::support::{Driver, Lab, Place, Share, csi, requests};
@@ -28,6 +29,9 @@ struct Results {
     create: Series,
     create_90: Series,
     burst: Series,
+    burst_deleted: Series,
+    nested: Series,
+    nested_deleted: Series,
     delete: Series,
     delete_large: Series,
     publish: Series,
@@ -84,17 +88,14 @@ async fn measure_driver(driver: &Driver, share: &Share, results: &mut Results) {
     results.delete.0.push(percentile(deleted, 50));
     share.trash_is_empty().await;
 
-    let start = Instant::now();
-    let burst = futures_util::stream::StreamExt::collect::<Vec<_>>(futures_util::stream::StreamExt::buffer_unordered(
-        futures_util::stream::iter((0..BURST).map(|n| driver.create(requests::create(share, &format!("burst-{n}"))))),
-        IN_FLIGHT,
-    ))
-    .await;
-    results.burst.0.push(BURST as f64 / start.elapsed().as_secs_f64());
-    for volume in burst {
-        driver.delete(&volume.unwrap().volume_id).await.unwrap();
+    for (sub_dir, created, deleted) in [
+        (false, &mut results.burst, &mut results.burst_deleted),
+        (true, &mut results.nested, &mut results.nested_deleted),
+    ] {
+        let (create_rate, delete_rate) = burst(driver, share, sub_dir).await;
+        created.0.push(create_rate);
+        deleted.0.push(delete_rate);
     }
-    share.trash_is_empty().await;
 
     let large = driver.create(requests::create(share, "large")).await.unwrap();
     for n in 0..FILES {
@@ -105,6 +106,28 @@ async fn measure_driver(driver: &Driver, share: &Share, results: &mut Results) {
     let deleted = each([driver.delete(&large.volume_id)]).await;
     results.delete_large.0.push(deleted[0]);
     share.trash_is_empty().await;
+}
+
+/// Creates many volumes and deletes them, several at a time. With `sub_dir`, all of them are in one directory of the share,
+/// as those of a namespace are. Returns how many a second.
+async fn burst(driver: &Driver, share: &Share, sub_dir: bool) -> (f64, f64) {
+    let rate = |start: Instant| BURST as f64 / start.elapsed().as_secs_f64();
+    let create = |n: usize| {
+        let mut request = requests::create(share, &format!("burst-{n}"));
+        if sub_dir {
+            request.parameters.insert("subDir".into(), format!("namespace/claim-{n}"));
+        }
+        async move { driver.create(request).await.unwrap() }
+    };
+    let start = Instant::now();
+    let volumes: Vec<csi::Volume> = stream::iter(0..BURST).map(create).buffer_unordered(IN_FLIGHT).collect().await;
+    let created = rate(start);
+    let start = Instant::now();
+    let delete = |volume: csi::Volume| async move { driver.delete(&volume.volume_id).await.unwrap() };
+    stream::iter(volumes).map(delete).buffer_unordered(IN_FLIGHT).collect::<Vec<()>>().await;
+    let deleted = rate(start);
+    share.trash_is_empty().await;
+    (created, deleted)
 }
 
 /// Measures the same system calls without a driver, on a mount of the same export.
@@ -181,6 +204,7 @@ fn report(results: &Results, idle: f64, end: f64) {
     row("CreateVolume, p50", &results.create, "ms", Some(&results.bare_create), "under 5 ms");
     row("CreateVolume, p90", &results.create_90, "ms", Some(&results.bare_create), "");
     row(&format!("CreateVolume, {IN_FLIGHT} in flight"), &results.burst, "/s", None, "over 200/s");
+    row(&format!("the same with subDir, {IN_FLIGHT} in flight"), &results.nested, "/s", None, "as without");
     row("DeleteVolume, p50", &results.delete, "ms", Some(&results.bare_delete), "under 5 ms");
     row(
         &format!("DeleteVolume of {FILES} files"),
@@ -189,6 +213,8 @@ fn report(results: &Results, idle: f64, end: f64) {
         Some(&results.bare_delete),
         "under 5 ms",
     );
+    row(&format!("DeleteVolume, {IN_FLIGHT} in flight"), &results.burst_deleted, "/s", None, "");
+    row(&format!("the same with subDir, {IN_FLIGHT} in flight"), &results.nested_deleted, "/s", None, "as without");
     row("NodePublishVolume, another mounted, p50", &results.publish, "ms", Some(&results.bare_mount), "under 2 ms");
     row("NodeUnpublishVolume, p50", &results.unpublish, "ms", Some(&results.bare_unmount), "");
     println!(
