@@ -1,31 +1,75 @@
 //! Installation of the driver on the cluster, with the chart.
-use anyhow::{Result, ensure};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use kube::{Api, Client};
 use tokio::process::Command;
 
+use crate::wait::{SOON, until};
 use crate::{repository, tool};
 
 /// The namespace of the driver.
 pub const NAMESPACE: &str = "kube-system";
 
-async fn helm(arguments: &[&str]) -> Result<()> {
-    let chart = repository("deploy/helm/csi-nfs");
+async fn helm_in(top: &Path, arguments: &[&str]) -> Result<()> {
     let output = Command::new(tool("helm"))
         .args(arguments)
         .arg("--namespace")
         .arg(NAMESPACE)
-        .current_dir(chart)
+        .current_dir(top.join("deploy/helm/csi-nfs"))
         .output()
         .await?;
     ensure!(output.status.success(), "helm {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
+async fn helm(arguments: &[&str]) -> Result<()> {
+    helm_in(&repository(""), arguments).await
+}
+
 /// Upgrades the release under test to the values of the examples, the values of this folder, and the arguments `more`.
 pub async fn upgrade(more: &[&str]) -> Result<()> {
-    let (examples, ours) = (repository("deploy/examples/values.yaml"), repository("e2e/kubernetes/values.yaml"));
-    let (examples, ours) = (examples.display().to_string(), ours.display().to_string());
+    upgrade_to(&repository(""), more).await
+}
+
+/// Upgrades the release under test to the chart and the values in `top`, a tree of this repository.
+pub async fn upgrade_to(top: &Path, more: &[&str]) -> Result<()> {
+    let values = ["deploy/examples/values.yaml", "e2e/kubernetes/values.yaml"].map(|file| top.join(file));
+    let [examples, ours] = values.map(|file| file.display().to_string());
     let base = ["upgrade", "csi-nfs", ".", "--wait", "--timeout=3m", "--values", &examples, "--values", &ours];
-    helm(&[&base, more].concat()).await
+    helm_in(top, &[&base, more].concat()).await
+}
+
+/// Goes back to the release before the current one.
+pub async fn rollback() -> Result<()> {
+    helm(&["rollback", "csi-nfs", "--wait", "--timeout=3m"]).await
+}
+
+/// The tree of the driver's version before this one, which the script `previous` has made.
+pub fn previous() -> Result<PathBuf> {
+    let path =
+        std::env::var_os("CSI_NFS_E2E_PREVIOUS").context("CSI_NFS_E2E_PREVIOUS is not set; use `run upgrade`")?;
+    Ok(path.into())
+}
+
+/// Waits until all pods of the driver are ready.
+pub async fn ready(client: &Client) -> Result<()> {
+    let controller = Api::<Deployment>::namespaced(client.clone(), NAMESPACE);
+    until(&controller, "csi-nfs-controller", SOON * 2, "ready", |d| {
+        d.status.as_ref().is_some_and(|s| s.ready_replicas == Some(2) && s.observed_generation == d.metadata.generation)
+    })
+    .await?;
+    let node = Api::<DaemonSet>::namespaced(client.clone(), NAMESPACE);
+    until(&node, "csi-nfs-node", SOON * 2, "ready", |d| {
+        d.status.as_ref().is_some_and(|s| {
+            s.number_ready == 2
+                && s.updated_number_scheduled == Some(2)
+                && s.observed_generation == d.metadata.generation
+        })
+    })
+    .await
+    .map(drop)
 }
 
 /// Runs the chart's test: a claim, and a pod that mounts it.

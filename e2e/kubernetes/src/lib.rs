@@ -5,6 +5,7 @@ pub mod machine;
 pub mod namespace;
 pub mod template;
 pub mod wait;
+pub mod writers;
 
 use std::path::PathBuf;
 

@@ -3,10 +3,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
-use csi_nfs_e2e_kubernetes::namespace::{Namespace, is_ready, node_of, restarts};
+use csi_nfs_e2e_kubernetes::namespace::{Namespace, is_ready, node_of};
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until};
+use csi_nfs_e2e_kubernetes::writers::Writers;
 use csi_nfs_e2e_kubernetes::{chart, example};
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
+use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -21,25 +22,6 @@ async fn node_ready(client: &kube::Client, node: Machine, ready: bool) -> Result
     };
     let what = if ready { "ready" } else { "not ready" };
     until(&Api::<Node>::all(client.clone()), node.name(), SOON * 2, what, condition).await.map(drop)
-}
-
-/// Waits until all pods of the driver are ready.
-async fn driver_ready(client: &kube::Client) -> Result<()> {
-    let controller = Api::<Deployment>::namespaced(client.clone(), chart::NAMESPACE);
-    until(&controller, "csi-nfs-controller", SOON * 2, "ready", |d| {
-        d.status.as_ref().is_some_and(|s| s.ready_replicas == Some(2) && s.observed_generation == d.metadata.generation)
-    })
-    .await?;
-    let node = Api::<DaemonSet>::namespaced(client.clone(), chart::NAMESPACE);
-    until(&node, "csi-nfs-node", SOON * 2, "ready", |d| {
-        d.status.as_ref().is_some_and(|s| {
-            s.number_ready == 2
-                && s.updated_number_scheduled == Some(2)
-                && s.observed_generation == d.metadata.generation
-        })
-    })
-    .await
-    .map(drop)
 }
 
 #[tokio::test]
@@ -65,7 +47,7 @@ async fn s05_a_database_has_its_rows_after_its_node_lost_power() -> Result<()> {
 
     node.on()?;
     node_ready(&ns.client, node, true).await?;
-    driver_ready(&ns.client).await?;
+    chart::ready(&ns.client).await?;
     ns.remove().await
 }
 
@@ -96,48 +78,6 @@ async fn s05_each_replica_of_a_stateful_set_keeps_its_own_volume_through_a_rolli
     ns.remove().await
 }
 
-/// The pods of scenarios 10 and 11, one on each node. They write until the first error.
-struct Writers {
-    ns: Namespace,
-    pods: Vec<Pod>,
-}
-
-impl Writers {
-    async fn start(name: &str) -> Result<Writers> {
-        let ns = Namespace::new(name).await?;
-        ns.apply("10-writers.yaml").await?;
-        let pods = ns.ready_all("writers", 2).await?;
-        Ok(Writers { ns, pods })
-    }
-
-    /// Waits until each pod has written more. Fails if a pod was restarted.
-    async fn all_go_on(&self, limit: Duration) -> Result<()> {
-        for pod in &self.pods {
-            let log = exported(&format!("{}/log/{}", self.ns.name, pod.name_any()));
-            let mut before = None;
-            eventually(limit, "a writer continues", async || {
-                let count: u64 = Machine::Nfs.run(&format!("wc -l < {log}")).await?.parse()?;
-                Ok((count > *before.get_or_insert(count) + 3).then_some(()))
-            })
-            .await?;
-            let now = self.ns.api::<Pod>().get(&pod.name_any()).await?;
-            ensure!(restarts(&now) == 0 && now.uid() == pod.uid(), "{} was restarted after an error", pod.name_any());
-        }
-        Ok(())
-    }
-
-    /// Asserts that every line exists once and in order.
-    async fn nothing_is_missing(&self) -> Result<()> {
-        for pod in &self.pods {
-            let file = exported(&format!("{}/log/{}", self.ns.name, pod.name_any()));
-            let text = Machine::Nfs.run(&format!("cat {file}")).await?;
-            let written: Vec<u64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;
-            ensure!(written.iter().copied().eq(1..=written.len() as u64), "{file} has gaps");
-        }
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn s10_pods_write_on_while_the_node_plugin_is_restarted_and_upgraded() -> Result<()> {
     let writers = Writers::start("upgrade").await?;
@@ -151,11 +91,11 @@ async fn s10_pods_write_on_while_the_node_plugin_is_restarted_and_upgraded() -> 
         plugin.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
     }
     writers.all_go_on(Duration::from_secs(10)).await?;
-    driver_ready(client).await?;
+    chart::ready(client).await?;
 
     // An upgrade replaces the plugin node by node.
     chart::upgrade(&["--set", "driver.verbosity=3"]).await?;
-    driver_ready(client).await?;
+    chart::ready(client).await?;
     writers.all_go_on(Duration::from_secs(10)).await?;
     writers.nothing_is_missing().await?;
 
@@ -163,7 +103,7 @@ async fn s10_pods_write_on_while_the_node_plugin_is_restarted_and_upgraded() -> 
     writers.ns.apply("02-dynamic.yaml").await?;
     writers.ns.ready("writer").await?;
     chart::upgrade(&[]).await?;
-    driver_ready(client).await?;
+    chart::ready(client).await?;
     writers.ns.remove().await
 }
 
@@ -190,7 +130,7 @@ async fn s10_every_claim_is_bound_once_though_the_controller_is_killed_meanwhile
     ensure!(directories == CLAIMS.to_string(), "{directories} directories for {CLAIMS} claims");
     let client = ns.client.clone();
     ns.remove().await?;
-    driver_ready(&client).await
+    chart::ready(&client).await
 }
 
 /// status.volumeHealth of a pod and status.storageHealth of its CSINode.
