@@ -168,6 +168,8 @@ fn lock(cancelled: &Mutex<bool>) -> MutexGuard<'_, bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::{Server, Share, Source};
@@ -215,5 +217,21 @@ mod tests {
         let outcome = attach_at(&cancel, &target).run(&Gate::of_this_machine(), root);
         assert!(matches!(outcome, Err(Error::Internal(_))), "{outcome:?}");
         assert!(!target.exists());
+    }
+
+    #[test]
+    fn the_root_directory_has_the_requested_mode_before_it_is_attached_unless_the_volume_is_read_only() {
+        for (options, mode) in [("", 0o750), ("ro", 0o700)] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+            let cancel = AttachCancel::default();
+            let mut attach = attach_at(&cancel, &dir.path().join("target"));
+            attach.intent.root_attributes.mode = Some(0o750);
+            attach.intent.options = MountOptions::parse("", [options]).unwrap();
+            // A directory that is not a mount is not attached.
+            let root = std::fs::File::open(dir.path()).unwrap().into();
+            attach.run(&Gate::of_this_machine(), root).unwrap_err();
+            assert_eq!(dir.path().metadata().unwrap().permissions().mode() & 0o7777, mode, "{options}");
+        }
     }
 }

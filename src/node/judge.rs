@@ -378,4 +378,16 @@ mod tests {
         let checked = judge.refuse_second_target(&intent("/volume", ""));
         assert_eq!(checked.is_ok(), allowed, "{checked:?}");
     }
+
+    #[test]
+    fn a_request_with_other_options_than_the_mount_was_made_for_differs_from_it() {
+        let shown = Shown::as_mount("nfs4", 2049);
+        let mount = shown.table.at(shown.place.path())[0];
+        let (wanted, same, other) =
+            (intent("/volume", "hard"), intent("/volume", "hard"), intent("/volume", "hard,ac"));
+        assert_eq!(differs(&wanted, Some(&same), mount), None);
+        assert_eq!(differs(&wanted, None, mount), None, "another process made it");
+        let difference = differs(&wanted, Some(&other), mount).unwrap();
+        assert_eq!(difference, "`hard` was requested, but the mount has `hard,ac`");
+    }
 }

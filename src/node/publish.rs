@@ -187,6 +187,7 @@ mod tests {
     use crate::nfs::options::MountOptions;
     use crate::nfs::source::{Server, Share};
     use crate::node::root::RootAttributes;
+    use crate::testing::log::Log;
 
     #[tokio::test]
     async fn a_target_without_a_parent_is_an_error_before_the_server_is_asked() {
@@ -207,5 +208,17 @@ mod tests {
         };
         assert!(matches!(publisher.publish(intent).await, Err(Error::Precondition(_))));
         assert!(!dir.path().join("missing").exists());
+    }
+
+    #[test]
+    fn it_is_logged_which_files_got_the_group_of_a_pod_and_which_did_not() {
+        let (log, _logging) = Log::captured();
+        let source = Source::share(Server::parse("", "nfs").unwrap(), Share::parse("", "/volume").unwrap());
+        report(&source, 7, &Walked::default());
+        assert_eq!(log.text(), "");
+        report(&source, 7, &Walked { seen: 5, changed: 3, ..Walked::default() });
+        assert!(log.text().contains("INFO") && log.text().contains("changed=3"), "{}", log.text());
+        report(&source, 7, &Walked { refused: 2, status: Some(Status::Perm), ..Walked::default() });
+        assert!(log.text().contains("WARN") && log.text().contains("refused=2"), "{}", log.text());
     }
 }

@@ -108,6 +108,7 @@ impl PublishIntents {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::table::Table;
     use crate::nfs::source::{Server, Share};
 
     fn intent(volume_id: &str, options: &str) -> PublishIntent {
@@ -154,5 +155,24 @@ mod tests {
         }
         assert!(intents.all().len() <= UNMOUNTED + 2);
         assert!(intents.at(Path::new("/t0")).is_some());
+    }
+
+    #[test]
+    fn a_mount_is_known_only_as_long_as_the_visible_one_is_the_one_that_was_made() {
+        // A mount that every Linux has.
+        let place = Target::parse("target_path", "/proc").unwrap().find().unwrap().unwrap();
+        let line = "26 25 0:1 / /t rw - nfs4 nfs:/volume rw";
+        let mount = Arc::new(Table::parse(line.as_bytes()).mounts().next().unwrap().clone());
+        let (intents, unique_id) = (PublishIntents::default(), place.mount_ids().0.unwrap());
+        let made = |unique_id| {
+            let (root, asked) = (Identity { device: (0, 1), inode: 1 }, "10.0.0.1".parse().unwrap());
+            let known = Some(KnownMount { unique_id, mount: mount.clone() });
+            PublishIntent { mounted: Some(MountedVolume { root, asked, refused: None, known }), ..intent("v", "") }
+        };
+        assert_eq!(intents.known_mount(&place), None);
+        intents.set(place.path(), made(unique_id));
+        assert_eq!(intents.known_mount(&place), Some(mount.clone()));
+        intents.set(place.path(), made(unique_id + 1));
+        assert_eq!(intents.known_mount(&place), None, "another mount covers it");
     }
 }
