@@ -191,3 +191,28 @@ async fn an_archive_stays_beside_a_later_one_unless_the_driver_replaces_archives
     let tree = after(&[&archived[..], &archived[..]].concat()).await.tree();
     assert!(tree.has("archived-media/data") && tree.has("archived-media-1/data"), "{:?}", tree.paths());
 }
+
+#[tokio::test]
+async fn a_kept_record_goes_when_its_volume_is_created_again() {
+    let server = after(&[make("v"), Write("media"), Decide(V, OnDelete::Retain), Delete(V), make("v")]).await;
+    assert_eq!(check(&connect(&server)).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_directory_is_not_kept_because_of_one_beside_that_was_kept_and_is_gone() {
+    let kept = "nfs#export#media/a/b#v#";
+    let calls = [Make("v", Some("media/a/b")), Decide(kept, OnDelete::Retain), Delete(kept), Write("media/a")];
+    let server = after(&calls).await;
+    server.remove("media/a/b").unwrap();
+    Delete("nfs#export#media#w#delete").run(&connect(&server)).await.unwrap();
+    assert!(!server.tree().has("media"));
+}
+
+#[tokio::test]
+async fn a_volume_adopts_a_directory_that_any_of_its_volumes_has_adopted() {
+    const A: &str = "nfs#export#media#a#";
+    // `a` has not adopted the directory. The second `v` has, because the directory was kept.
+    let mixed = [make("a"), make("v"), Write("media"), Decide(V, OnDelete::Retain), Delete(V), make("v")];
+    let others_gone = [make("y"), Decide(V, OnDelete::Delete), Delete(V), Delete(A)];
+    assert!(has("media/data", &[&mixed[..], &others_gone, &[Delete("nfs#export#media#y#")]].concat()).await);
+}
