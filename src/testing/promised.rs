@@ -260,3 +260,40 @@ async fn asking_what_is_left_writes_nothing() {
     assert_eq!(overcommit::left(&export, Some(bound())).await.unwrap(), SIZE - 1000);
     assert_eq!(server.tree(), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_was_made_during_a_change_that_found_none_is_made_anew() {
+    let server = MemoryServer::new();
+    let (export, other) = (connect(&server), connect(&server));
+    make(&export, "v", 1000, false).await.unwrap();
+    let name = VolumeName::parse("", "v").unwrap();
+    let record = Record::read(&export, &name).await.unwrap().unwrap();
+    let change = overcommit::begin(&export, &name, None, 0).await.unwrap();
+    make(&other, "w", 500, true).await.unwrap();
+    Record { capacity: 7000, ..record }.write(&export).await.unwrap();
+    change.end(&export).await.unwrap();
+    assert_counted(&export, "without an index").await;
+    make(&other, "x", 500, true).await.unwrap();
+    assert_counted(&export, "made anew").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_count_reads_only_records_that_are_new() {
+    let mut costs = Vec::new();
+    for volumes in [10, 400] {
+        let server = MemoryServer::new();
+        let export = connect(&server);
+        for n in 0..volumes {
+            make(&export, &format!("old{n}"), 1000, false).await.unwrap();
+        }
+        make(&export, "first", 1000, true).await.unwrap();
+        make(&export, "second", 1000, true).await.unwrap();
+        age(&server, 1000);
+        let before = export.fs().operations();
+        make(&export, "third", 1000, true).await.unwrap();
+        costs.push(export.fs().operations() - before);
+        assert_counted(&export, "made anew").await;
+    }
+    // A listing has pages. Reading a record takes an operation or more.
+    assert!(costs[1] - costs[0] < 390 / 4, "{costs:?}");
+}
