@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+
 use crate::error::Error;
 use crate::export::fs::Status;
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::record::Record as SnapshotRecord;
 use crate::snapshot::tree::{How, Tree};
-use crate::snapshot::{content, find, group, single};
-use crate::testing::crash_harness::{Call as _, Connection, connect, settle};
+use crate::snapshot::{content, delete, find, group, single};
+use crate::testing::crash_harness::{Call as _, Connection, connect, reach, settle};
 use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::testing::snapshot_crashes::Call::{
     self, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot,
@@ -166,11 +168,12 @@ async fn on_a_full_export_a_snapshot_and_a_group_are_deleted_but_for_a_snapshot_
 
 #[tokio::test]
 async fn what_a_crash_left_in_staging_goes_with_the_snapshot() {
-    let server = Call::prepared(&[Make("v")]).await;
-    let export = connect(&server);
-    single::begin(&export, &one(), &tree(&export, "v").await, Vec::new()).await.unwrap();
+    // A connection without the task that sweeps staging.
+    let server = MemoryServer::new();
+    let export = reach(&server);
+    export.make_layout().await.unwrap();
     server.plant(".csi-nfs/staging/#snapshot#s/half", Node::file(0o600, "copied")).unwrap();
-    DeleteSnapshot("s").run(&export).await.unwrap();
+    delete::delete(&export, &named("s")).await.unwrap();
     assert!(server.tree().below(".csi-nfs/staging").0.is_empty());
 }
 
@@ -269,4 +272,28 @@ async fn a_copy_that_begins_anew_forgets_the_directory_that_an_earlier_one_stage
     staged.write(&export).await.unwrap();
     assert_eq!(fill::begin_anew(&export, &staged, &create, 0).await.as_ref(), Ok(&record));
     assert_eq!(Record::read(&export, &named("c")).await, Ok(Some(record)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_snapshot_is_made_of_a_directory_without_a_record_that_was_replaced_during_its_copy() {
+    let server = Call::prepared(&[]).await;
+    let export = connect(&server);
+    let theirs = tree(&export, "theirs").await;
+    let create = single::Create { source: id("theirs").to_string(), ..one() };
+    single::begin(&export, &create, &theirs, Vec::new()).await.unwrap();
+    export.fs().delay(Duration::from_secs(1));
+    let replace = async {
+        let copy = ".csi-nfs/staging/#snapshot#s/precious";
+        while server.tree().get(copy).is_none_or(|copied| copied.text() != "kept") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        server.remove("theirs/precious").unwrap();
+        server.remove("theirs").unwrap();
+        server.plant("theirs/precious", Node::file(0o600, "other")).unwrap();
+    };
+    let how = How::default();
+    let fill = single::fill(&theirs.export, &create.name, &theirs, &how);
+    let (filled, ()) = tokio::join!(fill, tokio::time::timeout(Duration::from_secs(100), replace).map(Result::unwrap));
+    assert!(matches!(&filled, Err(gone @ Error::NotFound { .. }) if gone.to_string().contains("during")), "{filled:?}");
+    assert!(server.tree().below(".csi-nfs/snapshots").0.is_empty());
 }
