@@ -180,3 +180,26 @@ impl<C: Connect> Exports<C> {
         Err(refused.unwrap_or_else(|| Error::Internal(format!("there are no mount options to try for {share}"))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::crash_harness::connect;
+    use crate::testing::memory::MemoryServer;
+
+    #[tokio::test]
+    async fn an_export_is_reached_with_the_secrets_options_or_else_the_recorded_ones_or_else_those_that_work() {
+        let on = connect(&MemoryServer::new());
+        let options = |text: &str| MountOptions::parse("", [text]).unwrap();
+        let chosen = async |secret: Option<&MountOptions>, recorded: Option<&[&str]>| {
+            let recorded = recorded.map(|texts| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>());
+            let read = |_| std::future::ready(Ok(recorded.clone()));
+            on.exports.recorded_options(on.source(), secret, read).await.unwrap()
+        };
+        let secret = options("vers=4.0");
+        assert_eq!(chosen(Some(&secret), Some(&["vers=4.1"])).await, secret);
+        assert_eq!(chosen(None, Some(&["vers=4.1"])).await, options("vers=4.1"));
+        assert_eq!(chosen(None, Some(&[])).await, MountOptions::default());
+        assert_eq!(chosen(None, None).await, MountOptions::default());
+    }
+}

@@ -226,4 +226,12 @@ mod tests {
     fn what_is_no_ratio_is_refused(#[case] text: &str) {
         assert!(matches!(Overcommit::parse("overcommit", text), Err(Error::Invalid { .. })));
     }
+
+    #[rstest]
+    fn a_quota_reads_back_as_it_is_written(
+        #[values(Quota::Required, Quota::RequiredExceptRoot, Quota::Preferred, Quota::None)] quota: Quota,
+    ) {
+        assert_eq!(Quota::parse("quota", quota.as_str()), Ok(quota));
+        assert_eq!(Quota::parse("quota", &quota.as_str().to_uppercase()), Ok(quota));
+    }
 }
