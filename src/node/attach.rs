@@ -229,7 +229,7 @@ mod tests {
             attach.intent.root_attributes.mode = Some(0o750);
             attach.intent.options = MountOptions::parse("", [options]).unwrap();
             // A directory that is not a mount is not attached.
-            let root = std::fs::File::open(dir.path()).unwrap().into();
+            let root = NewMount::detached(std::fs::File::open(dir.path()).unwrap().into());
             attach.run(&Gate::of_this_machine(), root).unwrap_err();
             assert_eq!(dir.path().metadata().unwrap().permissions().mode() & 0o7777, mode, "{options}");
         }

@@ -88,7 +88,7 @@ impl Socket {
     /// earlier instance. Needs a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Precondition`] if the path exists and is not a socket. It then stays unchanged.
+    /// [`Error::Invalid`] if the path exists and is not a socket. It then stays unchanged.
     pub fn bind(path: &SocketPath) -> Result<Self> {
         let failed = |errno: Errno| Error::Internal(format!("creating socket `{path}`: {errno}"));
         let _lock = lock(path.directory()).map_err(failed)?;
@@ -176,9 +176,10 @@ fn is_taken(path: &Path) -> Result<bool> {
     let shown = path.display();
     match rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Ok(true),
-        Ok(_) => Err(Error::Precondition(format!(
-            "`{shown}` exists and is not a socket: remove it, or serve on another path"
-        ))),
+        Ok(_) => {
+            let reason = "it exists and is not a socket: remove it, or serve on another path";
+            Err(Error::invalid(format!("`{shown}`"), reason))
+        }
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(Error::Internal(format!("reading the type of `{shown}`: {errno}"))),
     }
@@ -245,7 +246,7 @@ mod tests {
         make(path.as_path());
         let before = std::fs::symlink_metadata(path.as_path()).unwrap().ino();
         let error = Socket::bind(&path).unwrap_err();
-        assert!(matches!(error, Error::Precondition(_)), "{error}");
+        assert!(matches!(error, Error::Invalid { .. }), "{error}");
         assert_eq!(std::fs::symlink_metadata(path.as_path()).unwrap().ino(), before);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
     }
