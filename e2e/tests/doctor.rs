@@ -1,4 +1,5 @@
-//! `csi-nfs doctor`: each planted fault is named, and nothing else.
+//! `csi-nfs doctor`: each planted fault is named, and nothing else. Beside other tests, servers are slow or nearly full,
+//! and the doctor says so.
 
 use std::fs;
 use std::io::Write as _;
@@ -32,7 +33,7 @@ fn examine(share: &Share, arguments: &[&str]) -> (Vec<String>, Value) {
 
 #[tokio::test]
 async fn a_healthy_export_is_called_healthy_and_keeps_nothing_of_the_examination() {
-    let lab = Lab::enter().await;
+    let lab = Lab::alone().await;
     for place in [Place::Xfs, Place::Tmpfs, Place::Ganesha] {
         let share = lab.share(place);
         assert_eq!(examine(&share, &[]).0, Vec::<String>::new(), "{place:?}");
@@ -76,7 +77,7 @@ async fn what_the_export_lacks_is_named_and_nothing_else() {
 
 #[tokio::test]
 async fn an_agent_that_no_longer_looks_is_named() {
-    let lab = Lab::enter().await;
+    let lab = Lab::alone().await;
     let share = lab.share(Place::Xfs);
     fs::create_dir_all(share.path.join(".csi-nfs/quota")).unwrap();
     let agent = r#"{"version":"1","fileSystem":"xfs","holdsRoot":true,"looked":1000,"period":60}"#;
