@@ -1,6 +1,6 @@
 //! The export itself: what the driver may do there, and what the server can.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::report::{Report, Step};
 use crate::error::{Error, Result};
@@ -16,6 +16,9 @@ const CONTENT: &[u8] = b"csi-nfs doctor";
 const OTHER: u32 = 1000;
 /// Clocks may differ by this many seconds.
 const SKEW: i64 = 5;
+/// How often the directory is tried to remove, and the pause between two tries.
+const CLOSING: usize = 30;
+const PAUSE: Duration = Duration::from_millis(100);
 /// Less than this part of an export is nearly nothing.
 const LITTLE: f64 = 0.05;
 
@@ -275,10 +278,15 @@ impl<F: Fs> Place<F> {
                     Err(status) => return Err(status),
                 }
             }
-            match self.path.last() {
-                Some(last) => fs.rmdir(&self.parent, last).await,
-                None => Ok(()),
+            let Some(last) = self.path.last() else { return Ok(()) };
+            // A file that was open a moment ago stays as `.nfs…` until the kernel has closed it.
+            for _ in 1..CLOSING {
+                match fs.rmdir(&self.parent, last).await {
+                    Err(Status::NotEmpty) => tokio::time::sleep(PAUSE).await,
+                    removed => return removed,
+                }
             }
+            fs.rmdir(&self.parent, last).await
         };
         match work.await {
             Ok(()) => Step::good("clean", tried, "done"),
