@@ -165,7 +165,9 @@ pub fn parse(
                 .map(Task::Check)
         }
         Some(Command::Doctor { export, mount_options, format }) => {
-            DoctorConfig::new(&export, mount_options.as_deref(), format).map(Task::Doctor)
+            configured(args.mount_options.as_deref(), &args.export_mount_options)
+                .and_then(|usual| DoctorConfig::new(&export, mount_options.as_deref(), &usual, format))
+                .map(Task::Doctor)
         }
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
@@ -173,22 +175,17 @@ pub fn parse(
 }
 
 impl CheckConfig {
-    /// The export is mounted with `options`, or with those that the controller uses for it.
     fn new(share: &str, options: Option<&str>, usual: &Configured, repair: bool, format: Format) -> Result<Self> {
-        let export = export("--export", share)?;
-        let mount_options = match options {
-            Some(options) => MountOptions::parse("--mount-options", [options])?,
-            None => usual.of(&export).clone(),
-        };
+        let (export, mount_options) = mounted(share, options, usual)?;
         let settings = check::Settings { export, mount_options, repair };
         Ok(Self { settings, format })
     }
 }
 
 impl DoctorConfig {
-    fn new(share: &str, options: Option<&str>, format: Format) -> Result<Self> {
-        let mount_options = MountOptions::parse("--mount-options", options)?;
-        Ok(Self { settings: doctor::Settings { export: export("--export", share)?, mount_options }, format })
+    fn new(share: &str, options: Option<&str>, usual: &Configured, format: Format) -> Result<Self> {
+        let (export, mount_options) = mounted(share, options, usual)?;
+        Ok(Self { settings: doctor::Settings { export, mount_options }, format })
     }
 }
 
@@ -248,6 +245,16 @@ fn endpoint(field: &str, text: &str) -> Result<SocketPath> {
         }
     };
     SocketPath::parse(field, path)
+}
+
+/// The export of a subcommand, and how it is mounted: with `options`, or with those that the controller uses for it.
+fn mounted(share: &str, options: Option<&str>, usual: &Configured) -> Result<(Source, MountOptions)> {
+    let export = export("--export", share)?;
+    let mount_options = match options {
+        Some(options) => MountOptions::parse("--mount-options", [options])?,
+        None => usual.of(&export).clone(),
+    };
+    Ok((export, mount_options))
 }
 
 /// `--mount-options` and `--export-mount-options`.

@@ -58,11 +58,15 @@ fn seen(config: &Config, flag: &str) -> String {
 #[case(&["check", "--export=h:/b"], "vers=4.0")]
 #[case(&["check", "--export=h:/a", "--mount-options=vers=3"], "vers=3")]
 #[case(&["--export-mount-options=h:/a vers=4.2", "check", "--export=h:/a"], "vers=4.2")]
-fn a_check_mounts_an_export_as_the_controller_does(#[case] words: &[&str], #[case] expected: &str) {
+#[case(&["doctor", "--export=h:/a"], "vers=4.1,xprtsec=mtls")]
+#[case(&["doctor", "--export=h:/b"], "vers=4.0")]
+#[case(&["doctor", "--export=h:/a", "--mount-options=vers=3"], "vers=3")]
+fn a_check_and_the_doctor_mount_an_export_as_the_controller_does(#[case] words: &[&str], #[case] expected: &str) {
     let environment =
         [("CSI_NFS_MOUNT_OPTIONS", "vers=4.0"), ("CSI_NFS_EXPORT_MOUNT_OPTIONS", "h:/a vers=4.1,xprtsec=mtls")];
     match read(words, &environment) {
         Ok(Task::Check(config)) => assert_eq!(config.settings.mount_options.to_string(), expected),
+        Ok(Task::Doctor(config)) => assert_eq!(config.settings.mount_options.to_string(), expected),
         other => panic!("{words:?}: {other:?}"),
     }
 }
