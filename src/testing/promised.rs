@@ -145,16 +145,22 @@ proptest! {
     }
 }
 
+/// An export with this many volumes without a bound, and one with a bound, whose creation has counted them.
+async fn counted_beside(volumes: usize) -> (MemoryServer, Connection) {
+    let server = MemoryServer::new();
+    let export = connect(&server);
+    for n in 0..volumes {
+        make(&export, &format!("old{n}"), 1000, false).await.unwrap();
+    }
+    make(&export, "first", 1000, true).await.unwrap();
+    (server, export)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_change_costs_the_same_however_many_volumes_there_are() {
     let mut costs = Vec::new();
     for volumes in [10, 400] {
-        let server = MemoryServer::new();
-        let export = connect(&server);
-        for n in 0..volumes {
-            make(&export, &format!("old{n}"), 1000, false).await.unwrap();
-        }
-        make(&export, "first", 1000, true).await.unwrap();
+        let (_server, export) = counted_beside(volumes).await;
         let mut cost = Vec::new();
         let mut before = export.fs().operations();
         let mut spent = |export: &Connection| {
@@ -281,12 +287,7 @@ async fn an_index_that_was_made_during_a_change_that_found_none_is_made_anew() {
 async fn another_count_reads_only_records_that_are_new() {
     let mut costs = Vec::new();
     for volumes in [10, 400] {
-        let server = MemoryServer::new();
-        let export = connect(&server);
-        for n in 0..volumes {
-            make(&export, &format!("old{n}"), 1000, false).await.unwrap();
-        }
-        make(&export, "first", 1000, true).await.unwrap();
+        let (server, export) = counted_beside(volumes).await;
         make(&export, "second", 1000, true).await.unwrap();
         age(&server, 1000);
         let before = export.fs().operations();
