@@ -17,6 +17,8 @@ use crate::nfs::source::SubDir;
 
 /// Handles of the directories in the private directory.
 pub struct Layout<F: Fs> {
+    /// The private directory itself.
+    pub private: F::Handle,
     /// Records of volumes.
     pub volumes: F::Handle,
     /// Which volumes own which directories.
@@ -54,7 +56,7 @@ impl<F: Fs> Layout<F> {
         let (staging, trash) = (part("staging").await?, part("trash").await?);
         let snapshots = part("snapshots").await?;
         let lock = lock_file(fs, &private, make).await?;
-        Ok(Self { volumes, paths, snapshots, staging, trash, lock })
+        Ok(Self { private, volumes, paths, snapshots, staging, trash, lock })
     }
 }
 

@@ -11,7 +11,7 @@
 //! alone. Other controllers ask again and again.
 
 use std::hash::Hasher;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fnv::FnvHasher;
@@ -56,8 +56,8 @@ pub struct LockFile<F: Fs> {
     file: F::Handle,
     /// `SERVER:/SHARE`, for the log.
     export: String,
-    /// How many tasks hold each byte that this open has locked.
-    holders: Arc<WeakMap<u64, Mutex<u32>>>,
+    /// Those who hold each byte that this open has locked.
+    holders: Arc<WeakMap<u64, Holders>>,
 }
 
 impl<F: Fs> Clone for LockFile<F> {
@@ -75,11 +75,19 @@ pub struct Guard<F: Fs> {
     giving_back: GivingBack,
 }
 
+/// The tasks of this process that hold a byte on the server.
+#[derive(Default)]
+struct Holders {
+    count: Mutex<u32>,
+    /// The part that one of them has found free since the server granted the byte (see [`Guard::is_free`]). By name:
+    /// tenants choose names, and can choose two of one byte.
+    free: std::sync::Mutex<Option<String>>,
+}
+
 /// One part that is locked, or being locked.
 struct Held {
     key: u64,
-    /// How many tasks of this process hold the byte on the server.
-    holders: Arc<Mutex<u32>>,
+    holders: Arc<Holders>,
     /// Whether this task is one of them.
     counted: bool,
     #[expect(dead_code, reason = "it is held for its drop")]
@@ -90,6 +98,12 @@ struct Held {
 enum Local {
     Shared(OwnedRwLockReadGuard<()>),
     Exclusive(OwnedRwLockWriteGuard<()>),
+}
+
+impl Holders {
+    fn free(&self) -> MutexGuard<'_, Option<String>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Locks {
@@ -107,10 +121,11 @@ impl Locks {
                 LockMode::Shared => Local::Shared(lock.read_owned().await),
                 LockMode::Exclusive => Local::Exclusive(lock.write_owned().await),
             };
-            let holders = file.holders.get_or_insert_with(key, Mutex::default);
+            let holders = file.holders.get_or_insert_with(key, Holders::default);
             guard.held.push(Held { key, holders: holders.clone(), counted: false, local });
-            let mut count = holders.lock().await;
+            let mut count = holders.count.lock().await;
             if *count == 0 {
+                *holders.free() = None;
                 file.wait(key, part).await?;
             }
             *count += 1;
@@ -124,7 +139,7 @@ impl Locks {
         let key = key(name);
         let lock = self.local.get_or_insert_with(key, RwLock::default);
         let Ok(local) = lock.try_write_owned() else { return Ok(None) };
-        let holders = file.holders.get_or_insert_with(key, Mutex::default);
+        let holders = file.holders.get_or_insert_with(key, Holders::default);
         let mut guard = self.guard(file);
         guard.held.push(Held { key, holders, counted: false, local: Local::Exclusive(local) });
         // Nobody shares the part, so it needs no count: the guard releases what nobody is counted for.
@@ -186,6 +201,24 @@ impl<F: Fs> LockFile<F> {
     }
 }
 
+impl<F: Fs> Guard<F> {
+    /// Whether a task of this process has found that nothing has the part, and nobody can have changed that since: the
+    /// process has held the part from then on.
+    pub fn is_free(&self, part: &str) -> bool {
+        self.holders(part).is_some_and(|holders| holders.free().as_deref() == Some(part))
+    }
+
+    /// Records that nothing has the part, for the tasks that share it. Only for what no task changes that shares it.
+    pub fn found_free(&self, part: &str) {
+        self.holders(part).iter().for_each(|holders| *holders.free() = Some(part.to_owned()));
+    }
+
+    fn holders(&self, part: &str) -> Option<&Holders> {
+        let key = key(part);
+        self.held.iter().find(|held| held.key == key && held.counted).map(|held| &*held.holders)
+    }
+}
+
 impl<F: Fs> Drop for Guard<F> {
     fn drop(&mut self) {
         // Outside a runtime the process is ending, and the server ends its locks.
@@ -193,7 +226,7 @@ impl<F: Fs> Drop for Guard<F> {
         let (file, held) = (self.file.clone(), std::mem::take(&mut self.held));
         let give_back = async move {
             for one in &held {
-                let mut count = one.holders.lock().await;
+                let mut count = one.holders.count.lock().await;
                 *count -= u32::from(one.counted);
                 // Also what is not counted: the server may have granted it to a call that gave up meanwhile.
                 if *count == 0
@@ -300,6 +333,24 @@ mod tests {
         assert!(timeout(SOON, two.lock(&["team"])).await.is_err(), "the server knows of the lock");
         drop(first);
         timeout(SOON, two.lock(&["team"])).await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_found_free_is_known_until_the_server_has_the_lock_back() {
+        let server = MemoryServer::new();
+        let (one, two) = (connect(&server), connect(&server));
+        let first = one.lock_parts(&[("team", Shared)]).await.unwrap();
+        let second = one.lock_parts(&[("team", Shared), ("team/a", Exclusive)]).await.unwrap();
+        first.found_free("team");
+        first.found_free("other");
+        assert!(second.is_free("team") && !second.is_free("team/a") && !second.is_free("other"));
+        drop(first);
+        assert!(second.is_free("team"));
+        drop(second);
+        let alone = timeout(SOON, two.lock(&["team"])).await.unwrap().unwrap();
+        assert!(!alone.is_free("team"));
+        drop(alone);
+        assert!(!timeout(SOON, one.lock_parts(&[("team", Shared)])).await.unwrap().unwrap().is_free("team"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! The driver's side of an NFS export: the interface, its implementation, and what is built on the interface alone.
 
 pub mod copy;
+pub mod emptying;
 pub mod fs;
 pub mod kernel;
 pub mod keyed_mutex;
@@ -9,6 +10,7 @@ pub mod locks;
 pub mod owner_access;
 pub mod pool;
 pub mod run_to_completion;
+pub mod seen;
 pub mod trash;
 
 use std::future::Future;
@@ -48,6 +50,10 @@ pub struct Export<F: Fs> {
     retired: AtomicBool,
     /// Notified when something is put into the trash.
     pub(crate) trash: trash::Signal,
+    /// Who removes the directories above volumes that are deleted at the same time.
+    pub(crate) emptying: emptying::Emptying,
+    /// When a change last found no index of promised bytes (`volume/overcommit.rs`).
+    pub(crate) unindexed: seen::Seen,
 }
 
 impl<F: Fs> Export<F> {
@@ -63,6 +69,8 @@ impl<F: Fs> Export<F> {
             lock_file: OnceCell::new(),
             retired: AtomicBool::new(false),
             trash: trash::Signal::default(),
+            emptying: emptying::Emptying::default(),
+            unindexed: seen::Seen::default(),
         }
     }
 

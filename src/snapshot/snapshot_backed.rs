@@ -38,9 +38,9 @@ pub async fn create<F: Fs>(
         )
     };
     let size = ready.ok_or_else(gone)?.size;
-    let prepared = fill::prepare(export, create, size, volume).await?;
+    let (prepared, way) = fill::prepare(export, create, size, volume).await?;
     let record = VolumeRecord { backing_snapshot: Some(snapshot.clone()), pending: false, adopted: false, ..prepared };
-    claims::claim(export, &record.id).await?;
+    claims::claim(export, &record.id, Some(&way)).await?;
     in_use::note(export, snapshot, &create.name).await?;
     record.write(export).await?;
     Ok(record)
@@ -58,5 +58,5 @@ pub async fn delete<F: Fs>(export: &Export<F>, record: &VolumeRecord, volume: &G
     {
         purge(export, snapshot, &lock).await?;
     }
-    delete::forget_volume(export, &record.id, volume).await
+    delete::forget_volume(export, &record.id, None, volume).await
 }

@@ -115,6 +115,8 @@ async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
                     Reconciler::open(export, projects, 100..=200, Arc::default()).await.unwrap()
                 };
                 let mut reconciler: Option<Reconciler<_, MemoryProjects>> = None;
+                // Doubled, because a controller may wait for seconds, in which the agent has nothing to do.
+                let mut pause = Duration::from_millis(1);
                 while at_work.load(Ordering::Relaxed) > 0 {
                     match &mut reconciler {
                         Some(reconciler) => {
@@ -123,7 +125,8 @@ async fn all_race<C: Call>(scenarios: Vec<(Vec<C>, [Vec<C>; 2])>, rounds: u64) {
                         }
                         None => reconciler = open().await,
                     }
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (2 * pause).min(Duration::from_millis(500));
                 }
             }));
             race(seed, racers).await;

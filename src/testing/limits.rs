@@ -109,7 +109,7 @@ async fn a_volume_whose_limit_is_not_enforced_is_undone_but_a_directory_that_oth
     Expand(shared, 5000).run(&export).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_volume_of_a_class_with_a_bound_may_have_all_that_is_free_and_no_byte_more() {
     let server = MemoryServer::with_capacity(MIB, 1000);
     let export = connect(&server);

@@ -23,7 +23,7 @@ use crate::volume::{claims, directory, directory_owners, find, kept, overcommit,
 /// [`Error::Precondition`] if the ID does not contain the volume's name. [`Error::NotFound`] if there is no such
 /// volume, if it was deleted and its directory kept, or if its name now belongs to a volume with another directory: a
 /// late call must change neither of these.
-async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeName, Record)> {
+async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId, lock: &Guard<F>) -> Result<(VolumeName, Record)> {
     let found = find::get(export, id).await?;
     let name = id.name().ok_or_else(|| {
         Error::Precondition(format!(
@@ -45,7 +45,7 @@ async fn for_change<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<(VolumeN
     if let Some(other) = Record::read(export, &name).await? {
         return not_found(format!("the volume of that name has another directory: its ID is `{}`", other.id));
     }
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&name)).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&name), lock).await?;
     let adopted = !neighbours.kept.is_empty() || directory_owners::is_adopted(export, &id.sub_dir, &neighbours).await?;
     Ok((name, Record { adopted, ..Record::unrecorded(id) }))
 }
@@ -62,9 +62,9 @@ pub async fn expand<F: Fs>(
     id: &VolumeId,
     range: CapacityRange,
     until: Instant,
-    _lock: &Guard<F>,
+    lock: &Guard<F>,
 ) -> Result<u64> {
-    let (name, mut record) = for_change(export, id).await?;
+    let (name, mut record) = for_change(export, id, lock).await?;
     let capacity = range.required().max(record.capacity);
     if !range.allows(capacity) {
         return Err(Error::CapacityOutOfRange(format!(
@@ -78,7 +78,7 @@ pub async fn expand<F: Fs>(
         let change = overcommit::begin(export, &name, record.attributes.overcommit, more).await?;
         record.capacity = capacity;
         // A volume that had no record may have no claim either.
-        claims::claim(export, &record.id).await?;
+        claims::claim(export, &record.id, None).await?;
         record.write(export).await?;
         change.end(export).await?;
     }
@@ -97,9 +97,9 @@ pub async fn modify<F: Fs>(
     id: &VolumeId,
     changes: Attributes,
     until: Instant,
-    _lock: &Guard<F>,
+    lock: &Guard<F>,
 ) -> Result<()> {
-    let (name, mut record) = for_change(export, id).await?;
+    let (name, mut record) = for_change(export, id, lock).await?;
     quota::check_possible(export, changes.quota, until).await?;
     let failed = |status| export.failed(format!("changing directory `{}`", id.sub_dir), status);
     let owned = changes.mode.is_some() || changes.uid.is_some() || changes.gid.is_some();
@@ -117,7 +117,7 @@ pub async fn modify<F: Fs>(
     if (attributes, on_delete_modified) != (record.attributes, record.on_delete_modified) {
         (record.attributes, record.on_delete_modified) = (attributes, on_delete_modified);
         // A volume that had no record may have no claim either.
-        claims::claim(export, &record.id).await?;
+        claims::claim(export, &record.id, None).await?;
         record.write(export).await?;
     }
     if changes.quota.is_some() || changes.inodes.is_some() {

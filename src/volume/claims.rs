@@ -20,10 +20,14 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
+use crate::export::emptying::Leaving;
 use crate::export::fs::{Fs, Kind, Name, Status};
 use crate::nfs::source::SubDir;
 use crate::volume::directory;
 use crate::volume::id::{VolumeId, VolumeName};
+
+/// Where claims are, as told apart from directories of the share.
+const PATHS: &str = ".csi-nfs/paths";
 
 /// The suffix of a kept record's file. No volume's name contains `#`, so no claim has this suffix.
 const KEPT: &str = "#kept";
@@ -48,6 +52,13 @@ pub struct Entries<F: Fs> {
     pub node: Option<F::Handle>,
 }
 
+impl<F: Fs> Entries<F> {
+    /// The entries of a directory that has no claims and was not kept.
+    pub fn none(node: Option<F::Handle>) -> Self {
+        Self { claims: Vec::new(), kept: Vec::new(), node }
+    }
+}
+
 /// A claim, and where it is.
 pub struct Claim<F: Fs> {
     /// The volume that has the directory.
@@ -59,20 +70,34 @@ pub struct Claim<F: Fs> {
 impl<F: Fs> Claim<F> {
     /// Removes the claim.
     pub async fn remove(&self, export: &Export<F>) -> Result<()> {
-        remove_at(export, &self.dir, &self.file, false).await
+        remove_at(export, &self.dir, &self.file).await
+    }
+}
+
+/// The way to a directory in `.csi-nfs/paths`, as a call found it that holds the volume's lock. So the call needs no
+/// second look.
+pub struct Way<F: Fs> {
+    /// The nodes from `paths` to that of the directory, as far as they exist.
+    pub nodes: Vec<F::Handle>,
+    /// The claims of the call's own volume on the directory.
+    pub own: Vec<Claim<F>>,
+}
+
+impl<F: Fs> Default for Way<F> {
+    fn default() -> Self {
+        Self { nodes: Vec::new(), own: Vec::new() }
     }
 }
 
 /// Reads what there is of the directory `name`, whose parent directory has the node `above`.
 pub async fn read<F: Fs>(export: &Export<F>, above: &F::Handle, name: &Name) -> Result<Entries<F>> {
-    let mut entries = Entries { claims: Vec::new(), kept: Vec::new(), node: None };
+    let mut entries = Entries::none(None);
     if let Some(link) = link_name(name)
         && let Some(volume) = linked_volume(export, above, &link).await?
     {
         entries.claims.push(Claim { volume, dir: above.clone(), file: link });
     }
-    let found = export.find(above, name).await?;
-    entries.node = found.filter(|(_, attr)| attr.kind == Kind::Directory).map(|(node, _)| node);
+    entries.node = node(export, above, name).await?;
     let Some(node) = &entries.node else { return Ok(entries) };
     let Some(files) = export.find_dir(node, [files_dir()?]).await? else { return Ok(entries) };
     for file in export.names(&files).await? {
@@ -84,6 +109,12 @@ pub async fn read<F: Fs>(export: &Export<F>, above: &F::Handle, name: &Name) -> 
     Ok(entries)
 }
 
+/// The node of the directory `name`, whose parent directory has the node `above`, if there is one.
+pub async fn node<F: Fs>(export: &Export<F>, above: &F::Handle, name: &Name) -> Result<Option<F::Handle>> {
+    let found = export.find(above, name).await?;
+    Ok(found.filter(|(_, attr)| attr.kind == Kind::Directory).map(|(node, _)| node))
+}
+
 /// The names of the directories directly inside the one of `node` that have entries, or have directories inside them
 /// that have.
 pub async fn inside<F: Fs>(export: &Export<F>, node: &F::Handle) -> Result<BTreeSet<Name>> {
@@ -93,31 +124,55 @@ pub async fn inside<F: Fs>(export: &Export<F>, node: &F::Handle) -> Result<BTree
     Ok(bare.filter_map(|name| Name::new(name).ok()).collect())
 }
 
-/// Writes the claim of a volume on its directory, if the volume needs one.
-pub async fn claim<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
+/// Writes the claim of a volume on its directory, if the volume needs one. `way` is what the call knows of the way there;
+/// `None` if it has not looked.
+pub async fn claim<F: Fs>(export: &Export<F>, id: &VolumeId, way: Option<&Way<F>>) -> Result<()> {
     let (sub_dir, Some(volume)) = (&id.sub_dir, &id.uuid) else { return Ok(()) };
-    let failed = |status| export.failed(format!("claiming directory `{sub_dir}`"), status);
     let (above, last) = directory::split(sub_dir)?;
     if let Some(link) = link_name(&last) {
-        let layout = export.make_layout().await?;
-        let made = || async {
-            let above = export.make_dirs(&layout.paths, above.clone(), 0o700).await?;
-            match export.fs().symlink(&above, &link, volume.as_str().as_bytes()).await {
-                Ok(_) => Ok(true),
-                Err(Status::Exist) => Ok(linked_volume(export, &above, &link).await?.as_ref() == Some(volume)),
-                Err(Status::NotSupp) => Ok(false),
-                Err(status) => Err(failed(status)),
-            }
+        let known = match way.and_then(|way| way.nodes.get(above.len())) {
+            Some(node) => Some(make_link(export, node, &link, id, volume).await),
+            None => None,
         };
-        if export.despite_removals(made).await? {
+        let layout = export.make_layout().await?;
+        let walk = || async {
+            let node = export.make_dirs(&layout.paths, above.clone(), 0o700).await?;
+            make_link(export, &node, &link, id, volume).await
+        };
+        let made = match known {
+            // Stale: another call has removed the node since, because it was empty.
+            None | Some(Err(Error::Export { status: Status::Stale, .. })) => export.despite_removals(walk).await?,
+            Some(made) => made?,
+        };
+        if made {
             return Ok(());
         }
     }
     let files = make_files_dir(export, sub_dir).await?;
     match export.fs().create(&files, &volume.file("")?, 0o600).await {
         Ok(_) | Err(Status::Exist) => Ok(()),
-        Err(status) => Err(failed(status)),
+        Err(status) => Err(failed_claim(export, id, status)),
     }
+}
+
+/// Makes the link in `above`. Returns whether it is the claim of `volume`.
+async fn make_link<F: Fs>(
+    export: &Export<F>,
+    above: &F::Handle,
+    link: &Name,
+    id: &VolumeId,
+    volume: &VolumeName,
+) -> Result<bool> {
+    match export.fs().symlink(above, link, volume.as_str().as_bytes()).await {
+        Ok(_) => Ok(true),
+        Err(Status::Exist) => Ok(linked_volume(export, above, link).await?.as_ref() == Some(volume)),
+        Err(Status::NotSupp) => Ok(false),
+        Err(status) => Err(failed_claim(export, id, status)),
+    }
+}
+
+fn failed_claim<F: Fs>(export: &Export<F>, id: &VolumeId, status: Status) -> Error {
+    export.failed(format!("claiming directory `{}`", id.sub_dir), status)
 }
 
 /// Returns the directory that holds the claims on `sub_dir` that are files, and creates it if it is missing.
@@ -135,12 +190,31 @@ pub(super) async fn is_kept<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volume:
     Ok(export.find(&files, &kept_file(volume)?).await?.is_some())
 }
 
-/// Removes the claim of a volume on its directory, if the volume needed one.
-pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<()> {
-    match &id.uuid {
-        Some(volume) => remove(export, &id.sub_dir, volume).await,
-        None => Ok(()),
+/// Removes the claim of a volume on its directory, if the volume needed one. `way` is what the call knows of the way
+/// there; `None` if it has not looked, or has made claims since.
+pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId, way: Option<&Way<F>>) -> Result<()> {
+    let Some(volume) = &id.uuid else { return Ok(()) };
+    let (above, last) = directory::split(&id.sub_dir)?;
+    if let Some(way) = way
+        && let [claim] = way.own.as_slice()
+        && Some(&claim.file) == link_name(&last).as_ref()
+        && way.nodes.len() == above.len() + 1
+    {
+        let leaving = directory::above(&id.sub_dir).map(|above| export.emptying.begin(format!("{PATHS}/{above}")));
+        let removed = async {
+            claim.remove(export).await?;
+            match leaving.is_some_and(Leaving::is_last) {
+                true => remove_nodes(export, &way.nodes, &above).await,
+                false => Ok(()),
+            }
+        };
+        match removed.await {
+            // Another call has removed a node since.
+            Err(Error::Export { status: Status::Stale, .. }) => {}
+            removed => return removed,
+        }
     }
+    remove(export, &id.sub_dir, volume).await
 }
 
 /// Removes the claim of `volume` on `sub_dir`, in both its forms.
@@ -172,27 +246,39 @@ async fn remove_entry<F: Fs>(
     }
     let depth = steps.len() - 1;
     if let Some(files) = nodes.get(depth + 1) {
-        remove_at(export, files, file, false).await?;
+        remove_at(export, files, file).await?;
     }
     if let (Some(above), Some(volume), Some(link)) = (nodes.get(depth - 1), linked, link_name(&steps[depth - 1]))
         && linked_volume(export, above, &link).await?.as_ref() == Some(volume)
     {
-        remove_at(export, above, &link, false).await?;
+        remove_at(export, above, &link).await?;
     }
-    nodes.pop();
-    for (parent, step) in nodes.iter().zip(&steps).rev() {
-        remove_at(export, parent, step, true).await?;
+    remove_nodes(export, &nodes, &steps).await
+}
+
+/// Removes those of the nodes `nodes` that are empty, up to `paths`, which is the first. `steps` are their names, without
+/// that of `paths`.
+async fn remove_nodes<F: Fs>(export: &Export<F>, nodes: &[F::Handle], steps: &[Name]) -> Result<()> {
+    for (parent, step) in nodes.iter().take(nodes.len() - 1).zip(steps).rev() {
+        match export.fs().rmdir(parent, step).await {
+            Ok(()) | Err(Status::NoEnt) => {}
+            Err(Status::NotEmpty) => return Ok(()),
+            Err(status) => return Err(failed_removal(export, step, status)),
+        }
     }
     Ok(())
 }
 
-/// Removes a file, or a directory if it is empty. Succeeds if there is none.
-async fn remove_at<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name, is_dir: bool) -> Result<()> {
-    let removed = if is_dir { export.fs().rmdir(dir, name).await } else { export.fs().unlink(dir, name).await };
-    match removed {
-        Ok(()) | Err(Status::NoEnt | Status::NotEmpty) => Ok(()),
-        Err(status) => Err(export.failed(format!("removing `{name}` below `.csi-nfs/paths`"), status)),
+/// Removes a file. Succeeds if there is none.
+async fn remove_at<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<()> {
+    match export.fs().unlink(dir, name).await {
+        Ok(()) | Err(Status::NoEnt) => Ok(()),
+        Err(status) => Err(failed_removal(export, name, status)),
     }
+}
+
+fn failed_removal<F: Fs>(export: &Export<F>, name: &Name, status: Status) -> Error {
+    export.failed(format!("removing `{name}` below `.csi-nfs/paths`"), status)
 }
 
 /// The volume whose name is the target of this link; `None` if there is no such link.
@@ -248,10 +334,10 @@ mod tests {
     async fn one_volume_takes_one_change_of_the_export_and_further_ones_have_files() {
         let server = MemoryServer::new();
         let export = connect(&server);
-        claim(&export, &id("team/data", "v")).await.unwrap();
-        claim(&export, &id("team/data", "v")).await.unwrap();
+        claim(&export, &id("team/data", "v"), None).await.unwrap();
+        claim(&export, &id("team/data", "v"), None).await.unwrap();
         assert_eq!(server.tree().below(".csi-nfs/paths").paths(), ["team", "team/data#"]);
-        claim(&export, &id("team/data", "w")).await.unwrap();
+        claim(&export, &id("team/data", "w"), None).await.unwrap();
         assert!(server.tree().has(".csi-nfs/paths/team/data/#/w"));
         assert_eq!(owners(&export, "team/data").await, ["v", "w"].map(str::to_owned).into());
     }
@@ -260,18 +346,18 @@ mod tests {
     async fn a_server_without_symbolic_links_has_claims_as_files() {
         let server = MemoryServer::new();
         let export = connect(&server);
-        claim(&export, &id("team/other", "v")).await.unwrap();
+        claim(&export, &id("team/other", "v"), None).await.unwrap();
         let before = export.fs().operations();
-        claim(&export, &id("team/data", "v")).await.unwrap();
+        claim(&export, &id("team/data", "v"), None).await.unwrap();
         let link = export.fs().operations();
-        release(&export, &id("team/data", "v")).await.unwrap();
+        release(&export, &id("team/data", "v"), None).await.unwrap();
         let export = connect(&server);
         export.make_layout().await.unwrap();
         let start = export.fs().operations();
         export.fs().fail_at(start + link - before - 1, Status::NotSupp);
-        claim(&export, &id("team/data", "v")).await.unwrap();
+        claim(&export, &id("team/data", "v"), None).await.unwrap();
         assert!(server.tree().has(".csi-nfs/paths/team/data/#/v"));
-        release(&export, &id("team/data", "v")).await.unwrap();
+        release(&export, &id("team/data", "v"), None).await.unwrap();
         assert_eq!(server.tree().below(".csi-nfs/paths").paths(), ["team", "team/other#"]);
     }
 
@@ -288,9 +374,9 @@ mod tests {
             "file" => drop(export.fs().create(&layout.paths, &name, 0o600).await.unwrap()),
             _ => drop(export.fs().symlink(&layout.paths, &name, target.as_bytes()).await.unwrap()),
         }
-        claim(&export, &id("data", "v")).await.unwrap();
+        claim(&export, &id("data", "v"), None).await.unwrap();
         assert_eq!(owners(&export, "data").await, ["v".to_owned()].into());
-        release(&export, &id("data", "v")).await.unwrap();
+        release(&export, &id("data", "v"), None).await.unwrap();
         assert_eq!(server.tree().below(".csi-nfs/paths").paths(), ["data#"]);
     }
 
@@ -311,11 +397,11 @@ mod tests {
                     let id = id(dirs[dir], &volume);
                     match claims {
                         true => {
-                            claim(&export, &id).await.unwrap();
+                            claim(&export, &id, None).await.unwrap();
                             expected[dir].insert(volume);
                         }
                         false => {
-                            release(&export, &id).await.unwrap();
+                            release(&export, &id, None).await.unwrap();
                             expected[dir].remove(&volume);
                         }
                     }

@@ -72,13 +72,13 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
         return Ok(record);
     }
     quota::check_possible(export, wanted.quota, until).await?;
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name), lock).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     neighbours.check_filled(&id.sub_dir)?;
     let capacity = create.capacity.choose();
     space::check_free(export, wanted.overcommit, capacity).await?;
     let change = overcommit::begin(export, &create.name, wanted.overcommit, capacity).await?;
-    claims::claim(export, &id).await?;
+    claims::claim(export, &id, Some(&neighbours.way)).await?;
     let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
     let was_there = directory::make(export, &create.name, &id.sub_dir, wanted).await?;
     let adopted = match &neighbours.same {

@@ -3,11 +3,12 @@
 use uuid::Uuid;
 
 use crate::error::Result;
+use crate::export::emptying::Leaving;
 use crate::export::fs::{Fs, Kind, LockMode, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::{Export, owner_access, trash};
 use crate::nfs::source::SubDir;
-use crate::volume::claims;
+use crate::volume::claims::{self, Way};
 use crate::volume::directory_owners::{self, Neighbours};
 use crate::volume::find::read_own;
 use crate::volume::id::{VolumeId, VolumeName};
@@ -60,7 +61,7 @@ pub async fn delete<F: Fs>(
     // Without a record of its own, the volume's name may belong to a volume with another directory. That volume is a
     // neighbour like any other.
     let me = if record.is_some() { name.as_ref() } else { None };
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, me).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, me, lock).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     match fate(export, id, record.as_ref(), policy, &neighbours).await? {
         Fate::Kept if directory::find(export, &id.sub_dir).await?.is_some() => {
@@ -71,7 +72,7 @@ pub async fn delete<F: Fs>(
         // The directory that was to be kept is gone, and so the kept records are of no use.
         Fate::Kept | Fate::Untouched => kept::forget(export, &id.sub_dir, &neighbours.kept).await?,
         Fate::Shared => {
-            let own: Vec<VolumeName> = neighbours.kept.into_iter().filter(|kept| me == Some(kept)).collect();
+            let own: Vec<VolumeName> = neighbours.kept.iter().filter(|kept| me == Some(kept)).cloned().collect();
             kept::forget(export, &id.sub_dir, &own).await?;
         }
         Fate::Removed(how) => {
@@ -80,10 +81,10 @@ pub async fn delete<F: Fs>(
         }
     }
     if record.is_some() {
-        forget_volume(export, id, lock).await?;
+        forget_volume(export, id, Some(&neighbours.way), lock).await?;
     } else {
         // An earlier call may have been interrupted after it removed the record.
-        claims::release(export, id).await?;
+        claims::release(export, id, Some(&neighbours.way)).await?;
     }
     Ok(None)
 }
@@ -115,7 +116,7 @@ async fn fate<F: Fs>(
     id: &VolumeId,
     record: Option<&Record>,
     policy: DeletePolicy,
-    neighbours: &Neighbours,
+    neighbours: &Neighbours<F>,
 ) -> Result<Fate> {
     let of = |on_delete| match on_delete {
         OnDelete::Retain => Fate::Kept,
@@ -178,17 +179,24 @@ async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bo
         };
         Ok((place, moved))
     };
+    let leaving = directory::above(&id.sub_dir).map(|above| export.emptying.begin(above.to_owned()));
     let (place, moved) = export.despite_removals(move_away).await?;
     // Even if the directory is gone: an earlier call may have been interrupted before it removed the parents.
-    if moved || recorded { remove_empty(export, &place.parents).await } else { Ok(()) }
+    let last = leaving.is_some_and(Leaving::is_last);
+    if last && (moved || recorded) { remove_empty(export, &place.parents).await } else { Ok(()) }
 }
 
-/// Removes a volume's record and its claim on its directory.
-pub async fn forget_volume<F: Fs>(export: &Export<F>, id: &VolumeId, _lock: &Guard<F>) -> Result<()> {
+/// Removes a volume's record and its claim on its directory. `way` is what the caller has seen of the way to the claim.
+pub async fn forget_volume<F: Fs>(
+    export: &Export<F>,
+    id: &VolumeId,
+    way: Option<&Way<F>>,
+    _lock: &Guard<F>,
+) -> Result<()> {
     if let Some(name) = id.name() {
         remove_record(export, &name).await?;
     }
-    claims::release(export, id).await
+    claims::release(export, id, way).await
 }
 
 async fn remove_record<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<()> {
@@ -199,15 +207,15 @@ async fn remove_record<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<(
 
 /// Removes a volume that was just created and that nobody has used. Removes its directory if that is empty and belongs
 /// to no other volume.
-pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, _lock: &Guard<F>) -> Result<()> {
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(name)).await?;
+pub(super) async fn undo<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName, lock: &Guard<F>) -> Result<()> {
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(name), lock).await?;
     remove_record(export, name).await?;
     if neighbours.same.is_none() && neighbours.kept.is_empty() {
         let place = export.despite_removals(|| place(export, &id.sub_dir)).await?;
         let made: Vec<_> = place.parents.into_iter().chain(place.at).collect();
         remove_empty(export, &made).await?;
     }
-    claims::release(export, id).await
+    claims::release(export, id, Some(&neighbours.way)).await
 }
 
 /// The place of a directory, which may or may not exist.

@@ -107,6 +107,11 @@ pub(super) async fn make_parent<F: Fs>(export: &Export<F>, sub_dir: &SubDir) -> 
     Ok((export.make_dirs(&export.fs().root(), above, DIRECTORY_MODE).await?, last))
 }
 
+/// The path of the directory above a directory; `None` for one that is directly in the share.
+pub(super) fn above(sub_dir: &SubDir) -> Option<&str> {
+    sub_dir.as_str().rsplit_once('/').map(|(above, _)| above)
+}
+
 /// The names of the directories above a directory, from the share downwards, and its own name.
 pub(super) fn split(sub_dir: &SubDir) -> Result<(Vec<Name>, Name)> {
     let mut names: Vec<Name> = sub_dir.names().collect();

@@ -10,16 +10,16 @@
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
+use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
-use crate::volume::claims::{self, Entries};
+use crate::volume::claims::{self, Entries, Way};
 use crate::volume::directory;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
 /// The volumes whose directories overlap with a given directory.
-#[derive(Debug, PartialEq, Eq, Default)]
-pub struct Neighbours {
+pub struct Neighbours<F: Fs> {
     /// Another volume with the same directory.
     pub same: Option<Neighbour>,
     /// A volume whose directory contains the given one.
@@ -32,6 +32,15 @@ pub struct Neighbours {
     pub kept_above: Option<SubDir>,
     /// An existing directory inside the given one that was kept when its volume was deleted.
     pub kept_below: Option<SubDir>,
+    /// The way to the given directory's claims.
+    pub way: Way<F>,
+}
+
+impl<F: Fs> Default for Neighbours<F> {
+    fn default() -> Self {
+        let (same, above, below, kept, kept_above, kept_below) = Default::default();
+        Self { same, above, below, kept, kept_above, kept_below, way: Way::default() }
+    }
 }
 
 /// Another volume with the same directory.
@@ -51,7 +60,7 @@ impl Neighbour {
     }
 }
 
-impl Neighbours {
+impl<F: Fs> Neighbours<F> {
     /// Returns [`Error::Precondition`] if the directory is inside another volume's directory or contains one.
     pub fn check_nesting(&self, sub_dir: &SubDir) -> Result<()> {
         let relation = match (&self.above, &self.below) {
@@ -72,16 +81,28 @@ impl Neighbours {
     }
 }
 
-/// Finds the volumes, other than `me`, whose directories are `sub_dir`, contain it, or are inside it.
-pub async fn neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<&VolumeName>) -> Result<Neighbours> {
-    export.despite_removals(|| find_neighbours(export, sub_dir, me)).await
+/// Finds the volumes, other than `me`, whose directories are `sub_dir`, contain it, or are inside it. `lock` is that of
+/// the volume: the volumes of one directory that are changed at the same time look once at what is above them.
+pub async fn neighbours<F: Fs>(
+    export: &Export<F>,
+    sub_dir: &SubDir,
+    me: Option<&VolumeName>,
+    lock: &Guard<F>,
+) -> Result<Neighbours<F>> {
+    export.despite_removals(|| find_neighbours(export, sub_dir, me, lock)).await
 }
 
-async fn find_neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option<&VolumeName>) -> Result<Neighbours> {
+async fn find_neighbours<F: Fs>(
+    export: &Export<F>,
+    sub_dir: &SubDir,
+    me: Option<&VolumeName>,
+    lock: &Guard<F>,
+) -> Result<Neighbours<F>> {
     let mut found = Neighbours::default();
     let Some(layout) = export.layout().await? else { return Ok(found) };
     let nested = sub_dir.names().count() > 1;
-    if let Ok(first) = VolumeName::parse("subDir", sub_dir.first())
+    if !(nested && lock.is_free(sub_dir.first()))
+        && let Ok(first) = VolumeName::parse("subDir", sub_dir.first())
         && me != Some(&first)
         && let Some(record) = Record::read(export, &first).await?.filter(|record| record.id.uuid.is_none())
     {
@@ -94,27 +115,39 @@ async fn find_neighbours<F: Fs>(export: &Export<F>, sub_dir: &SubDir, me: Option
     let mut dir = layout.paths.clone();
     let mut path = String::new();
     for name in sub_dir.names() {
-        let entries = claims::read(export, &dir, &name).await?;
         path = join(&path, &name);
         let here = SubDir::parse("subDir", &path)?;
+        let free = here != *sub_dir && lock.is_free(&path);
+        let mut entries = match free {
+            true => Entries::none(claims::node(export, &dir, &name).await?),
+            false => claims::read(export, &dir, &name).await?,
+        };
+        found.way.nodes.push(dir);
         if here == *sub_dir {
             let live = live(export, &entries, &here, me, |record| record.backing_snapshot.is_none()).await?;
             found.same = found.same.or(live);
             found.kept = entries.kept;
+            entries.claims.retain(|claim| me == Some(&claim.volume));
+            found.way.own = entries.claims;
         } else {
             let live = live(export, &entries, &here, me, |_| true).await?;
             found.above = found.above.or(live.map(|live| live.name));
+            let none = found.above.is_none() && entries.claims.is_empty() && entries.kept.is_empty();
+            if none && me.is_none_or(|me| me.as_str() != path) {
+                lock.found_free(&path);
+            }
             found.kept_above = found.kept_above.or((!entries.kept.is_empty()).then_some(here));
         }
         let Some(node) = entries.node else { return Ok(found) };
         dir = node;
     }
+    found.way.nodes.push(dir.clone());
     below(export, dir, sub_dir, me, &mut found).await?;
     Ok(found)
 }
 
 /// Whether a volume that has the directory `sub_dir` already adopted it.
-pub async fn is_adopted<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
+pub async fn is_adopted<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours<F>) -> Result<bool> {
     let Some(first) = &neighbours.same else { return Ok(false) };
     if first.adopted {
         return Ok(true);
@@ -157,7 +190,7 @@ async fn below<F: Fs>(
     node: F::Handle,
     sub_dir: &SubDir,
     me: Option<&VolumeName>,
-    found: &mut Neighbours,
+    found: &mut Neighbours<F>,
 ) -> Result<()> {
     let mut open = vec![(node, sub_dir.as_str().to_owned())];
     while let Some((node, path)) = open.pop() {
@@ -180,4 +213,34 @@ async fn below<F: Fs>(
 
 fn join(path: &str, name: &Name) -> String {
     if path.is_empty() { name.to_string() } else { format!("{path}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::crash_harness::connect;
+    use crate::testing::memory::MemoryServer;
+    use crate::testing::volume_crashes::create;
+    use crate::volume::id::VolumeId;
+    use crate::volume::lock::lock;
+    use crate::volume::parameters::Attributes;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_for_volumes_side_by_side_look_once_at_what_is_above_them_while_nobody_can_change_it() {
+        let server = MemoryServer::new();
+        let (one, two) = (connect(&server), connect(&server));
+        let [a, b] = ["team/a#a", "team/b#b"].map(|id| VolumeId::parse(&format!("nfs#export#{id}#")).unwrap());
+        let found = async |id: &VolumeId, lock: &Guard<_>| {
+            let before = one.fs().operations();
+            let found = neighbours(&one, &id.sub_dir, id.uuid.as_ref(), lock).await.unwrap();
+            (found.above.map(|above| above.to_string()), one.fs().operations() - before)
+        };
+        let locks = (lock(&one, &a).await.unwrap(), lock(&one, &b).await.unwrap());
+        let (first, second) = (found(&a, &locks.0).await, found(&b, &locks.1).await);
+        assert!(first.0.is_none() && second.0.is_none() && second.1 < first.1, "{first:?}, {second:?}");
+        drop(locks);
+        create(&two, "t", Some("team"), 0, Attributes::default()).await.unwrap();
+        let again = lock(&one, &a).await.unwrap();
+        assert_eq!(found(&a, &again).await.0.as_deref(), Some("t"));
+    }
 }

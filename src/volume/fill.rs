@@ -16,7 +16,7 @@ use crate::export::Export;
 use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
 use crate::export::owner_access;
-use crate::volume::claims;
+use crate::volume::claims::{self, Way};
 use crate::volume::create::{Create, check_same, new};
 use crate::volume::delete::forget_volume;
 use crate::volume::directory_owners::{self, Neighbours};
@@ -63,29 +63,34 @@ pub async fn begin<F: Fs>(
     }
     let size = size.ok_or_else(changed)?;
     quota::check_possible(export, create.asked.or(create.defaults).quota, until).await?;
-    let record = prepare(export, create, size, lock).await?;
+    let (record, way) = prepare(export, create, size, lock).await?;
     let change = overcommit::begin(export, &create.name, record.attributes.overcommit, record.capacity).await?;
     make_way(export, &record).await?;
-    claims::claim(export, &id).await?;
+    claims::claim(export, &id, Some(&way)).await?;
     record.write(export).await?;
     change.end(export).await?;
     Ok(Begun::Pending(record))
 }
 
-/// Checks that the volume can be created and returns its pending record, which the caller writes.
-pub async fn prepare<F: Fs>(export: &Export<F>, create: &Create, size: u64, _lock: &Guard<F>) -> Result<Record> {
+/// Checks that the volume can be created. Returns its pending record, which the caller writes, and the way to its claim.
+pub async fn prepare<F: Fs>(
+    export: &Export<F>,
+    create: &Create,
+    size: u64,
+    lock: &Guard<F>,
+) -> Result<(Record, Way<F>)> {
     let id = create.id(export)?;
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name)).await?;
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name), lock).await?;
     neighbours.check_nesting(&id.sub_dir)?;
     check_alone(&id, &neighbours)?;
     let capacity = capacity(create, size)?;
     space::check_free(export, create.asked.or(create.defaults).overcommit, capacity).await?;
     let adopted = kept::holds(export, &id.sub_dir, &neighbours).await?;
-    Ok(Record { pending: true, ..new(create, id, capacity, adopted) })
+    Ok((Record { pending: true, ..new(create, id, capacity, adopted) }, neighbours.way))
 }
 
 /// Returns [`Error::Conflict`] if another volume has the directory.
-fn check_alone(id: &VolumeId, neighbours: &Neighbours) -> Result<()> {
+fn check_alone<F: Fs>(id: &VolumeId, neighbours: &Neighbours<F>) -> Result<()> {
     neighbours.check_filled(&id.sub_dir)?;
     let Some(other) = &neighbours.same else { return Ok(()) };
     Err(Error::conflict(
@@ -170,10 +175,10 @@ pub async fn place<F: Fs>(
     record: &Record,
     name: &VolumeName,
     (content, staged): (&F::Handle, &Name),
-    _lock: &Guard<F>,
+    lock: &Guard<F>,
 ) -> Result<Record> {
     check_pending(export, record, name).await?;
-    let neighbours = directory_owners::neighbours(export, &record.id.sub_dir, Some(name)).await?;
+    let neighbours = directory_owners::neighbours(export, &record.id.sub_dir, Some(name), lock).await?;
     check_alone(&record.id, &neighbours)?;
     check_free(export, record).await?;
     kept::forget(export, &record.id.sub_dir, &neighbours.kept).await?;
@@ -218,5 +223,5 @@ pub async fn abandon<F: Fs>(export: &Export<F>, record: &Record, name: &VolumeNa
     if Record::read(export, name).await?.as_ref() != Some(record) {
         return Ok(());
     }
-    forget_volume(export, &record.id, lock).await
+    forget_volume(export, &record.id, None, lock).await
 }

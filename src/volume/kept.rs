@@ -43,7 +43,7 @@ pub(super) async fn keep<F: Fs>(
         }
         None => export.write_small_under(name.as_str(), &node, &kept, Record::unrecorded(id).encode()?).await?,
     }
-    claims::release(export, id).await
+    claims::release(export, id, None).await
 }
 
 /// Whether the volume was deleted and its directory kept.
@@ -63,7 +63,7 @@ pub(super) async fn forget<F: Fs>(export: &Export<F>, sub_dir: &SubDir, volumes:
 }
 
 /// Whether the directory exists and was kept when a volume was deleted. If it is gone, removes its kept records.
-pub(super) async fn holds<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours) -> Result<bool> {
+pub(super) async fn holds<F: Fs>(export: &Export<F>, sub_dir: &SubDir, neighbours: &Neighbours<F>) -> Result<bool> {
     if neighbours.kept.is_empty() {
         return Ok(false);
     }

@@ -21,24 +21,26 @@
 //! another count needs two listings, and reads only the records that are new. The first count reads all: it is done
 //! once without the lock, so that nobody waits for it, and then again with it.
 //!
-//! **Those who do not know the index.** A change that finds no index writes none, because nobody asks. It looks again
-//! when it has ended: if there is an index now, it was made meanwhile, and may have the record as it was. Then the
-//! change removes the index, and the next check makes it anew. What a count cannot see is a controller that dies
-//! between its change and that second look, a driver of an earlier version, and a record that somebody changes or
-//! removes by hand. So a check makes the index anew if it is older than [`AGED`], and, before it refuses, if it is
-//! older than [`BEFORE_REFUSAL`].
+//! **Those who do not know the index.** A change that finds no index writes none, because nobody asks. A connection
+//! remembers for [`FRESH`] that it found none, so that most exports are rarely asked. Whoever makes the first index says
+//! so in the file, waits for [`NOTICE`], and counts then. So the count sees each change that ends within [`SURE`] of
+//! that look. A change that takes longer looks again when it has ended: if there is an index now, it may have the record
+//! as it was. Then the change removes the index, and the next check makes it anew. What a count cannot see is a
+//! controller that dies, or whose machine is paused, between its change and that second look, a driver of an earlier
+//! version, and a record that somebody changes or removes by hand. So a check makes the index anew if it is older than
+//! [`AGED`], and, before it refuses, if it is older than [`BEFORE_REFUSAL`].
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Entry, Fs, Name, Status, gone};
 use crate::export::locks::Guard;
-use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::limits::Overcommit;
 use crate::volume::record::Record;
@@ -46,7 +48,9 @@ use crate::volume::record_file::{RecordFile as _, now};
 
 /// The name of the lock of the index. No volume's name contains `#`.
 const LOCK: &str = "#promised";
-/// The index, in `.csi-nfs/promised`.
+/// The directory of the index and of the second names, in `.csi-nfs`.
+const DIRECTORY: &str = "promised";
+/// The index, in that directory.
 const INDEX: &str = "index.json";
 /// How many records are read at the same time.
 const READS: usize = 16;
@@ -56,6 +60,13 @@ const WITHOUT_INDEX: usize = 1000;
 const AGED: Duration = Duration::from_secs(600);
 /// The age at which a check makes the index anew before it refuses.
 const BEFORE_REFUSAL: Duration = Duration::from_secs(30);
+/// For how long a change may rely on an earlier look that found no index.
+const FRESH: Duration = Duration::from_secs(1);
+/// A change that ends within this time of that look is seen by every count that began after the look. It is shorter
+/// than [`NOTICE`], because clocks differ.
+const SURE: Duration = Duration::from_secs(2);
+/// How long the first count waits for changes that do not know of it.
+const NOTICE: Duration = Duration::from_secs(3);
 
 /// The version of the index that this driver writes and reads.
 const VERSION: u32 = 1;
@@ -86,9 +97,13 @@ struct Index {
 
 /// A change of a volume's record that is counted. [`Change::end`] ends it.
 #[must_use]
-pub struct Change<F: Fs> {
-    /// The lock of the index; `None` if there was no index when the change began.
-    lock: Option<Guard<F>>,
+pub struct Change<F: Fs>(Begun<F>);
+
+enum Begun<F: Fs> {
+    /// The change is counted in the index, whose lock is held for its drop.
+    Counted { _lock: Guard<F> },
+    /// There was no index at this time.
+    Uncounted { looked: Instant },
 }
 
 /// Begins to write or remove the record of the volume `name`, which will have at most `more` bytes more than now, and
@@ -113,7 +128,10 @@ pub async fn begin<F: Fs>(
 impl<F: Fs> Change<F> {
     /// Ends the change, after the record was written or removed.
     pub async fn end(self, export: &Export<F>) -> Result<()> {
-        if self.lock.is_none() && exists(export).await? {
+        if let Begun::Uncounted { looked } = self.0
+            && looked.elapsed() >= SURE
+            && exists(export).await?
+        {
             let _lock = export.lock(&[LOCK]).await?;
             forget(export).await?;
         }
@@ -144,18 +162,19 @@ async fn check<F: Fs>(export: &Export<F>, name: &VolumeName, bound: Overcommit, 
     }
     let lock = export.lock(&[LOCK]).await?;
     let on_export = read(export).await?;
+    let notice = if on_export.is_some() { Duration::ZERO } else { NOTICE };
     let opened = match on_export.clone().filter(|index| index.age() < AGED) {
         Some(index) => index.opened(export, name).await?,
         None => None,
     };
     let (mut index, mut own) = match opened {
         Some(opened) => opened,
-        None => make(export, name).await?,
+        None => make(export, name, notice).await?,
     };
     let (size, wanted) = (export.stat().await?.total_bytes, u128::from(more));
     let most = u128::from(bound.of(size));
     if index.others + own + wanted > most && index.age() >= BEFORE_REFUSAL {
-        (index, own) = make(export, name).await?;
+        (index, own) = make(export, name, Duration::ZERO).await?;
     }
     if on_export.as_ref() != Some(&index) {
         write(export, index.encode()?).await?;
@@ -169,14 +188,19 @@ async fn check<F: Fs>(export: &Export<F>, name: &VolumeName, bound: Overcommit, 
             String::from(bound)
         )));
     }
-    Ok(Change { lock: Some(lock) })
+    Ok(Change(Begun::Counted { _lock: lock }))
 }
 
 /// Begins a change that needs no check. If the index cannot be kept, for example because the export is full, removes
 /// it: the next check makes it anew.
 async fn note<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Change<F>> {
+    if let Some(looked) = export.unindexed.within(FRESH) {
+        return Ok(Change(Begun::Uncounted { looked }));
+    }
+    let looked = Instant::now();
     if !exists(export).await? {
-        return Ok(Change { lock: None });
+        export.unindexed.record(looked);
+        return Ok(Change(Begun::Uncounted { looked }));
     }
     let lock = export.lock(&[LOCK]).await?;
     let noted = async {
@@ -188,7 +212,7 @@ async fn note<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Change<F>>
         Ok::<_, Error>(true)
     };
     match noted.await {
-        Ok(true) => return Ok(Change { lock: Some(lock) }),
+        Ok(true) => return Ok(Change(Begun::Counted { _lock: lock })),
         Ok(false) => {}
         Err(error) => {
             let export = export.source();
@@ -196,7 +220,7 @@ async fn note<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Change<F>>
         }
     }
     forget(export).await?;
-    Ok(Change { lock: None })
+    Ok(Change(Begun::Uncounted { looked: Instant::now() }))
 }
 
 impl Index {
@@ -239,10 +263,12 @@ impl Index {
     }
 }
 
-/// Counts all records. The caller holds the lock, and writes the returned index, which has the volume `name` open.
-async fn make<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<(Index, u128)> {
+/// Counts all records, after it waited for `notice`. The caller holds the lock, and writes the returned index, which has
+/// the volume `name` open.
+async fn make<F: Fs>(export: &Export<F>, name: &VolumeName, notice: Duration) -> Result<(Index, u128)> {
     // A change that began without an index has to see at its end that the index was made meanwhile.
     write(export, COUNTING.into()).await?;
+    tokio::time::sleep(notice).await;
     let counted = now();
     let index = Index { others: count(export).await?, open: None, counted };
     let wrong =
@@ -359,16 +385,13 @@ async fn forget<F: Fs>(export: &Export<F>) -> Result<()> {
 
 /// The directory of the index and of the second names; `None` if there is none.
 async fn find<F: Fs>(export: &Export<F>) -> Result<Option<F::Handle>> {
-    export.find_dir(&export.fs().root(), path(export)?).await
+    let Some(layout) = export.layout().await? else { return Ok(None) };
+    export.find_dir(&layout.private, [name(export, DIRECTORY)?]).await
 }
 
 async fn directory<F: Fs>(export: &Export<F>) -> Result<F::Handle> {
-    export.make_layout().await?;
-    export.make_dirs(&export.fs().root(), path(export)?, 0o700).await
-}
-
-fn path<F: Fs>(export: &Export<F>) -> Result<[Name; 2]> {
-    Ok([name(export, SubDir::PRIVATE)?, name(export, "promised")?])
+    let layout = export.make_layout().await?;
+    export.make_dirs(&layout.private, [name(export, DIRECTORY)?], 0o700).await
 }
 
 fn name<F: Fs>(export: &Export<F>, text: &str) -> Result<Name> {

@@ -64,7 +64,7 @@ async fn add_owner<F: Fs>(export: &Export<F>, volume: &str, directory: &str) -> 
     let (name, sub_dir) = (VolumeName::parse("volume", volume)?, SubDir::parse("directory", directory)?);
     let _lock = lock_directory(export, Some(&name), &sub_dir).await?;
     match Record::read(export, &name).await? {
-        Some(record) if record.id.sub_dir == sub_dir => claims::claim(export, &record.id).await,
+        Some(record) if record.id.sub_dir == sub_dir => claims::claim(export, &record.id, None).await,
         _ => Ok(()),
     }
 }

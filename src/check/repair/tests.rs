@@ -37,7 +37,7 @@ async fn repaired_after(
 
 async fn write(export: &Export<MemoryFs>, id: &str) {
     let id = VolumeId::parse(id).unwrap();
-    claims::claim(export, &id).await.unwrap();
+    claims::claim(export, &id, None).await.unwrap();
     Record::unrecorded(&id).write(export).await.unwrap();
 }
 
@@ -45,7 +45,7 @@ async fn write(export: &Export<MemoryFs>, id: &str) {
 async fn leftovers_are_repaired_and_possible_data_stays() {
     let export = reach(&MemoryServer::new());
     let (fs, layout) = (export.fs(), export.make_layout().await.unwrap());
-    claims::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap()).await.unwrap();
+    claims::claim(&export, &VolumeId::parse("nfs#export#team/data#gone#").unwrap(), None).await.unwrap();
     fs.mkdir(&layout.staging, &name("half"), 0o700).await.unwrap();
     fs.mkdir(&layout.trash, &name("old"), 0o700).await.unwrap();
     fs.mkdir(&fs.root(), &name("kept"), 0o700).await.unwrap();
@@ -126,10 +126,10 @@ async fn an_owner_is_left_alone_if_its_volume_was_created_or_deleted_after_the_c
     let id = "nfs#export#team/data#v#";
     let (server, volume) = (MemoryServer::new(), VolumeId::parse(id).unwrap());
     server.plant("team/data", Node::directory(0o755)).unwrap();
-    claims::claim(&reach(&server), &volume).await.unwrap();
+    claims::claim(&reach(&server), &volume, None).await.unwrap();
     let stale = |finding: &Finding| matches!(finding, Finding::OwnerStale { .. });
     let export = repaired_after(&server, stale, async |export| write(export, id).await).await;
-    claims::release(&export, &volume).await.unwrap();
+    claims::release(&export, &volume, None).await.unwrap();
     let missing = |finding: &Finding| matches!(finding, Finding::OwnerMissing { .. });
     repaired_after(&server, missing, async |export| {
         let layout = export.make_layout().await.unwrap();

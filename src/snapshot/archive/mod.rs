@@ -205,9 +205,9 @@ pub async fn delete<F: Fs>(export: &Export<F>, id: &ArchiveId) -> Result<()> {
         return Ok(());
     }
     // The lock of a volume that would have this directory.
-    let _lock = export.lock(&[id.name.as_str()]).await?;
+    let lock = export.lock(&[id.name.as_str()]).await?;
     // This clears stale owner entries, which would make the directory look like one of a volume.
-    directory_owners::neighbours(export, &SubDir::parse("snapshot_id", id.name.as_str())?, None).await?;
+    directory_owners::neighbours(export, &SubDir::parse("snapshot_id", id.name.as_str())?, None, &lock).await?;
     let Some(found) = find(export, id).await? else { return Ok(()) };
     let failed = |status| export.failed(format!("deleting snapshot `{id}`"), status);
     let Some(dir) = directory(export, &id.name).await.map_err(failed)? else { return Ok(()) };

@@ -30,7 +30,7 @@ impl Lab {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_claim_beyond_the_free_space_is_refused_only_where_its_class_has_overcommit() {
     let lab = Lab::new("");
     lab.server("a").set_capacity(GIB as u64 / 10, 1_000_000);
