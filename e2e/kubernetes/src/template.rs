@@ -110,6 +110,11 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("networkPolicy.apiServers", r#"["192.0.2.1/32"]"#, &[("networkPolicy.enabled", "true")]),
     ("networkPolicy.enabled", "true", &[]),
     ("networkPolicy.servers", r#"["192.0.2.10/32","fd00::/64"]"#, &[("networkPolicy.enabled", "true")]),
+    (
+        "networkPolicy.tenants",
+        r#"["team-a","team-b"]"#,
+        &[("networkPolicy.servers", r#"["192.0.2.10/32","192.0.2.11/32","fd00::/64"]"#)],
+    ),
     ("node.affinity", r#"{"nodeAffinity":{}}"#, &[]),
     ("node.extraArgs", r#"["--extra"]"#, &[]),
     ("node.extraEnv", r#"[{"name":"A","value":"b"}]"#, &[]),

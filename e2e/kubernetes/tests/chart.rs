@@ -140,6 +140,7 @@ fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
         (&[("agent.exports", r#"{"main":"srv"}"#)], "main"),
         (&[("image.digest", r#""latest""#)], "digest"),
         (&[("networkPolicy.servers", r#"["nfs.example.org"]"#)], "servers"),
+        (&[("networkPolicy.tenants", r#"["team"]"#)], "networkPolicy.tenants needs networkPolicy.servers"),
         (&[("driver.mountPermissions", r#""777""#)], "mountPermissions"),
         (&[("driver.name", r#""Upper Case""#)], "name"),
         (&[("driver.mountOptions", r#"["a,b"]"#)], "mountOptions"),

@@ -40,12 +40,23 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - -v={{ .Values.driver.verbosity }}
 - --mount-permissions={{ .Values.driver.mountPermissions }}
 - --shutdown-grace={{ .Values.driver.shutdownGraceSeconds }}s
-{{- with .Values.driver.mountOptions }}
-- --mount-options={{ join "," . }}
-{{- end }}
 {{- if .Values.metrics.enabled }}
 - --http-endpoint={{ .Values.metrics.address }}:{{ $port }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The mount options are in the environment, so that `kubectl exec … csi-nfs check` mounts as the driver does. The
+argument has the template's context, the options of exports, and extra variables: context, ofExports, extra. */}}
+{{- define "csi-nfs.driverEnv" -}}
+{{- with .context.Values.driver.mountOptions }}
+- {name: CSI_NFS_MOUNT_OPTIONS, value: {{ join "," . | quote }}}
+{{- end }}
+{{- with .ofExports }}
+- {name: CSI_NFS_EXPORT_MOUNT_OPTIONS, value: {{ join ";" . | quote }}}
+{{- end }}
+{{- with .extra }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
