@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test test-unit e2e e2e-older-kernel e2e-selinux sanity bench lint lint-scripts audit setup hooks release csi-sanity
+.PHONY: help demo test test-unit e2e e2e-older-kernel e2e-selinux sanity bench lint lint-scripts \
+	audit setup hooks build csi-sanity
 
 # The directory for downloads and tools outside the repository.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
@@ -21,7 +22,7 @@ BENCH ?=
 help:  ## prints this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: setup release  ## shows the driver's main job, step by step, on a real NFS server
+demo: setup build  ## shows the driver's main job, step by step, on a real NFS server
 	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
 
 test: test-unit test-chart e2e e2e-older-kernel e2e-selinux  ## runs every test except those on a Kubernetes cluster
@@ -33,24 +34,24 @@ test-unit: export CSI_NFS_HISTORIES ?= 20000
 test-unit:  ## runs the tests that need no NFS
 	cargo test --locked
 
-e2e: setup release csi-sanity  ## runs the tests on real NFS servers, including csi-sanity
+e2e: setup build csi-sanity  ## runs the tests on real NFS servers, including csi-sanity
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
 		cargo test --locked --features e2e --test e2e -- $(TESTS)
 
 # The tests of what the driver does differently on a kernel without fsopen(2) and openat2(2).
-e2e-older-kernel: setup release  ## runs the tests of mounting and publishing as on a kernel of 4.18
+e2e-older-kernel: setup build  ## runs the tests of mounting and publishing as on a kernel of 4.18
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 CSI_NFS_E2E_KERNEL=older cargo test --locked --features e2e --test e2e -- \
 		mounting:: unmounting:: fs_group:: in_force:: versions:: addresses:: share_alone:: health:: access:: \
 		provision:: delete:: groups:: round_trip:: snapshots::
 
-e2e-selinux: setup release  ## runs the tests of labels on a kernel with a policy of SELinux
+e2e-selinux: setup build  ## runs the tests of labels on a kernel with a policy of SELinux
 	@.ci/packages secilc
 	$(IN_VM) CSI_NFS_E2E_VM=always cargo test --locked --features e2e --test selinux
 
 sanity: TESTS = sanity::
 sanity: e2e  ## runs csi-sanity only
 
-bench: setup release  ## measures the speed of the driver, compared with the system calls that it needs
+bench: setup build  ## measures the speed of the driver, compared with the system calls that it needs
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed -- $(BENCH)
 
 lint: lint-scripts $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks format, clippy, docs, scripts, dependencies
@@ -74,7 +75,7 @@ hooks:  ## makes git check the format of each commit in this clone (git config c
 setup:  ## installs what the end-to-end tests need: Debian packages, and a kernel with NFS; prints what it installs
 	@e2e/vm/install
 
-release:
+build:
 	@cargo build --locked --release
 
 csi-sanity:
