@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test test-unit e2e e2e-older-kernel e2e-selinux sanity bench lint lint-scripts \
-	audit setup hooks build csi-sanity
+	lint-workflows audit setup hooks build csi-sanity
 
 # The directory for downloads and tools outside the repository.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
@@ -54,7 +54,7 @@ sanity: e2e  ## runs csi-sanity only
 bench: setup build  ## measures the speed of the driver, compared with the system calls that it needs
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed -- $(BENCH)
 
-lint: lint-scripts $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks format, clippy, docs, scripts, dependencies
+lint: lint-scripts lint-workflows $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks format, clippy, docs, scripts, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
 	cd e2e/kubernetes && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
@@ -65,6 +65,11 @@ lint: lint-scripts $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks format, clip
 lint-scripts:
 	@.ci/packages shellcheck
 	git grep --files-with-matches -E '^#!.*sh$$' | xargs shellcheck
+
+# Checks the workflows for continuous integration and releases, with the scripts in them.
+lint-workflows: $(CSI_NFS_CACHE)/tools/bin/actionlint
+	@.ci/packages shellcheck
+	$<
 
 audit: $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks the dependencies for vulnerabilities (downloads advisories)
 	$< --locked check advisories
@@ -85,5 +90,8 @@ csi-sanity:
 
 $(CSI_NFS_CACHE)/tools/bin/cargo-deny:
 	cargo install --locked --quiet --root $(CSI_NFS_CACHE)/tools --version 0.20.2 cargo-deny
+
+$(CSI_NFS_CACHE)/tools/bin/actionlint:
+	GOBIN=$(@D) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 include deploy/deploy.mk e2e/kubernetes/kubernetes.mk
