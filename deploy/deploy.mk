@@ -1,5 +1,5 @@
 # The repository's Makefile includes this file: the container image, the manifests, and releases.
-.PHONY: image manifests release release-twice
+.PHONY: image manifests release release-twice e2e-release
 
 # The directory for what a release consists of (deploy/release), the architectures that it is for, and the name under
 # which its image will be published.
@@ -22,3 +22,7 @@ release-twice:  ## builds the same release once more, in another directory, and 
 	git clone --quiet --no-local . "$$clone"; git -C "$$clone" checkout --quiet "$$(git rev-parse HEAD)"; \
 	CARGO_TARGET_DIR=$$clone/target "$$clone/deploy/release" $(VERSION) "$$clone/target/out" $(ARCHS); \
 	diff --recursive $(RELEASE) "$$clone/target/out"; echo "Both builds are the same, byte by byte."
+
+e2e-release:  ## publishes the release on this machine, verifies it, and installs it on a cluster (VERSION=0.2.0)
+	@e2e/release/run $(RELEASE)
+	@CSI_NFS_E2E_RELEASE=$(RELEASE) e2e/kubernetes/run workloads
