@@ -8,17 +8,24 @@ use crate::{repository, tool};
 /// Paths of values, and their settings in JSON.
 pub type Values = &'static [(&'static str, &'static str)];
 
-/// Runs `helm template` with `--set-json PATH=VALUE` for each pair. Returns its output, or its error message.
-pub fn render(values: &[(&str, &str)]) -> Result<Result<String, String>> {
+/// Runs `helm template` with `--set-json PATH=VALUE` for each pair, and the arguments `more`. Returns its output, or
+/// its error message.
+pub fn render_with(values: &[(&str, &str)], more: &[&str]) -> Result<Result<String, String>> {
     let sets = values.iter().flat_map(|(path, value)| ["--set-json".to_owned(), format!("{path}={value}")]);
     let output = Command::new(tool("helm"))
         .args(["template", "csi-nfs", ".", "--namespace", "kube-system"])
         .args(sets)
+        .args(more)
         .current_dir(repository("deploy/helm/csi-nfs"))
         .output()
         .context("cannot run helm; run e2e/kubernetes/build to build it")?;
     let (stdout, stderr) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
     Ok(if output.status.success() { Ok(stdout) } else { Err(stderr) })
+}
+
+/// Like [`render_with`], for the version of Kubernetes that Helm knows.
+pub fn render(values: &[(&str, &str)]) -> Result<Result<String, String>> {
+    render_with(values, &[])
 }
 
 /// Like [`render`], for valid values.

@@ -2,8 +2,8 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use csi_nfs_e2e_kubernetes::template::{SETTINGS, Values, render, rendered};
+use anyhow::{Context, Result, anyhow, ensure};
+use csi_nfs_e2e_kubernetes::template::{SETTINGS, Values, render, render_with, rendered};
 use csi_nfs_e2e_kubernetes::{repository, tool};
 use serde_json::Value;
 
@@ -181,5 +181,15 @@ fn the_chart_lints_with_the_values_of_the_examples() -> Result<()> {
         .current_dir(repository("deploy/helm/csi-nfs"))
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    Ok(())
+}
+
+#[test]
+fn classes_of_volume_attributes_are_left_out_before_the_version_that_brought_them() -> Result<()> {
+    let values = [("volumeAttributesClasses", r#"[{"name":"keep","parameters":{"onDelete":"retain"}}]"#)];
+    for (version, there) in [("v1.30.0", false), ("v1.33.9-provider.1", false), ("v1.34.0-provider.1", true)] {
+        let rendered = render_with(&values, &["--kube-version", version])?.map_err(|complaint| anyhow!(complaint))?;
+        ensure!(rendered.contains("kind: VolumeAttributesClass") == there, "on Kubernetes {version}");
+    }
     Ok(())
 }

@@ -141,3 +141,8 @@ projected:
     - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
     - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 {{- end }}
+
+{{/* Not empty if Kubernetes lacks VolumeAttributesClass in storage.k8s.io/v1. The sidecars use no earlier one. */}}
+{{- define "csi-nfs.lacksAttributesClasses" -}}
+{{- if semverCompare "<1.34.0-0" .Capabilities.KubeVersion.Version }}true{{ end -}}
+{{- end }}
