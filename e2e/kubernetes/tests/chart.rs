@@ -185,6 +185,22 @@ fn the_chart_lints_with_the_values_of_the_examples() -> Result<()> {
 }
 
 #[test]
+fn the_chart_installs_from_the_oldest_version_on_that_is_tested() -> Result<()> {
+    let module = std::fs::read_to_string(repository("e2e/kubernetes/oldest/go.mod"))?;
+    let (_, pinned) = module.split_once("k8s.io/kubernetes v1.").context("go.mod does not pin Kubernetes")?;
+    let minor: u32 = pinned.split('.').next().context("no minor version")?.parse()?;
+    let on = |minor: u32| render_with(&[], &["--kube-version", &format!("v1.{minor}.0-provider.1")]);
+    on(minor)?.map_err(|complaint| anyhow!("on Kubernetes 1.{minor}: {complaint}"))?;
+    let complaint = on(minor - 1)?.err().with_context(|| format!("installs on Kubernetes 1.{}", minor - 1))?;
+    ensure!(complaint.contains("chart requires kubeVersion"), "{complaint}");
+    for document in ["docs/install.md", "docs/support.md"] {
+        let text = std::fs::read_to_string(repository(document))?;
+        ensure!(text.contains(&format!("1.{minor}")), "{document} does not name Kubernetes 1.{minor}");
+    }
+    Ok(())
+}
+
+#[test]
 fn classes_of_volume_attributes_are_left_out_before_the_version_that_brought_them() -> Result<()> {
     let values = [("volumeAttributesClasses", r#"[{"name":"keep","parameters":{"onDelete":"retain"}}]"#)];
     for (version, there) in [("v1.30.0", false), ("v1.33.9-provider.1", false), ("v1.34.0-provider.1", true)] {

@@ -1,10 +1,12 @@
-//! Validates the chart's output, the manifests and the examples with a dry run on the API server. Runs before the
-//! driver is installed, because the API server would validate a change of an object that exists.
+//! Validates the chart's output, the manifests and the examples with a dry run on the API server: that of the cluster,
+//! and that of the oldest Kubernetes which the chart supports. Runs before the driver is installed, because the API
+//! server would validate a change of an object that exists.
 use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
-use csi_nfs_e2e_kubernetes::template::{SETTINGS, rendered};
-use csi_nfs_e2e_kubernetes::{repository, tool};
+use anyhow::{Context, Result, anyhow, ensure};
+use csi_nfs_e2e_kubernetes::template::{SETTINGS, render_with};
+use csi_nfs_e2e_kubernetes::{client, repository, tool};
+use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -31,6 +33,12 @@ fn known(yaml: &str) -> String {
     objects.collect::<Vec<_>>().join("\n---\n")
 }
 
+/// The chart's output with `values` for the version of the API server.
+async fn rendered(values: &[(&str, &str)]) -> Result<String> {
+    let version = client().await?.apiserver_version().await?.git_version;
+    render_with(values, &["--kube-version", &version])?.map_err(|complaint| anyhow!("{values:?}: {complaint}"))
+}
+
 #[tokio::test]
 async fn the_chart_with_any_value_renders_what_the_api_server_takes() -> Result<()> {
     let all: Vec<_> =
@@ -39,9 +47,9 @@ async fn the_chart_with_any_value_renders_what_the_api_server_takes() -> Result<
     const ALONE: [&str; 3] = ["controller.replicas", "controller.hostNetwork", "controller.dnsPolicy"];
     let shown: Vec<_> =
         all.iter().copied().filter(|(path, value)| *value != "false" && !ALONE.contains(path)).collect();
-    validate("every value at once", &known(&rendered(&shown)?)).await?;
+    validate("every value at once", &known(&rendered(&shown).await?)).await?;
     for (path, value) in all.into_iter().filter(|(path, value)| *value == "false" || ALONE.contains(path)) {
-        validate(path, &rendered(&[(path, value)])?).await?;
+        validate(path, &rendered(&[(path, value)]).await?).await?;
     }
     Ok(())
 }
@@ -56,5 +64,23 @@ async fn the_api_server_takes_the_manifests_and_the_examples() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_chart_installs_with_the_values_of_the_examples() -> Result<()> {
+    let output = Command::new(tool("helm"))
+        .args(["install", "csi-nfs", ".", "--namespace=kube-system", "--values=../../examples/values.yaml"])
+        .args(["--dry-run=server", "--output=json"])
+        .current_dir(repository("deploy/helm/csi-nfs"))
+        .output()
+        .await?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let release: Value = serde_json::from_slice(&output.stdout)?;
+    let [manifest, notes] = [&release["manifest"], &release["info"]["notes"]].map(Value::as_str);
+    let (manifest, notes) = (manifest.context("no manifest")?, notes.context("no notes")?);
+    validate("the values of the examples", manifest).await?;
+    let (there, said) = (manifest.contains("kind: VolumeAttributesClass"), notes.contains("left out"));
+    ensure!(there != said, "a class is left out and the notes do not say so, or the other way around: {notes}");
     Ok(())
 }
