@@ -28,11 +28,11 @@ impl Emptying {
 impl Leaving {
     /// The call has taken it out. Returns whether no other call is about to: then this one removes the directory, if it
     /// is empty.
-    pub fn is_last(mut self) -> bool {
-        self.leave()
+    pub fn leave(mut self) -> bool {
+        self.count_out()
     }
 
-    fn leave(&mut self) -> bool {
+    fn count_out(&mut self) -> bool {
         self.0.take().is_some_and(|calls| calls.fetch_sub(1, Ordering::AcqRel) == 1)
     }
 }
@@ -40,7 +40,7 @@ impl Leaving {
 impl Drop for Leaving {
     /// A call that failed will be repeated, and then removes the directory.
     fn drop(&mut self) {
-        self.leave();
+        self.count_out();
     }
 }
 
@@ -53,10 +53,10 @@ mod tests {
         let emptying = Emptying::default();
         let begin = |path: &str| emptying.begin(path.to_owned());
         let (first, failed, last) = (begin("team"), begin("team"), begin("team"));
-        assert!(begin("other").is_last());
-        assert!(!first.is_last());
+        assert!(begin("other").leave());
+        assert!(!first.leave());
         drop(failed);
-        assert!(last.is_last());
-        assert!(begin("team").is_last());
+        assert!(last.leave());
+        assert!(begin("team").leave());
     }
 }

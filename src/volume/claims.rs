@@ -203,7 +203,7 @@ pub async fn release<F: Fs>(export: &Export<F>, id: &VolumeId, way: Option<&Way<
         let leaving = directory::above(&id.sub_dir).map(|above| export.emptying.begin(format!("{PATHS}/{above}")));
         let removed = async {
             claim.remove(export).await?;
-            match leaving.is_some_and(Leaving::is_last) {
+            match leaving.is_some_and(Leaving::leave) {
                 true => remove_nodes(export, &way.nodes, &above).await,
                 false => Ok(()),
             }

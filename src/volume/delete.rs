@@ -182,7 +182,7 @@ async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bo
     let leaving = directory::above(&id.sub_dir).map(|above| export.emptying.begin(above.to_owned()));
     let (place, moved) = export.despite_removals(move_away).await?;
     // Even if the directory is gone: an earlier call may have been interrupted before it removed the parents.
-    let last = leaving.is_some_and(Leaving::is_last);
+    let last = leaving.is_some_and(Leaving::leave);
     if last && (moved || recorded) { remove_empty(export, &place.parents).await } else { Ok(()) }
 }
 
