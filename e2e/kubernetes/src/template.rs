@@ -119,7 +119,7 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("networkPolicy.servers", r#"["192.0.2.10/32","fd00::/64"]"#, &[("networkPolicy.enabled", "true")]),
     (
         "networkPolicy.tenants",
-        r#"["team-a","team-b"]"#,
+        r#"["default","kube-public"]"#,
         &[("networkPolicy.servers", r#"["192.0.2.10/32","192.0.2.11/32","fd00::/64"]"#)],
     ),
     ("node.affinity", r#"{"nodeAffinity":{}}"#, &[]),
