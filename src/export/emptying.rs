@@ -17,7 +17,8 @@ pub struct Emptying(WeakMap<String, AtomicUsize>);
 pub struct Leaving(Option<Arc<AtomicUsize>>);
 
 impl Emptying {
-    /// A call begins to take something out of the directory `path`.
+    /// A call begins to take something out of the directory `path`. Only for a call that removes the directory if it is
+    /// told to: another one leaves it to this one.
     pub fn begin(&self, path: String) -> Leaving {
         let calls = self.0.get_or_insert_with(path, AtomicUsize::default);
         calls.fetch_add(1, Ordering::AcqRel);

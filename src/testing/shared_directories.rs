@@ -1,12 +1,17 @@
 //! A volume that is filled in a directory that other volumes may share. The driver never mistakes another directory for
 //! the volume's own, and the volume never replaces another directory.
 
+use std::pin::Pin;
+
 use crate::check::check;
-use crate::error::Error;
-use crate::testing::crash_harness::{Call as _, connect, raced, races, settle};
-use crate::testing::memory::{Crash, MemoryServer, Node};
+use crate::error::{Error, Result};
+use crate::testing::crash_harness::{Call as _, connect, delete, raced, races, settle};
+use crate::testing::memory::{Crash, MemoryServer, Node, race};
 use crate::testing::snapshot_crashes::Call::{self, CloneShared, DeleteShared, Make, MakeShared};
 use crate::testing::snapshot_crashes::named;
+use crate::testing::volume_crashes::create;
+use crate::volume::id::VolumeId;
+use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
@@ -107,5 +112,28 @@ async fn of_two_controllers_one_fills_and_one_shares_and_neither_loses_its_direc
             ("AlreadyExists", "nfs#export#media#b#") => assert!(server.tree().has("media"), "{outcome:?}"),
             _ => panic!("seed {seed}: {outcome:?}"),
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_directory_above_goes_with_its_last_volume_also_beside_a_repeated_deletion_of_another() {
+    let [a, b] = ["team/a#a", "team/b#b"].map(|id| VolumeId::parse(&format!("nfs#export#{id}#")).unwrap());
+    for seed in 0..200 {
+        let server = MemoryServer::new();
+        let export = connect(&server);
+        for (name, sub_dir) in [("a", "team/a"), ("b", "team/b")] {
+            create(&export, name, Some(sub_dir), 0, Attributes::default()).await.unwrap();
+        }
+        delete(&export, &b).await.unwrap();
+        export.fs().interleave_by(seed);
+        let mut deletions: Vec<Pin<Box<dyn Future<Output = Result<String>> + Send + '_>>> = Vec::new();
+        for volume in [&a, &b] {
+            deletions.push(Box::pin(delete(&export, volume)));
+        }
+        for deleted in race(seed, deletions).await {
+            deleted.unwrap();
+        }
+        assert!(!server.tree().has("team"), "seed {seed}");
+        assert!(server.tree().below(".csi-nfs/paths").paths().is_empty(), "seed {seed}");
     }
 }

@@ -179,11 +179,14 @@ async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bo
         };
         Ok((place, moved))
     };
-    let leaving = directory::above(&id.sub_dir).map(|above| export.emptying.begin(above.to_owned()));
+    // Only a deletion that removes the parents for certain is one that others may leave them to.
+    let above = directory::above(&id.sub_dir).filter(|_| recorded);
+    let leaving = above.map(|above| export.emptying.begin(above.to_owned()));
     let (place, moved) = export.despite_removals(move_away).await?;
-    // Even if the directory is gone: an earlier call may have been interrupted before it removed the parents.
-    let last = leaving.is_some_and(Leaving::leave);
-    if last && (moved || recorded) { remove_empty(export, &place.parents).await } else { Ok(()) }
+    // With a record, even if the directory is gone: an earlier call may have been interrupted before it removed the
+    // parents.
+    let removes = leaving.map_or(moved, Leaving::leave);
+    if removes { remove_empty(export, &place.parents).await } else { Ok(()) }
 }
 
 /// Removes a volume's record and its claim on its directory. `way` is what the caller has seen of the way to the claim.
