@@ -6,10 +6,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use rstest::rstest;
 use serde_json::Value;
 
 use crate::support::driver::program;
-use crate::support::lab::{Outage, run};
+use crate::support::lab::{Away, Outage, run};
 use crate::support::names::Names;
 use crate::support::servers::Kind;
 use crate::support::{Driver, Lab, Place, Share, requests};
@@ -103,6 +104,38 @@ async fn a_server_that_is_away_is_told_from_one_that_does_not_answer_and_from_a_
     let _away = lab.without_version_4();
     let old = examine(&lab.share(Place::Tmpfs), &[]);
     assert_eq!(old.0, ["rpc warning", "locks warning"], "{}", old.1);
+}
+
+#[rstest]
+#[case::server_foreign(|lab: &Lab| lab.with_certificates("good", "foreign"), Place::Xfs, "xprtsec=tls", "certificate")]
+#[case::client_expired(
+    |lab: &Lab| lab.with_certificates("expired", "good"), Place::MutualTls, "xprtsec=mtls", "certificate"
+)]
+#[case::tlshd_stopped(|lab: &Lab| lab.without_tlshd(), Place::Xfs, "xprtsec=tls", "tlshd")]
+#[case::gssd_stopped(|lab: &Lab| lab.without_gssd(), Place::Kerberos, "sec=krb5p", "rpc.gssd")]
+#[tokio::test]
+async fn what_is_wrong_with_tls_and_kerberos_is_named(
+    #[case] fault: fn(&Lab) -> Away,
+    #[case] place: Place,
+    #[case] security: &str,
+    #[case] named: &str,
+) {
+    let lab = Lab::alone().await;
+    let share = lab.share(place);
+    let options = format!("--mount-options={security}");
+    assert_eq!(examine(&share, &[&options]).0, Vec::<String>::new());
+    let _away = fault(&lab);
+    let (complaints, report) = examine(&share, &[&options]);
+    assert_eq!(complaints, ["mount bad"], "{report}");
+    assert!(report.to_string().contains(named), "{report}");
+}
+
+#[tokio::test]
+async fn a_server_that_takes_long_for_every_answer_is_named() {
+    let lab = Lab::alone().await;
+    let share = lab.share(Place::Xfs);
+    let _slow = lab.with_delay("60ms");
+    assert_eq!(examine(&share, &[]).0, ["rpc warning"]);
 }
 
 /// A name with the addresses of two servers that export the same path.

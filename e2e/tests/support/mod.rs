@@ -12,6 +12,7 @@ pub mod kernel;
 pub mod lab;
 pub mod mounts;
 pub mod names;
+pub mod network;
 pub mod random;
 pub mod requests;
 pub mod security;

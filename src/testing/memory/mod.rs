@@ -113,6 +113,11 @@ impl MemoryServer {
         self.state().abilities.xattrs = on;
     }
 
+    /// Sets whether the server supports locks.
+    pub fn set_locks_supported(&self, on: bool) {
+        self.state().abilities.locks = on;
+    }
+
     /// Sets the maximum number of names (hard links) of an object.
     pub fn set_most_links(&self, links: u64) {
         self.state().abilities.links = links;

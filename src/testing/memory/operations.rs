@@ -223,6 +223,9 @@ impl State {
 
     pub(super) fn try_lock(&mut self, fileid: u64, byte: i64, holder: Holder, mode: LockMode) -> FsResult<bool> {
         self.inode(fileid)?;
+        if !self.abilities.locks {
+            return Err(Status::NotSupp);
+        }
         let mut others =
             self.locks.iter().filter(|((file, at, other), _)| (*file, *at) == (fileid, byte) && *other != holder);
         let refused = others.any(|(_, held)| LockMode::Exclusive == mode.max(*held));

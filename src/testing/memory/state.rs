@@ -43,13 +43,14 @@ pub(super) struct Abilities {
     pub(super) copy: bool,
     pub(super) seek: bool,
     pub(super) xattrs: bool,
+    pub(super) locks: bool,
     /// The maximum number of names of an object.
     pub(super) links: u64,
 }
 
 impl Default for Abilities {
     fn default() -> Self {
-        Self { clone: true, copy: true, seek: true, xattrs: true, links: u64::MAX }
+        Self { clone: true, copy: true, seek: true, xattrs: true, locks: true, links: u64::MAX }
     }
 }
 
