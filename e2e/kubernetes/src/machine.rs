@@ -40,7 +40,8 @@ impl Machine {
         if self == Machine::Node1 { Machine::Node2 } else { Machine::Node1 }
     }
 
-    fn address(self) -> &'static str {
+    /// Its address in the cluster.
+    pub fn address(self) -> &'static str {
         match self {
             Machine::Nfs => "10.89.0.20",
             Machine::Node1 => "10.89.0.11",
@@ -62,6 +63,17 @@ impl Machine {
             output.trim_end().rsplit_once(" status=").context("the connection to the shell broke")?;
         ensure!(status == "0", "on {}: {script}: status {status}: {printed}", self.name());
         Ok(printed.trim_end().to_owned())
+    }
+
+    /// Lets a node serve NFS as well: /srv/export is its NFSv4 root, on XFS with project quotas.
+    pub async fn serve(self) -> Result<()> {
+        let script = repository("e2e/kubernetes/nfs-main");
+        self.run(&format!(". {} > /tmp/serve.log", script.display())).await.map(drop)
+    }
+
+    /// Stops the NFS service of a node.
+    pub async fn stop_serving(self) -> Result<()> {
+        self.run("rpc.nfsd 0; exportfs -ua").await.map(drop)
     }
 
     /// Powers the machine off at once, like a power failure.

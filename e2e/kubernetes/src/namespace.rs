@@ -91,14 +91,26 @@ impl Namespace {
         Ok(self.volumes().get(&volume).await?)
     }
 
+    /// The claim that is the first object of the example; of this class, if one is given.
+    fn claim_like(example: &str, class: Option<&str>) -> Result<PersistentVolumeClaim> {
+        let mut claim: PersistentVolumeClaim =
+            serde_json::from_value(serde_json::to_value(&crate::example(example)?[0])?)?;
+        if let (Some(class), Some(spec)) = (class, &mut claim.spec) {
+            spec.storage_class_name = Some(class.to_owned());
+        }
+        Ok(claim)
+    }
+
+    /// Creates the claim that is the first object of the example, of this class.
+    pub async fn claim(&self, example: &str, class: &str) -> Result<()> {
+        self.api().create(&PostParams::default(), &Self::claim_like(example, Some(class))?).await?;
+        Ok(())
+    }
+
     /// Creates `count` claims like the first object of the example, all at once; of this class, if one is given.
     pub async fn claim_at_once(&self, example: &str, count: usize, class: Option<&str>) -> Result<()> {
         let claims = &self.api::<PersistentVolumeClaim>();
-        let mut template: PersistentVolumeClaim =
-            serde_json::from_value(serde_json::to_value(&crate::example(example)?[0])?)?;
-        if let (Some(class), Some(spec)) = (class, &mut template.spec) {
-            spec.storage_class_name = Some(class.to_owned());
-        }
+        let template = Self::claim_like(example, class)?;
         let make = |i| {
             let mut claim = template.clone();
             claim.metadata.name = Some(format!("claim-{i}"));

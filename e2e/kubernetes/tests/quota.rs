@@ -1,13 +1,16 @@
-//! Scenario 14: enforced sizes, with the agent on the NFS server.
+//! Scenario 14: enforced sizes, with the agent on the NFS server, and with that of the chart on a node that serves.
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
-use csi_nfs_e2e_kubernetes::namespace::{Namespace, node_of};
-use csi_nfs_e2e_kubernetes::tool;
+use csi_nfs_e2e_kubernetes::namespace::{Namespace, is_ready, node_of, restarts};
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until};
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use csi_nfs_e2e_kubernetes::{chart, tool};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -63,6 +66,13 @@ async fn s14_a_claim_is_full_at_its_size_and_goes_on_when_it_grows() -> Result<(
     start_agent().await?;
     let ns = Namespace::new("quota").await?;
     ns.apply("14-quota.yaml").await?;
+    is_full_at_its_size_and_goes_on_when_it_grows(&ns).await?;
+    ns.remove().await?;
+    kill_agent().await
+}
+
+/// Fills the volume of the example, expands it, and fills it again.
+async fn is_full_at_its_size_and_goes_on_when_it_grows(ns: &Namespace) -> Result<()> {
     let pod = ns.ready("filler").await?;
     for mib in [100, 150] {
         if mib > 100 {
@@ -74,21 +84,68 @@ async fn s14_a_claim_is_full_at_its_size_and_goes_on_when_it_grows() -> Result<(
             };
             until(&ns.api::<PersistentVolumeClaim>(), "limited", SOON, "grown", grown).await?;
         }
-        ensure!(df(&ns).await?.0 == mib * MIB, "df shows another size: {:?}", df(&ns).await?);
-        fill(&ns).await?;
-        let (size, used) = df(&ns).await?;
+        ensure!(df(ns).await?.0 == mib * MIB, "df shows another size: {:?}", df(ns).await?);
+        fill(ns).await?;
+        let (size, used) = df(ns).await?;
         ensure!(size - used <= MIB, "the volume is full, but only {used} of {size} are used");
         let node = node_of(&pod)?;
         let mut told = None;
         eventually(SOON * 2, "kubelet reports the same figures as df", async || {
-            told = kubelet(&ns, node).await?;
+            told = kubelet(ns, node).await?;
             Ok((told == Some((size, used))).then_some(()))
         })
         .await
         .with_context(|| format!("df: {size}, {used}; kubelet: {told:?}"))?;
     }
+    Ok(())
+}
+
+/// Makes a class like `nfs-limited` for the export of another server.
+async fn limited_class(client: &Client, name: &str, server: &str) -> Result<()> {
+    let classes = Api::<StorageClass>::all(client.clone());
+    let mut class = classes.get("nfs-limited").await?;
+    class.parameters.get_or_insert_default().insert("server".to_owned(), server.to_owned());
+    class.metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+    classes.create(&PostParams::default(), &class).await?;
+    Ok(())
+}
+
+/// The agent's pods.
+async fn agents(client: &Client) -> Result<Vec<Pod>> {
+    let selector = ListParams::default().labels("app.kubernetes.io/component=agent");
+    Ok(Api::<Pod>::namespaced(client.clone(), chart::NAMESPACE).list(&selector).await?.items)
+}
+
+#[tokio::test]
+async fn s14_the_agent_of_the_chart_limits_claims_on_a_node_that_is_an_nfs_server() -> Result<()> {
+    const LABEL: &str = "csi-nfs.rs/agent";
+    let server = Machine::Node1;
+    server.serve().await?;
+    let ns = Namespace::new("served-by-a-node").await?;
+    let nodes = Api::<Node>::all(ns.client.clone());
+    let label = |value: Value| Patch::Merge(json!({"metadata": {"labels": {LABEL: value}}}));
+    nodes.patch(server.name(), &PatchParams::default(), &label("".into())).await?;
+    let exports = format!("exports.node.server={},exports.node.share=/share", server.address());
+    let agent = "agent.enabled=true,agent.exports.node=/srv/export/share";
+    let selector = format!("agent.nodeSelector.{}=", LABEL.replace('.', "\\."));
+    chart::upgrade(&["--set", &exports, "--set", agent, "--set-string", &selector]).await?;
+    let [pod] = &agents(&ns.client).await?[..] else { bail!("the chart has not made one agent") };
+    ensure!(node_of(pod)? == server.name() && is_ready(pod), "{pod:?}");
+
+    limited_class(&ns.client, "on-a-node", server.address()).await?;
+    ns.claim("14-quota.yaml", "on-a-node").await?;
+    ns.apply_one("14-quota.yaml", "Pod", "filler").await?;
+    is_full_at_its_size_and_goes_on_when_it_grows(&ns).await?;
+    // It gets on with the memory and the rights that the chart gives it.
+    let [after] = &agents(&ns.client).await?[..] else { bail!("there is not one agent any more") };
+    ensure!(after.uid() == pod.uid() && restarts(after) == 0, "{after:?}");
+
+    let client = ns.client.clone();
     ns.remove().await?;
-    kill_agent().await
+    Api::<StorageClass>::all(client).delete("on-a-node", &DeleteParams::default()).await?;
+    chart::upgrade(&[]).await?;
+    nodes.patch(server.name(), &PatchParams::default(), &label(Value::Null)).await?;
+    server.stop_serving().await
 }
 
 #[tokio::test]
