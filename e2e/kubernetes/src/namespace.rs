@@ -129,7 +129,12 @@ impl Namespace {
 
     /// Waits until the pod is ready.
     pub async fn ready(&self, pod: &str) -> Result<Pod> {
-        match until(&self.api(), pod, SOON, "ready", is_ready).await {
+        self.ready_within(pod, SOON).await
+    }
+
+    /// Waits until the pod is ready, for a pod whose volume takes long.
+    pub async fn ready_within(&self, pod: &str, limit: Duration) -> Result<Pod> {
+        match until(&self.api(), pod, limit, "ready", is_ready).await {
             Ok(pod) => Ok(pod),
             Err(e) => bail!("{e}: {:?}", self.events(pod).await?),
         }

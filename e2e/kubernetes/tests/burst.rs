@@ -25,7 +25,8 @@ async fn calls(client: &Client, method: &str, start: Instant) -> Result<(usize, 
     let (mut took, mut first, mut last) = (Vec::new(), f64::MAX, f64::MIN);
     for pod in pods.list(&ListParams::default().labels("app.kubernetes.io/component=controller")).await? {
         for line in pods.logs(&pod.name_any(), &logs).await?.lines() {
-            let line: serde_json::Value = serde_json::from_str(line)?;
+            // The last line may be one that is being written.
+            let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else { continue };
             let (Some(ms), Some(at)) = (line["ms"].as_f64(), line["timestamp"].as_str()) else { continue };
             if line["span"]["method"] == method {
                 let end = at.parse::<Timestamp>()?.as_microsecond() as f64 / 1e6;

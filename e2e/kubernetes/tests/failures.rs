@@ -6,12 +6,13 @@ use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
 use csi_nfs_e2e_kubernetes::namespace::{Namespace, is_ready, node_of};
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until};
 use csi_nfs_e2e_kubernetes::writers::Writers;
-use csi_nfs_e2e_kubernetes::{chart, example};
+use csi_nfs_e2e_kubernetes::{chart, example, tool};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::CSINode;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt};
+use tokio::process::Command;
 
 const SQL: &str = "mariadb -uroot -pnot-a-secret -N shop -e";
 
@@ -185,4 +186,28 @@ async fn s11_an_outage_of_the_server_is_told_and_outlived() -> Result<()> {
     .await?;
     doomed.remove().await?;
     writers.ns.remove().await.context("after the outage")
+}
+
+/// What `csi-nfs doctor` in the controller's pod says of the export: each step that is not good, by the command of
+/// docs/troubleshooting.md.
+async fn complaints() -> Result<Vec<String>> {
+    let doctor =
+        "-n kube-system exec deploy/csi-nfs-controller -c csi-nfs -- /csi-nfs doctor --export nfs.example.org:/share";
+    let output = Command::new(tool("kubectl")).args(doctor.split(' ')).args(["--format", "json"]).output().await?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+    let steps = report["steps"].as_array().context("a report has steps")?;
+    let found = |step: &serde_json::Value| format!("{} {}", step["step"].as_str().unwrap_or_default(), step["found"]);
+    Ok(steps.iter().filter(|step| step["verdict"] != "good").map(found).collect())
+}
+
+#[tokio::test]
+async fn s15_the_doctor_in_the_controllers_pod_names_a_server_whose_clock_is_off_and_nothing_else() -> Result<()> {
+    let healthy = complaints().await?;
+    Machine::Nfs.run("date --set='+1 hour'").await?;
+    let told = complaints().await;
+    Machine::Nfs.run("date --set='-1 hour'").await?;
+    let told = told?;
+    ensure!(healthy.is_empty(), "{healthy:?}");
+    ensure!(told.len() == 1 && told[0].starts_with("clock") && told[0].contains("s ahead"), "{told:?}");
+    Ok(())
 }
