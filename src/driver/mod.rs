@@ -5,6 +5,7 @@
 pub mod agent;
 mod controller;
 mod node;
+mod servers;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,9 +20,9 @@ use crate::mount::gate::Gates;
 use crate::mount::local::Local;
 use crate::mount::mounter::Mounter;
 use crate::mount::new_mount;
-use crate::mount::reachability::{Reachability, ServerState};
+use crate::mount::reachability::Reachability;
 use crate::server::http;
-use crate::server::metrics::{Metrics, Reading};
+use crate::server::metrics::Metrics;
 use crate::server::registration::Registration;
 use crate::server::socket::Socket;
 use crate::server::telemetry::Calls;
@@ -50,15 +51,14 @@ impl Shared {
         let gates = Gates::new(reachability.clone());
         let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
         let metrics = Arc::new(Metrics::default());
-        let known = reachability.clone();
-        metrics.gauge("server_reachable", "1 if the NFS server answered the last check, otherwise 0.", move || {
-            let reading = |state: ServerState| Reading {
-                labels: vec![("server", state.server.to_string()), ("port", state.port.to_string())],
-                value: if state.result.is_ok() { 1.0 } else { 0.0 },
-            };
-            known.renew().into_iter().map(reading).collect()
-        });
+        servers::register(&metrics, &reachability);
         Self { reachability, gates, mounter, metrics, metrics_are_read, stop: CancellationToken::new() }
+    }
+
+    /// Checks the servers in use until the returned handle is dropped.
+    fn check_servers(&self) -> AbortOnDropHandle<()> {
+        let reachability = self.reachability.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move { reachability.keep_checking().await }))
     }
 }
 
@@ -90,6 +90,7 @@ async fn check_kernel() -> Result<()> {
 
 async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<()> {
     let shared = Shared::new(config.http_endpoint.is_some());
+    let _heartbeat = shared.metrics_are_read.then(|| shared.check_servers());
     let readiness = Readiness::default();
     let serves_controller = config.controller.is_some();
     let mut services = Services::default();

@@ -24,8 +24,8 @@ pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a server is remembered after a caller last asked about it.
 const IDLE: Duration = Duration::from_secs(600);
-/// The age at which an answer is no longer told of.
-const OLD: Duration = Duration::from_secs(300);
+/// How often each server is checked that callers asked about, besides their own checks.
+const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A server is dead after this many checks in a row without an answer, over at least this time.
 const DEAD: (u32, Duration) = (4, Duration::from_secs(30));
 
@@ -47,6 +47,10 @@ pub struct ServerState {
     pub result: Result<IpAddr, String>,
     /// Since when the server answers, or does not answer.
     pub since: SystemTime,
+    /// When that was last found.
+    pub checked: SystemTime,
+    /// How long the last check took that was answered, with its connection; `None` before the first.
+    pub round_trip: Option<Duration>,
 }
 
 /// The state of one server.
@@ -67,13 +71,20 @@ struct Answer {
     at: Instant,
     since: SystemTime,
     result: Result<IpAddr, String>,
+    /// How long the last check took that was answered.
+    round_trip: Option<Duration>,
     /// All known addresses of the server.
     addresses: Vec<IpAddr>,
     misses: Option<Misses>,
 }
 
-/// The time and the result of a check, and the server's addresses: see [`Answer`].
-type Found = (Instant, Result<IpAddr, String>, Vec<IpAddr>);
+/// What a check has found: see [`Answer`].
+struct Found {
+    at: Instant,
+    result: Result<IpAddr, String>,
+    round_trip: Option<Duration>,
+    addresses: Vec<IpAddr>,
+}
 
 /// Checks in a row without an answer.
 #[derive(Debug, Clone, Copy)]
@@ -118,21 +129,37 @@ impl Reachability {
         misses.is_some_and(|misses| misses.count >= DEAD.0 && misses.first.elapsed() >= DEAD.1)
     }
 
-    /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found, unless
-    /// that is [`OLD`]. Does not wait, but begins another check of each, so that the next call tells what is true now.
-    pub fn renew(self: &Arc<Self>) -> Vec<ServerState> {
-        let mut servers = self.servers();
-        servers.retain(|_, known| known.wanted.elapsed() < IDLE);
-        let state = |((server, port), known): (&(Server, u16), &mut Known)| {
-            let answer = known.latest().filter(|answer| answer.at.elapsed() < OLD);
-            // Nobody waits for it.
-            let _begun = known.answer(self, server, *port);
-            let answer = answer?;
-            Some(ServerState { server: server.clone(), port: *port, result: answer.result, since: answer.since })
+    /// The servers that callers asked about in the last ten minutes, sorted, with what the last check found. Asks no
+    /// server.
+    pub fn states(&self) -> Vec<ServerState> {
+        let now = SystemTime::now();
+        let state = |((server, port), known): (&(Server, u16), &Known)| {
+            let answer = known.latest().filter(|_| known.wanted.elapsed() < IDLE)?;
+            Some(ServerState {
+                server: server.clone(),
+                port: *port,
+                result: answer.result,
+                since: answer.since,
+                checked: now.checked_sub(answer.at.elapsed()).unwrap_or(now),
+                round_trip: answer.round_trip,
+            })
         };
-        let mut states: Vec<_> = servers.iter_mut().filter_map(state).collect();
+        let mut states: Vec<_> = self.servers().iter().filter_map(state).collect();
         states.sort_by(|a, b| (&a.server, a.port).cmp(&(&b.server, b.port)));
         states
+    }
+
+    /// Checks the servers that callers asked about in the last ten minutes, whether or not anybody calls, without end.
+    pub async fn keep_checking(self: &Arc<Self>) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            let mut servers = self.servers();
+            servers.retain(|_, known| known.wanted.elapsed() < IDLE);
+            for ((server, port), known) in servers.iter_mut() {
+                // Nobody waits for it.
+                let _begun = known.answer(self, server, *port);
+            }
+        }
     }
 
     /// The answer of a server: a fresh one, or that of a running check.
@@ -150,23 +177,25 @@ impl Reachability {
     /// Checks an address, or the addresses of a name.
     async fn question(self: Arc<Self>, server: &Server, port: u16, resolver: Arc<AsyncMutex<Resolver>>) -> Found {
         if let Some(address) = server.address() {
+            let begun = Instant::now();
             let result = null(SocketAddr::new(address, port)).await;
-            return (Instant::now(), result, vec![address]);
+            let round_trip = result.is_ok().then(|| begun.elapsed());
+            return Found { at: Instant::now(), result, round_trip, addresses: vec![address] };
         }
         let ask = |address: IpAddr| {
             let reachability = Arc::clone(&self);
             async move {
                 let answer = reachability.answer(&Server::from(address), port).await?;
-                answer.result.map(|_| answer.at)
+                answer.result.map(|_| (answer.at, answer.round_trip))
             }
         };
         let mut resolver = resolver.lock().await;
         // The answer for a name is as old as the answer for its address.
-        let (at, result) = match resolver.find(server, CHECK_TIMEOUT, ask).await {
-            Ok((address, at)) => (at, Ok(address)),
-            Err(reason) => (Instant::now(), Err(reason)),
+        let (at, result, round_trip) = match resolver.find(server, CHECK_TIMEOUT, ask).await {
+            Ok((address, (at, round_trip))) => (at, Ok(address), round_trip),
+            Err(reason) => (Instant::now(), Err(reason), None),
         };
-        (at, result, resolver.addresses().to_vec())
+        Found { at, result, round_trip, addresses: resolver.addresses().to_vec() }
     }
 
     fn servers(&self) -> MutexGuard<'_, HashMap<(Server, u16), Known>> {
@@ -231,8 +260,10 @@ impl Known {
 
 impl Answer {
     /// Makes the answer that follows `last`, and logs a change.
-    fn after(last: Option<Self>, server: &Server, port: u16, (at, result, addresses): Found) -> Self {
+    fn after(last: Option<Self>, server: &Server, port: u16, found: Found) -> Self {
+        let Found { at, result, round_trip, addresses } = found;
         let now = Instant::now();
+        let round_trip = round_trip.or_else(|| last.as_ref()?.round_trip);
         if let (Some(Ok(from)), Ok(to)) = (last.as_ref().map(|last| &last.result), &result)
             && from != to
         {
@@ -253,7 +284,7 @@ impl Answer {
                 SystemTime::now()
             }
         };
-        Self { at, since, result, addresses, misses }
+        Self { at, since, result, round_trip, addresses, misses }
     }
 }
 

@@ -133,20 +133,49 @@ async fn a_server_is_dead_after_several_misses_over_tens_of_seconds_until_one_an
 async fn the_state_of_a_server_says_since_when() {
     let fake = Fake::start(Behaviour::alive()).await;
     let reachability = Reachability::new();
-    assert_eq!(reachability.renew(), []);
+    assert_eq!(reachability.states(), []);
     check(&reachability, &fake).await.unwrap();
-    let [first] = &reachability.renew()[..] else { panic!("one server") };
+    let [first] = &reachability.states()[..] else { panic!("one server") };
     assert_eq!(first.result, Ok(fake.address.ip()));
 
     tokio::time::sleep(FRESH).await;
     check(&reachability, &fake).await.unwrap();
-    let [second] = &reachability.renew()[..] else { panic!("one server") };
+    let [second] = &reachability.states()[..] else { panic!("one server") };
     assert_eq!(fake.calls(), 2, "it was checked again");
     assert_eq!(second.since, first.since);
 
     fake.become_(Behaviour::Closing);
     tokio::time::sleep(FRESH).await;
     check(&reachability, &fake).await.unwrap_err();
-    let [third] = &reachability.renew()[..] else { panic!("one server") };
+    let [third] = &reachability.states()[..] else { panic!("one server") };
     assert!(third.result.is_err() && third.since > first.since, "{third:?}");
+}
+
+#[tokio::test]
+async fn a_server_in_use_is_checked_whether_or_not_anybody_calls_until_it_is_no_longer_used() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let reachability = Reachability::new();
+    let beating = Arc::clone(&reachability);
+    tokio::spawn(async move { beating.keep_checking().await });
+    check(&reachability, &fake).await.unwrap();
+    // An answer comes in real time, and a miss in the test's.
+    tokio::time::pause();
+    let state = || reachability.states().first().cloned();
+    let until = async |wanted: &dyn Fn(&Option<ServerState>) -> bool| {
+        while !wanted(&state()) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        state()
+    };
+    let answered = until(&|state| state.is_some()).await.unwrap();
+    assert!(answered.result.is_ok() && answered.round_trip.is_some(), "{answered:?}");
+    fake.become_(Behaviour::Closing);
+    let missed = until(&|state| state.as_ref().is_some_and(|state| state.result.is_err())).await.unwrap();
+    assert_eq!(missed.round_trip, answered.round_trip, "of the last check that was answered");
+    let begun = Instant::now();
+    until(&Option::is_none).await;
+    assert!(begun.elapsed() <= IDLE, "nobody used it");
+    let checked = fake.calls();
+    tokio::time::sleep(2 * IDLE).await;
+    assert_eq!(fake.calls(), checked);
 }
