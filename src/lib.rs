@@ -25,6 +25,9 @@ pub mod check;
 /// The quota agent, which runs on the NFS server and enforces the sizes of volumes.
 pub mod agent;
 
+/// Looks at the exports in use in the background, for the metrics.
+mod watch;
+
 /// Snapshots, restores, clones and groups: whole workflows.
 mod snapshot;
 

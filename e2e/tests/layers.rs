@@ -11,7 +11,7 @@ use syn::{Attribute, Item, UseTree};
 
 /// The rooms, from the top to the bottom. `nfs::status` is below `error`, because errors contain NFS statuses.
 /// `testing` may import everything, and only tests import it.
-const ROOMS: [&str; 15] = [
+const ROOMS: [&str; 16] = [
     "driver",
     "config",
     "server",
@@ -19,6 +19,7 @@ const ROOMS: [&str; 15] = [
     "doctor",
     "check",
     "agent",
+    "watch",
     "snapshot",
     "volume",
     "node",

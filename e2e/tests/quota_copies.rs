@@ -61,7 +61,7 @@ async fn clones_and_restores_fill_their_own_volumes_and_snapshots_none() {
         let line = metrics.lines().find_map(|line| line.strip_prefix(&export)).map(str::to_owned);
         line.map_or(0.0, |value| value.parse::<f64>().unwrap()) as i64
     };
-    until_async("counting the snapshot", Duration::from_secs(20), async || (12 * MIB..13 * MIB).contains(&counted()))
+    until_async("counting the snapshot", Duration::from_secs(60), async || (12 * MIB..13 * MIB).contains(&counted()))
         .await;
     mounts::clear(&driver.path("."));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::ControllerConfig;
-use crate::driver::{CLOSING, Shared};
+use crate::driver::{CLOSING, Shared, exports};
 use crate::export::Export;
 use crate::export::copy::Options;
 use crate::export::kernel::KernelFs;
@@ -17,7 +17,8 @@ use crate::service::controller::Controller;
 use crate::service::proto::csi::controller_server::ControllerServer;
 use crate::service::proto::csi::group_controller_server::GroupControllerServer;
 use crate::snapshot::jobs::Jobs;
-use crate::snapshot::usage::Usage;
+use crate::volume::exports::Exports;
+use crate::watch::exports::ExportWatch;
 
 /// The parts of the controller that run besides its services.
 pub struct Running {
@@ -30,22 +31,23 @@ pub struct Running {
 pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services) -> Running {
     let configured = &config.settings.mount_options;
     let named = configured.exports.keys().chain(&config.exports);
-    let exports: Vec<_> = named.map(|export| (export.clone(), configured.of(export).clone())).collect();
-    let pool = Arc::new(Pool::new(shared.mounter.clone(), exports));
+    let known: Vec<_> = named.map(|export| (export.clone(), configured.of(export).clone())).collect();
+    let pool = Arc::new(Pool::new(shared.mounter.clone(), known));
+    let (watched, watch) = (Arc::new(Exports::new(pool.clone(), configured.clone())), Arc::new(ExportWatch::default()));
     let jobs = Arc::new(Jobs::new(Options { in_flight: config.copy_workers }, shared.stop.clone()));
-    let usage = Arc::new(Usage::default());
-    register_metrics(&shared.metrics, &pool, &jobs, &usage);
+    register_metrics(&shared.metrics, &pool, &jobs);
+    exports::register(&shared.metrics, &watch);
     let controller = Arc::new(Controller::new(pool.clone(), config.settings, jobs.clone()));
     services.add(ControllerServer::from_arc(controller.clone()));
     services.add(GroupControllerServer::from_arc(controller));
-    let (exports, metrics_are_read) = (pool.clone(), shared.metrics_are_read);
-    let keep_usage = async move {
+    let metrics_are_read = shared.metrics_are_read;
+    let keep_watch = async move {
         if metrics_are_read {
-            usage.keep(&exports).await;
+            watch.keep(&watched).await;
         }
     };
     let kept = pool.clone();
-    let background = tokio::spawn(async move { tokio::join!(kept.open_known(), kept.close_idle(), keep_usage).1 });
+    let background = tokio::spawn(async move { tokio::join!(kept.open_known(), kept.close_idle(), keep_watch).1 });
     Running { pool, jobs, background: AbortOnDropHandle::new(background) }
 }
 
@@ -60,7 +62,7 @@ impl Running {
     }
 }
 
-fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Arc<Jobs>, usage: &Arc<Usage>) {
+fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Arc<Jobs>) {
     let (running, waiting) = (jobs.clone(), jobs.clone());
     let one = |value: usize| vec![Reading { labels: vec![], value: value as f64 }];
     metrics.gauge("copies_in_progress", "Snapshots, restores and clones that are being copied.", move || {
@@ -75,9 +77,5 @@ fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Ar
             Reading::labelled("export", export.source().to_string(), export.trash.waiting() as f64)
         };
         trashed.connected().into_iter().map(reading).collect()
-    });
-    let usage = usage.clone();
-    metrics.gauge("snapshots_bytes", "Bytes that snapshots use, as the agent on the server counts them.", move || {
-        usage.known().into_iter().map(|(export, bytes)| Reading::labelled("export", export, bytes as f64)).collect()
     });
 }

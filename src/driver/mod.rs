@@ -4,6 +4,7 @@
 
 pub mod agent;
 mod controller;
+mod exports;
 mod node;
 mod servers;
 

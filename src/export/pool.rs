@@ -64,6 +64,7 @@ impl Connect for Arc<Mounter> {
 }
 
 type Key = (Source, MountOptions);
+type Reached<F> = (Arc<Entry<F>>, Arc<Export<F>>);
 
 struct Entry<F: Fs> {
     /// The server's address when this entry was made. A server that has moved gets another entry.
@@ -113,18 +114,28 @@ pub struct Pool<C: Connect> {
     connect: C,
     entries: Mutex<HashMap<Key, Arc<Entry<C::Fs>>>>,
     locks: Mutex<HashMap<Source, Arc<Locks>>>,
-    /// Every export that this process was asked about, with the options that last worked.
-    known: Mutex<BTreeMap<Source, MountOptions>>,
+    known: Mutex<BTreeMap<Source, Known>>,
+}
+
+/// An export that this process was asked about.
+struct Known {
+    /// The options that last worked.
+    options: MountOptions,
+    /// Whether it was known from the start.
+    from_start: bool,
+    /// When a call last used it.
+    used: Option<Instant>,
 }
 
 impl<C: Connect> Pool<C> {
     /// A pool that knows `exports` from the start.
     pub fn new(connect: C, exports: impl IntoIterator<Item = (Source, MountOptions)>) -> Self {
+        let known = |(share, options)| (share, Known { options, from_start: true, used: None });
         Self {
             connect,
             entries: Mutex::default(),
             locks: Mutex::default(),
-            known: Mutex::new(exports.into_iter().collect()),
+            known: Mutex::new(exports.into_iter().map(known).collect()),
         }
     }
 
@@ -134,6 +145,19 @@ impl<C: Connect> Pool<C> {
     /// [`Error::Unreachable`](crate::error::Error::Unreachable),
     /// [`Error::Mount`](crate::error::Error::Mount).
     pub async fn get(&self, share: &Source, options: &MountOptions) -> Result<Arc<Export<C::Fs>>> {
+        let (entry, export) = self.reach(share, options).await?;
+        let now = Instant::now();
+        *lock(&entry.used) = now;
+        lock(&self.known).entry(share.clone()).and_modify(|known| known.used = Some(now));
+        Ok(export)
+    }
+
+    /// Like [`Self::get`], for a look at an export that no call needs: it does not keep an idle connection open.
+    pub async fn look(&self, share: &Source, options: &MountOptions) -> Result<Arc<Export<C::Fs>>> {
+        self.reach(share, options).await.map(|(_, export)| export)
+    }
+
+    async fn reach(&self, share: &Source, options: &MountOptions) -> Result<Reached<C::Fs>> {
         let address = self.connect.check(share, options).await?;
         let entry = self.entry(share, options, address);
         let connect = async || -> Result<_> {
@@ -141,12 +165,12 @@ impl<C: Connect> Pool<C> {
             let locks = lock(&self.locks).entry(share.clone()).or_default().clone();
             let export = Arc::new(Export::new(share.clone(), fs, locks));
             let trash = AbortOnDropHandle::new(tokio::spawn(trash::keep_clear(export.clone())));
-            lock(&self.known).insert(share.clone(), options.clone());
+            let unknown = || Known { options: options.clone(), from_start: false, used: None };
+            lock(&self.known).entry(share.clone()).or_insert_with(unknown).options = options.clone();
             Ok((export, trash))
         };
-        let (export, _) = entry.export.get_or_try_init(connect).await?;
-        *lock(&entry.used) = Instant::now();
-        Ok(export.clone())
+        let export = entry.export.get_or_try_init(connect).await?.0.clone();
+        Ok((entry, export))
     }
 
     /// The entry for a server that is at `address` now. An entry for another address is dropped; calls that are using
@@ -197,12 +221,18 @@ impl<C: Connect> Pool<C> {
 
     /// The options with which this process last reached an export.
     pub fn options(&self, share: &Source) -> Option<MountOptions> {
-        lock(&self.known).get(share).cloned()
+        lock(&self.known).get(share).map(|known| known.options.clone())
+    }
+
+    /// Whether the export was known from the start, or a call used it within `age`.
+    pub fn is_used(&self, share: &Source, age: Duration) -> bool {
+        let known = lock(&self.known);
+        known.get(share).is_some_and(|one| one.from_start || one.used.is_some_and(|used| used.elapsed() < age))
     }
 
     /// Every export that this process was asked about, with the options to reach it, in order.
     pub fn known(&self) -> Vec<(Source, MountOptions)> {
-        lock(&self.known).iter().map(|(share, options)| (share.clone(), options.clone())).collect()
+        lock(&self.known).iter().map(|(share, known)| (share.clone(), known.options.clone())).collect()
     }
 
     /// The exports that are connected now.

@@ -22,4 +22,3 @@ pub mod single;
 pub mod snapshot_backed;
 pub mod tree;
 pub mod turns;
-pub mod usage;

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, SetAttr, Status};
+use crate::export::layout::Layout;
 pub use crate::nfs::condition::{Condition, Severity};
 use crate::volume::find::Found;
 use crate::volume::id::{VolumeId, VolumeName};
@@ -71,24 +72,28 @@ pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Re
 
 /// Returns the conditions of an export, which are those of every volume on it.
 pub async fn of_export<F: Fs>(export: &Export<F>) -> Result<Vec<Condition>> {
-    let fs = export.fs();
     let stat = export.stat().await?;
     let mut conditions = nearly_full(&export.source().to_string(), &stat);
-    if let Some(layout) = export.layout().await? {
-        // Setting the mode that the directory already has changes nothing, but fails on a read-only export.
-        let same = SetAttr { mode: Some(0o700), ..SetAttr::default() };
-        if fs.setattr(&layout.staging, same).await == Err(Status::RoFs) {
-            conditions.push(Condition {
-                severity: Severity::Degraded,
-                reason: "ExportReadOnly",
-                message: format!(
-                    "{} is read-only: export it with rw in /etc/exports, and check the server's file system for errors",
-                    export.source()
-                ),
-            });
-        }
+    if let Some(layout) = export.layout().await?
+        && is_read_only(export, &layout).await
+    {
+        conditions.push(Condition {
+            severity: Severity::Degraded,
+            reason: "ExportReadOnly",
+            message: format!(
+                "{} is read-only: export it with rw in /etc/exports, and check the server's file system for errors",
+                export.source()
+            ),
+        });
     }
     Ok(conditions)
+}
+
+/// Whether the export is read-only.
+pub async fn is_read_only<F: Fs>(export: &Export<F>, layout: &Layout<F>) -> bool {
+    // Setting the mode that the directory already has changes nothing, but fails on a read-only export.
+    let same = SetAttr { mode: Some(0o700), ..SetAttr::default() };
+    export.fs().setattr(&layout.staging, same).await == Err(Status::RoFs)
 }
 
 fn nearly_full(export: &str, stat: &FsStat) -> Vec<Condition> {

@@ -143,15 +143,22 @@ impl<F: Fs> Change<F> {
 /// index, it may be too much on an export with many volumes: see [`WITHOUT_INDEX`].
 pub async fn left<F: Fs>(export: &Export<F>, bound: Option<Overcommit>) -> Result<u64> {
     let Some(bound) = bound else { return Ok(u64::MAX) };
-    let promised = match read(export).await? {
-        Some(index) => match &index.open {
-            Some(open) => index.others + promised(export, open).await?,
-            None => index.others,
-        },
+    let promised = match indexed(export).await? {
+        Some(promised) => promised,
         None => without_index(export).await?,
     };
     let most = u128::from(bound.of(export.stat().await?.total_bytes));
     Ok(u64::try_from(most.saturating_sub(promised)).unwrap_or(u64::MAX))
+}
+
+/// The bytes that are promised to all volumes, as the index has them; `None` if there is no index. Reads two files.
+pub async fn indexed<F: Fs>(export: &Export<F>) -> Result<Option<u128>> {
+    let Some(index) = read(export).await? else { return Ok(None) };
+    let open = match &index.open {
+        Some(open) => promised(export, open).await?,
+        None => 0,
+    };
+    Ok(Some(index.others + open))
 }
 
 /// Begins a change under a bound. Makes the index if there is none.
