@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::ControllerConfig;
-use crate::driver::{CLOSING, Shared, exports};
+use crate::driver::{CLOSING, Shared, exports, volumes};
 use crate::export::Export;
 use crate::export::copy::Options;
 use crate::export::kernel::KernelFs;
@@ -37,6 +37,7 @@ pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services)
     let jobs = Arc::new(Jobs::new(Options { in_flight: config.copy_workers }, shared.stop.clone()));
     register_metrics(&shared.metrics, &pool, &jobs);
     exports::register(&shared.metrics, &watch);
+    volumes::register(&shared.metrics, &watch);
     let controller = Arc::new(Controller::new(pool.clone(), config.settings, jobs.clone()));
     services.add(ControllerServer::from_arc(controller.clone()));
     services.add(GroupControllerServer::from_arc(controller));

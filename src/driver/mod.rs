@@ -7,6 +7,7 @@ mod controller;
 mod exports;
 mod node;
 mod servers;
+mod volumes;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -11,6 +11,17 @@ pub enum Severity {
     DataLoss,
 }
 
+impl Severity {
+    /// The severity as a label of a metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Degraded => "degraded",
+            Self::Inaccessible => "inaccessible",
+            Self::DataLoss => "data_loss",
+        }
+    }
+}
+
 /// A condition that is not healthy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {

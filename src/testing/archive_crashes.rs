@@ -47,6 +47,7 @@ async fn restore(export: &Connection, name: &str) -> Result<String> {
         defaults: Attributes::default(),
         mount_options: Vec::new(),
         origin: Some(Origin::Snapshot(snapshot(export.source()).to_string())),
+        kubernetes: None,
     };
     crash_harness::create(export, create, false).await.map(|record| format!("{} {}", record.id, record.capacity))
 }

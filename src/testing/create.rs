@@ -15,5 +15,6 @@ pub(crate) fn volume(name: &str, bytes: i64) -> Create {
         defaults: Attributes::default(),
         mount_options: Vec::new(),
         origin: None,
+        kubernetes: None,
     }
 }

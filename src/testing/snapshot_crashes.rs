@@ -130,6 +130,7 @@ fn create(name: &str, origin: Option<Origin>) -> Create {
         sub_dir: None,
         // A volume that is filled takes the size of its source.
         capacity: CapacityRange::new(if origin.is_some() { 0 } else { 1000 }, 0).unwrap(),
+        kubernetes: None,
         asked: Attributes::default(),
         defaults: Attributes::default(),
         mount_options: Vec::new(),

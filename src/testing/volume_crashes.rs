@@ -146,6 +146,7 @@ pub(crate) async fn create(
         defaults: Attributes::default(),
         mount_options: Vec::new(),
         origin: None,
+        kubernetes: None,
     };
     crash_harness::create(export, create, false).await.map(|record| format!("{} {}", record.id, record.capacity))
 }

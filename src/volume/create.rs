@@ -13,6 +13,7 @@ use crate::export::locks::Guard;
 use crate::nfs::source::SubDir;
 use crate::volume::access::CapacityRange;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::kubernetes::KubernetesNames;
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::{Attributes, volume_directory};
 use crate::volume::record::{Origin, Record};
@@ -36,6 +37,8 @@ pub struct Create {
     pub mount_options: Vec<String>,
     /// The source of the content; `None` for an empty volume.
     pub origin: Option<Origin>,
+    /// What Kubernetes calls the volume.
+    pub kubernetes: Option<KubernetesNames>,
 }
 
 impl Create {
@@ -113,6 +116,7 @@ pub(super) fn new(create: &Create, id: VolumeId, capacity: u64, adopted: bool) -
         pending: false,
         staged: None,
         generation: new_generation(),
+        kubernetes: create.kubernetes.clone(),
     }
 }
 

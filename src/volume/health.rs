@@ -5,7 +5,6 @@ use crate::export::Export;
 use crate::export::fs::{Fs, FsStat, SetAttr, Status};
 use crate::export::layout::Layout;
 pub use crate::nfs::condition::{Condition, Severity};
-use crate::volume::find::Found;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::quota::{self, State};
 use crate::volume::record::Record;
@@ -25,9 +24,9 @@ pub fn from_error(error: Error) -> Result<Condition> {
     Ok(Condition { severity: Severity::Inaccessible, reason, message: error.to_string() })
 }
 
-/// Returns the condition of a volume that has no directory.
-pub fn of_volume(id: &VolumeId, found: &Found) -> Option<Condition> {
-    (!found.directory).then(|| Condition {
+/// Returns the condition of a volume whose directory exists or not.
+pub fn of_volume(id: &VolumeId, has_directory: bool) -> Option<Condition> {
+    (!has_directory).then(|| Condition {
         severity: Severity::DataLoss,
         reason: "DirectoryMissing",
         message: format!(

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::nfs::source::{Server, Share, Source, SubDir};
+use crate::volume::kubernetes;
 use crate::volume::limits::{Inodes, Overcommit, Quota};
 use crate::volume::on_delete::OnDelete;
 
@@ -229,9 +230,9 @@ pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> 
             .split_once('}')
             .ok_or_else(|| Error::invalid(field, format!("`{template}`: a `${{` without `}}`")))?;
         let key = match name {
-            "pvc.metadata.name" => "csi.storage.k8s.io/pvc/name",
-            "pvc.metadata.namespace" => "csi.storage.k8s.io/pvc/namespace",
-            "pv.metadata.name" => "csi.storage.k8s.io/pv/name",
+            "pvc.metadata.name" => kubernetes::CLAIM,
+            "pvc.metadata.namespace" => kubernetes::NAMESPACE,
+            "pv.metadata.name" => kubernetes::VOLUME,
             _ => {
                 return Err(Error::invalid(
                     field,

@@ -9,6 +9,7 @@ use crate::export::fs::{Fs, Name};
 use crate::export::layout::Layout;
 use crate::nfs::source::SubDir;
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::kubernetes::KubernetesNames;
 use crate::volume::limits::{Limits, Quota};
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
@@ -73,6 +74,9 @@ pub struct Record {
     /// A number that no other volume of this name has had. `None` for a volume that was not created by this driver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,
+    /// What Kubernetes calls the volume, if CreateVolume said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesNames>,
 }
 
 impl Record {
@@ -92,6 +96,7 @@ impl Record {
             pending: false,
             staged: None,
             generation: None,
+            kubernetes: None,
         }
     }
 
@@ -158,6 +163,7 @@ pub fn snapshot_tree(snapshot: &VolumeName) -> Result<Vec<Name>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::kubernetes::CLAIM;
     use crate::volume::on_delete::OnDelete;
 
     fn record() -> Record {
@@ -175,6 +181,7 @@ mod tests {
             pending: false,
             staged: None,
             generation: None,
+            kubernetes: None,
         }
     }
 
@@ -205,8 +212,10 @@ mod tests {
             pending: true,
             staged: Some(u64::MAX),
             generation: Some(u64::MAX),
+            kubernetes: KubernetesNames::of(&[(CLAIM.to_owned(), "data".to_owned())].into()),
             ..record()
         };
+        assert!(filled.kubernetes.is_some());
         assert_eq!(Record::decode(&name, &filled.encode().unwrap()).unwrap(), filled);
         let outside = String::from_utf8(filled.encode().unwrap()).unwrap().replace("\"shows\":\"", "\"shows\":\"../");
         assert!(Record::decode(&name, outside.as_bytes()).is_err());

@@ -16,6 +16,7 @@ use crate::export::pool::Connect;
 use crate::nfs::source::{Server, Source};
 use crate::volume::exports::Exports;
 use crate::watch::figures::{Figures, Memory};
+use crate::watch::volumes::{Round, VolumeWatch};
 
 /// The pause between two looks at an export.
 const EVERY: Duration = Duration::from_secs(30);
@@ -39,6 +40,8 @@ const SILENT: usize = 4;
 #[derive(Debug, Default)]
 pub struct ExportWatch {
     seen: Mutex<BTreeMap<Source, Seen>>,
+    /// What was last seen of their volumes.
+    pub volumes: VolumeWatch,
     /// The servers of the exports whose looks hang.
     silent: Mutex<Vec<Server>>,
 }
@@ -85,7 +88,7 @@ impl ExportWatch {
 
     /// Looks at an export for as long as it is in use. Returns the export.
     async fn watch<C: Connect>(self: Arc<Self>, exports: Arc<Exports<C>>, share: Source) -> Source {
-        let mut memory = Memory::default();
+        let (mut memory, mut round) = (Memory::default(), Round::default());
         while self.is_in_use(&exports, &share) {
             let begun = Instant::now();
             let pause = match self.look(&exports, &share, &mut memory).await {
@@ -98,9 +101,16 @@ impl ExportWatch {
                     EVERY
                 }
             };
-            tokio::time::sleep(pause.clamp(EVERY, RARELY)).await;
+            let next = Instant::now() + pause.clamp(EVERY, RARELY);
+            if let Err(error) = self.look_at_volumes(&exports, &share, &mut round, next).await {
+                tracing::debug!(export = %share, %error, "a look at the volumes of the export failed");
+                self.volumes.forget(&share);
+                round = Round::default();
+            }
+            tokio::time::sleep_until(next).await;
         }
         self.all().remove(&share);
+        self.volumes.forget(&share);
         share
     }
 
@@ -123,6 +133,30 @@ impl ExportWatch {
             }
             done => done,
         }
+    }
+
+    /// Looks at the volumes of an export until the next look at the export itself, if it answers.
+    async fn look_at_volumes<C: Connect>(
+        &self,
+        exports: &Exports<C>,
+        share: &Source,
+        round: &mut Round,
+        next: Instant,
+    ) -> Result<()> {
+        if self.all().get(share).is_none_or(|seen| !seen.reachable) {
+            self.volumes.forget(share);
+            *round = Round::default();
+            return Ok(());
+        }
+        let options = exports.usual(share);
+        while round.due().max(Instant::now()) < next {
+            tokio::time::sleep_until(round.due()).await;
+            let begun = Instant::now();
+            let export = self.patiently(share, PATIENCE, exports.pool().look(share, &options)).await?;
+            self.patiently(share, PATIENCE_WITH_LISTINGS, round.slice(&export, &self.volumes)).await?;
+            tokio::time::sleep_until(next.min(Instant::now() + begun.elapsed() * PAUSE_PER_LOOK)).await;
+        }
+        Ok(())
     }
 
     async fn look_at<F: Fs>(&self, export: &Export<F>, memory: &mut Memory) -> Result<()> {

@@ -7,3 +7,4 @@
 pub mod exports;
 pub mod figures;
 mod first_seen;
+pub mod volumes;

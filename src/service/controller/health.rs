@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::TryStreamExt as _;
 
 use super::{Controller, existing_volume, secret_options};
 use crate::error::Result;
@@ -16,18 +17,17 @@ use crate::nfs::source::Source;
 use crate::service::controller::list::{self, Page, Token};
 use crate::service::health_response::volume_health;
 use crate::service::proto::csi;
-use crate::volume::find::{self, Found};
+use crate::volume::find;
 use crate::volume::health::{self, Condition};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
+use crate::volume::survey::{self, Looked};
 use crate::volume::whole_export::WholeExport;
 
 /// How many volumes ControllerListVolumeHealth looks at in one call, whether they are healthy or not. The token leads
 /// to the others.
 const WORK: usize = 1000;
-/// How many of them it looks at at the same time.
-const READS: usize = 8;
 
 impl<C: Connect> Controller<C> {
     pub(super) async fn volume_health(
@@ -46,7 +46,7 @@ impl<C: Connect> Controller<C> {
     async fn conditions_of(&self, id: &VolumeId, secret: Option<&MountOptions>) -> Result<Vec<Condition>> {
         let look = |export: Arc<Export<C::Fs>>| async move {
             let found = find::get(&export, id).await?;
-            let mut conditions: Vec<_> = health::of_volume(id, &found).into_iter().collect();
+            let mut conditions: Vec<_> = health::of_volume(id, found.directory).into_iter().collect();
             if let (Some(name), Some(record)) = (id.name(), &found.record) {
                 conditions.extend(health::of_limits(&export, &name, record).await?);
             }
@@ -159,15 +159,15 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
     let mut names = Record::names(export).await?;
     names.retain(|name| after.is_none_or(|after| name > after));
     let total = names.len();
-    let looks = names.into_iter().take(work).map(|name| look(export, name, of_export));
-    let mut looks = stream::iter(looks).buffered(READS);
+    let mut looks = pin!(survey::looks(export, names.into_iter().take(work)));
     let mut last = after.cloned();
     while survey.unhealthy.len() <= room
         && let Some((name, found)) = looks.try_next().await?
     {
         survey.looks += 1;
         last = Some(name.clone());
-        let Some((id, conditions)) = found else { continue };
+        let Some(Looked { record: Record { id, .. }, mut conditions }) = found else { continue };
+        conditions.extend(of_export.iter().cloned());
         survey.seen.insert(name.clone(), id.clone());
         if !conditions.is_empty() {
             survey.unhealthy.push((name, (id, conditions)));
@@ -175,20 +175,4 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
     }
     survey.until = last.filter(|_| survey.looks < total);
     Ok(survey)
-}
-
-/// Checks a volume. Returns nothing for one that was deleted meanwhile or is still being filled.
-async fn look<F: Fs>(
-    export: &Export<F>,
-    name: VolumeName,
-    of_export: &[Condition],
-) -> Result<(VolumeName, Option<Unhealthy>)> {
-    let record = Record::read_or_skip(export, &name).await?.filter(|record| !record.pending);
-    let Some(record) = record else { return Ok((name, None)) };
-    let directory = export.find_dir(&export.fs().root(), record.path()?).await?.is_some();
-    let id = record.id.clone();
-    let of_limits = health::of_limits(export, &name, &record).await?;
-    let of_volume = health::of_volume(&id, &Found { record: Some(record), directory });
-    let conditions = of_volume.into_iter().chain(of_limits).chain(of_export.iter().cloned()).collect();
-    Ok((name, Some((id, conditions))))
 }

@@ -21,6 +21,7 @@ use crate::volume::access::CapacityRange;
 use crate::volume::create::Create;
 use crate::volume::find::{self, Found};
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::kubernetes::KubernetesNames;
 use crate::volume::parameters::{Attributes, Parameters};
 use crate::volume::record::{Origin, Record};
 use crate::volume::whole_export::WholeExport;
@@ -49,6 +50,7 @@ impl<C: Connect> Controller<C> {
             // Options from a secret are not recorded: the call that deletes the volume contains the secret again.
             mount_options: options.recorded(),
             origin,
+            kubernetes: KubernetesNames::of(&request.parameters),
         };
         if parameters.whole_export {
             let whole = WholeExport::requested(parameters.export, &volume)?;

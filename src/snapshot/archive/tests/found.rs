@@ -26,6 +26,7 @@ async fn volume(export: &Export<MemoryFs>, name: &str, sub_dir: Option<&str>) {
         defaults: Attributes::default(),
         mount_options: Vec::new(),
         origin: None,
+        kubernetes: None,
     };
     let lock = lock(export, &create_.id(export).unwrap()).await.unwrap();
     create(export, &create_, quota::patience(), &lock).await.unwrap();
