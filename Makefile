@@ -94,4 +94,4 @@ $(CSI_NFS_CACHE)/tools/bin/cargo-deny:
 $(CSI_NFS_CACHE)/tools/bin/actionlint:
 	GOBIN=$(@D) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-include deploy/deploy.mk e2e/kubernetes/kubernetes.mk
+include deploy/deploy.mk e2e/kubernetes/kubernetes.mk e2e/prometheus/prometheus.mk

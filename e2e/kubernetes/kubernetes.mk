@@ -7,6 +7,6 @@ e2e-kubernetes: build  ## runs scenarios on a real Kubernetes cluster that it bo
 demo-kubernetes: build  ## boots a Kubernetes cluster with the driver and leaves it up
 	@e2e/kubernetes/run demo
 
-test-chart:  ## tests the Helm chart without a cluster
+test-chart: test-rules  ## tests the Helm chart without a cluster
 	@e2e/kubernetes/build helm
-	cd e2e/kubernetes && cargo test --locked --test chart --test examples
+	cd e2e/kubernetes && cargo test --locked --test chart --test alerts --test examples

@@ -13,6 +13,7 @@ use rstest::rstest;
 
 const PARAMETERS: &str = include_str!("../../docs/parameters.md");
 const TROUBLESHOOTING: &str = include_str!("../../docs/troubleshooting.md");
+const ALERTS: &str = include_str!("../../docs/alerts.md");
 const SECURITY: &str = include_str!("../../docs/security.md");
 
 /// Flags of other programs that the documents name.
@@ -332,6 +333,7 @@ fn messages_are_quoted_as_the_code_has_them() {
 #[case(PARAMETERS)]
 #[case(TROUBLESHOOTING)]
 #[case(SECURITY)]
+#[case(ALERTS)]
 fn links_lead_somewhere(#[case] document: &str) {
     let anchor = |heading: &str| {
         let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));

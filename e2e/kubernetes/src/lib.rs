@@ -24,10 +24,15 @@ pub fn repository(path: &str) -> PathBuf {
 
 /// A program in the cache that `build` has built.
 pub fn tool(name: &str) -> PathBuf {
+    cached("kubernetes/bin").join(name)
+}
+
+/// What the cache has at `path`.
+pub fn cached(path: &str) -> PathBuf {
     let cache = std::env::var_os("CSI_NFS_CACHE").map(PathBuf::from);
     let cache =
         cache.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache/csi-nfs"));
-    cache.join("kubernetes/bin").join(name)
+    cache.join(path)
 }
 
 /// A client of the cluster in KUBECONFIG.

@@ -101,6 +101,16 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("metrics.address", r#""[::]""#, &[("metrics.enabled", "true")]),
     ("metrics.controllerPort", "9190", &[("metrics.enabled", "true")]),
     ("metrics.enabled", "true", &[]),
+    ("metrics.rules.enabled", "true", &[("metrics.enabled", "true")]),
+    ("metrics.rules.labels", r#"{"release":"prometheus"}"#, WITH_RULES),
+    ("metrics.rules.runbooks", r#""https://example.org/alerts""#, WITH_RULES),
+    ("metrics.rules.thresholds.agentSeconds", "1800", WITH_RULES),
+    ("metrics.rules.thresholds.callsFailing", "0.5", WITH_RULES),
+    ("metrics.rules.thresholds.exportFree", "0.05", WITH_RULES),
+    ("metrics.rules.thresholds.exportInodesFree", "0.02", WITH_RULES),
+    ("metrics.rules.thresholds.exportPromised", "1.5", WITH_RULES),
+    ("metrics.rules.thresholds.stagingSeconds", "3600", WITH_RULES),
+    ("metrics.rules.thresholds.trashSeconds", "604800", WITH_RULES),
     ("metrics.port", "9000", &[("metrics.enabled", "true")]),
     ("metrics.serviceMonitor.enabled", "true", &[("metrics.enabled", "true")]),
     (
@@ -206,6 +216,7 @@ const NODES: (&str, &str) = ("agent.nodeSelector", r#"{"csi-nfs.rs/agent":""}"#)
 const WITH_EXPORTS: Values = &[("exports", EXPORTS), ("agent.exports", r#"{"main":"/srv/nfs"}"#), NODES];
 const WITH_AGENT: Values =
     &[("agent.enabled", "true"), ("exports", EXPORTS), ("agent.exports", r#"{"main":"/srv/nfs"}"#), NODES];
+const WITH_RULES: Values = &[("metrics.enabled", "true"), ("metrics.rules.enabled", "true")];
 const CONTROLLER_KEYS: Values = &[("controller.extraVolumes", r#"[{"name":"keys","emptyDir":{}}]"#)];
 const NODE_KEYS: Values = &[("node.extraVolumes", r#"[{"name":"keys","emptyDir":{}}]"#)];
 const WITH_CONTROLLER: Values = &[("snapshots.enabled", "true"), ("snapshots.controller.install", "true")];
