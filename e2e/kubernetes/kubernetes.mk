@@ -9,4 +9,4 @@ demo-kubernetes: build  ## boots a Kubernetes cluster with the driver and leaves
 
 test-chart: test-rules  ## tests the Helm chart without a cluster
 	@e2e/kubernetes/build helm
-	cd e2e/kubernetes && cargo test --locked --test chart --test alerts --test examples
+	cd e2e/kubernetes && cargo test --locked --test chart --test alerts --test dashboards --test examples

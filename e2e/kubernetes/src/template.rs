@@ -100,6 +100,12 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("imagePullSecrets", r#"[{"name":"registry"}]"#, &[]),
     ("metrics.address", r#""[::]""#, &[("metrics.enabled", "true")]),
     ("metrics.controllerPort", "9190", &[("metrics.enabled", "true")]),
+    ("metrics.dashboards.enabled", "true", &[("metrics.enabled", "true")]),
+    (
+        "metrics.dashboards.labels.grafana_dashboard",
+        r#""yes""#,
+        &[("metrics.enabled", "true"), ("metrics.dashboards.enabled", "true")],
+    ),
     ("metrics.enabled", "true", &[]),
     ("metrics.rules.enabled", "true", &[("metrics.enabled", "true")]),
     ("metrics.rules.labels", r#"{"release":"prometheus"}"#, WITH_RULES),

@@ -119,6 +119,7 @@ fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
         (&[("volumeSnapshotClasses", r#"[{"name":"a"}]"#)], "volumeGroupSnapshotClasses need snapshots.enabled=true"),
         (&[("snapshots.controller.install", "true")], "snapshots.controller.install needs snapshots.enabled=true"),
         (&[("metrics.serviceMonitor.enabled", "true")], "metrics.serviceMonitor.enabled needs metrics.enabled=true"),
+        (&[("metrics.dashboards.enabled", "true")], "metrics.dashboards.enabled needs metrics.enabled=true"),
         (&[("metrics.rules.enabled", "true")], "metrics.rules.enabled needs metrics.enabled=true"),
         (&[("metrics.rules.thresholds.exportFree", "10")], "exportFree"),
         (&[("metrics.rules.runbooks", r#""https://x # y""#)], "runbooks"),
