@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test test-unit e2e e2e-older-kernel e2e-selinux sanity bench lint lint-scripts \
-	lint-workflows audit setup hooks build csi-sanity
+	lint-workflows audit setup hooks build csi-sanity pictures
 
 # The directory for downloads and tools outside the repository.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
@@ -33,6 +33,7 @@ test-unit: export CSI_NFS_RACES ?= 20000
 test-unit: export CSI_NFS_HISTORIES ?= 20000
 test-unit:  ## runs the tests that need no NFS
 	cargo test --locked
+	cd e2e/pictures && cargo test --locked
 
 e2e: setup build csi-sanity  ## runs the tests on real NFS servers, including csi-sanity
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
@@ -54,10 +55,14 @@ sanity: e2e  ## runs csi-sanity only
 bench: setup build  ## measures the speed of the driver, compared with the system calls that it needs
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed -- $(BENCH)
 
+pictures:  ## draws the pictures of the documentation anew, from the figures in the repository
+	cd e2e/pictures && cargo run --locked --quiet
+
 lint: lint-scripts lint-workflows $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## checks format, clippy, docs, scripts, dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets --all-features -- -D warnings
 	cd e2e/kubernetes && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
+	cd e2e/pictures && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	$(CSI_NFS_CACHE)/tools/bin/cargo-deny --locked check bans licenses sources
 

@@ -1,0 +1,60 @@
+//! Draws the pictures of the documentation as SVG: tables of docs/benchmarks.md as bars. What is drawn is in the
+//! repository, so anybody can draw it again.
+pub mod bars;
+pub mod table;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use plotters::prelude::{RGBColor, SVGBackend};
+use plotters::style::{IntoFont, TextStyle};
+
+/// The colour of all text.
+pub const INK: RGBColor = RGBColor(51, 51, 51);
+/// The colours of series, in turn.
+pub const COLOURS: [RGBColor; 6] = [
+    RGBColor(42, 111, 176),
+    RGBColor(214, 120, 40),
+    RGBColor(70, 150, 80),
+    RGBColor(170, 60, 90),
+    RGBColor(120, 90, 170),
+    RGBColor(130, 130, 130),
+];
+
+/// A text of this size in pixels.
+pub fn text(size: i32) -> TextStyle<'static> {
+    TextStyle::from(("sans-serif", size).into_font()).color(&INK)
+}
+
+/// Draws an SVG of this size in pixels. Returns its text, which is the same each time.
+pub fn svg(size: (u32, u32), draw: impl FnOnce(SVGBackend<'_>) -> Result<()>) -> Result<String> {
+    let mut text = String::new();
+    draw(SVGBackend::with_string(&mut text, size))?;
+    Ok(text)
+}
+
+/// The errors of plotters, which borrow nothing.
+pub fn drawn<T, E: std::fmt::Display>(result: Result<T, E>) -> Result<T> {
+    result.map_err(|error| anyhow!("drawing: {error}"))
+}
+
+/// The repository's file or folder at `path`.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(path)
+}
+
+/// The text of the repository's file at `path`.
+pub fn read(path: &str) -> Result<String> {
+    std::fs::read_to_string(repository(path)).with_context(|| path.to_owned())
+}
+
+/// Each picture of the documentation: its path in the repository, and its SVG.
+pub fn pictures() -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let benchmarks = read("docs/benchmarks.md")?;
+    for picture in &bars::PICTURES {
+        let drawn = picture.draw(&benchmarks).with_context(|| picture.file.to_owned())?;
+        found.push((format!("docs/pictures/{}.svg", picture.file), drawn));
+    }
+    Ok(found)
+}
