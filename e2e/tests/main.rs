@@ -11,6 +11,7 @@ mod concurrent_controllers;
 mod conformance;
 mod copy;
 mod crashes;
+mod dashboards;
 mod delete;
 mod doctor;
 mod fs_group;

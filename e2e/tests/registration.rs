@@ -14,12 +14,12 @@ use crate::support::wait::until;
 use crate::support::{Driver, Lab, csi};
 
 /// kubelet's directory, and the arguments that make a driver register there.
-struct Kubelet {
+pub struct Kubelet {
     registry: TempDir,
 }
 
 impl Kubelet {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { registry: TempDir::with_prefix("registry-").unwrap() }
     }
 
@@ -28,15 +28,22 @@ impl Kubelet {
     }
 
     async fn driver(&self, endpoint: &str) -> Driver {
+        self.driver_with(endpoint, &[]).await
+    }
+
+    /// A driver with further arguments.
+    pub async fn driver_with(&self, endpoint: &str, arguments: &[&str]) -> Driver {
         let socket = format!("--registration-socket={}", self.socket().display());
-        Driver::with(&[&socket, &format!("--kubelet-socket-path={endpoint}")]).await
+        let own = [socket.as_str(), &format!("--kubelet-socket-path={endpoint}")];
+        Driver::with(&[&own, arguments].concat()).await
     }
 
     async fn info(&self) -> PluginInfo {
         RegistrationClient::new(connect(&self.socket())).get_info(InfoRequest {}).await.unwrap().into_inner()
     }
 
-    async fn notify(&self, error: &str) {
+    /// Says what became of the registration; nothing is wrong with it if `error` is empty.
+    pub async fn notify(&self, error: &str) {
         let status = RegistrationStatus { plugin_registered: error.is_empty(), error: error.to_owned() };
         RegistrationClient::new(connect(&self.socket())).notify_registration_status(status).await.unwrap();
     }
