@@ -1,7 +1,9 @@
-//! Draws the pictures of the documentation as SVG: tables of docs/benchmarks.md as bars. What is drawn is in the
-//! repository, so anybody can draw it again.
+//! Draws the pictures of the documentation as SVG: tables of docs/benchmarks.md as bars, and the dashboards with what a
+//! real Prometheus answered in the end-to-end tests. What is drawn is in the repository, so anybody can draw it again.
 pub mod bars;
+pub mod panels;
 pub mod table;
+pub mod units;
 
 use std::path::{Path, PathBuf};
 
@@ -55,6 +57,11 @@ pub fn pictures() -> Result<Vec<(String, String)>> {
     for picture in &bars::PICTURES {
         let drawn = picture.draw(&benchmarks).with_context(|| picture.file.to_owned())?;
         found.push((format!("docs/pictures/{}.svg", picture.file), drawn));
+    }
+    for name in panels::DASHBOARDS {
+        let dashboard = read(&format!("deploy/helm/csi-nfs/files/dashboards/{name}.json"))?;
+        let run = read(&format!("e2e/pictures/runs/{name}.json"))?;
+        found.push((format!("docs/pictures/{name}.svg"), panels::draw(&dashboard, &run).context(name)?));
     }
     Ok(found)
 }
