@@ -84,6 +84,9 @@ pub enum Error {
     /// The work was interrupted because the driver is stopping or the object is being deleted.
     #[error("{0}")]
     Interrupted(String),
+    /// The work takes longer than the caller waits. It goes on, and another call finds it.
+    #[error("{0}")]
+    UnderWay(String),
     /// A record on the export cannot be used.
     #[error("{0}")]
     Record(String),

@@ -57,10 +57,11 @@ pub mod testing;
 /// The items that only the programs under `e2e/` use. Releases do not contain it.
 #[cfg(feature = "e2e")]
 pub mod e2e {
-    pub use crate::export::copy::{Options, Progress, Totals, copy_tree};
+    pub use crate::export::copy::{Options, copy_tree};
     pub use crate::export::fs::{Fs, Name, Status};
     pub use crate::export::kernel::{KernelFs, KernelHandle};
     pub use crate::export::pool::Connect;
+    pub use crate::export::progress::{Progress, Totals};
     pub use crate::mount::gate::{Gates, THREADS};
     pub use crate::mount::mounter::Mounter;
     pub use crate::mount::reachability::Reachability;

@@ -158,6 +158,35 @@ async fn a_call_whose_deadline_passes_leaves_its_copy_running_and_the_retry_join
 }
 
 #[tokio::test]
+async fn the_answers_to_a_call_for_a_large_clone_say_how_far_it_is_until_it_is_there() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Tmpfs);
+    let (driver, v) = slow_of(&share, 20_000).await;
+    let request = from(&share, "c", of_volume(&v.volume_id));
+    let mut told = Vec::new();
+    loop {
+        let mut call = Request::new(request.clone());
+        call.set_timeout(Duration::from_millis(1500));
+        match driver.controller().create_volume(call).await {
+            Ok(_) => break,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Aborted, "{status}");
+                told.push(status.message().to_owned());
+            }
+        }
+    }
+    let entries = |message: &String| -> u64 {
+        let far = message.strip_prefix("volume `c` is being filled: copied ").unwrap();
+        far.split(' ').next().unwrap().parse().unwrap()
+    };
+    let far: Vec<u64> = told.iter().map(entries).collect();
+    assert!(far.len() > 1 && far.is_sorted_by(|a, b| a < b), "{told:#?}");
+    let last = told.last().unwrap();
+    assert!(last.contains(" of 20001 entries, ") && last.contains(" left; the copy goes on, call again"), "{told:#?}");
+    assert_eq!(driver.log().matches("copy finished").count(), 1, "all calls joined one copy");
+}
+
+#[tokio::test]
 async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
     let lab = Lab::enter().await;
     let share = lab.share(Place::Tmpfs);
@@ -187,9 +216,14 @@ async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
 
 /// A driver, and a volume that it needs seconds to copy.
 async fn slow(share: &Share) -> (Driver, csi::Volume) {
+    slow_of(share, 5000).await
+}
+
+/// A driver that copies one entry at a time, and a volume of so many files.
+async fn slow_of(share: &Share, files: usize) -> (Driver, csi::Volume) {
     let driver = Driver::with(&["--copy-workers=1"]).await;
     let v = driver.create(requests::create(share, "v")).await.unwrap();
-    for n in 0..5000 {
+    for n in 0..files {
         fs::write(share.path.join(format!("v/{n}")), n.to_string()).unwrap();
     }
     (driver, v)

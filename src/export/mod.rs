@@ -9,6 +9,7 @@ pub mod layout;
 pub mod locks;
 pub mod owner_access;
 pub mod pool;
+pub mod progress;
 pub mod run_to_completion;
 pub mod seen;
 pub mod trash;

@@ -1,4 +1,4 @@
-//! How long a call may wait for the agent on the server: a little less than its caller waits.
+//! How long a call may wait for the agent on the server, or for a copy: a little less than its caller waits.
 
 use std::time::Duration;
 
@@ -16,12 +16,18 @@ const MOST: Duration = Duration::from_secs(30);
 
 /// Until when a call waits for the agent. Without a deadline of the caller, this is the default.
 pub fn for_agent<T>(request: &Request<T>) -> Instant {
-    let timeout = request.metadata().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?));
-    timeout.map_or_else(quota::patience, |timeout| Instant::now() + wait(timeout))
+    left(request).map_or_else(quota::patience, |left| Instant::now() + left.min(MOST))
 }
 
-fn wait(timeout: Duration) -> Duration {
-    timeout.saturating_sub((timeout / 10).clamp(MARGIN.0, MARGIN.1)).min(MOST)
+/// Until when a call answers if it only waits for work that goes on without it; `None` if its caller has no deadline.
+pub fn for_answer<T>(request: &Request<T>) -> Option<Instant> {
+    Instant::now().checked_add(left(request)?)
+}
+
+/// A little less than the caller waits; `None` if it has no deadline.
+fn left<T>(request: &Request<T>) -> Option<Duration> {
+    let timeout = request.metadata().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?))?;
+    Some(timeout.saturating_sub((timeout / 10).clamp(MARGIN.0, MARGIN.1)))
 }
 
 /// Parses the header `grpc-timeout`: up to eight digits and a unit ("gRPC over HTTP2", Requests).
@@ -53,10 +59,20 @@ mod tests {
     #[case("15000m", 14_000)]
     #[case("500000u", 400)]
     #[case("50m", 0)]
-    #[case("99999999H", 30_000)]
-    #[case("1M", 30_000)]
+    #[case("1M", 59_000)]
     fn a_call_waits_a_little_less_than_its_caller(#[case] header: &str, #[case] milliseconds: u64) {
-        assert_eq!(parse(header).map(wait), Some(Duration::from_millis(milliseconds)));
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", header.parse().unwrap());
+        assert_eq!(left(&request), Some(Duration::from_millis(milliseconds)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_wait_for_the_agent_has_a_bound_of_its_own() {
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", "99999999H".parse().unwrap());
+        assert_eq!(for_agent(&request), Instant::now() + MOST);
+        assert!(for_answer(&request).is_none_or(|until| until > Instant::now() + MOST));
+        assert_eq!(for_answer(&Request::new(())), None);
     }
 
     #[rstest]

@@ -12,6 +12,7 @@
 //! | RESOURCE_EXHAUSTED | no space, inodes or quota | external-provisioner tries other topologies, retries |
 //! | FAILED_PRECONDITION | something else must happen first | retries later |
 //! | PERMISSION_DENIED | the server denies permission | retries later; the operator must repair the export |
+//! | ABORTED | the work goes on without the call | retries, which joins the work |
 //! | ABORTED | a list token is invalid or has expired | starts the list again |
 //! | UNAVAILABLE | no server, no agent for a required limit, or shutdown | retries soon, which resumes half-done work |
 //! | INTERNAL | an unexpected error of the export or the kernel | retries; this is a bug or a fault to examine |
@@ -31,7 +32,7 @@ pub fn code(error: &Error) -> Code {
         Error::CapacityOutOfRange(_) => Code::OutOfRange,
         Error::Exhausted(_) => Code::ResourceExhausted,
         Error::Precondition(_) => Code::FailedPrecondition,
-        Error::Token(_) => Code::Aborted,
+        Error::Token(_) | Error::UnderWay(_) => Code::Aborted,
         Error::Unreachable { .. } | Error::NoAgent { .. } | Error::Interrupted(_) => Code::Unavailable,
         Error::Mount { errno, .. } => mount_code(Errno::from_raw_os_error(*errno)),
         Error::Export { status, .. } => export_code(*status),

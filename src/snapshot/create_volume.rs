@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
@@ -17,7 +17,7 @@ use crate::export::run_to_completion::run_to_completion;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::snapshot::content::{self, Content};
-use crate::snapshot::jobs::{Jobs, Key};
+use crate::snapshot::jobs::{Jobs, Key, Running};
 use crate::snapshot::snapshot_backed;
 use crate::snapshot::tree::{How, Stage};
 use crate::volume::create::{Create, check_same, create};
@@ -42,8 +42,17 @@ pub struct CreateVolume {
     pub secret: Option<MountOptions>,
     /// Whether a snapshot may back the volume: the volume is read-only, and its class allows it.
     pub may_show: bool,
-    /// Until when the call waits for the quota agent.
-    pub until: Instant,
+    /// How long the call waits.
+    pub waits: Waits,
+}
+
+/// Until when a call waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// For the quota agent.
+    pub agent: Instant,
+    /// For a copy, before it answers how far the copy is; `None` until the copy ends.
+    pub copy: Option<Instant>,
 }
 
 impl CreateVolume {
@@ -63,7 +72,8 @@ impl CreateVolume {
 ///
 /// # Errors
 /// As [`create`](crate::volume::create::create), [`fill::begin`] and [`content::find`]; the error of the copy,
-/// including a copy whose caller had gone. If the source is gone, the pending volume of an earlier call is deleted.
+/// including a copy whose caller had gone; [`Error::UnderWay`] if the copy takes longer than the call waits. If the
+/// source is gone, the pending volume of an earlier call is deleted.
 pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, asked: &CreateVolume) -> Result<Record> {
     let Some(origin) = &asked.volume.origin else {
         return exports.on(&asked.share, &asked.options, |export| empty(export, asked)).await;
@@ -93,7 +103,8 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
             (Begun::Pending(_), Some(content)) => {
                 let (of, target, filled) = (vec![content.of()], export.clone(), asked.volume.clone());
                 let copy = async move |how| fill(&target, &filled, &content, &how).await;
-                jobs.join(asked.key(), of, copy).wait().await?;
+                let running = jobs.join(asked.key(), of, copy);
+                wait(running, asked).await?;
             }
             (Begun::Pending(_), None) => {}
         }
@@ -105,6 +116,19 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
     let answer = exports.on(&asked.share, &asked.options, work).await;
     jobs.end_after(&asked.key(), &answer).await;
     answer
+}
+
+/// Waits for a copy as long as the call may. The answer of a call that waited in vain says how far the copy is.
+async fn wait(mut running: Running, asked: &CreateVolume) -> Result<()> {
+    let Some(until) = asked.waits.copy else { return running.wait().await };
+    match timeout_at(until, running.wait()).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::UnderWay(format!(
+            "volume `{}` is being filled: {}; the copy goes on, call again",
+            asked.volume.name,
+            running.copy()
+        ))),
+    }
 }
 
 /// Settles a volume whose source is gone: waits for a copy under way, here or on another controller, of the source as
@@ -132,7 +156,7 @@ async fn settle<F: Fs>(export: &Arc<Export<F>>, name: &VolumeName) -> Result<Opt
 async fn empty<F: Fs>(export: Arc<Export<F>>, asked: &CreateVolume) -> Result<Record> {
     // A caller may give up while it waits for the lock. After that, the creation runs to completion.
     let lock = lock(&export, &asked.volume.id(&export)?).await?;
-    let (volume, until) = (asked.volume.clone(), asked.until);
+    let (volume, until) = (asked.volume.clone(), asked.waits.agent);
     run_to_completion(async move { create(&export, &volume, until, &lock).await }).await
 }
 
@@ -146,7 +170,7 @@ async fn begin<F: Fs>(export: &Arc<Export<F>>, asked: &CreateVolume, content: Op
     let lock = lock(export, &asked.volume.id(export)?).await?;
     let size = content.map(Content::size);
     let shown = content.filter(|_| asked.may_show()).and_then(|content| content.snapshot_on(export.source())).cloned();
-    let (export, volume, until) = (export.clone(), asked.volume.clone(), asked.until);
+    let (export, volume, until) = (export.clone(), asked.volume.clone(), asked.waits.agent);
     run_to_completion(async move {
         let begun = Record::read(&export, &volume.name).await?;
         match shown.filter(|_| begun.is_none()) {

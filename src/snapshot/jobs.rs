@@ -2,9 +2,10 @@
 //! it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -13,10 +14,11 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::error::{Error, Result};
-use crate::export::copy::{Options, Progress};
+use crate::export::copy::Options;
+use crate::export::progress::{Figures, Progress, TELL, Totals, told};
 use crate::nfs::source::{Server, Source};
 use crate::snapshot::tree::How;
-use crate::snapshot::turns::{self, Counts, Place};
+use crate::snapshot::turns::{self, COPIES, Counts, Now, Place, State};
 
 /// How long after a copy's end its error is kept for a retry, if no caller waited for the copy.
 const KEPT: Duration = Duration::from_secs(600);
@@ -25,17 +27,83 @@ const KEPT: Duration = Duration::from_secs(600);
 pub type Key = (Source, String);
 
 struct Job {
-    /// The identifiers of the volumes or snapshots that are copied.
-    of: Vec<String>,
+    about: Arc<About>,
     cancel: CancellationToken,
     done: watch::Receiver<Option<Result<()>>>,
     /// When it ended, if it has.
     ended: Option<Instant>,
 }
 
+/// What a copy is, and where to read how far it is.
+#[derive(Debug)]
+struct About {
+    key: Key,
+    /// The identifiers of the volumes or snapshots that are copied.
+    of: Vec<String>,
+    now: Now,
+    progress: Progress,
+    /// When a call began it.
+    since: SystemTime,
+}
+
+/// A copy under way, as it is at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copy {
+    /// The export that it is made on.
+    pub export: Source,
+    /// Its name in staging, which says what is made.
+    pub name: String,
+    /// The identifiers of the volumes or snapshots that are copied.
+    pub of: Vec<String>,
+    /// What it does.
+    pub state: State,
+    /// When a call began it.
+    pub since: SystemTime,
+    /// How far it is.
+    pub figures: Figures,
+}
+
+impl fmt::Display for Copy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.state {
+            State::WaitsForLocks => f.write_str("the copy waits until another controller is done with it"),
+            State::WaitsForTurn => {
+                write!(f, "the copy waits for its turn, {COPIES} others run on server {}", self.export.server)
+            }
+            State::Copies => write!(f, "copied {}", self.figures),
+            State::Ends => write!(f, "copied {}, and puts the copy into its place", self.figures),
+        }
+    }
+}
+
+impl About {
+    fn copy(&self) -> Copy {
+        let (export, name) = self.key.clone();
+        let (of, state, since, figures) = (self.of.clone(), self.now.get(), self.since, self.progress.figures());
+        Copy { export, name, of, state, since, figures }
+    }
+
+    /// Logs how far the copy is.
+    fn tell(&self) {
+        let Copy { state, figures, .. } = self.copy();
+        let Totals { entries, bytes, vanished } = figures.done;
+        match state {
+            State::WaitsForLocks | State::WaitsForTurn => tracing::info!(copy = %self.copy(), "a copy waits"),
+            State::Copies | State::Ends => {
+                let (expected, left) = (figures.expected, figures.left().map(|left| left.as_secs()));
+                tracing::info!(entries, expected, bytes, vanished, seconds_left = left, "copying a tree");
+            }
+        }
+    }
+}
+
 impl Job {
     fn has_ended(&self) -> bool {
         self.done.borrow().is_some() || self.done.has_changed().is_err()
+    }
+
+    fn running(&self) -> Running {
+        Running { about: Arc::clone(&self.about), done: self.done.clone() }
     }
 }
 
@@ -50,17 +118,25 @@ pub struct Jobs {
     options: Options,
 }
 
-/// A copy under way.
+/// A copy to wait for.
 #[derive(Debug, Clone)]
-pub struct Running(watch::Receiver<Option<Result<()>>>);
+pub struct Running {
+    about: Arc<About>,
+    done: watch::Receiver<Option<Result<()>>>,
+}
 
 impl Running {
     /// Waits for the copy's result. Cancel-safe.
     pub async fn wait(&mut self) -> Result<()> {
         let broke_off =
             || Error::Internal("the copy stopped without a result; the driver's log has the cause".to_owned());
-        let ended = self.0.wait_for(Option::is_some).await.map_err(|_| broke_off())?;
+        let ended = self.done.wait_for(Option::is_some).await.map_err(|_| broke_off())?;
         ended.clone().unwrap_or_else(|| Err(broke_off()))
+    }
+
+    /// The copy as it is now.
+    pub fn copy(&self) -> Copy {
+        self.about.copy()
     }
 }
 
@@ -86,7 +162,7 @@ impl Jobs {
         let mut jobs = self.lock();
         jobs.retain(|_, job| !job.has_ended() || job.ended.is_some_and(|ended| ended.elapsed() < KEPT));
         if let Some(job) = jobs.get(&key).filter(|job| !job.has_ended()) {
-            return Running(job.done.clone());
+            return job.running();
         }
         let (ended, done) = watch::channel(None);
         let cancel = self.ending.child_token();
@@ -98,14 +174,17 @@ impl Jobs {
             ending: self.ending.clone(),
         };
         let span = tracing::info_span!(parent: None, "copy", export = %key.0, copy = %key.1, of = of.join(" "));
-        let (all, progress, work) = (self.clone(), how.progress.clone(), work(how));
-        let job = Job { of, cancel, done: done.clone(), ended: None };
+        let (now, progress) = (how.place.now(), how.progress.clone());
+        let about = Arc::new(About { key: key.clone(), of, now, progress, since: SystemTime::now() });
+        let (all, work) = (self.clone(), work(how));
+        let job = Job { about: about.clone(), cancel, done, ended: None };
+        let running = job.running();
         jobs.insert(key.clone(), job);
         self.tasks.spawn(
             async move {
                 let begun = Instant::now();
-                let result = work.await;
-                let (copied, took) = (progress.totals(), begun.elapsed());
+                let result = told(work, (TELL, TELL), || about.tell()).await;
+                let (copied, took) = (about.progress.totals(), begun.elapsed());
                 match &result {
                     Ok(()) => tracing::info!(entries = copied.entries, bytes = copied.bytes, ?took, "copy finished"),
                     Err(error) => {
@@ -123,7 +202,7 @@ impl Jobs {
             }
             .instrument(span),
         );
-        Running(done)
+        running
     }
 
     fn turns_of(&self, server: &Server) -> Arc<Semaphore> {
@@ -141,7 +220,7 @@ impl Jobs {
 
     /// Cancels a copy, and waits until it has ended.
     pub async fn end(&self, key: &Key) {
-        let job = self.lock().get(key).map(|job| (job.cancel.clone(), Running(job.done.clone())));
+        let job = self.lock().get(key).map(|job| (job.cancel.clone(), job.running()));
         if let Some((cancel, mut running)) = job {
             cancel.cancel();
             // The caller deletes the target of the copy, so the result does not matter.
@@ -160,15 +239,25 @@ impl Jobs {
 
     /// Cancels all copies of the volume or snapshot with this identifier.
     pub fn end_copies_of(&self, of: &str) {
-        self.lock().values().filter(|job| job.of.iter().any(|one| one == of)).for_each(|job| job.cancel.cancel());
+        self.lock().values().filter(|job| job.about.of.iter().any(|one| one == of)).for_each(|job| job.cancel.cancel());
     }
 
     /// Waits until all copies, which are cancelled already, have ended, but no longer than `limit`.
     pub async fn ended(&self, limit: Duration) {
         self.tasks.close();
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
-            tracing::warn!(copies = self.tasks.len(), "copies did not end in time");
+            for copy in self.copies() {
+                tracing::warn!(export = %copy.export, copy = copy.name, far = %copy, "a copy did not end in time");
+            }
         }
+    }
+
+    /// The copies that run or wait, as they are now, the oldest first.
+    pub fn copies(&self) -> Vec<Copy> {
+        let jobs = self.lock();
+        let mut copies: Vec<Copy> = jobs.values().filter(|job| !job.has_ended()).map(|job| job.about.copy()).collect();
+        copies.sort_by(|a, b| (a.since, &a.name).cmp(&(b.since, &b.name)));
+        copies
     }
 
     /// How many copies run, and how many wait.
@@ -187,7 +276,67 @@ mod tests {
 
     use super::*;
     use crate::nfs::source::Share;
-    use crate::snapshot::turns::COPIES;
+    use crate::testing::log::Log;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_tells_what_it_does_and_how_far_it_is() {
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let (next, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let told = (next.clone(), go.clone());
+        let mut running = jobs.join(key("a"), vec!["v".to_owned()], async move |how: How| {
+            told.0.notify_one();
+            told.1.notified().await;
+            let turn = how.place.turn(&how.cancel).await;
+            let part = how.progress.part();
+            part.expect(4);
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            part.entries(1);
+            part.bytes(20 << 20);
+            told.0.notify_one();
+            told.1.notified().await;
+            drop(turn);
+            told.0.notify_one();
+            told.1.notified().await;
+            Ok(())
+        });
+        next.notified().await;
+        assert_eq!(running.copy().to_string(), "the copy waits until another controller is done with it");
+        go.notify_one();
+        next.notified().await;
+        let told = "copied 1 of 4 entries, 20.0 MiB in 10s (0.1 entries/s, 2.0 MiB/s), about 30s left";
+        assert_eq!(running.copy().to_string(), told);
+        assert_eq!(jobs.copies(), [running.copy()]);
+        go.notify_one();
+        next.notified().await;
+        assert_eq!(running.copy().state, State::Ends);
+        go.notify_one();
+        running.wait().await.unwrap();
+        assert_eq!(jobs.copies(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_that_takes_long_is_in_the_log_every_thirty_seconds() {
+        let (log, _logging) = Log::captured();
+        let jobs = Arc::new(Jobs::new(Options::default(), CancellationToken::new()));
+        let mut running = jobs.join(key("a"), vec!["v".to_owned()], async |how: How| {
+            tokio::time::sleep(Duration::from_secs(35)).await;
+            let _turn = how.place.turn(&how.cancel).await;
+            how.progress.begin();
+            how.progress.expect(3);
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                how.progress.entry();
+                how.progress.bytes(5);
+            }
+            Ok(())
+        });
+        running.wait().await.unwrap();
+        let text = log.text();
+        assert_eq!(text.lines().filter(|line| line.contains("a copy waits")).count(), 1, "{text}");
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("copying a tree")).collect();
+        assert_eq!(told.len(), 3, "{text}");
+        assert!(told[2].contains("entries=2 expected=3 bytes=10 vanished=0 seconds_left=43"), "{text}");
+    }
 
     fn key(job: &str) -> Key {
         key_on("nfs", job)

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
-use crate::export::copy::{self, CopyError, Progress, Side, Totals, copy_tree};
+use crate::export::copy::{self, CopyError, Side, copy_tree};
 use crate::export::fs::{Attr, Fs, Name, Status};
 use crate::export::locks::Guard;
+use crate::export::progress::{Progress, Totals};
 use crate::export::{Export, trash};
 use crate::snapshot::id::SnapshotId;
 use crate::snapshot::record::Record;

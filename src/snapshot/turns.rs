@@ -1,8 +1,8 @@
 //! Turns: how many copies run at the same time on one server. A copy takes its turn after the locks that it needs, so
 //! that none holds a turn while it only waits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,35 @@ impl Counts {
     }
 }
 
+/// What a copy does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum State {
+    /// It waits for its locks, which another controller may hold.
+    #[default]
+    WaitsForLocks,
+    /// It has its locks, and waits until another copy on the same server ends.
+    WaitsForTurn,
+    /// It copies.
+    Copies,
+    /// It has copied, and puts the copy into its place.
+    Ends,
+}
+
+/// What a copy does now. A clone is of the same copy.
+#[derive(Debug, Clone, Default)]
+pub struct Now(Arc<Mutex<State>>);
+
+impl Now {
+    /// What the copy does.
+    pub fn get(&self) -> State {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: State) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
 /// The place of one copy among those on its server. It waits until it takes its turn.
 #[derive(Debug, Clone)]
 pub struct Place(Arc<Waiting>);
@@ -37,6 +66,7 @@ pub struct Place(Arc<Waiting>);
 #[derive(Debug)]
 struct Waiting {
     turns: Arc<Semaphore>,
+    now: Now,
     counts: Arc<Counts>,
 }
 
@@ -51,11 +81,12 @@ impl Drop for Waiting {
 pub struct Turn {
     counts: Arc<Counts>,
     _permit: Option<OwnedSemaphorePermit>,
-    _place: Place,
+    place: Place,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        self.place.0.now.set(State::Ends);
         self.counts.running.fetch_sub(1, Ordering::Relaxed);
         self.counts.waiting.fetch_add(1, Ordering::Relaxed);
     }
@@ -65,21 +96,28 @@ impl Place {
     /// A place among the copies that share `turns`.
     pub fn among(turns: Arc<Semaphore>, counts: Arc<Counts>) -> Self {
         counts.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Waiting { turns, counts }))
+        Self(Arc::new(Waiting { turns, now: Now::default(), counts }))
+    }
+
+    /// Where to read what the copy does. It does not hold the place.
+    pub fn now(&self) -> Now {
+        self.0.now.clone()
     }
 
     /// Waits for the copy's turn. A copy that is cancelled does not wait: it looks at the token, and cleans up what it
     /// has made.
     pub async fn turn(&self, cancel: &CancellationToken) -> Turn {
+        self.0.now.set(State::WaitsForTurn);
         let permit = tokio::select! {
             biased;
             () = cancel.cancelled() => None,
             permit = self.0.turns.clone().acquire_owned() => permit.ok(),
         };
+        self.0.now.set(State::Copies);
         let counts = self.0.counts.clone();
         counts.waiting.fetch_sub(1, Ordering::Relaxed);
         counts.running.fetch_add(1, Ordering::Relaxed);
-        Turn { counts, _permit: permit, _place: self.clone() }
+        Turn { counts, _permit: permit, place: self.clone() }
     }
 }
 

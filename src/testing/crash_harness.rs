@@ -18,7 +18,7 @@ use crate::export::fs::Status;
 use crate::export::pool::Pool;
 use crate::export::{Export, trash};
 use crate::nfs::options::MountOptions;
-use crate::snapshot::create_volume::{CreateVolume, create_volume};
+use crate::snapshot::create_volume::{CreateVolume, Waits, create_volume};
 use crate::snapshot::delete_volume::delete_volume;
 use crate::snapshot::jobs::Jobs;
 use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Tree, race};
@@ -69,7 +69,8 @@ pub(crate) const POLICY: DeletePolicy = DeletePolicy { default: OnDelete::Delete
 /// CreateVolume.
 pub(crate) async fn create(on: &Connection, volume: Create, may_show: bool) -> Result<Record> {
     let (share, options) = (on.source().clone(), MountOptions::default());
-    let asked = CreateVolume { volume, share, options, secret: None, may_show, until: quota::patience() };
+    let waits = Waits { agent: quota::patience(), copy: None };
+    let asked = CreateVolume { volume, share, options, secret: None, may_show, waits };
     create_volume(&on.exports, &on.jobs, &asked).await
 }
 

@@ -27,15 +27,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::export::fs::{Fs, FsResult, Status, first_entries};
+use crate::export::progress::{Progress, Totals};
 
 mod acl;
 mod attributes;
 mod content;
+mod count;
 mod directory;
 mod entry;
 mod error;
 mod links;
-mod progress;
 mod walk;
 
 #[cfg(test)]
@@ -43,7 +44,6 @@ pub(crate) mod tests;
 
 pub(crate) use attributes::difference;
 pub use error::{CopyError, Side};
-pub use progress::{Progress, Totals};
 
 use attributes::Attributes;
 use content::Ways;
@@ -113,8 +113,12 @@ pub async fn copy_tree<F: Fs>(
     tokio::select! {
         biased;
         () = cancel.cancelled() => Err(CopyError::Cancelled),
-        () = progress.tell() => Err(CopyError::Cancelled),
-        done = copy.run(from, to) => done.map(|()| progress.totals()),
+        never = count::ahead(source, from, &progress) => match never {},
+        done = copy.run(from, to) => done.map(|()| {
+            let totals = progress.totals();
+            progress.expect(totals.entries);
+            totals
+        }),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::service::deadline;
 use crate::service::proto::csi;
 use crate::service::proto::csi::controller_server::Controller as Rpc;
 use crate::service::proto::csi::controller_service_capability::{self as capability_of, rpc::Type};
+use crate::snapshot::create_volume::Waits;
 use crate::snapshot::jobs::Jobs;
 use crate::volume::delete::DeletePolicy;
 use crate::volume::exports::{Configured, Exports};
@@ -87,10 +88,10 @@ impl<C: Connect> Rpc for Controller<C> {
         &self,
         request: Request<csi::CreateVolumeRequest>,
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
-        let until = deadline::for_agent(&request);
+        let waits = Waits { agent: deadline::for_agent(&request), copy: deadline::for_answer(&request) };
         let request = request.into_inner();
         call_span::volume(&request.name);
-        let volume = Some(self.create(request, until).await?);
+        let volume = Some(self.create(request, waits).await?);
         Ok(Response::new(csi::CreateVolumeResponse { volume }))
     }
 

@@ -15,7 +15,7 @@ use crate::service::proto::csi;
 use crate::service::proto::csi::validate_volume_capabilities_response::Confirmed;
 use crate::service::proto::csi::volume_content_source::Type as SourceType;
 use crate::service::{capability, int64};
-use crate::snapshot::create_volume::{CreateVolume, create_volume};
+use crate::snapshot::create_volume::{CreateVolume, Waits, create_volume};
 use crate::snapshot::delete_volume::delete_volume;
 use crate::volume::access::CapacityRange;
 use crate::volume::create::Create;
@@ -28,7 +28,7 @@ use crate::volume::whole_export::WholeExport;
 use crate::volume::{change, space};
 
 impl<C: Connect> Controller<C> {
-    pub(super) async fn create(&self, request: csi::CreateVolumeRequest, until: Instant) -> Result<csi::Volume> {
+    pub(super) async fn create(&self, request: csi::CreateVolumeRequest, waits: Waits) -> Result<csi::Volume> {
         let name = VolumeName::parse("name", &request.name)?;
         let capabilities = capability::parse_all(&request.volume_capabilities)?;
         let capacity = capability::parse_range(request.capacity_range.as_ref())?;
@@ -57,7 +57,7 @@ impl<C: Connect> Controller<C> {
             return self.create_whole_export(&whole, &volume, &options).await;
         }
         let (share, may_show) = (parameters.export, read_only && parameters.show_snapshots);
-        let asked = CreateVolume { volume, share, options, secret, may_show, until };
+        let asked = CreateVolume { volume, share, options, secret, may_show, waits };
         create_volume(&self.exports, &self.jobs, &asked).await.map(|record| answer(&record))
     }
 

@@ -261,13 +261,13 @@ impl<F: Fs> Archive<F> {
         let input = input::Input::new(self.export.clone(), file, attr.size, self.found.gzip);
         let mut members = members::Members::new(input, MEMBERS.0.max(self.limit / MEMBERS.1));
         let target = stage.export();
+        how.progress.begin();
         let limits = (self.limit, how.options.in_flight);
         let stopped = tokio::select! {
             biased;
             () = how.cancel.cancelled() => {
                 return Err(Error::Interrupted(format!("unpacking {self} was interrupted; call again")));
             }
-            () = how.progress.tell() => Ok(()),
             done = unpack::unpack(&mut members, target.fs(), &to, limits, &how.progress) => done,
         };
         let (_, now) = self.open().await?;

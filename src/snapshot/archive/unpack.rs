@@ -11,8 +11,9 @@ use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::Stop;
-use crate::export::copy::{Progress, difference};
+use crate::export::copy::difference;
 use crate::export::fs::{Attr, Fs, FsResult, Kind, Name, SetAttr, Status};
+use crate::export::progress::Progress;
 use crate::snapshot::archive::members::{Content, Member, Members, What};
 
 /// Files up to this size, in bytes, are held in memory.

@@ -1,7 +1,5 @@
 //! Copies that fail, or are cancelled.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::*;
@@ -141,43 +139,6 @@ async fn a_copy_ends_soon_after_it_is_cancelled() {
     assert_eq!(copied, Err(CopyError::Cancelled));
     assert!(start.elapsed() <= Duration::from_secs(1001), "{:?}", start.elapsed());
     assert!(progress.totals().entries > 0, "it was in the middle");
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_copy_that_takes_long_tells_how_far_it_is_every_ten_seconds() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _logging = crate::testing::log::log_to(subscriber);
-    let fs = planted(true).await.client();
-    fs.delay(Duration::from_secs(5));
-    let start = tokio::time::Instant::now();
-    let totals = copy_on(&fs).await.unwrap();
-    let took = start.elapsed();
-    let written = log.0.lock().unwrap().clone();
-    let lines = String::from_utf8(written).unwrap();
-    let told: Vec<&str> = lines.lines().filter(|line| line.contains("copying a tree")).collect();
-    assert!(told.len() >= 5, "{took:?}: {lines}");
-    // The first two delays are the test's own.
-    assert_eq!(told.len() as u64, (took.as_secs() - 10) / 10, "{took:?}: {lines}");
-    let entries =
-        |line: &&str| -> u64 { line.split("entries=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap() };
-    let counts: Vec<u64> = told.iter().map(entries).collect();
-    assert!(counts.is_sorted() && counts.last().is_some_and(|last| *last > 0 && *last <= totals.entries), "{counts:?}");
-    assert!(told.iter().all(|line| line.contains(" bytes=")), "{lines}");
 }
 
 /// The server cannot clone. The number of COPY operations depends on how long the first one takes.

@@ -1,6 +1,7 @@
 //! Snapshots, restores and clones.
 
 use std::future::Future;
+use std::time::Duration;
 
 use super::*;
 use crate::snapshot::archive::tests::{archive, file};
@@ -299,4 +300,40 @@ async fn snapshots_are_listed_in_pages_that_miss_nothing() {
         starting_token = page.next_token;
     }
     assert_eq!((listed, starting_token.as_str()), (lab.snapshots("").await, ""));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_a_copy_says_before_its_deadline_how_far_the_copy_is_and_a_retry_joins_it() {
+    let lab = Lab::new("");
+    let v = lab.create("a", "v", &[]).await.unwrap();
+    for number in 0..1000 {
+        lab.server("a").plant(format!("v/{number}"), Node::file(0o600, "content")).unwrap();
+    }
+    let slow = |export: std::sync::Arc<Export<MemoryFs>>| async move {
+        export.fs().delay(Duration::from_millis(100));
+        Ok(())
+    };
+    lab.controller.exports.on(&export_of("a"), &MountOptions::default(), slow).await.unwrap();
+    let filled = csi::CreateVolumeRequest { volume_content_source: of_volume(&v), ..request("a", "c") };
+    let (mut far, mut last): (Vec<u64>, String) = Default::default();
+    let made = loop {
+        let mut call = Request::new(filled.clone());
+        call.set_timeout(Duration::from_secs(10));
+        let begun = tokio::time::Instant::now();
+        match lab.controller.create_volume(call).await {
+            Ok(made) => break made.into_inner().volume.unwrap(),
+            Err(status) => {
+                assert_eq!((status.code(), begun.elapsed()), (Code::Aborted, Duration::from_secs(9)), "{status}");
+                let told = status.message().strip_prefix("volume `c` is being filled: copied ").unwrap();
+                assert!(told.ends_with("; the copy goes on, call again"), "{told}");
+                far.push(told.split(' ').next().unwrap().parse().unwrap());
+                last = told.to_owned();
+            }
+        }
+        assert!(far.len() < 20, "{far:?}");
+    };
+    assert!(far.len() > 2 && far.is_sorted_by(|a, b| a < b), "{far:?}");
+    assert!(last.contains(" of 1001 entries, ") && last.contains(" left; "), "{last}");
+    assert_eq!(made.content_source, of_volume(&v));
+    assert_eq!(lab.server("a").tree().get("c/999").unwrap().text(), "content");
 }
