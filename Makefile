@@ -35,7 +35,7 @@ test-unit:  ## runs the tests that need no NFS
 	cargo test --locked
 	cd e2e/pictures && cargo test --locked
 
-e2e: setup build csi-sanity prometheus  ## runs the tests on real NFS servers, including csi-sanity
+e2e: setup build csi-sanity prometheus promtool  ## runs the tests on real NFS servers, including csi-sanity
 	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
 		cargo test --locked --features e2e --test e2e -- $(TESTS)
 

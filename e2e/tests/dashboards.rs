@@ -21,8 +21,7 @@ const PROMETHEUS: &str = "127.0.0.12:9090";
 /// The pause between two values that are asked for, in seconds.
 const STEP: u64 = 5;
 /// Metrics that the driver does not have yet: their panels are empty.
-const AWAITED: [&str; 5] =
-    ["csi_nfs_threads_stuck", "process_", "csi_nfs_copy_", "csi_nfs_copies_", "csi_nfs_lock_wait_seconds"];
+const AWAITED: [&str; 2] = ["csi_nfs_copy_", "csi_nfs_copies_"];
 /// The longest time for what the driver looks at in the background.
 const LOOKS: Duration = Duration::from_secs(150);
 

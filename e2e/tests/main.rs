@@ -20,6 +20,7 @@ mod health;
 mod idempotency;
 mod in_force;
 mod list;
+mod metrics;
 mod mounting;
 mod older_kernels;
 mod options;

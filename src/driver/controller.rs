@@ -72,6 +72,10 @@ fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Ar
     metrics.gauge("copies_waiting", "Snapshots, restores and clones that wait to be copied.", move || {
         one(waiting.counts().waiting())
     });
+    let locked = pool.clone();
+    metrics.histogram("lock_wait_seconds", "How long calls waited for locks on the export.", "export", move || {
+        locked.lock_waits().into_iter().map(|(share, waits)| (share.to_string(), waits)).collect()
+    });
     let trashed = pool.clone();
     metrics.gauge("trash_entries", "Deleted volumes that are still in the trash.", move || {
         let reading = |export: Arc<Export<KernelFs>>| {

@@ -53,7 +53,7 @@ impl Shared {
         let gates = Gates::new(reachability.clone());
         let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
         let metrics = Arc::new(Metrics::default());
-        servers::register(&metrics, &reachability);
+        servers::register(&metrics, &reachability, &gates);
         Self { reachability, gates, mounter, metrics, metrics_are_read, stop: CancellationToken::new() }
     }
 
@@ -98,12 +98,11 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<()>
     let mut services = Services::default();
     services.add(IdentityServer::new(Identity::new(config.driver_name.clone(), serves_controller, readiness.clone())));
     let controller = config.controller.map(|config| controller::start(config, &shared, &mut services));
-    if let Some(config) = &config.node {
-        node::start(config, &shared, &mut services);
-    }
+    let _counting = config.node.as_ref().map(|config| node::start(config, &shared, &mut services));
 
     let socket = Socket::bind(&config.endpoint)?;
     let registration = bind_registration(config.node.as_ref(), &config.driver_name)?;
+    node::register_registration(&shared.metrics, registration.as_ref());
     // The HTTP server answers until the last call has ended.
     let _http = match config.http_endpoint {
         Some(address) => {

@@ -1,21 +1,24 @@
 //! The node's part: publishing, health and statistics, and the Node service.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::NodeConfig;
 use crate::driver::Shared;
+use crate::driver::servers::seconds;
 use crate::export::fs::FsStat;
-use crate::mount::table::{Table, is_kubelet_target};
-use crate::mount::version::is_fallback;
 use crate::node::mount_health::MountHealth;
 use crate::node::mount_probe::MountProbe;
+use crate::node::mounts::{Kind, MountsWatch};
 use crate::node::publish_intents::PublishIntents;
 use crate::node::publisher::Publisher;
 use crate::node::statistics_scope::{Exports, StatisticsScope};
 use crate::node::stats::Stats;
 use crate::server::Services;
 use crate::server::metrics::{Metrics, Reading};
+use crate::server::registration::Registration;
 use crate::service::node::{Node, Settings};
 use crate::service::proto::csi::node_server::NodeServer;
 use crate::service::publish_request::Defaults;
@@ -31,8 +34,8 @@ const VOLUME_METRICS: [VolumeMetric; 2] = [
     }),
 ];
 
-/// Starts the node's part and adds its service.
-pub fn start(config: &NodeConfig, shared: &Shared, services: &mut Services) {
+/// Starts the node's part and adds its service. What it does in the background ends when the returned handle is dropped.
+pub fn start(config: &NodeConfig, shared: &Shared, services: &mut Services) -> Option<AbortOnDropHandle<()>> {
     let (reachability, gates, mounter) = (&shared.reachability, &shared.gates, &shared.mounter);
     let intents = Arc::new(PublishIntents::default());
     let probe = MountProbe::new(reachability.clone(), gates.clone());
@@ -40,8 +43,12 @@ pub fn start(config: &NodeConfig, shared: &Shared, services: &mut Services) {
     let exports = shared.metrics_are_read.then(|| Exports::new(mounter.clone()));
     let stats = Arc::new(Stats::new(probe.clone(), intents.clone(), exports, config.stats_cache));
     let health = Arc::new(MountHealth::new(probe, intents.clone()));
-    register_metrics(&shared.metrics, &stats, intents);
+    let mounts = Arc::new(MountsWatch::default());
+    register_metrics(&shared.metrics, &stats, &mounts);
     services.add(NodeServer::new(Node::new(settings(config), Arc::new(publisher), stats, health)));
+    let (reachability, gates) = (reachability.clone(), gates.clone());
+    let counting = async move { mounts.keep(gates.local(), &intents, &reachability).await };
+    shared.metrics_are_read.then(|| AbortOnDropHandle::new(tokio::spawn(counting)))
 }
 
 fn settings(config: &NodeConfig) -> Settings {
@@ -55,7 +62,7 @@ fn settings(config: &NodeConfig) -> Settings {
     }
 }
 
-fn register_metrics(metrics: &Metrics, stats: &Arc<Stats>, intents: Arc<PublishIntents>) {
+fn register_metrics(metrics: &Metrics, stats: &Arc<Stats>, mounts: &Arc<MountsWatch>) {
     for (name, help, value) in VOLUME_METRICS {
         let stats = stats.clone();
         metrics.gauge(name, help, move || {
@@ -66,31 +73,44 @@ fn register_metrics(metrics: &Metrics, stats: &Arc<Stats>, intents: Arc<PublishI
             stats.known().into_iter().map(reading).collect()
         });
     }
-    metrics.gauge(
-        "mounts",
-        "Volumes mounted on this node, by the server's address and the version of NFS.",
-        move || mounts_by_server(&intents),
-    );
+    let kept = mounts.clone();
+    metrics.gauge("mounts", "Volumes mounted on this node, by server and what is in force.", move || {
+        kept.last().kinds.into_iter().map(|(kind, count)| mounts_of(kind, count)).collect()
+    });
+    let kept = mounts.clone();
+    metrics.gauge("mounts_weaker", "Mounts that are less secure than was asked for.", move || {
+        let weaker = kept.last().weaker.into_iter();
+        weaker.map(|(server, count)| Reading::labelled("server", server, count as f64)).collect()
+    });
+    let kept = mounts.clone();
+    metrics.gauge("mount_oldest_timestamp_seconds", "When the oldest mount of the server was made.", move || {
+        let oldest = kept.last().oldest.into_iter();
+        oldest.map(|(server, since)| Reading::labelled("server", server, seconds(since))).collect()
+    });
 }
 
-fn mounts_by_server(intents: &PublishIntents) -> Vec<Reading> {
-    // If the mount table cannot be read, no value is better than a wrong one.
-    let Ok(table) = Table::read() else { return Vec::new() };
-    let mut counts: BTreeMap<[String; 3], f64> = BTreeMap::new();
-    for mount in table.mounts().filter(|mount| is_kubelet_target(&mount.target)) {
-        let (Some(server), Some(version)) = (mount.server(), mount.option("vers")) else { continue };
-        let intent = intents.at(&mount.target);
-        let fallback = match is_fallback(mount, intent.as_ref().map(|intent| &intent.options)) {
-            Some(true) => "true",
-            Some(false) => "false",
-            // An earlier process made the mount.
-            None => "unknown",
-        };
-        *counts.entry([server.to_string(), version.to_owned(), fallback.to_owned()]).or_default() += 1.0;
-    }
-    let reading = |([server, version, fallback], value): ([String; 3], f64)| Reading {
-        labels: vec![("server", server), ("version", version), ("fallback", fallback)],
-        value,
+fn mounts_of(kind: Kind, count: u64) -> Reading {
+    let fallback = match kind.fallback {
+        Some(true) => "true",
+        Some(false) => "false",
+        // An earlier process made the mount.
+        None => "unknown",
     };
-    counts.into_iter().map(reading).collect()
+    let labels = vec![
+        ("server", kind.server),
+        ("version", kind.version),
+        ("sec", kind.sec),
+        ("xprtsec", kind.xprtsec),
+        ("fallback", fallback.to_owned()),
+    ];
+    Reading { labels, value: count as f64 }
+}
+
+/// Registers the metric of the registration with kubelet, which has no value if the node does not register itself.
+pub fn register_registration(metrics: &Metrics, registration: Option<&Registration>) {
+    let registered = registration.map(Registration::registered);
+    metrics.gauge("node_registered", "1 if kubelet has registered the driver, otherwise 0.", move || {
+        let value = |flag: &Arc<AtomicBool>| if flag.load(Ordering::Relaxed) { 1.0 } else { 0.0 };
+        registered.iter().map(|flag| Reading { labels: vec![], value: value(flag) }).collect()
+    });
 }

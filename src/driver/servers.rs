@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::mount::gate::Gates;
 use crate::mount::reachability::{Reachability, ServerState};
 use crate::server::metrics::{Metrics, Reading};
 
@@ -18,8 +19,17 @@ const METRICS: [ServerMetric; 3] = [
     }),
 ];
 
-/// Registers the metrics of the servers in use.
-pub fn register(metrics: &Metrics, reachability: &Arc<Reachability>) {
+/// Registers the metrics of the servers in use, and of the threads that wait for them.
+pub fn register(metrics: &Metrics, reachability: &Arc<Reachability>, gates: &Arc<Gates>) {
+    let of = gates.clone();
+    metrics.gauge("threads_stuck", "Threads that wait in the kernel for the server for more than 4 s.", move || {
+        let stuck = of.stuck().into_iter();
+        stuck.map(|(server, threads)| Reading::labelled("server", server.to_string(), threads as f64)).collect()
+    });
+    let of = gates.clone();
+    metrics.counter("forced_waits", "Waits that ended because a server or an export stopped answering.", move || {
+        of.forced_waits()
+    });
     for (name, help, value) in METRICS {
         let known = Arc::clone(reachability);
         metrics.gauge(name, help, move || {

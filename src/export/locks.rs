@@ -15,6 +15,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fnv::FnvHasher;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -36,11 +37,21 @@ const GIVING_BACK: Duration = Duration::from_secs(60);
 /// A part of an export: its name, and how it is locked.
 pub type Part<'a> = (&'a str, LockMode);
 
+/// Upper bounds in seconds of [`Locks::waits`].
+const WAITS: [f64; 9] = [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
+
 /// The locks of one export, in this process.
-#[derive(Default)]
 pub struct Locks {
     local: WeakMap<u64, RwLock<()>>,
     giving_back: GivingBack,
+    /// How long tasks waited for their locks, in seconds.
+    waits: Histogram,
+}
+
+impl Default for Locks {
+    fn default() -> Self {
+        Self { local: WeakMap::default(), giving_back: GivingBack::default(), waits: Histogram::new(WAITS) }
+    }
 }
 
 /// Locks that are being released, which takes as long as the server needs.
@@ -109,6 +120,7 @@ impl Holders {
 impl Locks {
     /// Waits for the parts and locks them, by locks on bytes of `file`. Cancel-safe.
     pub async fn acquire<F: Fs>(&self, file: &LockFile<F>, parts: &[Part<'_>]) -> FsResult<Guard<F>> {
+        let begun = Instant::now();
         let mut parts: Vec<(u64, Part)> = parts.iter().map(|part| (key(part.0), *part)).collect();
         // All operations use the same order, so no two of them wait for each other. Of two modes of a part, the
         // exclusive one comes first and stays.
@@ -131,7 +143,13 @@ impl Locks {
             *count += 1;
             guard.held.iter_mut().rev().take(1).for_each(|held| held.counted = true);
         }
+        self.waits.observe(begun.elapsed().as_secs_f64());
         Ok(guard)
+    }
+
+    /// How long tasks waited for the locks that they got, for tasks of this process and for other controllers.
+    pub fn waits(&self) -> Histogram {
+        self.waits.clone()
     }
 
     /// Locks the part called `name` exclusively if nobody holds it.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use rustix::io::Errno;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -233,6 +234,11 @@ impl<C: Connect> Pool<C> {
     /// Every export that this process was asked about, with the options to reach it, in order.
     pub fn known(&self) -> Vec<(Source, MountOptions)> {
         lock(&self.known).iter().map(|(share, known)| (share.clone(), known.options.clone())).collect()
+    }
+
+    /// How long calls waited for locks on each export, since the process started.
+    pub fn lock_waits(&self) -> Vec<(Source, Histogram)> {
+        lock(&self.locks).iter().map(|(share, locks)| (share.clone(), locks.waits())).collect()
     }
 
     /// The exports that are connected now.

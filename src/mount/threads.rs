@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::mount::thread_limits::{Kind, Limits, Load, Owner};
+use crate::mount::thread_limits::{Kind, Limits, Load, OVERDUE, Owner};
 
 struct Job {
     kind: Kind,
@@ -142,6 +142,12 @@ impl Threads {
         Load::of(&self.0.state().running).is_stuck(owner)
     }
 
+    /// How many quick calls are overdue: their threads are stuck in the kernel.
+    pub fn stuck(&self) -> usize {
+        let state = self.0.state();
+        state.running.values().filter(|(kind, begun)| !kind.takes_long && begun.elapsed() >= OVERDUE).count()
+    }
+
     /// How many more quick calls would start at once.
     #[cfg(test)]
     pub fn free(&self) -> usize {
@@ -178,7 +184,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::mount::thread_limits::{OVERDUE, SPARED};
+    use crate::mount::thread_limits::SPARED;
 
     fn long() -> Kind {
         Kind { owner: None, takes_long: true }
@@ -212,8 +218,10 @@ mod tests {
         let (release_two, two) = hang(&threads, "two", 10);
         assert_eq!(two.iter().filter(|call| call.has_begun()).count(), 2, "these are all");
         let third = threads.submit(of("third"), || 7);
+        assert_eq!(threads.stuck(), 0);
         assert!(!third.has_begun() && !threads.is_stuck(&"one".into()));
         tokio::time::sleep(OVERDUE).await;
+        assert_eq!(threads.stuck(), 6);
         threads.start_waiting();
         let mut third = third;
         assert_eq!(third.result().await, Some(7), "the overdue calls of the others do not stop it");

@@ -27,6 +27,15 @@ impl<K: Eq + Hash, V> WeakMap<K, V> {
         value
     }
 
+    /// The values that someone holds.
+    pub fn held(&self) -> Vec<(K, Arc<V>)>
+    where
+        K: Clone,
+    {
+        let values = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        values.iter().filter_map(|(key, value)| Some((key.clone(), value.upgrade()?))).collect()
+    }
+
     /// How many values the map remembers, held or not.
     #[cfg(test)]
     pub fn len(&self) -> usize {
@@ -43,7 +52,9 @@ mod tests {
         let map = WeakMap::default();
         let held = map.get_or_insert_with("a", || 1);
         assert!(Arc::ptr_eq(&held, &map.get_or_insert_with("a", || 2)));
+        assert_eq!(map.held(), [("a", held.clone())]);
         drop(held);
+        assert_eq!(map.held(), []);
         assert_eq!(*map.get_or_insert_with("a", || 3), 3);
     }
 

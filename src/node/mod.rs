@@ -7,6 +7,7 @@ mod leaving;
 mod mount_conditions;
 pub mod mount_health;
 pub mod mount_probe;
+pub mod mounts;
 mod moved;
 mod publish;
 pub mod publish_intents;

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::mount::table::Mount;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
@@ -61,7 +63,10 @@ pub struct KnownMount {
 
 /// The requests to publish volumes, by the real path of the target.
 #[derive(Debug, Default)]
-pub struct PublishIntents(Mutex<HashMap<PathBuf, PublishIntent>>);
+pub struct PublishIntents {
+    all: Mutex<HashMap<PathBuf, PublishIntent>>,
+    changed: Notify,
+}
 
 impl PublishIntents {
     /// Remembers the request for a target, unless a request for this target is known.
@@ -76,11 +81,18 @@ impl PublishIntents {
     /// Remembers what is mounted at a target.
     pub fn set(&self, target: &Path, intent: PublishIntent) {
         self.all().insert(target.to_owned(), intent);
+        self.changed.notify_one();
     }
 
     /// Forgets a target.
     pub fn forget(&self, target: &Path) {
         self.all().remove(target);
+        self.changed.notify_one();
+    }
+
+    /// Waits until something was published or unpublished since the last time. For one caller.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// The request for a target.
@@ -101,7 +113,7 @@ impl PublishIntents {
     }
 
     fn all(&self) -> MutexGuard<'_, HashMap<PathBuf, PublishIntent>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::error::{Error, Result};
+use crate::server::exposition;
 use crate::server::metrics::Metrics;
 use crate::service::identity::{Readiness, State};
 
@@ -34,6 +35,7 @@ const HEAD_MAX: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const PROMETHEUS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const OPENMETRICS: HeaderValue = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 /// Listens on the address.
@@ -67,9 +69,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Arc<Met
 async fn serve_connection(stream: TcpStream, readiness: Readiness, metrics: Arc<Metrics>) {
     let service = service_fn(|request: Request<Incoming>| {
         let (readiness, metrics) = (readiness.clone(), metrics.clone());
-        async move {
-            Ok::<_, Infallible>(respond(request.method(), request.uri().path(), readiness.state(), &metrics).await)
-        }
+        async move { Ok::<_, Infallible>(respond(&request, readiness.state(), &metrics).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -84,13 +84,14 @@ async fn serve_connection(stream: TcpStream, readiness: Readiness, metrics: Arc<
     }
 }
 
-async fn respond(method: &Method, path: &str, state: State, metrics: &Arc<Metrics>) -> Response<Full<Bytes>> {
+async fn respond(request: &Request<Incoming>, state: State, metrics: &Arc<Metrics>) -> Response<Full<Bytes>> {
+    let method = request.method();
     if method != Method::GET && method != Method::HEAD {
         let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    match path {
+    match request.uri().path() {
         "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => match state {
             State::Serving => answer(StatusCode::OK, TEXT, "ok\n"),
@@ -98,11 +99,17 @@ async fn respond(method: &Method, path: &str, state: State, metrics: &Arc<Metric
             State::Draining => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "going down\n"),
         },
         "/metrics" => match metrics.scrape_apart().await {
-            Some(scraped) => answer(StatusCode::OK, OPENMETRICS, scraped),
+            Some(scraped) if accepts_openmetrics(request) => answer(StatusCode::OK, OPENMETRICS, scraped),
+            Some(scraped) => answer(StatusCode::OK, PROMETHEUS, exposition::text(&scraped)),
             None => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "going down\n"),
         },
         _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
     }
+}
+
+fn accepts_openmetrics(request: &Request<Incoming>) -> bool {
+    let accepted = request.headers().get_all(ACCEPT).into_iter();
+    accepted.filter_map(|value| value.to_str().ok()).any(exposition::accepts_openmetrics)
 }
 
 fn answer(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -152,11 +159,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_have_the_openmetrics_format() {
-        let answer = get(start(Readiness::default()).await, "/metrics").await;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    async fn metrics_have_the_format_that_the_client_accepts() {
+        let address = start(Readiness::default()).await;
+        let openmetrics = exchange(
+            address,
+            "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n",
+        )
+        .await;
+        let (head, body) = openmetrics.split_once("\r\n\r\n").unwrap();
         assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0; charset=utf-8"), "{head}");
-        assert!(body.contains("csi_nfs_build_info") && body.ends_with("# eof\n"), "{body}");
+        assert!(body.contains("# type csi_nfs_build info") && body.ends_with("# eof\n"), "{body}");
+        let text = get(address, "/metrics").await;
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+        assert!(body.contains("# type csi_nfs_build_info gauge") && !body.contains("# eof"), "{body}");
     }
 
     #[rstest]

@@ -1,8 +1,10 @@
 //! Serves the CSI services on a socket until shutdown, which takes a bounded time.
 
+mod exposition;
 pub(crate) mod http;
 pub(crate) mod metrics;
 pub mod probe;
+mod process;
 pub(crate) mod registration;
 pub(crate) mod socket;
 pub mod telemetry;

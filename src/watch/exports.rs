@@ -120,7 +120,7 @@ impl ExportWatch {
 
     /// Looks at an export once, and once more if its connection is stale.
     async fn look<C: Connect>(&self, exports: &Exports<C>, share: &Source, memory: &mut Memory) -> Result<()> {
-        if self.silent().iter().filter(|server| **server == share.server).count() >= SILENT {
+        if self.is_silent(&share.server) {
             return Ok(());
         }
         let options = exports.usual(share);
@@ -149,7 +149,7 @@ impl ExportWatch {
             return Ok(());
         }
         let options = exports.usual(share);
-        while round.due().max(Instant::now()) < next {
+        while round.due().max(Instant::now()) < next && !self.is_silent(&share.server) {
             tokio::time::sleep_until(round.due()).await;
             let begun = Instant::now();
             let export = self.patiently(share, PATIENCE, exports.pool().look(share, &options)).await?;
@@ -202,6 +202,11 @@ impl ExportWatch {
         let mut all = self.all();
         let seen = all.entry(share.clone()).or_insert_with(Seen::nothing);
         *seen = Seen { holds_anything: seen.holds_anything, ..Seen::nothing() };
+    }
+
+    /// Whether too many looks at exports of the server hang.
+    fn is_silent(&self, server: &Server) -> bool {
+        self.silent().iter().filter(|silent| *silent == server).count() >= SILENT
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<Source, Seen>> {

@@ -11,10 +11,12 @@
 //! counting, except for two of each export. When all calls of an export that may be in the kernel are overdue, further
 //! calls for it fail ([`Stalled`] names the export). This ends when the calls end.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -57,6 +59,8 @@ struct Inner {
     reachability: Option<Arc<Reachability>>,
     threads: Threads,
     closing: TaskTracker,
+    /// How many waits of all gates were ended by force: see [`Gates::forced_waits`].
+    forced: Arc<AtomicU64>,
 }
 
 /// The server stopped answering while a call was in the kernel, or waited for a thread. The call may still be carried
@@ -108,6 +112,7 @@ impl Gate {
             reachability: None,
             threads: Threads::for_owners(THREADS),
             closing: TaskTracker::new(),
+            forced: Arc::default(),
         };
         Self(Arc::new(inner), None)
     }
@@ -146,7 +151,11 @@ impl Gate {
         takes_long: bool,
     ) -> Result<T, Stalled> {
         let submitted = self.0.threads.submit(self.kind(takes_long), self.kept_by(call));
-        self.while_alive(submitted).await?.ok_or_else(|| self.going_down())
+        let done = self.while_alive(submitted).await;
+        if done.is_err() {
+            self.0.forced.fetch_add(1, Ordering::Relaxed);
+        }
+        done?.ok_or_else(|| self.going_down())
     }
 
     fn kind(&self, takes_long: bool) -> Kind {
@@ -271,12 +280,19 @@ pub struct Gates {
     gates: WeakMap<(IpAddr, u16), Inner>,
     closing: TaskTracker,
     local: Local,
+    forced: Arc<AtomicU64>,
 }
 
 impl Gates {
     /// A set of gates that check servers with `reachability`. It is empty at first.
     pub fn new(reachability: Arc<Reachability>) -> Arc<Self> {
-        Arc::new(Self { reachability, gates: WeakMap::default(), closing: TaskTracker::new(), local: Local::default() })
+        Arc::new(Self {
+            reachability,
+            gates: WeakMap::default(),
+            closing: TaskTracker::new(),
+            local: Local::default(),
+            forced: Arc::default(),
+        })
     }
 
     /// The threads for work that asks no server.
@@ -302,8 +318,24 @@ impl Gates {
             reachability: Some(Arc::clone(&self.reachability)),
             threads: Threads::for_owners(THREADS),
             closing: self.closing.clone(),
+            forced: self.forced.clone(),
         });
         Gate(gate, None)
+    }
+
+    /// How many threads are stuck in the kernel, by the address of the server: those of the gates in use.
+    pub fn stuck(&self) -> BTreeMap<IpAddr, usize> {
+        let mut stuck = BTreeMap::new();
+        for ((address, _), gate) in self.gates.held() {
+            *stuck.entry(address).or_default() += gate.threads.stuck();
+        }
+        stuck
+    }
+
+    /// How many waits were ended by force, because the server or the export stopped answering, since the process
+    /// started.
+    pub fn forced_waits(&self) -> u64 {
+        self.forced.load(Ordering::Relaxed)
     }
 }
 

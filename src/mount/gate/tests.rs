@@ -81,6 +81,7 @@ async fn calls_to_a_dead_server_end_in_time_and_keep_a_bounded_number_of_threads
     }
     assert!(started.elapsed() < ALLOWED, "{:?}", started.elapsed());
     assert_eq!(stuck.running.load(Ordering::SeqCst), THREADS);
+    assert_eq!(gates.forced_waits(), 200);
 }
 
 #[tokio::test]

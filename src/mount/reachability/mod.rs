@@ -162,6 +162,11 @@ impl Reachability {
         }
     }
 
+    /// Notes that a server is in use, as a call that asks about it does, and does not wait for an answer.
+    pub fn in_use(self: &Arc<Self>, server: &Server, port: u16) {
+        let _begun = self.ask(server, port);
+    }
+
     /// The answer of a server: a fresh one, or that of a running check.
     fn ask(self: &Arc<Self>, server: &Server, port: u16) -> watch::Receiver<Option<Answer>> {
         let server = key(server);

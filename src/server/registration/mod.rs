@@ -5,6 +5,8 @@
 
 mod authority;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -42,6 +44,7 @@ pub struct Registration {
     path: SocketPath,
     info: PluginInfo,
     socket: Socket,
+    registered: Arc<AtomicBool>,
 }
 
 impl Registration {
@@ -55,14 +58,19 @@ impl Registration {
             supported_versions: vec!["1.0.0".to_owned()],
         };
         let socket = Socket::bind(&path)?;
-        Ok(Self { path, info, socket })
+        Ok(Self { path, info, socket, registered: Arc::default() })
+    }
+
+    /// Whether kubelet has registered the driver, as of its last answer.
+    pub fn registered(&self) -> Arc<AtomicBool> {
+        self.registered.clone()
     }
 
     /// Serves kubelet until `stop`, then removes the socket, so that kubelet forgets the driver. If kubelet rejects the
     /// driver, this creates the socket again after a pause, and kubelet sees a new plugin. If another instance of the
     /// driver has taken the path over, the path stays with that instance.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { path, info, socket } = self;
+        let Self { path, info, socket, registered } = self;
         let (verdicts, mut verdict) = mpsc::channel(VERDICTS);
         let kubelet = Kubelet { info, verdicts };
         let mut served = Served::start(socket, kubelet.clone());
@@ -74,11 +82,13 @@ impl Registration {
                 Some(verdict) = verdict.recv() => match verdict {
                     Verdict::Accepted => {
                         tracing::info!(socket = %path, "registered with kubelet");
+                        registered.store(true, Ordering::Relaxed);
                         (again, pauses) = (None, backoff(FIRST_PAUSE, LONGEST_PAUSE));
                     }
                     // Several rejections of one attempt lead to one retry.
                     Verdict::Refused(_) if again.is_some() => {}
                     Verdict::Refused(reason) => {
+                        registered.store(false, Ordering::Relaxed);
                         let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
                         tracing::error!(socket = %path, reason, retry = ?pause, "kubelet rejected the driver");
                         again = Some(Instant::now() + pause);
@@ -221,12 +231,15 @@ mod tests {
             RegistrationClient::new(channel)
         }
 
-        fn register(&self) -> (JoinHandle<()>, CancellationToken) {
+        fn bind(&self) -> Registration {
             let driver = DriverName::parse("", "csi-nfs.rs").unwrap();
             let endpoint = SocketPath::parse("", "/var/lib/kubelet/plugins/csi-nfs.rs/csi.sock").unwrap();
-            let registration = Registration::bind(self.path.clone(), &driver, &endpoint).unwrap();
+            Registration::bind(self.path.clone(), &driver, &endpoint).unwrap()
+        }
+
+        fn register(&self) -> (JoinHandle<()>, CancellationToken) {
             let stop = CancellationToken::new();
-            (tokio::spawn(registration.run(stop.clone())), stop)
+            (tokio::spawn(self.bind().run(stop.clone())), stop)
         }
 
         fn inode(&self) -> u64 {
@@ -322,6 +335,22 @@ mod tests {
         kubelet.notify_registration_status(refused()).await.unwrap();
         kubelet.notify_registration_status(accepted()).await.unwrap();
         assert!(tokio::time::timeout(2 * LONGEST_PAUSE, registry.created()).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn kubelet_s_last_verdict_is_told() {
+        let registry = Registry::new();
+        let registration = registry.bind();
+        let registered = registration.registered();
+        tokio::spawn(registration.run(CancellationToken::new()));
+        let mut kubelet = registry.kubelet().await;
+        assert!(!registered.load(Ordering::Relaxed));
+        for (verdict, expected) in [(accepted(), true), (refused(), false)] {
+            kubelet.notify_registration_status(verdict).await.unwrap();
+            while registered.load(Ordering::Relaxed) != expected {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]
