@@ -180,8 +180,8 @@ impl fmt::Display for Figures {
             f.write_str(")")?;
         }
         match self.left() {
-            Some(left) => write!(f, ", about {} left", rounded(left)),
-            None => Ok(()),
+            Some(left) if !left.is_zero() => write!(f, ", about {} left", rounded(left)),
+            _ => Ok(()),
         }
     }
 }
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     fn figures(entries: u64, expected: Option<u64>, seconds: u64) -> Figures {
-        let done = Totals { entries, bytes: entries * 3 << 20, vanished: 0 };
+        let done = Totals { entries, bytes: entries * (3 << 20), vanished: 0 };
         Figures { done, expected, started: None, took: Duration::from_secs(seconds) }
     }
 
