@@ -10,7 +10,7 @@ pub mod driver;
 /// The command line and the environment, checked before anything is opened.
 pub mod config;
 
-/// The socket, serving, logs, metrics, HTTP, kubelet's registration, and the probe.
+/// The socket, serving, logs, metrics, HTTP, status, kubelet's registration, and the probe.
 pub mod server;
 
 /// The CSI services: request to domain type to response.

@@ -11,12 +11,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, DoctorConfig, Refusal, Task};
+use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, DoctorConfig, Refusal, StatusConfig, Task};
 use csi_nfs::doctor::{self, Verdict};
 use csi_nfs::error::Error;
 use csi_nfs::nfs::text::one_line;
-use csi_nfs::server::probe;
 use csi_nfs::server::telemetry::subscriber;
+use csi_nfs::server::{admin, probe};
 use csi_nfs::{check, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             Ok(runtime) => runtime.block_on(probe::probe(&socket, PROBE_LIMIT)).map_err(Into::into),
             Err(error) => Err(error.into()),
         },
+        Ok(Task::Status(config)) => status(&config),
         Ok(Task::Check(config)) => return check(&config),
         Ok(Task::Doctor(config)) => return examine(&config),
         Err(Refusal::Shown(text)) => {
@@ -82,6 +83,15 @@ fn enforce(config: AgentConfig) -> anyhow::Result<()> {
     let done = runtime.block_on(async { driver::agent::run(config, terminated()?).await.map_err(anyhow::Error::from) });
     runtime.shutdown_background();
     done
+}
+
+/// Prints what the driver tells that runs.
+fn status(config: &StatusConfig) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let told = runtime.block_on(admin::ask(&config.socket))?;
+    // A failed write does not matter: the reader of standard output may be gone.
+    let _ = std::io::stdout().write_all(told.print(config.format).as_bytes());
+    Ok(())
 }
 
 fn check(config: &CheckConfig) -> ExitCode {

@@ -4,12 +4,14 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
+use std::time::Duration;
 
 use csi_nfs::service::proto::csi::VolumeHealthErrorType as Kind;
 use csi_nfs::service::proto::csi::volume_capability::{AccessType, MountVolume};
 use rstest::rstest;
+use tonic::Request;
 
-use crate::support::{Driver, Lab, Place, csi, requests};
+use crate::support::{Code, Driver, Lab, Place, csi, requests};
 
 /// NodePublishVolume for a pod with this `fsGroup`.
 pub fn for_group(volume: &csi::Volume, target: &Path, group: u32) -> csi::NodePublishVolumeRequest {
@@ -85,4 +87,37 @@ async fn a_server_that_refuses_the_group_stops_no_pod_and_health_says_so() {
     let health = driver.node().node_get_volume_health(request).await.unwrap().into_inner().volume_health.unwrap();
     let said: Vec<_> = health.health_statuses.iter().map(|entry| (entry.status(), entry.reason.as_str())).collect();
     assert_eq!(said, [(Kind::Degraded, "GroupRefused")]);
+}
+
+#[tokio::test]
+async fn a_call_for_a_volume_with_many_files_says_how_many_have_the_group_and_the_retry_gets_the_volume() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Tmpfs);
+    let driver = Driver::start().await;
+    let volume = driver.create(requests::create(&share, "v")).await.unwrap();
+    for n in 0..20_000 {
+        fs::write(share.path.join(format!("v/{n}")), "").unwrap();
+    }
+    let target = driver.target("pod");
+    let mut told = Vec::new();
+    loop {
+        let mut call = Request::new(for_group(&volume, &target, 2345));
+        call.set_timeout(Duration::from_millis(400));
+        match driver.node().node_publish_volume(call).await {
+            Ok(_) => break,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Aborted, "{status}");
+                told.push(status.message().to_owned());
+            }
+        }
+    }
+    let begin =
+        format!("the files of {}:{}/v are being given to the pod's group (fsGroup): ", share.server, share.share);
+    let far = |message: &String| -> u64 {
+        let far = message.strip_prefix(&begin).unwrap_or_else(|| panic!("{message}"));
+        far.split(' ').next().unwrap().parse().unwrap()
+    };
+    let far: Vec<u64> = told.iter().map(far).collect();
+    assert!(!far.is_empty() && far.is_sorted(), "{told:#?}");
+    assert!((0..20_000).step_by(1000).all(|n| state(&share.path.join(format!("v/{n}"))).0 == 2345));
 }

@@ -40,6 +40,7 @@ mod security;
 mod servers;
 mod share_alone;
 mod snapshots;
+mod status;
 mod support;
 mod unmounting;
 mod unreachable;

@@ -89,6 +89,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) http_endpoint: Option<SocketAddr>,
 
+    /// The socket on which the driver tells its status. Otherwise it is the CSI socket's path, with .admin after it.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) admin_socket: Option<String>,
+
     /// How long running calls may take to finish when the driver stops.
     #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) shutdown_grace: Duration,
@@ -113,6 +117,10 @@ pub(super) struct Args {
     #[arg(long)]
     enable_snapshot_compression: bool,
 
+    /// The flags that were given, also by the environment, in order.
+    #[arg(skip)]
+    pub(super) given: Vec<String>,
+
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 }
@@ -121,6 +129,13 @@ pub(super) struct Args {
 pub(super) enum Command {
     /// Ask the driver that runs on --endpoint whether it can serve. Exit with 0 if it can, or 1 if not.
     Probe,
+    /// Ask the driver that runs on --endpoint what it does now: servers, exports, calls, copies, locks that are waited
+    /// for, and the last failures. Exit with 0 if it answers, or 1 if not.
+    Status {
+        /// Output format: text, or json, which is one object.
+        #[arg(long, default_value = "text", value_parser = log_format)]
+        format: Format,
+    },
     /// Enforce the sizes of volumes on the NFS server itself, by project quotas of XFS or ext4.
     Agent(Agent),
     /// Try what the driver needs of an export, from here: the way to the server, mounting, writing, locks, the clock, and
@@ -205,8 +220,10 @@ impl Args {
                 Some(word)
             })
             .collect();
-        let matches = command.try_get_matches_from([program].into_iter().chain(from_environment).chain(words))?;
-        Self::from_arg_matches(&matches)
+        let words: Vec<OsString> = from_environment.into_iter().chain(words).collect();
+        let given = words.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        let matches = command.try_get_matches_from([program].into_iter().chain(words))?;
+        Ok(Self { given, ..Self::from_arg_matches(&matches)? })
     }
 }
 

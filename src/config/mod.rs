@@ -31,6 +31,8 @@ pub enum Task {
     Serve(Box<Config>),
     /// Ask the driver that listens on this socket whether it can serve.
     Probe(SocketPath),
+    /// Ask the driver that runs for its status.
+    Status(StatusConfig),
     /// Enforce the sizes of volumes on the NFS server.
     Agent(AgentConfig),
     /// Check an export.
@@ -50,6 +52,15 @@ pub struct AgentConfig {
     pub log_format: Format,
     /// `--v`: klog's verbosity.
     pub verbosity: u32,
+}
+
+/// The configuration of `csi-nfs status`.
+#[derive(Debug)]
+pub struct StatusConfig {
+    /// `--admin-socket`, or what follows from `--endpoint`.
+    pub socket: SocketPath,
+    /// `--format`.
+    pub format: Format,
 }
 
 /// The configuration of `csi-nfs check`.
@@ -94,6 +105,10 @@ pub struct Config {
     pub driver_name: DriverName,
     /// `--endpoint`: the CSI socket.
     pub endpoint: SocketPath,
+    /// `--admin-socket`, or what follows from `--endpoint`.
+    pub admin_socket: SocketPath,
+    /// The flags that were given, also by the environment.
+    pub given: Vec<String>,
     /// The controller's part, if `--mode` includes it.
     pub controller: Option<ControllerConfig>,
     /// The node's part, if `--mode` includes it.
@@ -159,6 +174,9 @@ pub fn parse(
             Ok(Task::Agent(AgentConfig { settings, http_endpoint, log_format, verbosity }))
         }
         Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
+        Some(Command::Status { format }) => {
+            admin_socket(&args).map(|socket| Task::Status(StatusConfig { socket, format }))
+        }
         Some(Command::Check { export, mount_options, repair, format }) => {
             configured(args.mount_options.as_deref(), &args.export_mount_options)
                 .and_then(|usual| CheckConfig::new(&export, mount_options.as_deref(), &usual, repair, format))
@@ -224,6 +242,8 @@ impl Config {
         Ok(Self {
             driver_name: DriverName::parse("--drivername", &args.drivername)?,
             endpoint: endpoint("--endpoint", &args.endpoint)?,
+            admin_socket: admin_socket(&args)?,
+            given: args.given,
             controller,
             node,
             http_endpoint: args.http_endpoint,
@@ -245,6 +265,15 @@ fn endpoint(field: &str, text: &str) -> Result<SocketPath> {
         }
     };
     SocketPath::parse(field, path)
+}
+
+/// The socket on which the driver tells its status: `--admin-socket`, or one beside the CSI socket.
+fn admin_socket(args: &Args) -> Result<SocketPath> {
+    const FLAG: &str = "--admin-socket";
+    match &args.admin_socket {
+        Some(path) => SocketPath::parse(FLAG, path),
+        None => SocketPath::parse(FLAG, &format!("{}.admin", endpoint("--endpoint", &args.endpoint)?)),
+    }
 }
 
 /// The export of a subcommand, and how it is mounted: with `options`, or with those that the controller uses for it.

@@ -29,6 +29,7 @@ fn seen(config: &Config, flag: &str) -> String {
     let registration = || node.registration.as_ref().unwrap();
     match flag {
         "endpoint" => config.endpoint.to_string(),
+        "admin-socket" => config.admin_socket.to_string(),
         "nodeid" => node.id.to_string(),
         "drivername" => config.driver_name.to_string(),
         "export" => controller.exports.iter().map(Source::to_string).collect::<Vec<_>>().join(" "),
@@ -84,6 +85,7 @@ fn a_check_and_the_doctor_mount_an_export_as_the_controller_does(#[case] words: 
 #[case("copy-workers", "8", "8")]
 #[case("vol-stats-cache-expire-in-minutes", "3", "3")]
 #[case("enable-inline-volumes", "T", "true")]
+#[case("admin-socket", "/run/admin.sock", "/run/admin.sock")]
 #[case("http-endpoint", "[::]:9809", "[::]:9809")]
 #[case("shutdown-grace", "1m30s", "90s")]
 #[case("log-format", "json", "json")]
@@ -233,6 +235,32 @@ fn a_probe_needs_no_more_than_the_endpoint(
 }
 
 #[rstest]
+#[case(&["status"], &[], "/csi/csi.sock.admin")]
+#[case(&["status", "--format=json", "--endpoint=unix:/a"], &[], "/a.admin")]
+#[case(&["status", "--admin-socket=/b"], &[("CSI_ENDPOINT", "unix:///e")], "/b")]
+#[case(&["status"], &[("CSI_NFS_ADMIN_SOCKET", "/c")], "/c")]
+fn the_status_is_asked_for_where_the_driver_tells_it(
+    #[case] words: &[&str],
+    #[case] variables: &[(&str, &str)],
+    #[case] path: &str,
+) {
+    let Ok(Task::Status(config)) = read(words, variables) else { panic!("{words:?}") };
+    assert_eq!(config.socket.to_string(), path);
+    let serving = [&["--nodeid=n"][..], &words[1..]].concat();
+    let serving: Vec<&str> = serving.into_iter().filter(|word| !word.starts_with("--format")).collect();
+    let Ok(Task::Serve(config)) = read(&serving, variables) else { panic!("{serving:?}") };
+    assert_eq!(config.admin_socket.to_string(), path, "the driver serves where it is asked");
+}
+
+#[test]
+fn the_flags_that_were_given_are_known_also_those_of_the_environment() {
+    let Ok(Task::Serve(config)) = read(&["-nodeid=n", "-v=3"], &[("CSI_NFS_MOUNT_OPTIONS", "vers=4.1")]) else {
+        panic!("they are valid")
+    };
+    assert_eq!(config.given, ["--mount-options=vers=4.1", "--nodeid=n", "--v=3"]);
+}
+
+#[rstest]
 fn help_names_every_flag_and_variable(#[values("--help", "-help", "-h")] word: &str) {
     let Err(Refusal::Shown(help)) = read(&[word], &[]) else { panic!("{word}") };
     for name in ["--endpoint", "CSI_ENDPOINT", "NODE_ID", "CSI_NFS_SHUTDOWN_GRACE", "probe", "[default: 10s]"] {
@@ -323,6 +351,7 @@ fn the_arguments_of_every_shipped_manifest_unit_and_document_are_accepted() {
                 Ok(Task::Serve(_)) => "serve",
                 Ok(Task::Probe(_)) => "probe",
                 Ok(Task::Agent(_)) => "agent",
+                Ok(Task::Status(_)) => "status",
                 Ok(Task::Check(_)) => "check",
                 Ok(Task::Doctor(_)) => "doctor",
                 Err(refusal) => panic!("{path}: {words:?}: {refusal:?}"),
@@ -331,6 +360,6 @@ fn the_arguments_of_every_shipped_manifest_unit_and_document_are_accepted() {
         }
     }
     // Two services in each of three manifests, and their probes; the agent's unit and manifest; and the documents.
-    let at_least = [("serve", 6), ("probe", 12), ("agent", 2), ("check", 1), ("doctor", 1)];
+    let at_least = [("serve", 6), ("probe", 12), ("agent", 2), ("status", 1), ("check", 1), ("doctor", 1)];
     assert!(at_least.iter().all(|(part, count)| parts.get(part) >= Some(count)), "{parts:?}");
 }

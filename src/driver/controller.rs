@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::ControllerConfig;
-use crate::driver::{CLOSING, Shared, exports, volumes};
+use crate::driver::{CLOSING, Shared, exports, status, volumes};
 use crate::export::Export;
 use crate::export::copy::Options;
 use crate::export::kernel::KernelFs;
@@ -38,6 +38,7 @@ pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services)
     register_metrics(&shared.metrics, &pool, &jobs);
     exports::register(&shared.metrics, &watch);
     volumes::register(&shared.metrics, &watch);
+    status::tell_controller(&shared.board, &pool, &jobs, &watch);
     let controller = Arc::new(Controller::new(pool.clone(), config.settings, jobs.clone()));
     services.add(ControllerServer::from_arc(controller.clone()));
     services.add(GroupControllerServer::from_arc(controller));

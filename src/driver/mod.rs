@@ -5,8 +5,10 @@
 pub mod agent;
 mod controller;
 mod exports;
+mod mounts;
 mod node;
 mod servers;
+mod status;
 mod volumes;
 
 use std::future::Future;
@@ -23,10 +25,12 @@ use crate::mount::local::Local;
 use crate::mount::mounter::Mounter;
 use crate::mount::new_mount;
 use crate::mount::reachability::Reachability;
+use crate::server::admin;
 use crate::server::http;
 use crate::server::metrics::Metrics;
 use crate::server::registration::Registration;
 use crate::server::socket::Socket;
+use crate::server::status::Board;
 use crate::server::telemetry::Calls;
 use crate::server::{self, Services};
 use crate::service::identity::{DriverName, Identity, Readiness};
@@ -43,6 +47,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     /// Whether metrics are served. If not, the driver collects nothing that only metrics need.
     metrics_are_read: bool,
+    /// What the parts tell of themselves.
+    board: Arc<Board>,
     /// Cancelled when the driver must stop.
     stop: CancellationToken,
 }
@@ -54,7 +60,8 @@ impl Shared {
         let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
         let metrics = Arc::new(Metrics::default());
         servers::register(&metrics, &reachability, &gates);
-        Self { reachability, gates, mounter, metrics, metrics_are_read, stop: CancellationToken::new() }
+        let (board, stop) = (Arc::default(), CancellationToken::new());
+        Self { reachability, gates, mounter, metrics, metrics_are_read, board, stop }
     }
 
     /// Checks the servers in use until the returned handle is dropped.
@@ -94,6 +101,8 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<()>
     let shared = Shared::new(config.http_endpoint.is_some());
     let _heartbeat = shared.metrics_are_read.then(|| shared.check_servers());
     let readiness = Readiness::default();
+    let calls = Calls::new(shared.metrics.clone());
+    status::tell(&config, &shared, &readiness, &calls);
     let serves_controller = config.controller.is_some();
     let mut services = Services::default();
     services.add(IdentityServer::new(Identity::new(config.driver_name.clone(), serves_controller, readiness.clone())));
@@ -101,8 +110,13 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<()>
     let _counting = config.node.as_ref().map(|config| node::start(config, &shared, &mut services));
 
     let socket = Socket::bind(&config.endpoint)?;
+    let (admin, claim) = Socket::bind(&config.admin_socket)?.into_parts();
     let registration = bind_registration(config.node.as_ref(), &config.driver_name)?;
     node::register_registration(&shared.metrics, registration.as_ref());
+    // Like the HTTP server, it answers until the last call has ended.
+    let _admin = AbortOnDropHandle::new(tokio::spawn(admin::serve(admin, shared.board.clone())));
+    // It is dropped before the listener.
+    let admin_claim = claim;
     // The HTTP server answers until the last call has ended.
     let _http = match config.http_endpoint {
         Some(address) => {
@@ -132,9 +146,9 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<()>
             registration.run(shared.stop.clone()).await;
         }
     };
-    let calls = Calls::new(shared.metrics.clone());
     let served = server::run(socket, services, calls, ending, config.shutdown_grace);
     let (cut, ()) = tokio::join!(served, registered);
+    drop(admin_claim);
     if let Some(controller) = controller {
         controller.close().await;
     }
@@ -190,7 +204,7 @@ mod tests {
         let running = tokio::spawn(serve(config, async {
             let _ = stopped.await;
         }));
-        while count(directory.path()) < 2 {
+        while count(directory.path()) < 3 {
             tokio::task::yield_now().await;
         }
         probe(&socket, Duration::from_secs(3)).await.unwrap();

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::NodeConfig;
-use crate::driver::Shared;
 use crate::driver::servers::seconds;
+use crate::driver::{Shared, status};
 use crate::export::fs::FsStat;
 use crate::node::mount_health::MountHealth;
 use crate::node::mount_probe::MountProbe;
@@ -43,6 +43,7 @@ pub fn start(config: &NodeConfig, shared: &Shared, services: &mut Services) -> O
     let exports = shared.metrics_are_read.then(|| Exports::new(mounter.clone()));
     let stats = Arc::new(Stats::new(probe.clone(), intents.clone(), exports, config.stats_cache));
     let health = Arc::new(MountHealth::new(probe, intents.clone()));
+    status::tell_node(&shared.board, &intents, publisher.regrouping());
     let mounts = Arc::new(MountsWatch::default());
     register_metrics(&shared.metrics, &stats, &mounts);
     services.add(NodeServer::new(Node::new(settings(config), Arc::new(publisher), stats, health)));

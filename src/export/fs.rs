@@ -11,6 +11,7 @@
 use std::fmt;
 use std::future::Future;
 
+use crate::export::features::Features;
 pub use crate::nfs::attributes::{Attr, Kind, SetAttr, Time};
 pub use crate::nfs::name::Name;
 pub use crate::nfs::status::{FsResult, Status, gone};
@@ -343,6 +344,16 @@ pub trait Fs: Clone + Send + Sync + 'static {
 
     /// Whether other clients of the server see the locks of this one: false for NFSv3 without lockd.
     fn locks_are_shared(&self) -> bool;
+
+    /// The version of NFS of the mount, such as `4.2`, if the kernel shows it.
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
+    /// What the server has shown so far that it can do.
+    fn features(&self) -> Features {
+        Features::default()
+    }
 }
 
 /// Returns the entries of a directory's first page that has any; none if the directory is empty.

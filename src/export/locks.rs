@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::export::fs::{Fs, FsResult, LockMode, Status};
+use crate::export::lock_waits::{Waiting, Waits};
 use crate::mount::backoff::backoff;
 use crate::mount::weak_map::WeakMap;
 
@@ -44,13 +45,16 @@ const WAITS: [f64; 9] = [0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 pub struct Locks {
     local: WeakMap<u64, RwLock<()>>,
     giving_back: GivingBack,
+    /// Who waits for which.
+    pub waiting: Waits,
     /// How long tasks waited for their locks, in seconds.
     waits: Histogram,
 }
 
 impl Default for Locks {
     fn default() -> Self {
-        Self { local: WeakMap::default(), giving_back: GivingBack::default(), waits: Histogram::new(WAITS) }
+        let (local, giving_back, waiting) = Default::default();
+        Self { local, giving_back, waiting, waits: Histogram::new(WAITS) }
     }
 }
 
@@ -128,6 +132,7 @@ impl Locks {
         parts.dedup_by_key(|(key, _)| *key);
         let mut guard = self.guard(file);
         for (key, part) in parts {
+            let waiting = self.waiting.begin(part.0);
             let lock = self.local.get_or_insert_with(key, RwLock::default);
             let local = match part.1 {
                 LockMode::Shared => Local::Shared(lock.read_owned().await),
@@ -138,7 +143,7 @@ impl Locks {
             let mut count = holders.count.lock().await;
             if *count == 0 {
                 *holders.free() = None;
-                file.wait(key, part).await?;
+                file.wait(key, part, &waiting).await?;
             }
             *count += 1;
             guard.held.iter_mut().rev().take(1).for_each(|held| held.counted = true);
@@ -184,10 +189,11 @@ impl<F: Fs> LockFile<F> {
     }
 
     /// Asks the server for the byte of a part until it grants the lock. Logs a wait that takes long.
-    async fn wait(&self, key: u64, (part, mode): Part<'_>) -> FsResult<()> {
+    async fn wait(&self, key: u64, (part, mode): Part<'_>, waiting: &Waiting) -> FsResult<()> {
         let (begun, mut logged, export) = (Instant::now(), false, &self.export);
         let mut pauses = backoff(RETRY.0, RETRY.1);
         while !self.fs.try_lock(&self.file, key, mode).await? {
+            waiting.is_elsewhere();
             if !logged && begun.elapsed() >= LONG_WAIT {
                 logged = true;
                 tracing::warn!(

@@ -2,10 +2,12 @@
 
 pub mod copy;
 pub mod emptying;
+pub mod features;
 pub mod fs;
 pub mod kernel;
 pub mod keyed_mutex;
 pub mod layout;
+pub mod lock_waits;
 pub mod locks;
 pub mod owner_access;
 pub mod pool;
@@ -15,15 +17,17 @@ pub mod seen;
 pub mod trash;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::nfs::source::Source;
 use fs::{Attr, Entry, Fs, FsStat, Kind, LockMode, Name, OpenMode, Status};
 use layout::Layout;
+use lock_waits::Wait;
 use locks::{LockFile, Locks, Part};
 
 /// Records and the files in `.csi-nfs/paths` are smaller than this. A larger file was not written by the driver.
@@ -55,6 +59,7 @@ pub struct Export<F: Fs> {
     pub(crate) emptying: emptying::Emptying,
     /// When a change last found no index of promised bytes (`volume/overcommit.rs`).
     pub(crate) unindexed: seen::Seen,
+    space: Mutex<Option<(FsStat, Instant)>>,
 }
 
 impl<F: Fs> Export<F> {
@@ -72,6 +77,7 @@ impl<F: Fs> Export<F> {
             trash: trash::Signal::default(),
             emptying: emptying::Emptying::default(),
             unindexed: seen::Seen::default(),
+            space: Mutex::default(),
         }
     }
 
@@ -238,7 +244,19 @@ impl<F: Fs> Export<F> {
 
     /// The size and the free space of the export's file system.
     pub async fn stat(&self) -> Result<FsStat> {
-        self.fs.statfs(&self.fs.root()).await.map_err(|e| self.failed("asking for the free space", e))
+        let stat = self.fs.statfs(&self.fs.root()).await.map_err(|e| self.failed("asking for the free space", e))?;
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner) = Some((stat, Instant::now()));
+        Ok(stat)
+    }
+
+    /// The locks of the export that are waited for in this process.
+    pub fn lock_waits(&self) -> Vec<Wait> {
+        self.locks.waiting.all()
+    }
+
+    /// What [`Self::stat`] returned last, and when. Asks nobody.
+    pub fn known_space(&self) -> Option<(FsStat, Instant)> {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All names in a directory, in no particular order.

@@ -60,7 +60,8 @@ impl Connect for Arc<Mounter> {
             let reason = format!("it has moved from {address} to {} just now", mounted.asked);
             return Err(Error::Unreachable { server: share.server.to_string(), port: options.port(), reason });
         }
-        Ok(KernelFs::new(mounted.root, mounted.gate, mounted.locks_are_shared))
+        let fs = KernelFs::new(mounted.root, mounted.gate, mounted.locks_are_shared);
+        Ok(fs.with_version(mounted.shown.as_ref().and_then(|shown| shown.option("vers"))))
     }
 }
 

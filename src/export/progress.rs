@@ -4,7 +4,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, interval_at};
@@ -210,6 +210,52 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Work of one kind that is under way, by what it is about. A clone refers to the same work.
+#[derive(Debug, Clone, Default)]
+pub struct UnderWay(Arc<Mutex<Works>>);
+
+/// What each is about, and how far it is.
+type Works = Vec<(Arc<str>, Progress)>;
+
+impl UnderWay {
+    /// Work begins, and is under way until the returned value is dropped.
+    pub fn begin(&self, what: &str) -> Begun {
+        let (what, progress) = (Arc::from(what), Progress::default());
+        progress.begin();
+        self.list().push((Arc::clone(&what), progress.clone()));
+        Begun { list: self.clone(), what, progress }
+    }
+
+    /// What is under way, and how far, the oldest first.
+    pub fn figures(&self) -> Vec<(String, Figures)> {
+        self.list().iter().map(|(what, progress)| (what.to_string(), progress.figures())).collect()
+    }
+
+    /// How far the work about this is, if it is under way.
+    pub fn of(&self, what: &str) -> Option<Figures> {
+        self.list().iter().find(|(other, _)| **other == *what).map(|(_, progress)| progress.figures())
+    }
+
+    fn list(&self) -> MutexGuard<'_, Works> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Work that is under way until this is dropped.
+#[derive(Debug)]
+pub struct Begun {
+    list: UnderWay,
+    what: Arc<str>,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.list.list().retain(|(what, _)| !Arc::ptr_eq(what, &self.what));
+    }
+}
+
 /// Does `work`. Calls `tell` now and then while it takes long: after `first`, and then after each `every`.
 pub async fn told<T>(work: impl Future<Output = T>, (first, every): (Duration, Duration), mut tell: impl FnMut()) -> T {
     let mut ticks = interval_at(Instant::now() + first, every);
@@ -284,6 +330,23 @@ mod tests {
         assert_eq!(progress.figures().expected, Some(1));
         progress.entry();
         assert_eq!(progress.figures().expected, None);
+    }
+
+    #[test]
+    fn work_is_under_way_until_it_ends() {
+        let under_way = UnderWay::default();
+        let (one, two) = (under_way.begin("v"), under_way.begin("v"));
+        one.progress.entries(3);
+        let far = |under_way: &UnderWay| -> Vec<u64> {
+            under_way.figures().iter().map(|(_, figures)| figures.done.entries).collect()
+        };
+        assert_eq!(far(&under_way), [3, 0]);
+        assert_eq!(under_way.of("v").map(|figures| figures.done.entries), Some(3));
+        assert_eq!(under_way.of("w"), None);
+        drop(one);
+        assert_eq!(far(&under_way), [0]);
+        drop(two);
+        assert_eq!(under_way.figures(), []);
     }
 
     #[tokio::test(start_paused = true)]

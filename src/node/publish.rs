@@ -139,7 +139,9 @@ impl Publisher {
             let is_unwanted = || self.leaving.contains(&target);
             let root =
                 mount.as_fd().try_clone_to_owned().map_err(|error| Error::Internal(format!("{target}: {error}")))?;
-            walked = regroup(gate, Arc::new(root), group, &source.to_string(), is_unwanted).await?;
+            let volume = source.to_string();
+            let begun = self.regrouping.begin(&volume);
+            walked = regroup(gate, Arc::new(root), group, (&volume, &begun.progress), is_unwanted).await?;
             report(&source, group, &walked);
         }
         let gate_of_root = gate.clone();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::export::keyed_mutex::KeyedMutex;
+use crate::export::progress::UnderWay;
 use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
@@ -26,6 +27,8 @@ pub struct Publisher {
     pub(super) leaving: Leaving,
     /// Locks: one call at a time publishes a volume that may have only one target.
     pub(super) sources: KeyedMutex<Source>,
+    /// The volumes whose files are being given to the group of a pod.
+    pub(super) regrouping: UnderWay,
 }
 
 impl Publisher {
@@ -39,6 +42,12 @@ impl Publisher {
     ) -> Self {
         let probe = MountProbe::new(Arc::clone(&reachability), Arc::clone(&gates));
         let (targets, sources, leaving) = (KeyedMutex::default(), KeyedMutex::default(), Leaving::default());
-        Self { mounter, reachability, gates, probe, intents, targets, leaving, sources }
+        let regrouping = UnderWay::default();
+        Self { mounter, reachability, gates, probe, intents, targets, leaving, sources, regrouping }
+    }
+
+    /// The volumes whose files are being given to the group of a pod (`fsGroup`).
+    pub fn regrouping(&self) -> UnderWay {
+        self.regrouping.clone()
     }
 }

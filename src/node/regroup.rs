@@ -7,17 +7,16 @@
 //! Several threads of the server's gate change a few entries at a time, so calls for other volumes get their turn.
 //! Tenants may change the tree meanwhile: every step starts at a descriptor, and nothing leads out of the volume.
 
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
-
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, StatxFlags};
-use rustix::io::Errno;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
+use crate::export::progress::{Progress, TELL};
 use crate::mount::beneath;
 use crate::mount::gate::Gate;
 use crate::nfs::status::Status;
@@ -37,8 +36,6 @@ const NAMES: usize = 512;
 const BATCH: usize = 16;
 /// After this many refusals and no success, the server is taken to refuse all of it.
 const REFUSALS: u64 = 64;
-/// The pause between two messages in the log.
-const PROGRESS: Duration = Duration::from_secs(10);
 
 /// What a walk did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,8 +77,8 @@ struct Done {
     next: Vec<Piece>,
 }
 
-/// Gives everything below `root` to `group`, except `root` itself. `volume` is for messages. The walk ends early if
-/// `is_unwanted` becomes true, or if the server refuses every change.
+/// Gives everything below `root` to `group`, except `root` itself. `volume` is for messages, and `progress` counts what
+/// was looked at. The walk ends early if `is_unwanted` becomes true, or if the server refuses every change.
 ///
 /// # Errors
 /// [`Error::Unreachable`] if the server stops answering, [`Error::Export`] if it returns an error other than a refusal,
@@ -90,7 +87,7 @@ pub async fn regroup(
     gate: &Gate,
     root: Arc<OwnedFd>,
     group: u32,
-    volume: &str,
+    (volume, progress): (&str, &Progress),
     is_unwanted: impl Fn() -> bool,
 ) -> Result<Walked> {
     let (mut walked, mut told) = (Walked::default(), Instant::now());
@@ -108,6 +105,7 @@ pub async fn regroup(
         let done = done.map_err(|error| Error::Internal(format!("{volume}: changing its group broke off: {error}")))?;
         let done = done?.map_err(|errno| failed(volume, group, errno))?;
         walked.add(done.walked);
+        progress.entries(done.walked.seen);
         pieces.extend(done.next);
         if walked.refused >= REFUSALS && walked.changed == 0 {
             break;
@@ -117,9 +115,9 @@ pub async fn regroup(
                 "the files of {volume} were being given to group {group}, but the volume is no longer wanted here"
             )));
         }
-        if told.elapsed() >= PROGRESS {
-            let Walked { seen, changed, refused, .. } = walked;
-            tracing::info!(volume, group, seen, changed, refused, "giving the volume's files to the pod's fsGroup");
+        if told.elapsed() >= TELL {
+            let (Walked { changed, refused, .. }, far) = (walked, progress.figures());
+            tracing::info!(volume, group, %far, changed, refused, "giving the volume's files to the pod's fsGroup");
             told = Instant::now();
         }
     }
@@ -246,7 +244,7 @@ mod tests {
 
     async fn regrouped(root: &Path) -> Walked {
         let root = Arc::new(fs::File::open(root).unwrap().into());
-        regroup(&Gate::of_this_machine(), root, GROUP, "nfs:/volume", || false).await.unwrap()
+        regroup(&Gate::of_this_machine(), root, GROUP, ("nfs:/volume", &Progress::default()), || false).await.unwrap()
     }
 
     fn state(path: &Path) -> (u32, u32) {
@@ -300,7 +298,8 @@ mod tests {
         let looks = std::cell::Cell::new(0);
         let is_unwanted = || looks.replace(looks.get() + 1) > 20;
         let root = Arc::new(fs::File::open(dir.path()).unwrap().into());
-        let cut = regroup(&Gate::of_this_machine(), root, GROUP, "nfs:/volume", is_unwanted).await;
+        let cut =
+            regroup(&Gate::of_this_machine(), root, GROUP, ("nfs:/volume", &Progress::default()), is_unwanted).await;
         // Without root, the walk ends after some refusals.
         assert!(matches!(cut, Err(Error::Precondition(_))) || !is_root(), "{cut:?}");
         let (rest, again) = (regrouped(dir.path()).await, regrouped(dir.path()).await);

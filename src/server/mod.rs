@@ -1,5 +1,6 @@
 //! Serves the CSI services on a socket until shutdown, which takes a bounded time.
 
+pub mod admin;
 mod exposition;
 pub(crate) mod http;
 pub(crate) mod metrics;
@@ -7,6 +8,7 @@ pub mod probe;
 mod process;
 pub(crate) mod registration;
 pub(crate) mod socket;
+pub mod status;
 pub mod telemetry;
 
 use std::convert::Infallible;

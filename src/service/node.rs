@@ -1,7 +1,9 @@
 //! The Node service (CSI, "Node Service RPC").
 
+use std::future::Future;
 use std::sync::Arc;
 
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use super::{int64, present, publish_request};
@@ -13,6 +15,7 @@ use crate::node::publisher::Publisher;
 use crate::node::stats::{Stats, Volume};
 use crate::node::target::Target;
 use crate::service::call_span;
+use crate::service::deadline;
 use crate::service::health_response::volume_health;
 use crate::service::proto::csi;
 use crate::service::proto::csi::node_server::Node as Rpc;
@@ -43,6 +46,27 @@ impl Node {
     pub fn new(settings: Settings, publisher: Arc<Publisher>, stats: Arc<Stats>, health: Arc<MountHealth>) -> Self {
         Self { settings, publisher, stats, health }
     }
+
+    /// Waits until a volume is published. If its files are still being given to the pod's group shortly before the
+    /// caller's deadline, the answer says how far that is.
+    async fn published_or_far(
+        &self,
+        published: impl Future<Output = Result<()>>,
+        until: Option<Instant>,
+        source: &str,
+    ) -> Result<()> {
+        tokio::pin!(published);
+        let Some(until) = until else { return published.await };
+        if let Ok(done) = timeout_at(until, &mut published).await {
+            return done;
+        }
+        match self.publisher.regrouping().of(source) {
+            Some(figures) => Err(Error::UnderWay(format!(
+                "the files of {source} are being given to the pod's group (fsGroup): {figures}; that goes on, call again"
+            ))),
+            None => published.await,
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -51,13 +75,15 @@ impl Rpc for Node {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+        let until = deadline::for_answer(&request);
         let request = request.into_inner();
         call_span::volume(&request.volume_id);
         let publish = publish_request::parse(request, &self.settings.publish)?;
-        tracing::Span::current().record("server", publish.source.server.as_str());
-        let publisher = Arc::clone(&self.publisher);
+        call_span::server(publish.source.server.as_str());
+        let (publisher, source) = (Arc::clone(&self.publisher), publish.source.to_string());
         // The work is finished even if the caller gives up.
-        run_to_completion(async move { publisher.publish(publish).await }).await?;
+        let published = run_to_completion(async move { publisher.publish(publish).await });
+        self.published_or_far(published, until, &source).await?;
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
 

@@ -2,7 +2,6 @@
 //! it.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,16 +14,14 @@ use tracing::Instrument as _;
 
 use crate::error::{Error, Result};
 use crate::export::copy::Options;
-use crate::export::progress::{Figures, Progress, TELL, Totals, told};
-use crate::nfs::source::{Server, Source};
+use crate::export::progress::{Progress, TELL, told};
+use crate::nfs::source::Server;
+use crate::snapshot::copies::{About, Copy, Key};
 use crate::snapshot::tree::How;
-use crate::snapshot::turns::{self, COPIES, Counts, Now, Place, State};
+use crate::snapshot::turns::{self, Counts, Place};
 
 /// How long after a copy's end its error is kept for a retry, if no caller waited for the copy.
 const KEPT: Duration = Duration::from_secs(600);
-
-/// Identifies a copy: the export that it is made on, and its name in staging.
-pub type Key = (Source, String);
 
 struct Job {
     about: Arc<About>,
@@ -32,69 +29,6 @@ struct Job {
     done: watch::Receiver<Option<Result<()>>>,
     /// When it ended, if it has.
     ended: Option<Instant>,
-}
-
-/// What a copy is, and where to read how far it is.
-#[derive(Debug)]
-struct About {
-    key: Key,
-    /// The identifiers of the volumes or snapshots that are copied.
-    of: Vec<String>,
-    now: Now,
-    progress: Progress,
-    /// When a call began it.
-    since: SystemTime,
-}
-
-/// A copy under way, as it is at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Copy {
-    /// The export that it is made on.
-    pub export: Source,
-    /// Its name in staging, which says what is made.
-    pub name: String,
-    /// The identifiers of the volumes or snapshots that are copied.
-    pub of: Vec<String>,
-    /// What it does.
-    pub state: State,
-    /// When a call began it.
-    pub since: SystemTime,
-    /// How far it is.
-    pub figures: Figures,
-}
-
-impl fmt::Display for Copy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.state {
-            State::WaitsForLocks => f.write_str("the copy waits until another controller is done with it"),
-            State::WaitsForTurn => {
-                write!(f, "the copy waits for its turn, {COPIES} others run on server {}", self.export.server)
-            }
-            State::Copies => write!(f, "copied {}", self.figures),
-            State::Ends => write!(f, "copied {}, and puts the copy into its place", self.figures),
-        }
-    }
-}
-
-impl About {
-    fn copy(&self) -> Copy {
-        let (export, name) = self.key.clone();
-        let (of, state, since, figures) = (self.of.clone(), self.now.get(), self.since, self.progress.figures());
-        Copy { export, name, of, state, since, figures }
-    }
-
-    /// Logs how far the copy is.
-    fn tell(&self) {
-        let Copy { state, figures, .. } = self.copy();
-        let Totals { entries, bytes, vanished } = figures.done;
-        match state {
-            State::WaitsForLocks | State::WaitsForTurn => tracing::info!(copy = %self.copy(), "a copy waits"),
-            State::Copies | State::Ends => {
-                let (expected, left) = (figures.expected, figures.left().map(|left| left.as_secs()));
-                tracing::info!(entries, expected, bytes, vanished, seconds_left = left, "copying a tree");
-            }
-        }
-    }
 }
 
 impl Job {
@@ -275,7 +209,8 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-    use crate::nfs::source::Share;
+    use crate::nfs::source::{Share, Source};
+    use crate::snapshot::turns::{COPIES, State};
     use crate::testing::log::Log;
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod content;
+pub mod copies;
 pub mod create_snapshot;
 pub mod create_volume;
 pub mod delete;

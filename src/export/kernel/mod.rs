@@ -29,9 +29,10 @@ use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
 use tokio::time::sleep;
 
+use crate::export::features::{Feature, Features};
 use crate::export::fs::{
-    Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status, check_new_mode,
-    check_special, check_symlink_target, lock_offset,
+    ACLS, Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status,
+    check_new_mode, check_special, check_symlink_target, lock_offset,
 };
 use crate::mount::gate::{Gate, Held};
 use handle::{Descriptor, File, Mount};
@@ -51,6 +52,8 @@ pub struct KernelFs {
     mount: Mount,
     way: Way,
     locks_are_shared: bool,
+    version: Option<Arc<str>>,
+    features: Features,
 }
 
 /// The first and the longest pause between attempts to open a file on which another client has a lease. All pauses
@@ -72,7 +75,13 @@ impl KernelFs {
     pub fn new(root: Held<OwnedFd>, gate: Gate, locks_are_shared: bool) -> Self {
         let mount = Arc::new(root);
         let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
-        Self { root, mount, way: Way::Gate(gate), locks_are_shared }
+        let (version, features) = Default::default();
+        Self { root, mount, way: Way::Gate(gate), locks_are_shared, version, features }
+    }
+
+    /// The same, whose mount has this version of NFS.
+    pub fn with_version(self, version: Option<&str>) -> Self {
+        Self { version: version.map(Arc::from), ..self }
     }
 
     /// A directory of this machine in place of an export, limited to its file system. It is for the quota agent, which
@@ -249,7 +258,8 @@ impl Fs for KernelFs {
 
     async fn clone_file(&self, source: &KernelHandle, target: &KernelHandle) -> FsResult<u64> {
         let (source, target) = (source.file(false)?, target.file(true)?);
-        self.call(move || content::clone_file(source.as_fd(), target.as_fd())).await
+        let cloned = self.call(move || content::clone_file(source.as_fd(), target.as_fd())).await;
+        self.features.noted(Feature::Clone, cloned)
     }
 
     async fn copy(&self, source: &KernelHandle, target: &KernelHandle, offset: u64, length: u64) -> FsResult<u64> {
@@ -259,7 +269,15 @@ impl Fs for KernelFs {
 
     async fn list_xattrs(&self, object: &KernelHandle) -> FsResult<Vec<Vec<u8>>> {
         let object = object.clone();
-        self.call(move || object.xattrs()?.list()).await
+        let listed = self.call(move || object.xattrs()?.list()).await;
+        for name in listed.iter().flatten() {
+            let is_list = ACLS.contains(&name.as_slice());
+            self.features.note(if is_list { Feature::Acls } else { Feature::Xattrs }, true);
+        }
+        if listed == Err(Status::NotSupp) {
+            self.features.note(Feature::Xattrs, false);
+        }
+        listed
     }
 
     async fn get_xattr(&self, object: &KernelHandle, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
@@ -332,6 +350,14 @@ impl Fs for KernelFs {
 
     fn locks_are_shared(&self) -> bool {
         self.locks_are_shared
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    fn features(&self) -> Features {
+        self.features.clone()
     }
 }
 

@@ -5,6 +5,8 @@
 //! the volume and the server with `volume` and `server` of `service::call_span`. Lines during the call contain them
 //! too.
 
+mod recent;
+
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,6 +29,9 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 
 use crate::nfs::text::{Format, one_line};
 use crate::server::metrics::Metrics;
+use crate::server::status::Status as Told;
+use crate::service::call_span::{ABOUT, About};
+use recent::Recent;
 
 /// The maximum size in bytes of an error's message in the log.
 const MESSAGE_MAX: usize = 2048;
@@ -85,18 +90,25 @@ pub struct Calls(Arc<Inner>);
 struct Inner {
     metrics: Arc<Metrics>,
     in_flight: AtomicUsize,
+    recent: Recent,
     cut: CancellationToken,
 }
 
 impl Calls {
     /// A layer that counts in these metrics.
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self(Arc::new(Inner { metrics, in_flight: AtomicUsize::new(0), cut: CancellationToken::new() }))
+        let (in_flight, recent, cut) = (AtomicUsize::new(0), Recent::default(), CancellationToken::new());
+        Self(Arc::new(Inner { metrics, in_flight, recent, cut }))
     }
 
     /// How many calls are being served.
     pub fn in_flight(&self) -> usize {
         self.0.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Adds the calls that are being served, and the last ones that failed, to a status.
+    pub fn tell(&self, status: &mut Told) {
+        self.0.recent.tell(status);
     }
 
     /// Ends all current and all later calls with UNAVAILABLE. Returns the number of current calls.
@@ -136,7 +148,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let call = Call::start(&self.calls, method(request.uri().path()));
-        let serving = self.inner.call(request).instrument(call.span.clone());
+        let serving = ABOUT.scope(call.about.clone(), self.inner.call(request)).instrument(call.span.clone());
         let cut = self.calls.0.cut.clone();
         Box::pin(async move {
             let response = tokio::select! {
@@ -182,6 +194,8 @@ fn is_routine(method: &str) -> bool {
 struct Call {
     calls: Calls,
     method: String,
+    about: Arc<About>,
+    number: u64,
     span: Span,
     started: Instant,
     ended: bool,
@@ -191,9 +205,12 @@ impl Call {
     fn start(calls: &Calls, method: &str) -> Self {
         calls.0.in_flight.fetch_add(1, Ordering::Relaxed);
         calls.0.metrics.call_started(method);
+        let about = Arc::default();
         Self {
             calls: calls.clone(),
             method: method.to_owned(),
+            number: calls.0.recent.started(method, &about),
+            about,
             span: tracing::info_span!("call", method, volume = field::Empty, server = field::Empty),
             started: Instant::now(),
             ended: false,
@@ -214,6 +231,7 @@ impl Call {
         self.calls.0.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.calls.0.metrics.call_ended(&self.method, &name, took);
         let message = &message[..message.floor_char_boundary(MESSAGE_MAX)];
+        self.calls.0.recent.ended(self.number, (code, &name), message);
         let _entered = self.span.enter();
         let (code_name, ms) = (&*name, (took.as_secs_f64() * 1e4).round() / 10.0);
         match code {

@@ -6,6 +6,7 @@ use tower::{Layer, ServiceExt};
 
 use super::*;
 use crate::nfs::text::Format;
+use crate::server::status as server_status;
 use crate::service::call_span::{server, volume};
 use crate::testing::log::{Logging, log_to};
 
@@ -157,4 +158,44 @@ async fn a_call_that_is_cut_off_tells_its_caller_to_retry() {
     let response = call.await.unwrap().unwrap();
     assert_eq!(Status::from_header_map(response.headers()).unwrap().code(), Code::Unavailable);
     assert_eq!(calls.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn a_status_has_the_calls_that_run_and_the_last_ten_that_failed_with_what_they_are_about() {
+    let (_log, _guard) = logging(Format::Text, 0);
+    let calls = calls();
+    let told = || {
+        let mut status = server_status::Status::default();
+        calls.tell(&mut status);
+        status
+    };
+    let waiting = tower::service_fn(|_: Request<Body>| async {
+        volume("pvc\n1");
+        server("nfs");
+        pending::<Result<Response<Body>, Infallible>>().await
+    });
+    let request = Request::builder().uri("/csi.v1.Controller/CreateVolume").body(Body::empty()).unwrap();
+    let running = tokio::spawn(calls.layer(waiting).oneshot(request));
+    tokio::task::yield_now().await;
+    let [call] = &told().calls[..] else { panic!("{:?}", told()) };
+    assert_eq!((&*call.method, &*call.volume, &*call.server), ("CreateVolume", "pvc\\n1", "nfs"));
+    running.abort();
+    running.await.unwrap_err();
+    assert_eq!((told().calls.len(), &*told().failures[0].code), (0, "Cancelled"));
+
+    for number in 0..12 {
+        let id: &'static str = format!("v{number}").leak();
+        call_of(&calls, "CreateVolume", id, Status::unavailable("no\nserver")).await;
+        call_of(&calls, "CreateVolume", id, Status::aborted("a copy goes on")).await;
+        call_of(&calls, "CreateVolume", id, Status::ok("")).await;
+    }
+    let failures = told().failures;
+    let volumes: Vec<&str> = failures.iter().map(|failure| &*failure.volume).collect();
+    assert_eq!(volumes, ["v11", "v10", "v9", "v8", "v7", "v6", "v5", "v4", "v3", "v2"]);
+    let last = &failures[0];
+    assert_eq!((&*last.method, &*last.code, &*last.message), ("CreateVolume", "Unavailable", "no\\nserver"));
+}
+
+async fn call_of(calls: &Calls, method: &str, id: &'static str, status: Status) {
+    call(calls, method, id, "s", status).await;
 }
