@@ -10,6 +10,9 @@ pub mod driver;
 /// The command line and the environment, checked before anything is opened.
 pub mod config;
 
+/// What an issue about the driver needs, as one tar.
+pub mod bundle;
+
 /// The socket, serving, logs, metrics, HTTP, status, kubelet's registration, and the probe.
 pub mod server;
 

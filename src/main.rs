@@ -1,23 +1,28 @@
 //! The `csi-nfs` binary: it reads the configuration, prepares the process, runs the task, and reports the result.
 
 use std::fmt::Display;
+use std::fs::OpenOptions;
 use std::future::Future;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
-use csi_nfs::config::{self, AgentConfig, CheckConfig, Config, DoctorConfig, Refusal, StatusConfig, Task};
+use csi_nfs::config::{
+    self, AgentConfig, BundleConfig, CheckConfig, Config, DoctorConfig, Refusal, StatusConfig, Task,
+};
 use csi_nfs::doctor::{self, Verdict};
 use csi_nfs::error::Error;
 use csi_nfs::nfs::text::one_line;
 use csi_nfs::server::telemetry::subscriber;
 use csi_nfs::server::{admin, probe};
-use csi_nfs::{check, driver};
+use csi_nfs::{bundle as issue, check, driver};
 
 /// EX_USAGE of sysexits.h: bad configuration.
 const BAD_CONFIGURATION: u8 = 64;
@@ -39,6 +44,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error.into()),
         },
         Ok(Task::Status(config)) => status(&config),
+        Ok(Task::Bundle(config)) => bundle(&config),
         Ok(Task::Check(config)) => return check(&config),
         Ok(Task::Doctor(config)) => return examine(&config),
         Err(Refusal::Shown(text)) => {
@@ -92,6 +98,24 @@ fn status(config: &StatusConfig) -> anyhow::Result<()> {
     // A failed write does not matter: the reader of standard output may be gone.
     let _ = std::io::stdout().write_all(told.print(config.format).as_bytes());
     Ok(())
+}
+
+/// Writes a bundle to a new file, which only its owner can read, or to standard output.
+fn bundle(config: &BundleConfig) -> anyhow::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let to: Box<dyn Write> = match &config.output {
+        Some(path) => {
+            let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            Box::new(opened.with_context(|| format!("creating `{}` for --output", path.display()))?)
+        }
+        None if std::io::stdout().is_terminal() => {
+            anyhow::bail!("a tar is nothing for a terminal: name a file with --output, or redirect it into one")
+        }
+        None => Box::new(std::io::stdout().lock()),
+    };
+    let written = runtime.block_on(issue::write(&config.settings, to));
+    runtime.shutdown_background();
+    Ok(written?)
 }
 
 fn check(config: &CheckConfig) -> ExitCode {

@@ -1,7 +1,8 @@
 //! The binary's exit codes, output and signals.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read as _};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -23,7 +24,12 @@ struct Driver(Child);
 
 impl Driver {
     fn start(directory: &Path) -> Self {
+        Self::start_with(directory, &[])
+    }
+
+    fn start_with(directory: &Path, variables: &[(&str, &str)]) -> Self {
         let mut command = csi_nfs(&["--mode=controller", "--endpoint=unix://csi.sock"]);
+        command.envs(variables.iter().copied());
         let mut child = command.current_dir(directory).stderr(Stdio::piped()).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
@@ -116,6 +122,48 @@ fn a_second_instance_takes_over_and_outlives_the_first() {
     let _second = Driver::start(directory.path());
     assert_eq!(first.end(Signal::TERM), Some(0));
     assert_eq!(probe(directory.path()).status.code(), Some(0));
+}
+
+/// The files of a bundle, by name.
+fn files(tar: &[u8]) -> BTreeMap<String, String> {
+    let mut archive = tar::Archive::new(tar);
+    let file = |entry: std::io::Result<tar::Entry<'_, &[u8]>>| {
+        let (mut entry, mut text) = (entry.unwrap(), String::new());
+        entry.read_to_string(&mut text).unwrap();
+        (entry.path().unwrap().display().to_string(), text)
+    };
+    archive.entries().unwrap().map(file).collect()
+}
+
+#[test]
+fn a_bundle_has_status_settings_and_logs_of_the_driver_and_none_of_the_secrets_that_are_planted() {
+    const PLANTED: [&str; 5] = ["planted-1", "planted-2", "planted-3", "planted-4", "planted5"];
+    let directory = tempfile::tempdir().unwrap();
+    let _driver = Driver::start_with(directory.path(), &[("NODE_ID", "token=planted-1")]);
+    let log = "call failed password=planted-2\nAuthorization: Bearer planted-3\n\
+               at nfs://admin:planted-4@host/\n-----BEGIN PRIVATE KEY-----\nplanted5\n";
+    std::fs::write(directory.path().join("controller.log"), log).unwrap();
+    let words = ["bundle", "--endpoint=unix://csi.sock", "--log=controller.log"];
+    let made = csi_nfs(&words).current_dir(directory.path()).output().unwrap();
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let files = files(&made.stdout);
+    let names: Vec<&str> = files.keys().map(|name| name.strip_prefix("csi-nfs-bundle/").unwrap()).collect();
+    let expected = ["README.txt", "about.txt", "logs/1-controller.log", "settings.txt", "status.json", "status.txt"];
+    assert_eq!(names, expected);
+    let file = |name: &str| &*files[&format!("csi-nfs-bundle/{name}")];
+    assert!(file("settings.txt").contains("--mode=controller\n"), "{}", file("settings.txt"));
+    assert!(file("status.txt").contains("serves controller\n"), "{}", file("status.txt"));
+    let status: serde_json::Value = serde_json::from_str(file("status.json")).unwrap();
+    assert_eq!(status["state"], "serving");
+    assert!(file("logs/1-controller.log").starts_with("call failed password=[redacted]\n"));
+    for planted in PLANTED {
+        assert!(!files.values().any(|text| text.contains(planted)), "{planted}: {files:#?}");
+    }
+
+    let again = ["bundle", "--endpoint=unix://csi.sock", "--output=controller.log"];
+    let refused = csi_nfs(&again).current_dir(directory.path()).output().unwrap();
+    assert_eq!((refused.status.code(), text(&refused.stderr).lines().count()), (Some(1), 1));
+    assert_eq!(std::fs::read_to_string(directory.path().join("controller.log")).unwrap(), log);
 }
 
 #[test]

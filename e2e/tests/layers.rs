@@ -14,6 +14,7 @@ use syn::{Attribute, Item, UseTree};
 const ROOMS: [&str; 16] = [
     "driver",
     "config",
+    "bundle",
     "server",
     "service",
     "doctor",

@@ -136,6 +136,25 @@ pub(super) enum Command {
         #[arg(long, default_value = "text", value_parser = log_format)]
         format: Format,
     },
+    /// Write what an issue about the driver needs as one tar: versions, the status and settings of the driver that runs
+    /// on --endpoint, the ends of logs, and the findings of check. What looks like a secret is taken out.
+    Bundle {
+        /// A log or another text to add; - is standard input. Repeat the flag.
+        #[arg(long, value_name = "FILE")]
+        log: Vec<std::path::PathBuf>,
+
+        /// An export to check, as SERVER:/SHARE, with an IPv6 address in brackets.
+        #[arg(long)]
+        export: Option<String>,
+
+        /// NFS mount options for the export, separated by commas.
+        #[arg(long)]
+        mount_options: Option<String>,
+
+        /// The file to write, which must not exist. Otherwise the tar goes to standard output.
+        #[arg(long, value_name = "FILE")]
+        output: Option<std::path::PathBuf>,
+    },
     /// Enforce the sizes of volumes on the NFS server itself, by project quotas of XFS or ext4.
     Agent(Agent),
     /// Try what the driver needs of an export, from here: the way to the server, mounting, writing, locks, the clock, and

@@ -5,9 +5,11 @@ mod args;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::agent;
+use crate::bundle;
 use crate::check;
 use crate::doctor;
 use crate::error::{Error, Result};
@@ -33,6 +35,8 @@ pub enum Task {
     Probe(SocketPath),
     /// Ask the driver that runs for its status.
     Status(StatusConfig),
+    /// Write what an issue needs.
+    Bundle(BundleConfig),
     /// Enforce the sizes of volumes on the NFS server.
     Agent(AgentConfig),
     /// Check an export.
@@ -61,6 +65,15 @@ pub struct StatusConfig {
     pub socket: SocketPath,
     /// `--format`.
     pub format: Format,
+}
+
+/// The configuration of `csi-nfs bundle`.
+#[derive(Debug)]
+pub struct BundleConfig {
+    /// `--log`, `--export`, and where the driver is asked.
+    pub settings: bundle::Settings,
+    /// `--output`; standard output otherwise.
+    pub output: Option<PathBuf>,
 }
 
 /// The configuration of `csi-nfs check`.
@@ -174,6 +187,9 @@ pub fn parse(
             Ok(Task::Agent(AgentConfig { settings, http_endpoint, log_format, verbosity }))
         }
         Some(Command::Probe) => endpoint("--endpoint", &args.endpoint).map(Task::Probe),
+        Some(Command::Bundle { ref log, ref export, ref mount_options, ref output }) => {
+            BundleConfig::new(&args, log, (export.as_deref(), mount_options.as_deref()), output).map(Task::Bundle)
+        }
         Some(Command::Status { format }) => {
             admin_socket(&args).map(|socket| Task::Status(StatusConfig { socket, format }))
         }
@@ -190,6 +206,23 @@ pub fn parse(
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
     task.map_err(|error| Refusal::Bad(one_line(&error.to_string()).into_owned()))
+}
+
+impl BundleConfig {
+    fn new(
+        args: &Args,
+        logs: &[PathBuf],
+        (export, options): (Option<&str>, Option<&str>),
+        output: &Option<PathBuf>,
+    ) -> Result<Self> {
+        let usual = configured(args.mount_options.as_deref(), &args.export_mount_options)?;
+        let check = export.map(|export| {
+            let (export, mount_options) = mounted(export, options, &usual)?;
+            Ok::<_, Error>(check::Settings { export, mount_options, repair: false })
+        });
+        let settings = bundle::Settings { logs: logs.to_vec(), socket: admin_socket(args)?, check: check.transpose()? };
+        Ok(Self { settings, output: output.clone() })
+    }
 }
 
 impl CheckConfig {

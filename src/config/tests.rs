@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use rstest::rstest;
 
 use super::*;
@@ -253,6 +255,19 @@ fn the_status_is_asked_for_where_the_driver_tells_it(
 }
 
 #[test]
+fn a_bundle_checks_an_export_with_the_options_of_the_driver_and_repairs_nothing() {
+    let words = ["bundle", "--log=a", "--log=-", "--export=h:/a", "--output=/b.tar"];
+    let Ok(Task::Bundle(config)) = read(&words, &[("CSI_NFS_MOUNT_OPTIONS", "vers=4.1")]) else { panic!("valid") };
+    let check = config.settings.check.unwrap();
+    assert_eq!((check.export.to_string(), check.repair), ("h:/a".to_owned(), false));
+    assert_eq!(check.mount_options.to_vec(), ["vers=4.1"]);
+    assert_eq!(config.settings.logs, [Path::new("a"), Path::new("-")]);
+    assert_eq!(config.output.as_deref(), Some(Path::new("/b.tar")));
+    let Ok(Task::Bundle(config)) = read(&["bundle"], &[]) else { panic!("nothing is required") };
+    assert!(config.settings.check.is_none() && config.output.is_none());
+}
+
+#[test]
 fn the_flags_that_were_given_are_known_also_those_of_the_environment() {
     let Ok(Task::Serve(config)) = read(&["-nodeid=n", "-v=3"], &[("CSI_NFS_MOUNT_OPTIONS", "vers=4.1")]) else {
         panic!("they are valid")
@@ -352,6 +367,7 @@ fn the_arguments_of_every_shipped_manifest_unit_and_document_are_accepted() {
                 Ok(Task::Probe(_)) => "probe",
                 Ok(Task::Agent(_)) => "agent",
                 Ok(Task::Status(_)) => "status",
+                Ok(Task::Bundle(_)) => "bundle",
                 Ok(Task::Check(_)) => "check",
                 Ok(Task::Doctor(_)) => "doctor",
                 Err(refusal) => panic!("{path}: {words:?}: {refusal:?}"),
