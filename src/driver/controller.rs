@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::ControllerConfig;
-use crate::driver::{CLOSING, Shared, exports, status, volumes};
+use crate::driver::{CLOSING, Shared, copies, exports, status, volumes};
 use crate::export::Export;
 use crate::export::copy::Options;
 use crate::export::kernel::KernelFs;
@@ -35,7 +35,8 @@ pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services)
     let pool = Arc::new(Pool::new(shared.mounter.clone(), known));
     let (watched, watch) = (Arc::new(Exports::new(pool.clone(), configured.clone())), Arc::new(ExportWatch::default()));
     let jobs = Arc::new(Jobs::new(Options { in_flight: config.copy_workers }, shared.stop.clone()));
-    register_metrics(&shared.metrics, &pool, &jobs);
+    register_metrics(&shared.metrics, &pool);
+    copies::register(&shared.metrics, &pool, &jobs);
     exports::register(&shared.metrics, &watch);
     volumes::register(&shared.metrics, &watch);
     status::tell_controller(&shared.board, &pool, &jobs, &watch);
@@ -64,15 +65,7 @@ impl Running {
     }
 }
 
-fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Arc<Jobs>) {
-    let (running, waiting) = (jobs.clone(), jobs.clone());
-    let one = |value: usize| vec![Reading { labels: vec![], value: value as f64 }];
-    metrics.gauge("copies_in_progress", "Snapshots, restores and clones that are being copied.", move || {
-        one(running.counts().running())
-    });
-    metrics.gauge("copies_waiting", "Snapshots, restores and clones that wait to be copied.", move || {
-        one(waiting.counts().waiting())
-    });
+fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>) {
     let locked = pool.clone();
     metrics.histogram("lock_wait_seconds", "How long calls waited for locks on the export.", "export", move || {
         locked.lock_waits().into_iter().map(|(share, waits)| (share.to_string(), waits)).collect()

@@ -4,6 +4,7 @@
 
 pub mod agent;
 mod controller;
+mod copies;
 mod exports;
 mod mounts;
 mod node;

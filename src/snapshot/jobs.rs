@@ -18,7 +18,7 @@ use crate::export::progress::{Progress, TELL, told};
 use crate::nfs::source::Server;
 use crate::snapshot::copies::{About, Copy, Key};
 use crate::snapshot::tree::How;
-use crate::snapshot::turns::{self, Counts, Place};
+use crate::snapshot::turns::{self, Place};
 
 /// How long after a copy's end its error is kept for a retry, if no caller waited for the copy.
 const KEPT: Duration = Duration::from_secs(600);
@@ -46,7 +46,6 @@ pub struct Jobs {
     jobs: Mutex<HashMap<Key, Job>>,
     /// The turns of each server. A server that is in use once is likely to be used again.
     turns: Mutex<HashMap<Server, Arc<Semaphore>>>,
-    counts: Arc<Counts>,
     ending: CancellationToken,
     tasks: TaskTracker,
     options: Options,
@@ -78,14 +77,7 @@ impl Jobs {
     /// Creates an empty list. `ending` cancels all copies because the process ends: each waiting call gets an error,
     /// and a retry finds the pending records.
     pub fn new(options: Options, ending: CancellationToken) -> Self {
-        Self {
-            jobs: Mutex::default(),
-            turns: Mutex::default(),
-            counts: Arc::default(),
-            ending,
-            tasks: TaskTracker::new(),
-            options,
-        }
+        Self { jobs: Mutex::default(), turns: Mutex::default(), ending, tasks: TaskTracker::new(), options }
     }
 
     /// Starts a copy of the volumes or snapshots `of`, or joins the copy with the same key that is under way.
@@ -103,7 +95,7 @@ impl Jobs {
         let how = How {
             options: self.options.clone(),
             progress: Progress::default(),
-            place: Place::among(self.turns_of(&key.0.server), self.counts.clone()),
+            place: Place::among(self.turns_of(&key.0.server)),
             cancel: cancel.clone(),
             ending: self.ending.clone(),
         };
@@ -194,11 +186,6 @@ impl Jobs {
         copies
     }
 
-    /// How many copies run, and how many wait.
-    pub fn counts(&self) -> &Counts {
-        &self.counts
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,6 +267,13 @@ mod tests {
     fn key_on(server: &str, job: &str) -> Key {
         let export = Source::share(Server::parse("", server).unwrap(), Share::parse("", "/export").unwrap());
         (export, job.to_owned())
+    }
+
+    /// How many copies run, and how many wait.
+    fn counts(jobs: &Jobs) -> (usize, usize) {
+        let copies = jobs.copies();
+        let running = copies.iter().filter(|copy| copy.state.is_running()).count();
+        (running, copies.len() - running)
     }
 
     fn failed() -> Result<()> {
@@ -370,10 +364,10 @@ mod tests {
                 })
             })
             .collect();
-        while jobs.counts().running() < COPIES {
+        while counts(&jobs).0 < COPIES {
             tokio::task::yield_now().await;
         }
-        assert_eq!((jobs.counts().running(), jobs.counts().waiting()), (COPIES, 2));
+        assert_eq!(counts(&jobs), (COPIES, 2));
         let take_turn = |how: How| async move {
             drop(how.place.turn(&how.cancel).await);
             Ok(())
@@ -384,7 +378,7 @@ mod tests {
                 gate.notify_one();
             }
         }
-        assert_eq!((jobs.counts().running(), jobs.counts().waiting()), (0, 0));
+        assert_eq!(counts(&jobs), (0, 0));
     }
 
     #[tokio::test]
@@ -410,6 +404,6 @@ mod tests {
             Ok(())
         };
         jobs.join(key("other"), vec!["w".to_owned()], take_turn).wait().await.unwrap();
-        assert_eq!(jobs.counts().waiting(), 2 * COPIES);
+        assert_eq!(counts(&jobs), (0, 2 * COPIES));
     }
 }

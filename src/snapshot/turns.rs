@@ -1,7 +1,6 @@
 //! Turns: how many copies run at the same time on one server. A copy takes its turn after the locks that it needs, so
 //! that none holds a turn while it only waits.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -10,25 +9,6 @@ use tokio_util::sync::CancellationToken;
 /// How many copies run at the same time on one server, each with
 /// [`Options::in_flight`](crate::export::copy::Options::in_flight) entries in flight. Other copies wait.
 pub const COPIES: usize = 4;
-
-/// How many copies of this process wait, for a lock or for their turn, and how many run.
-#[derive(Debug, Default)]
-pub struct Counts {
-    waiting: AtomicUsize,
-    running: AtomicUsize,
-}
-
-impl Counts {
-    /// How many copies wait for a lock or for their turn.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    /// How many copies are in progress.
-    pub fn running(&self) -> usize {
-        self.running.load(Ordering::Relaxed)
-    }
-}
 
 /// What a copy does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,6 +22,13 @@ pub enum State {
     Copies,
     /// It has copied, and puts the copy into its place.
     Ends,
+}
+
+impl State {
+    /// Whether the copy is at work.
+    pub fn is_running(self) -> bool {
+        matches!(self, Self::Copies | Self::Ends)
+    }
 }
 
 /// What a copy does now. A clone is of the same copy.
@@ -67,19 +54,11 @@ pub struct Place(Arc<Waiting>);
 struct Waiting {
     turns: Arc<Semaphore>,
     now: Now,
-    counts: Arc<Counts>,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The turn of a copy, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Turn {
-    counts: Arc<Counts>,
     _permit: Option<OwnedSemaphorePermit>,
     place: Place,
 }
@@ -87,16 +66,13 @@ pub struct Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         self.place.0.now.set(State::Ends);
-        self.counts.running.fetch_sub(1, Ordering::Relaxed);
-        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Place {
     /// A place among the copies that share `turns`.
-    pub fn among(turns: Arc<Semaphore>, counts: Arc<Counts>) -> Self {
-        counts.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Waiting { turns, now: Now::default(), counts }))
+    pub fn among(turns: Arc<Semaphore>) -> Self {
+        Self(Arc::new(Waiting { turns, now: Now::default() }))
     }
 
     /// Where to read what the copy does. It does not hold the place.
@@ -114,17 +90,14 @@ impl Place {
             permit = self.0.turns.clone().acquire_owned() => permit.ok(),
         };
         self.0.now.set(State::Copies);
-        let counts = self.0.counts.clone();
-        counts.waiting.fetch_sub(1, Ordering::Relaxed);
-        counts.running.fetch_add(1, Ordering::Relaxed);
-        Turn { counts, _permit: permit, place: self.clone() }
+        Turn { _permit: permit, place: self.clone() }
     }
 }
 
 impl Default for Place {
     /// A place of its own.
     fn default() -> Self {
-        Self::among(turns(), Arc::default())
+        Self::among(turns())
     }
 }
 
