@@ -1,6 +1,6 @@
 //! `csi-nfs bundle`: what an issue about the driver needs, as one tar. It has versions, the status and the settings of
 //! the driver that runs, logs that are given, and the findings of `csi-nfs check`. Texts that look like secrets are
-//! taken out ([`redact`]). A part that cannot be had is replaced by the reason.
+//! taken out (`redact.rs`). A part that cannot be had is replaced by the reason.
 
 mod redact;
 

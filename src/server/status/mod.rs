@@ -275,7 +275,7 @@ impl Board {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(teller));
     }
 
-    /// Lets all parts tell, on a thread of their own. `None` if they do not within [`LIMIT`].
+    /// Lets all parts tell, on a thread of their own. `None` if they do not within `LIMIT`.
     pub async fn tell(self: &Arc<Self>) -> Option<Status> {
         let board = Arc::clone(self);
         let told = tokio::task::spawn_blocking(move || {
