@@ -13,6 +13,7 @@ use crate::export::fs::Fs;
 use crate::export::pool::{Connect, Pool};
 use crate::export::progress::UnderWay;
 use crate::mount::reachability::ServerState;
+use crate::nfs::source::Source;
 use crate::node::publish_intents::PublishIntents;
 use crate::server::status::{self, Board, Lock, Mounts, Server, Space, Status, Work, rfc3339, short, tenths};
 use crate::server::telemetry::Calls;
@@ -20,7 +21,7 @@ use crate::service::identity::{Readiness, State};
 use crate::snapshot::copies::Copy;
 use crate::snapshot::jobs::Jobs;
 use crate::snapshot::turns;
-use crate::watch::exports::ExportWatch;
+use crate::watch::exports::{ExportWatch, Seen};
 
 /// A wait for a lock that is shorter than this is none: the server was asked just now.
 const WAIT_MIN: f64 = 0.1;
@@ -52,22 +53,24 @@ pub fn tell(config: &Config, shared: &Shared, readiness: &Readiness, calls: &Cal
     });
 }
 
-fn server(ServerState { server, port, result, since, .. }: ServerState) -> Server {
+fn server(ServerState { server, port, result, since, checked, round_trip }: ServerState) -> Server {
     let (address, error) = match result {
         Ok(address) => (Some(address.to_string()), None),
         Err(reason) => (None, Some(short(&reason))),
     };
-    Server { server: short(server.as_str()), port, address, error, since: rfc3339(since) }
+    let round_trip_seconds = round_trip.map(|took| took.as_secs_f64());
+    let (since, checked) = (rfc3339(since), rfc3339(checked));
+    Server { server: short(server.as_str()), port, address, error, round_trip_seconds, since, checked }
 }
 
 /// The controller tells its exports, its copies, and the locks that are waited for.
 pub fn tell_controller<C: Connect>(board: &Board, pool: &Arc<Pool<C>>, jobs: &Arc<Jobs>, watch: &Arc<ExportWatch>) {
     let (pool, jobs, watch) = (pool.clone(), jobs.clone(), watch.clone());
     board.add(move |status: &mut Status| {
-        let seen = watch.seen();
+        let seen: BTreeMap<Source, Seen> = watch.seen().into_iter().collect();
         let connected = pool.connected();
         status.exports.extend(connected.iter().map(|connected| {
-            let figures = seen.iter().find(|(share, _)| share == connected.source()).and_then(|(_, seen)| seen.figures);
+            let figures = seen.get(connected.source()).and_then(|seen| seen.figures.as_ref());
             let snapshot_bytes = figures.and_then(|figures| figures.snapshots_bytes);
             status::Export { snapshot_bytes, ..export(connected) }
         }));

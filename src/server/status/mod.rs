@@ -70,8 +70,12 @@ pub struct Server {
     pub address: Option<String>,
     /// Why none did.
     pub error: Option<String>,
+    /// How long the last check took that was answered.
+    pub round_trip_seconds: Option<f64>,
     /// Since when it answers, or does not (RFC 3339).
     pub since: String,
+    /// When that was last checked.
+    pub checked: String,
 }
 
 /// An export.

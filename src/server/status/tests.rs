@@ -24,7 +24,9 @@ fn everything() -> Status {
                 server: "nfs".to_owned(),
                 port: 2049,
                 address: Some("192.0.2.7".to_owned()),
+                round_trip_seconds: Some(0.5),
                 since: "2026-01-31T01:00:00Z".to_owned(),
+                checked: "2026-01-31T01:59:58Z".to_owned(),
                 ..Server::default()
             },
             Server { server: "gone".to_owned(), port: 2049, error: Some("timed out".to_owned()), ..Server::default() },
@@ -78,8 +80,8 @@ fn a_person_reads_one_line_for_each_thing() {
 serving since 2026-01-30T02:00:00Z; this is of 2026-01-31T02:00:00Z
 
 servers:
-  nfs port 2049: answers at 192.0.2.7, since 2026-01-31T01:00:00Z
-  gone port 2049: DOES NOT ANSWER, since : timed out
+  nfs port 2049: answers at 192.0.2.7 in 500.0 ms, since 2026-01-31T01:00:00Z, checked 2026-01-31T01:59:58Z
+  gone port 2049: DOES NOT ANSWER, since , checked : timed out
 
 exports:
   nfs:/export: version 4.2, clone yes, xattrs no, locks shared, 1.0 GiB of 1.0 TiB and 5 of 10 inodes free 7 s ago, \

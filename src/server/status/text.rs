@@ -33,11 +33,15 @@ fn section<T>(text: &mut String, heading: &str, entries: &[T], line: fn(&T) -> S
     }
 }
 
-fn server(Server { server, port, address, error, since }: &Server) -> String {
+fn server(Server { server, port, address, error, round_trip_seconds, since, checked }: &Server) -> String {
+    let when = format!("since {since}, checked {checked}");
     match (address, error) {
-        (Some(address), _) => format!("{server} port {port}: answers at {address}, since {since}"),
+        (Some(address), _) => {
+            let took = round_trip_seconds.map_or_else(String::new, |took| format!(" in {:.1} ms", took * 1000.0));
+            format!("{server} port {port}: answers at {address}{took}, {when}")
+        }
         (None, error) => {
-            format!("{server} port {port}: DOES NOT ANSWER, since {since}: {}", error.as_deref().unwrap_or_default())
+            format!("{server} port {port}: DOES NOT ANSWER, {when}: {}", error.as_deref().unwrap_or_default())
         }
     }
 }
