@@ -36,7 +36,7 @@ test-unit:  ## runs the tests that need no NFS
 	cd e2e/pictures && cargo test --locked
 
 e2e: setup build csi-sanity prometheus promtool  ## runs the tests on real NFS servers, including csi-sanity
-	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
+	$(IN_VM) CSI_NFS_E2E_SECONDS=2700 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
 		cargo test --locked --features e2e --test e2e -- $(TESTS)
 
 # The tests of what the driver does differently on a kernel without fsopen(2) and openat2(2).
