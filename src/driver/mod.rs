@@ -6,7 +6,6 @@ pub mod agent;
 mod controller;
 mod copies;
 mod exports;
-mod mounts;
 mod node;
 mod servers;
 mod status;

@@ -91,18 +91,13 @@ fn register_metrics(metrics: &Metrics, stats: &Arc<Stats>, mounts: &Arc<MountsWa
 }
 
 fn mounts_of(kind: Kind, count: u64) -> Reading {
-    let fallback = match kind.fallback {
-        Some(true) => "true",
-        Some(false) => "false",
-        // An earlier process made the mount.
-        None => "unknown",
-    };
+    let fallback = kind.fallback().to_owned();
     let labels = vec![
         ("server", kind.server),
         ("version", kind.version),
         ("sec", kind.sec),
         ("xprtsec", kind.xprtsec),
-        ("fallback", fallback.to_owned()),
+        ("fallback", fallback),
     ];
     Reading { labels, value: count as f64 }
 }

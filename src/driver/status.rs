@@ -6,7 +6,6 @@ use std::time::SystemTime;
 
 use crate::config::Config;
 use crate::driver::Shared;
-use crate::driver::mounts::mounts_by_server;
 use crate::export::Export;
 use crate::export::features::Feature;
 use crate::export::fs::Fs;
@@ -14,6 +13,7 @@ use crate::export::pool::{Connect, Pool};
 use crate::export::progress::UnderWay;
 use crate::mount::reachability::ServerState;
 use crate::nfs::source::Source;
+use crate::node::mounts::kinds_now;
 use crate::node::publish_intents::PublishIntents;
 use crate::server::status::{self, Board, Lock, Mounts, Server, Space, Status, Work, rfc3339, short, tenths};
 use crate::server::telemetry::Calls;
@@ -134,14 +134,18 @@ fn copy(copy: &Copy) -> Work {
 pub fn tell_node(board: &Board, intents: &Arc<PublishIntents>, regrouping: UnderWay) {
     let intents = intents.clone();
     board.add(move |status: &mut Status| {
-        status.mounts.extend(
-            mounts_by_server(&intents).into_iter().map(|([server, version, fallback], volumes)| Mounts {
-                server,
-                version,
-                fallback,
-                volumes,
-            }),
-        );
+        // The status does not tell security flavours apart.
+        let mut mounts: BTreeMap<(String, String, &str), u64> = BTreeMap::new();
+        for (kind, volumes) in kinds_now(&intents) {
+            let fallback = kind.fallback();
+            *mounts.entry((kind.server, kind.version, fallback)).or_default() += volumes;
+        }
+        status.mounts.extend(mounts.into_iter().map(|((server, version, fallback), volumes)| Mounts {
+            server,
+            version,
+            fallback: fallback.to_owned(),
+            volumes,
+        }));
         status.work.extend(regrouping.figures().into_iter().map(|(volume, figures)| Work {
             seconds: tenths(figures.took),
             ..Work::new("fsGroup", &volume, "", &figures)

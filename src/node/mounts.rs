@@ -1,4 +1,4 @@
-//! What is mounted on this node, by server, for the metrics. A task reads the mount table when something was published
+//! What is mounted on this node, by server, for the metrics and the status. For the metrics, a task reads the mount table when something was published
 //! or unpublished, and from time to time; a scrape reads what it has found.
 
 use std::collections::{BTreeMap, HashMap};
@@ -36,6 +36,17 @@ pub struct Kind {
     pub xprtsec: String,
     /// Whether a better version was wanted; `None` if an earlier process made the mount.
     pub fallback: Option<bool>,
+}
+
+impl Kind {
+    /// [`Self::fallback`] as text.
+    pub fn fallback(&self) -> &'static str {
+        match self.fallback {
+            Some(true) => "true",
+            Some(false) => "false",
+            None => "unknown",
+        }
+    }
 }
 
 /// The volumes mounted on this node.
@@ -94,6 +105,13 @@ impl MountsWatch {
     fn kept(&self) -> MutexGuard<'_, Mounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many volumes of each kind are mounted now. Reads the mount table; nothing if that fails, because no value is better
+/// than a wrong one.
+pub fn kinds_now(intents: &PublishIntents) -> BTreeMap<Kind, u64> {
+    let counted = |table: Table| count(&table, intents, &HashMap::new(), SystemTime::now()).kinds;
+    Table::read().map(counted).unwrap_or_default()
 }
 
 fn volumes(table: &Table) -> impl Iterator<Item = &Mount> {
