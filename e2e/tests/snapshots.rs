@@ -214,6 +214,9 @@ async fn a_copy_that_a_kill_cuts_short_is_swept_and_made_anew() {
     checked::at_rest(&share).await;
 }
 
+/// The longest time until a snapshot of a small volume is ready.
+const READY: Duration = Duration::from_secs(100);
+
 /// A driver, and a volume that it needs seconds to copy.
 async fn slow(share: &Share) -> (Driver, csi::Volume) {
     slow_of(share, 5000).await
@@ -239,11 +242,12 @@ async fn a_snapshot_that_takes_long_is_answered_before_it_is_ready_and_keeps_its
     assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
     let early = driver.create(from(&share, "r", of_snapshot(&begun.snapshot_id))).await.unwrap_err();
     assert_eq!(early.code(), Code::FailedPrecondition, "{early}");
-    let mut now = begun.clone();
-    while !now.ready_to_use {
-        now = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
+    wait::until_async("the snapshot is ready", READY, async || {
+        let now = driver.take(snapshot(&v.volume_id, "s")).await.unwrap();
         assert_eq!(csi::Snapshot { ready_to_use: false, ..now.clone() }, begun);
-    }
+        now.ready_to_use
+    })
+    .await;
     assert_eq!(driver.log().matches("copy finished").count(), 1, "all calls joined one copy");
     assert_eq!(content(&share.path.join(".csi-nfs/snapshots/s.tree")), content(&share.path.join("v")));
 }
@@ -274,7 +278,10 @@ async fn a_driver_that_is_told_to_end_breaks_a_copy_off_and_the_next_one_makes_i
     driver.start_again().await;
     assert_eq!(listed(&driver, csi::ListSnapshotsRequest::default()).await, Vec::<String>::new());
     driver.create(clone).await.unwrap();
-    while !driver.take(snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use {}
+    wait::until_async("the snapshot is ready", READY, async || {
+        driver.take(snapshot(&v.volume_id, "s")).await.unwrap().ready_to_use
+    })
+    .await;
     for copy in ["c", ".csi-nfs/snapshots/s.tree"] {
         assert_eq!(content(&share.path.join(copy)), content(&share.path.join("v")), "{copy}");
     }

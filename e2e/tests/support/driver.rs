@@ -18,7 +18,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::kernel::Kernel;
-use super::{mounts, requests, wait};
+use super::{mounts, processes, requests, wait};
 
 /// The node ID of the driver.
 pub const NODE: &str = "node-1";
@@ -147,17 +147,7 @@ impl Driver {
 
     /// What the driver's threads do in the kernel, for a message.
     pub fn threads(&self) -> String {
-        let process = Path::new("/proc").join(self.process.id().to_string());
-        let tasks = fs::read_dir(process.join("task")).unwrap().map(|task| task.unwrap().path());
-        let read = |task: &Path, file: &str| fs::read_to_string(task.join(file)).unwrap_or_default();
-        let told = tasks.map(|task| {
-            let state = read(&task, "status").lines().filter(|line| line.starts_with("State")).collect::<String>();
-            format!("{}: {state} in {}\n{}", task.display(), read(&task, "wchan"), read(&task, "stack"))
-        });
-        let open = fs::read_dir(process.join("fd")).into_iter().flatten();
-        let open =
-            open.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).map(|path| format!("{}\n", path.display()));
-        told.chain(open).collect()
+        processes::threads(self.process.id())
     }
 
     /// A target path for a pod. As with kubelet, its parent exists and the target does not.

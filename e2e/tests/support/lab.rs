@@ -7,11 +7,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::processes;
 
 /// Tests run at the same time, except tests that disturb a server.
 static TURN: RwLock<()> = RwLock::const_new(());
@@ -78,11 +80,21 @@ impl Place {
     }
 }
 
-/// A test's turn at the servers.
+/// A test's turn at the servers. Dropping this removes the test's shares: half of the exports are in memory.
 #[derive(Debug)]
 pub struct Lab {
     turn: Turn,
+    shares: Mutex<Vec<PathBuf>>,
     _limit: Limit,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for share in self.shares.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A test may have removed it, or made it read-only.
+            let _ = fs::remove_dir_all(share);
+        }
+    }
 }
 
 /// Aborts the whole process if a test hangs, perhaps in the kernel. The output then has the name of the test.
@@ -98,7 +110,8 @@ impl Limit {
         std::thread::spawn(move || {
             if end.recv_timeout(most) == Err(mpsc::RecvTimeoutError::Timeout) {
                 // The output of eprintln would be captured until the end of the test.
-                let _ = writeln!(std::io::stderr(), "{name}: not done after {most:?}; aborting all tests");
+                let told = processes::this_and_children();
+                let _ = writeln!(std::io::stderr(), "{name}: not done after {most:?}; aborting all tests\n{told}");
                 std::process::abort();
             }
         });
@@ -122,7 +135,7 @@ impl Lab {
     pub async fn enter_for(most: Duration) -> Self {
         check();
         let turn = Turn::Shared { _guard: TURN.read().await };
-        Self { turn, _limit: Limit::start(most) }
+        Self::at(turn, most)
     }
 
     /// Waits for a turn without other tests, for a test that disturbs a server or measures time.
@@ -134,7 +147,11 @@ impl Lab {
     pub async fn alone_for(most: Duration) -> Self {
         check();
         let turn = Turn::Alone { _guard: TURN.write().await };
-        Self { turn, _limit: Limit::start(most) }
+        Self::at(turn, most)
+    }
+
+    fn at(turn: Turn, most: Duration) -> Self {
+        Self { turn, shares: Mutex::default(), _limit: Limit::start(most) }
     }
 
     /// Creates an empty directory on an export, as a share that only this test uses.
@@ -145,6 +162,7 @@ impl Lab {
         fs::create_dir(&path).unwrap();
         // A client whose root is squashed has to write here, too.
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        self.shares.lock().unwrap().push(path.clone());
         Share { server: place.server().to_owned(), share: format!("/{}/{name}", place.name()), path }
     }
 

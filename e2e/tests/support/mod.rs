@@ -13,6 +13,7 @@ pub mod lab;
 pub mod mounts;
 pub mod names;
 pub mod network;
+pub mod processes;
 pub mod prometheus;
 pub mod random;
 pub mod requests;
