@@ -219,7 +219,7 @@ const READY: Duration = Duration::from_secs(100);
 
 /// A driver, and a volume that it needs seconds to copy.
 async fn slow(share: &Share) -> (Driver, csi::Volume) {
-    slow_of(share, 5000).await
+    slow_of(share, 12_000).await
 }
 
 /// A driver that copies one entry at a time, and a volume of so many files.

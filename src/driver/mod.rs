@@ -36,7 +36,7 @@ use crate::server::{self, Services};
 use crate::service::identity::{DriverName, Identity, Readiness};
 use crate::service::proto::csi::identity_server::IdentityServer;
 
-/// How long the driver waits at the end for copies to stop, and then for servers to close open files.
+/// How long the driver waits at the end for copies to stop, and then for servers to end calls and to close files.
 const CLOSING: Duration = Duration::from_secs(1);
 
 /// The objects that all parts use.
@@ -152,7 +152,7 @@ async fn serve(config: Config, shutdown: impl Future<Output = ()>) -> Result<()>
     if let Some(controller) = controller {
         controller.close().await;
     }
-    shared.gates.closed(CLOSING).await;
+    shared.gates.ended(CLOSING).await;
     tracing::info!(cut = cut?, "ended");
     Ok(())
 }

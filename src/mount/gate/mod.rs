@@ -58,7 +58,8 @@ struct Inner {
     /// Checks whether the server answers; `None` for this machine.
     reachability: Option<Arc<Reachability>>,
     threads: Threads,
-    closing: TaskTracker,
+    /// Calls, and values that are being closed.
+    tracker: TaskTracker,
     /// How many waits of all gates were ended by force: see [`Gates::forced_waits`].
     forced: Arc<AtomicU64>,
 }
@@ -111,7 +112,7 @@ impl Gate {
             port: 0,
             reachability: None,
             threads: Threads::for_owners(THREADS),
-            closing: TaskTracker::new(),
+            tracker: TaskTracker::new(),
             forced: Arc::default(),
         };
         Self(Arc::new(inner), None)
@@ -150,12 +151,14 @@ impl Gate {
         call: impl FnOnce() -> T + Send + 'static,
         takes_long: bool,
     ) -> Result<T, Stalled> {
-        let submitted = self.0.threads.submit(self.kind(takes_long), self.kept_by(call));
+        let (call, token) = (self.kept_by(call), self.0.tracker.token());
+        // The token ends after the result, which the thread drops if nobody waits for it any more.
+        let submitted = self.0.threads.submit(self.kind(takes_long), move || (call(), token));
         let done = self.while_alive(submitted).await;
         if done.is_err() {
             self.0.forced.fetch_add(1, Ordering::Relaxed);
         }
-        done?.ok_or_else(|| self.going_down())
+        done?.map(|(result, _)| result).ok_or_else(|| self.going_down())
     }
 
     fn kind(&self, takes_long: bool) -> Kind {
@@ -258,8 +261,8 @@ impl<T: Send + 'static> Drop for Held<T> {
         let (Some(value), Ok(runtime)) = (self.value.take(), Handle::try_current()) else { return };
         let gate = self.gate.clone();
         // The task may wait long for a free thread. The caller does not wait for the task.
-        let closing = gate.0.closing.clone();
-        closing.spawn_on(
+        let tracker = gate.0.tracker.clone();
+        tracker.spawn_on(
             async move {
                 let kept = gate.clone();
                 let close = move || {
@@ -278,7 +281,8 @@ impl<T: Send + 'static> Drop for Held<T> {
 pub struct Gates {
     reachability: Arc<Reachability>,
     gates: WeakMap<(IpAddr, u16), Inner>,
-    closing: TaskTracker,
+    /// Calls, and values that are being closed.
+    tracker: TaskTracker,
     local: Local,
     forced: Arc<AtomicU64>,
 }
@@ -289,7 +293,7 @@ impl Gates {
         Arc::new(Self {
             reachability,
             gates: WeakMap::default(),
-            closing: TaskTracker::new(),
+            tracker: TaskTracker::new(),
             local: Local::default(),
             forced: Arc::default(),
         })
@@ -300,13 +304,15 @@ impl Gates {
         &self.local
     }
 
-    /// Waits until the threads have closed every dropped [`Held`] value, for `limit` at most. Call this before the
-    /// process ends: a thread that is closing something on an unreachable server ends at once with the process. If the
-    /// end of the process had to close it, the kernel would wait for the server.
-    pub async fn closed(&self, limit: Duration) {
-        self.closing.close();
-        if timeout(limit, self.closing.wait()).await.is_err() {
-            tracing::info!("a server does not answer; the driver stops without closing its files there");
+    /// Waits until every call has ended, also one that nobody waits for, and until the threads have closed every dropped
+    /// [`Held`] value, for `limit` at most. Call this before the process ends. If the end of the process cuts a call
+    /// off, the server still works on it: the kernel then cannot end its session there, and tries again for 10 s before
+    /// it lets the process go. A thread that is closing something on an unreachable server ends at once with the
+    /// process. If the end of the process had to close it, the kernel would wait for the server.
+    pub async fn ended(&self, limit: Duration) {
+        self.tracker.close();
+        if timeout(limit, self.tracker.wait()).await.is_err() {
+            tracing::info!("a server does not answer; the driver stops without waiting for its calls there");
         }
     }
 
@@ -317,7 +323,7 @@ impl Gates {
             port,
             reachability: Some(Arc::clone(&self.reachability)),
             threads: Threads::for_owners(THREADS),
-            closing: self.closing.clone(),
+            tracker: self.tracker.clone(),
             forced: self.forced.clone(),
         });
         Gate(gate, None)

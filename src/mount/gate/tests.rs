@@ -174,6 +174,28 @@ async fn a_held_value_is_dropped_on_a_thread_of_the_gate() {
 }
 
 #[tokio::test]
+async fn the_end_waits_for_calls_whose_callers_are_gone_and_for_what_these_return() {
+    let fake = Fake::start(Behaviour::alive()).await;
+    let gates = gates();
+    let gate = gate(&gates, &fake);
+    let (tell_begun, begun) = oneshot::channel();
+    let (release, wait) = mpsc::channel::<()>();
+    let (tell, mut dropped) = oneshot::channel();
+    let value = gate.clone();
+    let call = gate.run(move || {
+        tell_begun.send(()).unwrap();
+        wait.recv().unwrap();
+        value.hold(Witness(Some(tell)))
+    });
+    tokio::select! { _ = call => panic!("it waits"), begun = begun => begun.unwrap() }
+    let mut ended = std::pin::pin!(gates.ended(ALLOWED));
+    assert!(timeout(Duration::from_millis(50), &mut ended).await.is_err());
+    release.send(()).unwrap();
+    assert!(timeout(ALLOWED, ended).await.is_ok());
+    assert!(dropped.try_recv().is_ok());
+}
+
+#[tokio::test]
 #[should_panic(expected = "in the call")]
 async fn a_panic_in_a_call_continues_in_its_caller() {
     let fake = Fake::start(Behaviour::alive()).await;
