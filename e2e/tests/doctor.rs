@@ -9,6 +9,7 @@ use std::process::Command;
 use rstest::rstest;
 use serde_json::Value;
 
+use crate::quota::published;
 use crate::support::driver::program;
 use crate::support::lab::{Away, Outage, run};
 use crate::support::names::Names;
@@ -136,6 +137,24 @@ async fn a_server_that_takes_long_for_every_answer_is_named() {
     let share = lab.share(Place::Xfs);
     let _slow = lab.with_delay("60ms");
     assert_eq!(examine(&share, &[]).0, ["rpc warning"]);
+}
+
+#[tokio::test]
+async fn mounts_that_are_lost_because_the_export_has_another_fsid_are_named() {
+    let lab = Lab::alone().await;
+    let served = lab.serve(&Kind::of("rw,insecure,no_subtree_check,no_root_squash"));
+    let driver = Driver::start().await;
+    let target = published(&driver, &served.create(&driver, "v", &[]).await).await;
+    assert_eq!(examine(served.share(), &[]).0, Vec::<String>::new());
+
+    served.export_with_another_fsid();
+    let (complaints, report) = examine(served.share(), &[]);
+    assert_eq!(complaints, ["mounts bad"], "{report}");
+    for told in ["1 of 1 are lost", target.to_str().unwrap(), "fsid="] {
+        assert!(report.to_string().contains(told), "{told}: {report}");
+    }
+    let elsewhere = lab.share(Place::Xfs);
+    assert_eq!(examine(&elsewhere, &[]).0, Vec::<String>::new(), "they are of another export");
 }
 
 /// A name with the addresses of two servers that export the same path.

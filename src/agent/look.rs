@@ -1,6 +1,7 @@
 //! How far a look at everything on an export is.
 
 use crate::export::fs::{Cookie, Name};
+use crate::export::progress::Progress;
 use crate::volume::id::VolumeName;
 
 /// A look under way.
@@ -11,6 +12,8 @@ pub(super) struct Look {
     pub(super) next: Option<Cookie>,
     /// The last volume without a record that was looked at.
     pub(super) last: Option<VolumeName>,
+    /// How many objects were looked at.
+    pub(super) progress: Progress,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,9 +29,14 @@ pub(super) enum Stage {
 }
 
 impl Look {
-    /// A look that begins.
-    pub(super) fn new() -> Self {
-        Self { stage: Stage::Answers, page: Vec::new(), next: Some(0), last: None }
+    /// A look that begins. The one before looked at `expected` objects.
+    pub(super) fn new(expected: Option<u64>) -> Self {
+        let progress = Progress::default();
+        progress.begin();
+        if let Some(expected) = expected {
+            progress.expect(expected);
+        }
+        Self { stage: Stage::Answers, page: Vec::new(), next: Some(0), last: None, progress }
     }
 
     /// Begins the next stage.

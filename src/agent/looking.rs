@@ -28,7 +28,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
         }
         self.queue.push(Item::Directories, Urgency::Change);
         self.known.begin_look();
-        self.look = Some(Look::new());
+        self.look = Some(Look::new(self.looked_at));
         Ok(())
     }
 
@@ -59,14 +59,17 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             let Some(volume) = self.known.not_looked_at(look.last.as_ref()) else {
                 self.looks += 1;
                 self.looked = now();
+                self.looked_at = Some(look.progress.totals().entries);
                 return self.show_itself(self.looked).await.map(|()| false);
             };
             look.last = Some(volume.clone());
+            look.progress.entry();
             self.perform(Item::Volume(volume)).await;
             return Ok(true);
         }
         if let Some(file) = look.page.pop() {
             self.look_at(look.stage, &file).await?;
+            look.progress.entry();
             return Ok(true);
         }
         if let Some(from) = look.next {

@@ -32,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, LockMode, Name};
 use crate::export::kernel::KernelFs;
+use crate::export::progress::TELL;
 use crate::mount::backoff::backoff;
 use crate::nfs::source::{Server, Share, Source, SubDir};
 use progress::{Board, Progress};
@@ -111,7 +112,14 @@ async fn keep(
     let watch = Watch::new(&fs, &layout.volumes).await?;
     let snapshots = Watch::new(&fs, &layout.snapshots).await?;
     tracing::info!(path, "enforcing limits");
+    let mut told = Instant::now();
     loop {
+        if told.elapsed() >= TELL {
+            told = Instant::now();
+            for (work, far) in reconciler.under_way().into_iter().filter(|(_, far)| far.took >= TELL) {
+                tracing::info!(path, work, %far, "the agent is at work");
+            }
+        }
         // What has changed meanwhile comes before whatever else there is to do.
         if let Some(change) = watch.queued()? {
             reconciler.records_changed(&change);

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use crate::export::progress::Figures;
+
 /// The work on one path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
@@ -18,6 +20,10 @@ pub struct Progress {
     pub walks: usize,
     /// Walks that wait until another one ends.
     pub walks_waiting: usize,
+    /// Files and directories that the walks under way have passed.
+    pub walked: u64,
+    /// How far a look at all volumes is, if one is under way.
+    pub look: Option<Figures>,
 }
 
 /// The work on all paths.

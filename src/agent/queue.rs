@@ -2,6 +2,7 @@
 //! item that fails is tried again after a pause of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use backon::ExponentialBackoff;
@@ -29,6 +30,17 @@ pub(super) enum Item {
     Directories,
     /// Looks at all volumes and snapshots.
     Look,
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Volume(volume) => write!(f, "volume `{volume}`"),
+            Self::Snapshot(tree) => write!(f, "snapshot `{tree}`"),
+            Self::Usage | Self::Look => f.write_str("all volumes and snapshots"),
+            Self::Directories => f.write_str("`.csi-nfs`"),
+        }
+    }
 }
 
 /// How urgent an item is.

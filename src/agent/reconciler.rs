@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, FsResult, Name, Status};
 use crate::export::layout;
+use crate::export::progress::Figures;
 use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::quota::{self, SNAPSHOTS, Snapshots, read_in};
@@ -76,6 +77,8 @@ pub struct Reconciler<F: Fs, P: Projects<F>> {
     /// When the last look ended, and when the last answer was written.
     pub(super) looked: u64,
     pub(super) answered: u64,
+    /// How many objects the last look was about.
+    pub(super) looked_at: Option<u64>,
     walks: VecDeque<Job<F>>,
     /// The items that have to walk, and wait until another walk ends.
     waiting: VecDeque<Item>,
@@ -135,6 +138,7 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             behind: BTreeSet::new(),
             looked: 0,
             answered: 0,
+            looked_at: None,
             walks: VecDeque::new(),
             waiting: VecDeque::new(),
             walks_turn: false,
@@ -163,7 +167,16 @@ impl<F: Fs, P: Projects<F>> Reconciler<F, P> {
             volumes_behind: self.behind.len(),
             walks: self.walks.len(),
             walks_waiting: self.waiting.len(),
+            walked: self.walks.iter().map(|job| job.walk.figures().done.entries).sum(),
+            look: self.look.as_ref().map(|look| look.progress.figures()),
         }
+    }
+
+    /// What takes long: what it is about, and how far it is.
+    pub fn under_way(&self) -> Vec<(String, Figures)> {
+        let walks = self.walks.iter().map(|job| (format!("counting what is in {}", job.item), job.walk.figures()));
+        let look = self.look.iter().map(|look| ("looking at all volumes".to_owned(), look.progress.figures()));
+        walks.chain(look).collect()
     }
 
     /// Notes what has changed in the directory of records.

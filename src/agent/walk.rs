@@ -10,6 +10,7 @@ use std::vec;
 use crate::agent::projects::Projects;
 use crate::export::DEPTH;
 use crate::export::fs::{Cookie, Entry, Fs, FsResult, Kind, Name, OpenMode, Status};
+use crate::export::progress::{Figures, Progress};
 
 /// The rest of a page is kept down to this level while the walk is below.
 const PAGES: usize = 8;
@@ -29,6 +30,7 @@ pub(super) enum Purpose {
 pub(super) struct Walk<F: Fs> {
     purpose: Purpose,
     path: Vec<Level<F>>,
+    progress: Progress,
 }
 
 /// A directory on the path of a walk.
@@ -51,13 +53,20 @@ impl<F: Fs> Walk<F> {
     /// A walk through everything below `root`, but not `root` itself. Repeating an interrupted walk is cheap, because
     /// objects that are as they should be are only read.
     pub(super) fn new(root: F::Handle, purpose: Purpose) -> Self {
+        let progress = Progress::default();
+        progress.begin();
         // Nothing is above the root, so nobody compares its number.
-        Self { purpose, path: vec![Level::new(root, 0)] }
+        Self { purpose, path: vec![Level::new(root, 0)], progress }
     }
 
     /// What the walk does.
     pub(super) fn purpose(&self) -> Purpose {
         self.purpose
+    }
+
+    /// How far the walk is.
+    pub(super) fn figures(&self) -> Figures {
+        self.progress.figures()
     }
 
     /// Goes on for `steps` steps: an object or a page each. Returns whether the walk has ended.
@@ -99,6 +108,7 @@ impl<F: Fs> Walk<F> {
             },
             Some(_) => {}
         }
+        self.progress.entry();
         Ok(true)
     }
 

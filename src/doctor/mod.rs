@@ -2,6 +2,7 @@
 //! says what it tried, what came, and what to do. Nothing that it makes stays.
 
 mod export;
+mod mounts;
 mod network;
 mod report;
 
@@ -18,6 +19,7 @@ use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Source};
+use crate::node::mount_probe::MountProbe;
 
 /// What to examine.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub async fn run(settings: &Settings) -> Report {
         return report;
     }
     let mounter = Mounts::new();
+    mounts::examine(share, &answering, &mounter.probe, &mut report).await;
     let tried = format!("mounting {share}{}", with(options));
     let Some(main) = report.note("mount", &tried, mounter.export(share, options).await) else { return report };
     let unshared = mounter.export(share, &options.unshared()).await;
@@ -61,18 +64,23 @@ fn with(options: &MountOptions) -> String {
     if options.is_empty() { String::new() } else { format!(" with {}", options.join(",")) }
 }
 
-/// Mounts exports for this examination.
-struct Mounts(Arc<Mounter>);
+/// Mounts exports for this examination, and looks at what is mounted.
+struct Mounts {
+    mounter: Arc<Mounter>,
+    probe: MountProbe,
+}
 
 impl Mounts {
     fn new() -> Self {
         let reachability = Reachability::new();
-        Self(Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability))))
+        let gates = Gates::new(reachability.clone());
+        let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
+        Self { mounter, probe: MountProbe::new(reachability, gates) }
     }
 
     async fn export(&self, share: &Source, options: &MountOptions) -> Result<Export<KernelFs>> {
-        let address = Connect::check(&self.0, share, options).await?;
-        let fs = self.0.connect(share, options, address).await?;
+        let address = Connect::check(&self.mounter, share, options).await?;
+        let fs = self.mounter.connect(share, options, address).await?;
         Ok(Export::new(share.clone(), fs, Arc::default()))
     }
 }

@@ -15,7 +15,7 @@ use crate::service::identity::Readiness;
 
 /// A metric by path: its name, its help, and its value; `None` if there is none yet.
 type PathMetric = (&'static str, &'static str, fn(&Progress) -> Option<u64>);
-const METRICS: [PathMetric; 6] = [
+const METRICS: [PathMetric; 9] = [
     ("agent_active", "1 if this agent sets the limits of the path, 0 if it is on standby.", |progress| {
         Some(progress.is_active.into())
     }),
@@ -30,6 +30,15 @@ const METRICS: [PathMetric; 6] = [
     }),
     ("agent_walks_in_progress", "Walks that count what is in a tree.", |progress| Some(progress.walks as u64)),
     ("agent_walks_waiting", "Walks that wait until another one ends.", |progress| Some(progress.walks_waiting as u64)),
+    ("agent_walked_entries", "Files and directories that the walks in progress have passed.", |progress| {
+        Some(progress.walked)
+    }),
+    ("agent_look_entries", "Objects that the look in progress has looked at; nothing if there is none.", |progress| {
+        Some(progress.look?.done.entries)
+    }),
+    ("agent_look_expected_entries", "Objects that the last look was about, while one is in progress.", |progress| {
+        progress.look?.expected
+    }),
 ];
 
 /// Runs the agent until `shutdown` completes.

@@ -77,4 +77,13 @@ fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>) {
         };
         trashed.connected().into_iter().map(reading).collect()
     });
+    let cleared = pool.clone();
+    let help = "Files and directories that the clearing of the trash has removed; nothing if none is in progress.";
+    metrics.gauge("trash_removed_entries", help, move || {
+        let reading = |export: Arc<Export<KernelFs>>| {
+            let removed = export.trash.clearing()?.done.entries;
+            Some(Reading::labelled("export", export.source().to_string(), removed as f64))
+        };
+        cleared.connected().into_iter().filter_map(reading).collect()
+    });
 }

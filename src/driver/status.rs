@@ -76,6 +76,7 @@ pub fn tell_controller<C: Connect>(board: &Board, pool: &Arc<Pool<C>>, jobs: &Ar
         }));
         status.exports.sort_by(|a, b| a.export.cmp(&b.export));
         status.work.extend(jobs.copies().iter().map(copy));
+        status.work.extend(connected.iter().filter_map(clearing));
         let of_export = |export: Arc<Export<C::Fs>>| {
             let name = export.source().to_string();
             export.lock_waits().into_iter().map(move |wait| (name.clone(), wait))
@@ -128,6 +129,13 @@ fn copy(copy: &Copy) -> Work {
         seconds: tenths(copy.since.elapsed().unwrap_or_default()),
         ..Work::new("copy", &copy.export.to_string(), &copy.name, &copy.figures)
     }
+}
+
+/// The trash that is being cleared.
+fn clearing<F: Fs>(export: &Arc<Export<F>>) -> Option<Work> {
+    let figures = export.trash.clearing()?;
+    let work = Work::new("clearing", &export.source().to_string(), "the trash", &figures);
+    Some(Work { seconds: tenths(figures.took), ..work })
 }
 
 /// The node tells what is mounted, and the volumes whose files are being given to a group.

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, first_entries, gone};
 use crate::export::locks::Guard;
 use crate::export::owner_access;
+use crate::export::progress::{Figures, Progress, TELL, UnderWay, told};
 use crate::mount::backoff::backoff;
 
 /// How many entries are removed at the same time, and how many removals run at the same time in each. A removal counts
@@ -26,14 +27,18 @@ const WORKERS: usize = 4;
 /// many calls that delete volumes may be running, and they come first.
 const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// What the clearing of a trash is called among the work that is under way on an export.
+const CLEARING: &str = "trash";
+
 /// A directory below this depth becomes an entry of the trash itself, so that no tree needs more handles than this.
 const DEPTH: usize = 32;
 
-/// Tells the task that clears the trash that there is something in it.
+/// Tells the task that clears the trash that there is something in it, and others how far the task is.
 #[derive(Default)]
 pub struct Signal {
     notify: Notify,
     waiting: AtomicU64,
+    clearing: UnderWay,
 }
 
 impl Signal {
@@ -53,6 +58,11 @@ impl Signal {
     /// The number of entries that are not removed yet, as far as this process knows.
     pub fn waiting(&self) -> u64 {
         self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// How many files and directories the clearing under way has removed; `None` if there is none.
+    pub fn clearing(&self) -> Option<Figures> {
+        self.clearing.of(CLEARING)
     }
 }
 
@@ -76,26 +86,37 @@ pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) ->
 /// Returns how many entries are left.
 pub async fn clear<F: Fs>(export: &Export<F>) -> Result<u64> {
     let Some(layout) = export.layout().await? else { return Ok(0) };
+    let mut begun = None;
     // Removing a deep tree adds entries to the trash, so this repeats for as long as entries can be removed.
     loop {
         let names = export.names(&layout.trash).await?;
         export.trash.waiting.store(names.len() as u64, Ordering::Relaxed);
+        if names.is_empty() {
+            return Ok(0);
+        }
+        let removed = &begun.get_or_insert_with(|| export.trash.clearing.begin(CLEARING)).progress;
         let clear_one = async |name: &Name| {
-            let removed = remove_tree(export.fs(), &layout.trash, name, &layout.trash).await;
-            match &removed {
+            let done = remove_tree(export.fs(), &layout.trash, name, removed).await;
+            match &done {
                 Ok(()) => drop(export.trash.waiting.fetch_sub(1, Ordering::Relaxed)),
                 Err(error) => {
                     let export = export.source();
                     tracing::warn!(%export, entry = %name, %error, "the trash is not cleared; will be tried again");
                 }
             }
-            removed.is_ok()
+            done.is_ok()
         };
-        let cleared: Vec<bool> = stream::iter(&names).map(clear_one).buffer_unordered(ENTRIES).collect().await;
+        let clearing = stream::iter(&names).map(clear_one).buffer_unordered(ENTRIES).collect();
+        let cleared: Vec<bool> = told(clearing, (TELL, TELL), || tell(export, removed)).await;
         if !cleared.contains(&true) {
             return Ok(names.len() as u64);
         }
     }
+}
+
+fn tell<F: Fs>(export: &Export<F>, removed: &Progress) {
+    let (export, left, far) = (export.source(), export.trash.waiting(), removed.figures());
+    tracing::info!(%export, left, %far, "clearing the trash");
 }
 
 /// Removes what an earlier process left in staging. A lock that is held shows that a living process uses the entry.
@@ -127,30 +148,34 @@ async fn claim_staged<F: Fs>(export: &Export<F>, entry: &Name) -> Result<Option<
     Ok(Some(guards))
 }
 
-/// Removes `name` in `dir` with everything below it. Nothing outside is touched: symbolic links are removed and not
-/// followed, and every step starts at a handle.
-async fn remove_tree<F: Fs>(fs: &F, dir: &F::Handle, name: &Name, trash: &F::Handle) -> FsResult<()> {
-    let found = match fs.lookup(dir, name).await {
+/// Removes `name` in `trash` with everything below it, and counts what is removed. Nothing outside is touched: symbolic
+/// links are removed and not followed, and every step starts at a handle.
+async fn remove_tree<F: Fs>(fs: &F, trash: &F::Handle, name: &Name, removed: &Progress) -> FsResult<()> {
+    let found = match fs.lookup(trash, name).await {
         Err(Status::NoEnt) => return Ok(()),
         found => found?,
     };
     if found.1.kind != Kind::Directory {
-        return gone(fs.unlink(dir, name).await);
+        gone(fs.unlink(trash, name).await)?;
+        removed.entry();
+        return Ok(());
     }
-    let mut path: Vec<Level<F>> = vec![Level { dir: found.0, parent: dir.clone(), name: name.clone(), opened: false }];
+    let mut path: Vec<Level<F>> =
+        vec![Level { dir: found.0, parent: trash.clone(), name: name.clone(), opened: false }];
     loop {
         let away = (path.len() >= DEPTH).then_some(trash);
         let Some(level) = path.last_mut() else { return Ok(()) };
-        match remove_entries(fs, &level.dir, away).await {
-            Ok(Progress::Empty) => {
+        match remove_entries(fs, &level.dir, away, removed).await {
+            Ok(Removal::Empty) => {
                 gone(fs.rmdir(&level.parent, &level.name).await)?;
+                removed.entry();
                 path.pop();
             }
-            Ok(Progress::Enter(child, name)) => {
+            Ok(Removal::Enter(child, name)) => {
                 let parent = level.dir.clone();
                 path.push(Level { dir: child, parent, name, opened: false });
             }
-            Ok(Progress::Removed) => {}
+            Ok(Removal::Some) => {}
             Err(refused @ (Status::Access | Status::Perm)) => {
                 let mode = fs.getattr(&level.dir).await?.mode;
                 // Once: a tenant that still has the directory open may change the mode again, for ever.
@@ -174,35 +199,41 @@ struct Level<F: Fs> {
 }
 
 /// How far the removal of a directory's entries is.
-enum Progress<F: Fs> {
+enum Removal<F: Fs> {
     /// The directory is empty.
     Empty,
     /// Some entries are removed.
-    Removed,
+    Some,
     /// This directory in it has entries, which go first.
     Enter(F::Handle, Name),
 }
 
 /// Removes the entries on a page of a directory, except directories that have entries. With `away`, it moves those
 /// there instead.
-async fn remove_entries<F: Fs>(fs: &F, dir: &F::Handle, away: Option<&F::Handle>) -> FsResult<Progress<F>> {
+async fn remove_entries<F: Fs>(
+    fs: &F,
+    dir: &F::Handle,
+    away: Option<&F::Handle>,
+    removed: &Progress,
+) -> FsResult<Removal<F>> {
     let entries = first_entries(fs, dir).await?;
     if entries.is_empty() {
-        return Ok(Progress::Empty);
+        return Ok(Removal::Empty);
     }
     let full: Vec<Option<Name>> = stream::iter(entries)
         .map(|entry| {
-            let (dir, away) = (dir.clone(), away.cloned());
-            let remove = fs.in_one_go(|fs| async move { remove_entry(&fs, &dir, entry, away.as_ref()).await });
+            let (dir, away, removed) = (dir.clone(), away.cloned(), removed.clone());
+            let remove =
+                fs.in_one_go(|fs| async move { remove_entry(&fs, &dir, entry, away.as_ref(), &removed).await });
             async { remove.await? }
         })
         .buffer_unordered(WORKERS)
         .try_collect()
         .await?;
-    let Some(name) = full.into_iter().flatten().next() else { return Ok(Progress::Removed) };
+    let Some(name) = full.into_iter().flatten().next() else { return Ok(Removal::Some) };
     match fs.lookup(dir, &name).await {
-        Ok((child, _)) => Ok(Progress::Enter(child, name)),
-        Err(Status::NoEnt) => Ok(Progress::Removed),
+        Ok((child, _)) => Ok(Removal::Enter(child, name)),
+        Err(Status::NoEnt) => Ok(Removal::Some),
         Err(status) => Err(status),
     }
 }
@@ -214,12 +245,17 @@ async fn remove_entry<F: Fs>(
     dir: &F::Handle,
     entry: Entry,
     away: Option<&F::Handle>,
+    removed: &Progress,
 ) -> FsResult<Option<Name>> {
     let name = entry.name;
+    let count = |()| {
+        removed.entry();
+        None
+    };
     if entry.kind != Some(Kind::Directory) {
         match fs.unlink(dir, &name).await {
             Err(Status::IsDir) => {}
-            removed => return gone(removed).map(|()| None),
+            done => return gone(done).map(count),
         }
     }
     match fs.rmdir(dir, &name).await {
@@ -230,7 +266,7 @@ async fn remove_entry<F: Fs>(
             }
             None => Ok(Some(name)),
         },
-        removed => gone(removed).map(|()| None),
+        done => gone(done).map(count),
     }
 }
 
@@ -267,6 +303,7 @@ mod tests {
     use super::*;
     use crate::export::fs::SetAttr;
     use crate::testing::crash_harness::reach;
+    use crate::testing::log::Log;
     use crate::testing::memory::{MemoryServer, Node};
 
     const NOBODY: u32 = 65534;
@@ -303,6 +340,31 @@ mod tests {
         (0..99).for_each(|number| server.plant(format!("v/{number}"), Node::file(0o600, "")).unwrap());
         (0..98).for_each(|number| server.remove(format!("v/{number}")).unwrap());
         discarded(&server).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clearing_that_takes_long_says_how_far_it_is() {
+        let (log, _logging) = Log::captured();
+        let server = MemoryServer::new();
+        server.plant("v/sub", Node::directory(0o755)).unwrap();
+        (0..99).for_each(|number| server.plant(format!("v/sub/{number}"), Node::file(0o600, "")).unwrap());
+        let export = reach(&server);
+        assert!(discard(&export, &export.fs().root(), &Name::new("v").unwrap()).await.unwrap());
+        assert_eq!(export.trash.clearing(), None);
+        export.fs().delay(Duration::from_secs(4));
+        let look = async {
+            tokio::time::sleep(TELL).await;
+            let early = export.trash.clearing().unwrap().done.entries;
+            tokio::time::sleep(TELL).await;
+            (early, export.trash.clearing().unwrap().done.entries)
+        };
+        let (cleared, (early, late)) = tokio::join!(clear(&export), look);
+        assert_eq!(cleared, Ok(0));
+        assert!(0 < early && early < late && late < 101, "{early} {late}");
+        assert_eq!(export.trash.clearing(), None);
+        let text = log.text();
+        let told = text.lines().find(|line| line.contains("clearing the trash")).unwrap();
+        assert!(told.contains("left=1") && told.contains("entries in 30s"), "{told}");
     }
 
     #[tokio::test]

@@ -138,15 +138,22 @@ impl Mount {
     /// Whether this is a mount of `source`: it has the same path, and the same server name or the server address
     /// `address`.
     pub fn is_of(&self, source: &Source, address: Option<IpAddr>) -> bool {
+        self.below(source, address.as_slice()).is_some_and(<[u8]>::is_empty)
+    }
+
+    /// Whether this is a mount of `source` or of a directory below it, from the same server name or from one of
+    /// `addresses`.
+    pub fn is_within(&self, source: &Source, addresses: &[IpAddr]) -> bool {
+        self.below(source, addresses).is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
+    }
+
+    /// What follows the path of `source` in that of this mount.
+    fn below(&self, source: &Source, addresses: &[IpAddr]) -> Option<&[u8]> {
         let asked = source.to_string();
-        let (Some((host, path)), Some((asked_host, asked_path))) =
-            (split_source(&self.source), split_source(asked.as_bytes()))
-        else {
-            return false;
-        };
-        self.is_nfs()
-            && path == asked_path
-            && (host.eq_ignore_ascii_case(asked_host) || (address.is_some() && self.address() == address))
+        let ((host, path), (asked_host, asked_path)) = (split_source(&self.source)?, split_source(asked.as_bytes())?);
+        let is_server =
+            host.eq_ignore_ascii_case(asked_host) || self.address().is_some_and(|ip| addresses.contains(&ip));
+        path.strip_prefix(asked_path).filter(|_| self.is_nfs() && is_server)
     }
 }
 
@@ -348,6 +355,22 @@ addr=10.0.0.1
     fn an_export_s_root_is_compared_like_any_other_path() {
         assert!(mount("/run/a").is_of(&source("HOST", "/", None), None));
         assert!(mount("/run/v 2").is_of(&source("[0::1]", "/v 2", Some("sub")), None));
+    }
+
+    #[rstest]
+    #[case::same("10.0.0.1", "/v1", true)]
+    #[case::root("10.0.0.1", "/", true)]
+    #[case::another_name("nfs.example", "/v1", true)]
+    #[case::below("10.0.0.1", "/v1/a", false)]
+    #[case::prefix("10.0.0.1", "/v", false)]
+    fn a_mount_is_within_a_source_and_within_what_is_above(
+        #[case] server: &str,
+        #[case] share: &str,
+        #[case] expected: bool,
+    ) {
+        let (source, address) = (source(server, share, None), "10.0.0.1".parse().unwrap());
+        assert_eq!(mount("/run/b").is_within(&source, &[address]), expected);
+        assert!(!mount("/run/v 2").is_within(&source, &[address]), "it is of another server");
     }
 
     #[test]

@@ -107,6 +107,36 @@ async fn a_new_volume_does_not_wait_for_a_walk() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn walks_and_looks_say_how_far_they_are() {
+    let server = MemoryServer::new();
+    create(&server, "big").await;
+    (0..3000).for_each(|n| server.plant(format!("big/{}/{n}", n % 7), Node::file(0o600, "x")).unwrap());
+    let mut bench = Bench::new(server).await;
+    while bench.agent.progress().walks == 0 {
+        assert_eq!(bench.agent.step().await, Step::Worked);
+    }
+    let mut passed = 0;
+    while !is_limited(&bench.export, "big").await {
+        let told = bench.agent.under_way();
+        let walk = told.iter().find(|(what, _)| what == "counting what is in volume `big`").unwrap();
+        assert!((passed..=3007).contains(&walk.1.done.entries), "{told:?}");
+        passed = walk.1.done.entries;
+        assert_eq!(bench.agent.progress().walked, passed);
+        assert_eq!(bench.agent.step().await, Step::Worked);
+    }
+    assert!(passed > 2900, "{passed}");
+    assert!(bench.agent.run_until_idle().await);
+    assert_eq!(bench.agent.under_way(), []);
+    bench.agent.records_changed(&Change::Unknown);
+    while bench.agent.progress().look.is_none() {
+        assert_eq!(bench.agent.step().await, Step::Worked);
+    }
+    let look = bench.agent.progress().look.unwrap();
+    assert_eq!((look.done.entries, look.expected), (0, Some(1)), "the first look found one record and no answer");
+    assert_eq!(bench.agent.under_way(), [("looking at all volumes".to_owned(), look)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_volume_does_not_wait_for_a_look_at_all_volumes_nor_for_the_first_one() {
     let server = MemoryServer::new();
     for n in 0..300 {

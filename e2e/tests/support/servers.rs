@@ -58,6 +58,7 @@ impl Kind {
 pub struct Served {
     share: Share,
     kind: Kind,
+    fsid: u32,
 }
 
 impl Lab {
@@ -87,7 +88,7 @@ impl Lab {
             run("mount", ["-t", "tmpfs", "-o", "ro,size=1M", "snapshots.e2e", below.to_str().unwrap()]);
             export(fsid + 1, "ro,insecure,no_subtree_check", &format!("{share}/.snapshot"));
         }
-        Served { share: Share { server: "127.0.0.1".to_owned(), share, path }, kind: kind.clone() }
+        Served { share: Share { server: "127.0.0.1".to_owned(), share, path }, kind: kind.clone(), fsid }
     }
 
     /// Leaves the kernel's server with NFS version 4.1 alone until the returned value is dropped.
@@ -111,6 +112,9 @@ impl Lab {
     }
 }
 
+/// What [`Served::export_with_another_fsid`] adds.
+const ANOTHER: u32 = 10_000;
+
 /// Whether the server says numbers.
 const NUMBERS: &str = "/sys/module/nfsd/parameters/nfs4_disable_idmapping";
 
@@ -118,6 +122,12 @@ impl Served {
     /// The share.
     pub fn share(&self) -> &Share {
         &self.share
+    }
+
+    /// Exports it anew with another fsid, as an export without `fsid=` may get one when its server is set up anew.
+    pub fn export_with_another_fsid(&self) {
+        unexport(&self.share.share);
+        export(self.fsid + ANOTHER, self.kind.options, &self.share.share);
     }
 
     /// What is in the export's root besides volumes.
