@@ -16,7 +16,7 @@ IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 TESTS ?=
 # The approximate number of entries in the trees of `round_trip::`. The default is 1,000 to 3,000.
 ENTRIES ?=
-# Runs only one part of the benchmark: `calls`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`, `soak`.
+# Runs only one part of the benchmark: `calls`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`, `soak`, `million`.
 BENCH ?=
 
 help:  ## prints this list
@@ -53,7 +53,7 @@ sanity: TESTS = sanity::
 sanity: e2e  ## runs csi-sanity only
 
 bench: setup build  ## measures the speed of the driver, compared with the system calls that it needs
-	$(IN_VM) CSI_NFS_E2E_SECONDS=1800 cargo bench --locked --features e2e --bench speed -- $(BENCH)
+	$(IN_VM) CSI_NFS_E2E_SECONDS=2500 cargo bench --locked --features e2e --bench speed -- $(BENCH)
 
 pictures:  ## draws the pictures of the documentation anew, from the figures in the repository
 	cd e2e/pictures && cargo run --locked --quiet

@@ -1,8 +1,10 @@
 //! Code that the scenarios share: a running cluster (`run` starts it and installs the chart), its machines, and
 //! waiting. Each scenario gets a namespace of its own and applies the examples of `deploy/examples` unchanged.
+pub mod agent;
 pub mod chart;
 pub mod machine;
 pub mod namespace;
+pub mod prometheus;
 pub mod template;
 pub mod wait;
 pub mod writers;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use csi_nfs_e2e_kubernetes::machine::{Machine, exported};
 use csi_nfs_e2e_kubernetes::namespace::{Namespace, is_ready, node_of, restarts};
 use csi_nfs_e2e_kubernetes::wait::{SOON, eventually, until};
-use csi_nfs_e2e_kubernetes::{chart, tool};
+use csi_nfs_e2e_kubernetes::{agent, chart, tool};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -16,23 +16,6 @@ use tokio::process::Command;
 
 const MIB: u64 = 1 << 20;
 const CLAIMS: usize = 50;
-
-/// Starts the agent on the NFS server.
-async fn start_agent() -> Result<()> {
-    let program = tool("csi-nfs").display().to_string();
-    let share = exported("");
-    let share = share.trim_end_matches('/');
-    Machine::Nfs
-        .run(&format!("{program} agent --path {share} > /tmp/agent.log 2>&1 & echo $! > /tmp/agent.pid"))
-        .await?;
-    Ok(())
-}
-
-/// Sends SIGKILL to the agent.
-async fn kill_agent() -> Result<()> {
-    Machine::Nfs.run("kill -9 $(cat /tmp/agent.pid)").await?;
-    Ok(())
-}
 
 /// Size and usage in bytes that `df` in the pod shows.
 async fn df(ns: &Namespace) -> Result<(u64, u64)> {
@@ -63,12 +46,12 @@ async fn fill(ns: &Namespace) -> Result<()> {
 
 #[tokio::test]
 async fn s14_a_claim_is_full_at_its_size_and_goes_on_when_it_grows() -> Result<()> {
-    start_agent().await?;
+    agent::start().await?;
     let ns = Namespace::new("quota").await?;
     ns.apply("14-quota.yaml").await?;
     is_full_at_its_size_and_goes_on_when_it_grows(&ns).await?;
     ns.remove().await?;
-    kill_agent().await
+    agent::kill().await
 }
 
 /// Fills the volume of the example, expands it, and fills it again.
@@ -150,7 +133,7 @@ async fn s14_the_agent_of_the_chart_limits_claims_on_a_node_that_is_an_nfs_serve
 
 #[tokio::test]
 async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_limit() -> Result<()> {
-    start_agent().await?;
+    agent::start().await?;
     let ns = Namespace::new("limits").await?;
     ns.claim_at_once("14-quota.yaml", CLAIMS, None).await?;
     let bound = async || -> Result<Vec<String>> {
@@ -161,9 +144,9 @@ async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_
     };
     for count in [5, 20] {
         eventually(SOON, "some claims are bound", async || Ok((bound().await?.len() >= count).then_some(()))).await?;
-        kill_agent().await?;
+        agent::kill().await?;
         tokio::time::sleep(Duration::from_secs(3)).await;
-        start_agent().await?;
+        agent::start().await?;
     }
     eventually(SOON * 2, "all claims are bound", async || Ok((bound().await?.len() == CLAIMS).then_some(()))).await?;
     // Each volume has its own project with the requested limit, in the agent's answer and in the file system.
@@ -181,5 +164,5 @@ async fn s14_an_agent_that_is_killed_among_fifty_claims_leaves_none_without_its_
         ensure!(projects.insert(project), "{volume} has the project ID of another volume");
     }
     ns.remove().await?;
-    kill_agent().await
+    agent::kill().await
 }
