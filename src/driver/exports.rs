@@ -8,7 +8,7 @@ use crate::watch::exports::{ExportWatch, Seen};
 
 /// A metric by export: its name, its help, and its value; `None` if it is not known.
 type ExportMetric = (&'static str, &'static str, fn(&Seen) -> Option<f64>);
-const METRICS: [ExportMetric; 14] = [
+const METRICS: [ExportMetric; 15] = [
     ("export_reachable", "1 if the export answered the last look, otherwise 0.", |seen| Some(flag(seen.reachable))),
     ("export_checked_timestamp_seconds", "When the controller last looked at the export.", |seen| {
         Some(seconds(seen.checked))
@@ -30,6 +30,9 @@ const METRICS: [ExportMetric; 14] = [
     }),
     ("trash_oldest_timestamp_seconds", "Since when the oldest entry is in the trash.", |seen| {
         seen.figures?.trash_oldest.map(seconds)
+    }),
+    ("trash_bytes", "Bytes of files in the trash, at least: a look reads a bounded part of it.", |seen| {
+        Some(seen.figures?.trash_bytes? as f64)
     }),
     ("staging_oldest_timestamp_seconds", "Since when the oldest entry is in staging.", |seen| {
         seen.figures?.staging_oldest.map(seconds)

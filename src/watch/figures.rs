@@ -11,6 +11,7 @@ use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::{health, overcommit, quota};
 use crate::watch::first_seen::FirstSeen;
+use crate::watch::trash_size;
 
 /// The figures of an export, besides those of its file system. All are 0 or `None` on an export that the driver has not
 /// used yet.
@@ -24,6 +25,8 @@ pub struct Figures {
     pub snapshots: u64,
     /// Since when the oldest entry of the trash is there, as far as this process has seen.
     pub trash_oldest: Option<SystemTime>,
+    /// The bytes of files in the trash, at least; `None` if it is empty.
+    pub trash_bytes: Option<u64>,
     /// Since when the oldest entry of staging is there, as far as this process has seen.
     pub staging_oldest: Option<SystemTime>,
     /// The bytes that are promised to volumes, if a class with `overcommit` has asked for the sum.
@@ -68,12 +71,17 @@ impl Figures {
             memory.snapshots.read(export, &layout.snapshots, |name| Snapshot::of_file(name).is_some()).await?;
         let (trash, staging) = (export.entries(&layout.trash).await?, export.entries(&layout.staging).await?);
         let now = SystemTime::now();
+        let trash_bytes = match trash.is_empty() {
+            true => None,
+            false => Some(trash_size::allocated(export, &layout.trash, &trash).await),
+        };
         let agent = quota::agent(export).await?;
         Ok(Self {
             read_only: Some(health::is_read_only(export, &layout).await),
             volumes,
             snapshots,
             trash_oldest: memory.trash.note(&trash, now),
+            trash_bytes,
             staging_oldest: memory.staging.note(&staging, now),
             promised_bytes: overcommit::indexed(export).await?,
             agent_looked: agent.map(|agent| agent.looked).filter(|looked| *looked > 0),
@@ -141,13 +149,14 @@ mod tests {
         plant(".csi-nfs/snapshots/g.group", "{}");
         let agent = r#"{"version":"1","fileSystem":"xfs","holdsRoot":true,"looked":7,"period":60}"#;
         plant(".csi-nfs/quota/agent.json", agent);
-        plant(".csi-nfs/trash/one", "");
+        plant(".csi-nfs/trash/one", "gone");
         plant(".csi-nfs/staging/half", "");
         plant(".csi-nfs/quota/snapshots.json", r#"{"project":1,"bytes":4096,"inodes":3}"#);
         plant(".csi-nfs/promised/index.json", r#"{"version":1,"others":"5","open":"v","counted":1}"#);
         let second = read(&on, &mut memory).await;
         assert_eq!((second.volumes, second.snapshots, second.agent_looked), (2, 1, Some(7)));
         assert_eq!((second.promised_bytes, second.snapshots_bytes), (Some(5 + (1 << 20)), Some(4096)));
+        assert!(second.trash_bytes.unwrap() >= 4);
         assert!(second.trash_oldest.is_some() && second.staging_oldest.is_some() && second.holds_anything());
         server.set_read_only(true);
         assert_eq!(read(&on, &mut memory).await.read_only, Some(true));

@@ -7,4 +7,5 @@
 pub mod exports;
 pub mod figures;
 mod first_seen;
+mod trash_size;
 pub mod volumes;

@@ -1,4 +1,5 @@
 //! Scenario 13: two hundred claims at once. This is a benchmark: it prints times, and where they were spent.
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -11,6 +12,7 @@ use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
+use serde_json::{Value, json};
 
 const CLAIMS: usize = 200;
 /// The class without `subDir`.
@@ -61,9 +63,29 @@ async fn volumes_of(ns: &Namespace) -> Result<Vec<PersistentVolume>> {
     Ok(volumes)
 }
 
+/// How many of something there were, by the seconds since the begin.
+type Course = Vec<(f64, usize)>;
+
+/// How many claims were bound after the creation, and how many volumes were left after the deletion.
+type Courses = (Course, Course);
+
+/// Writes the courses to the folder that CSI_NFS_E2E_RUNS names, for docs/pictures: as the dashboards' runs, with the
+/// panels of e2e/pictures/burst.json.
+fn keep(courses: &[(&str, Courses)]) -> Result<()> {
+    let Some(runs) = std::env::var_os("CSI_NFS_E2E_RUNS").map(PathBuf::from) else { return Ok(()) };
+    let answer = |of: fn(&Courses) -> &Course| -> Value {
+        let series = courses.iter().map(|(form, courses)| json!({"metric": {"form": form}, "values": of(courses)}));
+        series.collect()
+    };
+    let all = courses.iter().flat_map(|(_, (bound, left))| bound.iter().chain(left));
+    let end = all.map(|(seconds, _)| *seconds).fold(0.0, f64::max);
+    let run = json!({"end": end, "step": 2, "answers": {"1/A": answer(|of| &of.0), "2/A": answer(|of| &of.1)}});
+    Ok(std::fs::write(runs.join("burst.json"), run.to_string() + "\n")?)
+}
+
 /// Creates the claims at once, waits for all of them, deletes them at once, and prints how long that took. `nested` of
 /// the volumes' directories are in the directory of the namespace.
-async fn burst(ns: &Namespace, form: &str, class: &str, nested: usize) -> Result<()> {
+async fn burst(ns: &Namespace, form: &str, class: &str, nested: usize) -> Result<Courses> {
     let claims = ns.api::<PersistentVolumeClaim>();
     let all = ListParams::default();
 
@@ -71,11 +93,14 @@ async fn burst(ns: &Namespace, form: &str, class: &str, nested: usize) -> Result
     ns.claim_at_once("13-claim.yaml", CLAIMS, Some(class)).await?;
     let created = start.elapsed();
     let mut provisioned = Duration::ZERO;
+    let (mut bindings, mut leavings): Courses = (vec![(0.0, 0)], vec![(0.0, CLAIMS)]);
     eventually(SOON * 2, "all claims are bound", async || {
         if provisioned.is_zero() && volumes_of(ns).await?.len() == CLAIMS {
             provisioned = start.elapsed();
         }
-        Ok((ns.bound_claims().await?.len() == CLAIMS).then_some(()))
+        let bound = ns.bound_claims().await?.len();
+        bindings.push((tenths(start.elapsed()), bound));
+        Ok((bound == CLAIMS).then_some(()))
     })
     .await?;
     let bound = start.elapsed();
@@ -86,7 +111,9 @@ async fn burst(ns: &Namespace, form: &str, class: &str, nested: usize) -> Result
     let start = Instant::now();
     claims.delete_collection(&DeleteParams::default(), &all).await?;
     eventually(SOON * 2, "all volumes are gone", async || {
-        Ok((volumes_of(ns).await?.is_empty() && claims.list(&all).await?.items.is_empty()).then_some(()))
+        let left = volumes_of(ns).await?.len();
+        leavings.push((tenths(start.elapsed()), left));
+        Ok((left == 0 && claims.list(&all).await?.items.is_empty()).then_some(()))
     })
     .await?;
     let gone = start.elapsed();
@@ -102,7 +129,11 @@ async fn burst(ns: &Namespace, form: &str, class: &str, nested: usize) -> Result
              including waits for each other"
         );
     }
-    Ok(())
+    Ok((bindings, leavings))
+}
+
+fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
 /// The directories of a namespace's volumes side by side in a directory of the namespace, and all volumes' directories
@@ -114,8 +145,9 @@ async fn s13_two_hundred_claims_at_once() -> Result<()> {
     flat_class(&ns.client).await?;
     burst(&ns, "warming up", FLAT, 0).await?;
     for _ in 0..2 {
-        burst(&ns, "with subDir", "nfs", CLAIMS).await?;
-        burst(&ns, "without subDir", FLAT, 0).await?;
+        let nested = ("with subDir", burst(&ns, "with subDir", "nfs", CLAIMS).await?);
+        let flat = ("without subDir", burst(&ns, "without subDir", FLAT, 0).await?);
+        keep(&[nested, flat])?;
     }
     Api::<StorageClass>::all(ns.client.clone()).delete(FLAT, &DeleteParams::default()).await?;
     ns.remove().await

@@ -5,6 +5,7 @@ pub mod panels;
 pub mod table;
 pub mod units;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -58,8 +59,9 @@ pub fn pictures() -> Result<Vec<(String, String)>> {
         let drawn = picture.draw(&benchmarks).with_context(|| picture.file.to_owned())?;
         found.push((format!("docs/pictures/{}.svg", picture.file), drawn));
     }
-    for name in panels::DASHBOARDS {
-        let dashboard = read(&format!("deploy/helm/csi-nfs/files/dashboards/{name}.json"))?;
+    for file in panels::DASHBOARDS {
+        let name = Path::new(file).file_stem().and_then(OsStr::to_str).context(file)?;
+        let dashboard = read(file)?;
         let run = read(&format!("e2e/pictures/runs/{name}.json"))?;
         found.push((format!("docs/pictures/{name}.svg"), panels::draw(&dashboard, &run).context(name)?));
     }

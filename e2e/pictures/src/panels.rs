@@ -7,8 +7,12 @@ use serde_json::Value;
 use crate::units::written;
 use crate::{COLOURS, INK, drawn, svg, text};
 
-/// The dashboards that are drawn: the names of their files, without `.json`.
-pub const DASHBOARDS: [&str; 2] = ["csi-nfs-fleet", "csi-nfs-export"];
+/// The dashboards that are drawn: their files, with the runs of that name. The last one is of a benchmark on a cluster.
+pub const DASHBOARDS: [&str; 3] = [
+    "deploy/helm/csi-nfs/files/dashboards/csi-nfs-fleet.json",
+    "deploy/helm/csi-nfs/files/dashboards/csi-nfs-export.json",
+    "e2e/pictures/burst.json",
+];
 
 /// A cell of Grafana's grid in pixels.
 const CELL: (i32, i32) = (50, 26);
@@ -35,7 +39,7 @@ pub fn draw(dashboard: &str, run: &str) -> Result<String> {
     svg((size.0 as u32, size.1 as u32), |backend| {
         let root = backend.into_drawing_area();
         drawn(root.fill(&RGBColor(244, 245, 247)))?;
-        let title = format!("{}, in a run of the end-to-end tests (minutes)", word(&dashboard["title"]));
+        let title = format!("{}, in a run of the end-to-end tests (min:s)", word(&dashboard["title"]));
         drawn(root.draw(&Text::new(title, (12, 12), text(18))))?;
         for panel in panels {
             let (x, y, w, h) = grid(panel)?;
