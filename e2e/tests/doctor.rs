@@ -147,7 +147,7 @@ async fn mounts_that_are_lost_because_the_export_has_another_fsid_are_named() {
     let target = published(&driver, &served.create(&driver, "v", &[]).await).await;
     assert_eq!(examine(served.share(), &[]).0, Vec::<String>::new());
 
-    served.export_with_another_fsid();
+    let _anew = served.with_another_fsid();
     let (complaints, report) = examine(served.share(), &[]);
     assert_eq!(complaints, ["mounts bad"], "{report}");
     for told in ["1 of 1 are lost", target.to_str().unwrap(), "fsid="] {

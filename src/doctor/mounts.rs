@@ -11,7 +11,6 @@ use tokio::time::{Instant, timeout_at};
 use super::report::{Report, Step};
 use crate::mount::table::Mount;
 use crate::nfs::source::Source;
-use crate::nfs::status::Status;
 use crate::node::mount_probe::{Failure, MountProbe};
 use crate::node::target::Target;
 
@@ -22,10 +21,8 @@ const AT_ONCE: usize = 8;
 /// How many are named.
 const NAMED: usize = 3;
 
-const STALE: &str = "the server no longer knows their directories: it exports the file system with another fsid, or the \
-                     directories were removed; set a fixed fsid= in the server's exports, and restart the pods that use \
-                     these mounts";
-const LOST: &str = "see what the server's log says about the export, and restart the pods that use these mounts";
+const ADVICE: &str = "the server exports the file system with another fsid, or not any more, or the directories were \
+                      removed: give it a fixed fsid= in the server's exports, and restart the pods that use these mounts";
 
 /// Looks at each mount of `share`, or of a directory below it, that this machine has from the server at one of
 /// `addresses`. Without such mounts, there is no step.
@@ -46,12 +43,11 @@ pub async fn examine(share: &Source, addresses: &[IpAddr], probe: &MountProbe, r
     let lost: Vec<_> = looks.buffered(AT_ONCE).filter_map(async |lost| lost).collect().await;
     report.add(match &*lost {
         [] => Step::good("mounts", &tried, format!("{of} answer")),
-        [(_, first), ..] => {
+        _ => {
             let named = lost.iter().take(NAMED).map(|(target, failure)| format!("{}: {failure}", target.display()));
             let more = if lost.len() > NAMED { ", and others" } else { "" };
             let named = named.collect::<Vec<_>>().join(", ");
-            let advice = if *first == Failure::Failed(Status::Stale) { STALE } else { LOST };
-            Step::bad("mounts", &tried, format!("{} of {of} are lost: {named}{more}", lost.len()), advice)
+            Step::bad("mounts", &tried, format!("{} of {of} are lost: {named}{more}", lost.len()), ADVICE)
         }
     });
 }

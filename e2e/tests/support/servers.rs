@@ -112,8 +112,19 @@ impl Lab {
     }
 }
 
-/// What [`Served::export_with_another_fsid`] adds.
+/// What [`Served::with_another_fsid`] adds.
 const ANOTHER: u32 = 10_000;
+
+/// An export that has another fsid. It has its own again when this is dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct AnotherFsid<'a>(&'a Served);
+
+impl Drop for AnotherFsid<'_> {
+    fn drop(&mut self) {
+        self.0.export_with(self.0.fsid);
+    }
+}
 
 /// Whether the server says numbers.
 const NUMBERS: &str = "/sys/module/nfsd/parameters/nfs4_disable_idmapping";
@@ -124,10 +135,16 @@ impl Served {
         &self.share
     }
 
-    /// Exports it anew with another fsid, as an export without `fsid=` may get one when its server is set up anew.
-    pub fn export_with_another_fsid(&self) {
+    /// Exports it with another fsid until the returned value is dropped. An export without `fsid=` may get another one
+    /// when its server is set up anew. Mounts do not end before they have their export again.
+    pub fn with_another_fsid(&self) -> AnotherFsid<'_> {
+        self.export_with(self.fsid + ANOTHER);
+        AnotherFsid(self)
+    }
+
+    fn export_with(&self, fsid: u32) {
         unexport(&self.share.share);
-        export(self.fsid + ANOTHER, self.kind.options, &self.share.share);
+        export(fsid, self.kind.options, &self.share.share);
     }
 
     /// What is in the export's root besides volumes.
