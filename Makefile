@@ -35,7 +35,7 @@ test-unit:  ## runs the tests that need no NFS
 	cargo test --locked
 	cd e2e/pictures && cargo test --locked
 
-e2e: setup build csi-sanity prometheus promtool  ## runs the tests on real NFS servers, including csi-sanity
+e2e: setup build csi-sanity jaeger prometheus promtool  ## runs the tests on real NFS servers, including csi-sanity
 	$(IN_VM) CSI_NFS_E2E_SECONDS=2700 $(if $(ENTRIES),CSI_NFS_E2E_ENTRIES=$(ENTRIES)) \
 		cargo test --locked --features e2e --test e2e -- $(TESTS)
 
@@ -99,4 +99,4 @@ $(CSI_NFS_CACHE)/tools/bin/cargo-deny:
 $(CSI_NFS_CACHE)/tools/bin/actionlint:
 	GOBIN=$(@D) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-include deploy/deploy.mk e2e/kubernetes/kubernetes.mk e2e/prometheus/prometheus.mk
+include deploy/deploy.mk e2e/jaeger/jaeger.mk e2e/kubernetes/kubernetes.mk e2e/prometheus/prometheus.mk

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use csi_nfs::config::{
@@ -20,7 +20,7 @@ use csi_nfs::config::{
 use csi_nfs::doctor::{self, Verdict};
 use csi_nfs::error::Error;
 use csi_nfs::nfs::text::one_line;
-use csi_nfs::server::telemetry::subscriber;
+use csi_nfs::server::telemetry::{Traces, subscriber};
 use csi_nfs::server::{admin, probe};
 use csi_nfs::{bundle as issue, check, driver};
 
@@ -82,7 +82,7 @@ fn raise_descriptor_limit() -> std::io::Result<()> {
 
 /// Runs the agent on one thread: the agent has nothing else to do while it waits for the file system.
 fn enforce(config: AgentConfig) -> anyhow::Result<()> {
-    tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
+    tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr, None))?;
     rustix::process::umask(Mode::empty());
     raise_descriptor_limit()?;
     let runtime = Builder::new_current_thread().max_blocking_threads(1).enable_all().build()?;
@@ -153,18 +153,36 @@ fn examine(config: &DoctorConfig) -> ExitCode {
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
-    tracing::subscriber::set_global_default(subscriber(config.log_format, config.verbosity, std::io::stderr))?;
+    // One thread is enough, because blocking calls run on other threads. With two threads, calls would move between
+    // them.
+    let runtime = Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
+    let traces = traces(&config, &runtime)?;
+    let log = subscriber(config.log_format, config.verbosity, std::io::stderr, traces.as_ref());
+    tracing::subscriber::set_global_default(log)?;
     // New objects on an export get exactly the requested mode.
     rustix::process::umask(Mode::empty());
     raise_descriptor_limit()?;
 
-    // One thread is enough, because blocking calls run on other threads. With two threads, calls would move between
-    // them.
-    let runtime = Builder::new_current_thread().max_blocking_threads(BLOCKING_THREADS).enable_all().build()?;
-    let done = runtime.block_on(async { driver::run(config, terminated()?).await.map_err(anyhow::Error::from) });
+    let done = runtime.block_on(async {
+        let done = driver::run(config, terminated()?).await;
+        if let Some(traces) = traces {
+            traces.close().await;
+        }
+        done.map_err(anyhow::Error::from)
+    });
     // Do not wait for threads: a thread that hangs on an unreachable server ends only with the process.
     runtime.shutdown_background();
     done
+}
+
+/// The traces that `--otlp-endpoint` asks for.
+fn traces(config: &Config, runtime: &Runtime) -> anyhow::Result<Option<Traces>> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+    let node = config.node.as_ref().map(|node| ("k8s.node.name", node.id.to_string()));
+    let version = ("service.version", env!("CARGO_PKG_VERSION").to_owned());
+    let driver = ("csi.driver", config.driver_name.to_string());
+    let _in_runtime = runtime.enter();
+    Ok(Some(Traces::to(endpoint, [version, driver].into_iter().chain(node))?))
 }
 
 /// Returns a future that completes at SIGTERM or SIGINT. Signals count from this call on, even before the future is

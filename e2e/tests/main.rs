@@ -42,6 +42,7 @@ mod share_alone;
 mod snapshots;
 mod status;
 mod support;
+mod traces;
 mod unmounting;
 mod unreachable;
 mod versions;

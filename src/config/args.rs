@@ -11,6 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use hyper::Uri;
+use hyper::http::uri::PathAndQuery;
 
 use super::Mode;
 use crate::nfs::text::Format;
@@ -88,6 +90,10 @@ pub(super) struct Args {
     /// Serve /healthz, /readyz and /metrics over HTTP on this IP address and port.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) http_endpoint: Option<SocketAddr>,
+
+    /// Send traces to this collector: OTLP over gRPC.
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = collector)]
+    pub(super) otlp_endpoint: Option<String>,
 
     /// The socket on which the driver tells its status. Otherwise it is the CSI socket's path, with .admin after it.
     #[arg(long, global = true, value_name = "PATH")]
@@ -315,6 +321,15 @@ fn mode(text: &str) -> Result<Mode, &'static str> {
         "node" => Ok(Mode::Node),
         "all" => Ok(Mode::All),
         _ => Err("not one of controller, node and all"),
+    }
+}
+
+fn collector(text: &str) -> Result<String, &'static str> {
+    let url: Uri = text.parse().map_err(|_| "not an address like http://HOST:PORT")?;
+    match (url.scheme_str(), url.host(), url.port_u16(), url.path_and_query().map(PathAndQuery::as_str)) {
+        (Some("https"), ..) => Err("traces are sent without TLS: give a collector beside the driver, http://HOST:PORT"),
+        (Some("http"), Some(_), Some(_), None | Some("/")) => Ok(text.to_owned()),
+        _ => Err("not an address like http://HOST:PORT"),
     }
 }
 

@@ -128,6 +128,8 @@ pub struct Config {
     pub node: Option<NodeConfig>,
     /// `--http-endpoint`.
     pub http_endpoint: Option<SocketAddr>,
+    /// `--otlp-endpoint`.
+    pub otlp_endpoint: Option<String>,
     /// `--log-format`.
     pub log_format: Format,
     /// `--v`: klog's verbosity.
@@ -280,6 +282,7 @@ impl Config {
             controller,
             node,
             http_endpoint: args.http_endpoint,
+            otlp_endpoint: args.otlp_endpoint,
             log_format: args.log_format,
             verbosity: args.verbosity,
             shutdown_grace: args.shutdown_grace,

@@ -49,6 +49,7 @@ fn seen(config: &Config, flag: &str) -> String {
         "registration-socket" => registration().socket.to_string(),
         "kubelet-socket-path" => registration().endpoint.to_string(),
         "http-endpoint" => config.http_endpoint.unwrap().to_string(),
+        "otlp-endpoint" => config.otlp_endpoint.clone().unwrap(),
         "shutdown-grace" => format!("{:?}", config.shutdown_grace),
         "log-format" => format!("{:?}", config.log_format).to_lowercase(),
         "v" => config.verbosity.to_string(),
@@ -89,6 +90,7 @@ fn a_check_and_the_doctor_mount_an_export_as_the_controller_does(#[case] words: 
 #[case("enable-inline-volumes", "T", "true")]
 #[case("admin-socket", "/run/admin.sock", "/run/admin.sock")]
 #[case("http-endpoint", "[::]:9809", "[::]:9809")]
+#[case("otlp-endpoint", "http://jaeger:4317", "http://jaeger:4317")]
 #[case("shutdown-grace", "1m30s", "90s")]
 #[case("log-format", "json", "json")]
 #[case("v", "5", "5")]
@@ -209,6 +211,8 @@ fn registration_takes_both_paths() {
 #[case(&["--nodeid=n", "--registration-socket=/r.sock", "--kubelet-socket-path=k.sock"], "absolute")]
 #[case(&["--mode=controller", "--registration-socket=/r.sock", "--kubelet-socket-path=/k.sock"], "--mode")]
 #[case(&["--nodeid=n", "--http-endpoint=localhost:80"], "http-endpoint")]
+#[case(&["--nodeid=n", "--otlp-endpoint=jaeger:4317"], "http://HOST:PORT")]
+#[case(&["--nodeid=n", "--otlp-endpoint=https://jaeger:4317"], "without TLS")]
 #[case(&["--nodeid=n", "--shutdown-grace=soon"], "shutdown-grace")]
 #[case(&["--nodeid=n", "--log-format=xml"], "neither text nor json")]
 #[case(&["--nodeid=n", "--v=loud"], "--v")]

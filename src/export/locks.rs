@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::export::fs::{Fs, FsResult, LockMode, Status};
 use crate::export::lock_waits::{Waiting, Waits};
 use crate::mount::backoff::backoff;
+use crate::mount::slow;
 use crate::mount::weak_map::WeakMap;
 
 /// The first and the longest pause between attempts to take a lock that another controller holds.
@@ -124,6 +125,10 @@ impl Holders {
 impl Locks {
     /// Waits for the parts and locks them, by locks on bytes of `file`. Cancel-safe.
     pub async fn acquire<F: Fs>(&self, file: &LockFile<F>, parts: &[Part<'_>]) -> FsResult<Guard<F>> {
+        slow::wait("wait for locks", self.take(file, parts)).await
+    }
+
+    async fn take<F: Fs>(&self, file: &LockFile<F>, parts: &[Part<'_>]) -> FsResult<Guard<F>> {
         let begun = Instant::now();
         let mut parts: Vec<(u64, Part)> = parts.iter().map(|part| (key(part.0), *part)).collect();
         // All operations use the same order, so no two of them wait for each other. Of two modes of a part, the

@@ -16,6 +16,7 @@ mod resolve;
 pub mod rpc;
 mod security;
 pub mod selinux;
+pub mod slow;
 pub mod table;
 mod thread_limits;
 mod threads;

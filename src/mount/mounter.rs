@@ -14,6 +14,7 @@ use crate::mount::new_mount::NewMount;
 use crate::mount::older::PrivateDirectories;
 use crate::mount::reachability::Reachability;
 use crate::mount::security;
+use crate::mount::slow;
 use crate::mount::table::Mount;
 use crate::mount::version::Remembered;
 use crate::mount::version3;
@@ -139,7 +140,7 @@ impl Mounter {
         self.gates
             .get(asked.0, asked.1)
             .of_export(attempt.source)
-            .run(mount)
+            .run(move || slow::calls("mount", mount))
             .await
             .unwrap_or_else(|stalled| Err(Attempt::Other(stalled.into())))
     }

@@ -13,6 +13,7 @@ use crate::export::fs::{FsStat, Status};
 use crate::mount::gate::Gates;
 use crate::mount::local::Local;
 use crate::mount::reachability::Reachability;
+use crate::mount::slow;
 use crate::mount::table::Mount;
 use crate::nfs::source::Server;
 use crate::node::root::Root;
@@ -132,7 +133,7 @@ impl MountProbe {
         self.server(&address.into(), mount.tcp_port(), deadline).await?;
         let place = Arc::clone(place);
         let gate = self.gates.get(address, mount.tcp_port()).of_mount(mount);
-        match timeout_at(deadline, gate.run(move || call(place.call_path()))).await {
+        match timeout_at(deadline, gate.run(move || slow::calls("ask", || call(place.call_path())))).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(errno))) => Err(Failure::Failed(errno.into())),
             Ok(Err(stalled)) if stalled.export.is_some() => Err(Failure::Silent),

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::error::{Error, Result};
 use crate::mount::gate::Stalled;
+use crate::mount::slow;
 use crate::mount::table::Mount;
 use crate::node::detach;
 use crate::node::publisher::Publisher;
@@ -84,7 +85,7 @@ impl Publisher {
         }
         let place = Arc::clone(place);
         let call = move || unmount(place.call_path(), UnmountFlags::NOFOLLOW);
-        self.gates.get(address, port).of_mount(mount).run(call).await
+        self.gates.get(address, port).of_mount(mount).run(move || slow::calls("umount", call)).await
     }
 
     /// Detaches the visible mount without waiting for its server.

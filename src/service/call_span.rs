@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::Span;
 
+use crate::nfs::source::Source;
+
 /// The maximum size in bytes of an identifier or a server's name in the log. A caller may send megabytes.
 const NAME_MAX: usize = 256;
 
@@ -40,6 +42,12 @@ pub fn volume(id: &str) {
 /// Records the NFS server of the current call.
 pub fn server(name: &str) {
     record("server", name, |about| &about.server);
+}
+
+/// Records the NFS server of the current call, and its export.
+pub fn export(source: &Source) {
+    server(source.server.as_str());
+    Span::current().record("export", tracing::field::display(source.export()));
 }
 
 fn record(field: &str, text: &str, of: fn(&About) -> &OnceLock<String>) {

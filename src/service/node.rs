@@ -79,7 +79,7 @@ impl Rpc for Node {
         let request = request.into_inner();
         call_span::volume(&request.volume_id);
         let publish = publish_request::parse(request, &self.settings.publish)?;
-        call_span::server(publish.source.server.as_str());
+        call_span::export(&publish.source);
         let (publisher, source) = (Arc::clone(&self.publisher), publish.source.to_string());
         // The work is finished even if the caller gives up.
         let published = run_to_completion(async move { publisher.publish(publish).await });

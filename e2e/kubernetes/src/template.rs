@@ -84,6 +84,7 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("driver.shutdownGraceSeconds", "60", &[]),
     ("driver.statsCacheMinutes", "1", &[]),
     ("driver.verbosity", "5", &[]),
+    ("driver.otlpEndpoint", "\"http://collector.example.org:4317\"", &[]),
     (
         "exports",
         concat!(

@@ -8,6 +8,7 @@ pub mod checked;
 pub mod client;
 pub mod driver;
 pub mod http;
+pub mod jaeger;
 pub mod kernel;
 pub mod lab;
 pub mod mounts;
@@ -31,3 +32,10 @@ pub use lab::{Lab, Outage, Place, Share};
 pub use tonic::Code;
 #[allow(unused_imports)]
 pub use tree::Tree;
+
+/// What the cache of downloads and tools has at `path`.
+pub fn cached(path: &str) -> std::path::PathBuf {
+    let cache = std::env::var_os("CSI_NFS_CACHE").map(std::path::PathBuf::from);
+    let cache = cache.or_else(|| Some(std::path::PathBuf::from(std::env::var_os("HOME")?).join(".cache/csi-nfs")));
+    cache.unwrap().join(path)
+}

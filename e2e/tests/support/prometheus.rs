@@ -100,9 +100,7 @@ pub fn seconds() -> u64 {
 
 /// The path of the program.
 fn program() -> PathBuf {
-    let cache = std::env::var_os("CSI_NFS_CACHE").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/csi-nfs")));
-    cache.unwrap().join("prometheus/prometheus")
+    super::cached("prometheus/prometheus")
 }
 
 /// A text in a query of a URL.

@@ -35,6 +35,7 @@ use crate::export::fs::{
     check_new_mode, check_special, check_symlink_target, lock_offset,
 };
 use crate::mount::gate::{Gate, Held};
+use crate::mount::slow;
 use handle::{Descriptor, File, Mount};
 
 pub use handle::KernelHandle;
@@ -103,13 +104,18 @@ impl KernelFs {
         work: impl FnOnce(BorrowedFd<'_>) -> FsResult<T> + Send + 'static,
     ) -> FsResult<T> {
         let object = object.clone();
-        self.call(move || work(object.as_fd())).await
+        self.call("with", move || work(object.as_fd())).await
     }
 
-    async fn call<T: Send + 'static>(&self, call: impl FnOnce() -> FsResult<T> + Send + 'static) -> FsResult<T> {
+    /// Makes the system calls of an operation, whose name is for traces.
+    async fn call<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        calls: impl FnOnce() -> FsResult<T> + Send + 'static,
+    ) -> FsResult<T> {
         match &self.way {
-            Way::Gate(gate) => gate.run(call).await?,
-            Way::Here => call(),
+            Way::Gate(gate) => gate.run(move || slow::calls(operation, calls)).await?,
+            Way::Here => slow::calls(operation, calls),
         }
     }
 
@@ -148,52 +154,52 @@ impl Fs for KernelFs {
 
     async fn lookup(&self, dir: &KernelHandle, name: &Name) -> FsResult<(KernelHandle, Attr)> {
         let (dir, name) = (dir.directory()?, name.clone());
-        let (object, attr) = self.call(move || calls::lookup(dir.as_fd(), &name)).await?;
+        let (object, attr) = self.call("lookup", move || calls::lookup(dir.as_fd(), &name)).await?;
         Ok((self.place(attr.kind, object), attr))
     }
 
     async fn parent(&self, dir: &KernelHandle) -> FsResult<(KernelHandle, Attr)> {
         let (root, dir) = (self.root(), dir.directory()?);
-        let (parent, attr) = self.call(move || calls::parent(root.as_fd(), dir.as_fd())).await?;
+        let (parent, attr) = self.call("parent", move || calls::parent(root.as_fd(), dir.as_fd())).await?;
         Ok((self.place(Kind::Directory, parent), attr))
     }
 
     async fn getattr(&self, object: &KernelHandle) -> FsResult<Attr> {
         let object = object.clone();
-        self.call(move || calls::getattr(object.as_fd())).await
+        self.call("getattr", move || calls::getattr(object.as_fd())).await
     }
 
     async fn setattr(&self, object: &KernelHandle, attr: SetAttr) -> FsResult<()> {
         attr.check()?;
         let object = if attr.size.is_some() { object.file(true)? } else { object.clone() };
-        self.call(move || calls::setattr(object.as_fd(), object.0.kind, attr)).await
+        self.call("setattr", move || calls::setattr(object.as_fd(), object.0.kind, attr)).await
     }
 
     async fn mkdir(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let (made, attr) = self.call(move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
+        let (made, attr) = self.call("mkdir", move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
         Ok((self.place(Kind::Directory, made), attr))
     }
 
     async fn create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let (file, attr) = self.call(move || calls::create(dir.as_fd(), &name, mode)).await?;
+        let (file, attr) = self.call("create", move || calls::create(dir.as_fd(), &name, mode)).await?;
         Ok((self.file(file, OpenMode::ReadWrite), attr))
     }
 
     async fn open_or_create(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let (file, attr) = self.call(move || calls::open_or_create(dir.as_fd(), &name, mode)).await?;
+        let (file, attr) = self.call("open_or_create", move || calls::open_or_create(dir.as_fd(), &name, mode)).await?;
         Ok((self.file(file, OpenMode::ReadWrite), attr))
     }
 
     async fn symlink(&self, dir: &KernelHandle, name: &Name, target: &[u8]) -> FsResult<(KernelHandle, Attr)> {
         check_symlink_target(target)?;
         let (dir, name, target) = (dir.directory()?, name.clone(), target.to_vec());
-        let (made, attr) = self.call(move || objects::symlink(dir.as_fd(), &name, &target)).await?;
+        let (made, attr) = self.call("symlink", move || objects::symlink(dir.as_fd(), &name, &target)).await?;
         Ok((self.place(attr.kind, made), attr))
     }
 
@@ -208,18 +214,18 @@ impl Fs for KernelFs {
         check_special(kind)?;
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let (made, attr) = self.call(move || objects::mknod(dir.as_fd(), &name, kind, mode, device)).await?;
+        let (made, attr) = self.call("mknod", move || objects::mknod(dir.as_fd(), &name, kind, mode, device)).await?;
         Ok((self.place(attr.kind, made), attr))
     }
 
     async fn link(&self, object: &KernelHandle, dir: &KernelHandle, name: &Name) -> FsResult<()> {
         let (object, dir, name) = (object.clone(), dir.directory()?, name.clone());
-        self.call(move || objects::link(object.as_fd(), object.0.kind, dir.as_fd(), &name)).await
+        self.call("link", move || objects::link(object.as_fd(), object.0.kind, dir.as_fd(), &name)).await
     }
 
     async fn readlink(&self, link: &KernelHandle) -> FsResult<Vec<u8>> {
         let link = link.clone();
-        self.call(move || objects::readlink(link.as_fd(), link.0.kind)).await
+        self.call("readlink", move || objects::readlink(link.as_fd(), link.0.kind)).await
     }
 
     async fn open(&self, dir: &KernelHandle, name: &Name, mode: OpenMode) -> FsResult<(KernelHandle, Attr)> {
@@ -227,7 +233,7 @@ impl Fs for KernelFs {
         let mut pause = RECALL.0;
         loop {
             let (dir, name) = (dir.clone(), name.clone());
-            match self.call(move || calls::open(dir.as_fd(), &name, mode)).await {
+            match self.call("open", move || calls::open(dir.as_fd(), &name, mode)).await {
                 // This machine is the server: a client has a delegation of the file and is asked to return it.
                 Err(Status::Other(libc::EAGAIN)) if pause <= RECALL.1 => sleep(pause).await,
                 opened => return opened.map(|(file, attr)| (self.file(file, mode), attr)),
@@ -238,38 +244,38 @@ impl Fs for KernelFs {
 
     async fn read(&self, file: &KernelHandle, offset: u64, length: usize) -> FsResult<Vec<u8>> {
         let file = file.file(false)?;
-        self.call(move || calls::read(file.as_fd(), offset, length)).await
+        self.call("read", move || calls::read(file.as_fd(), offset, length)).await
     }
 
     async fn write(&self, file: &KernelHandle, offset: u64, data: Vec<u8>) -> FsResult<()> {
         let file = file.file(true)?;
-        self.call(move || calls::write(file.as_fd(), offset, &data)).await
+        self.call("write", move || calls::write(file.as_fd(), offset, &data)).await
     }
 
     async fn commit(&self, file: &KernelHandle) -> FsResult<()> {
         let file = file.file(false)?;
-        self.call(move || calls::commit(file.as_fd())).await
+        self.call("commit", move || calls::commit(file.as_fd())).await
     }
 
     async fn seek(&self, file: &KernelHandle, offset: u64, what: Seek) -> FsResult<Option<u64>> {
         let file = file.file(false)?;
-        self.call(move || content::seek(file.as_fd(), offset, what)).await
+        self.call("seek", move || content::seek(file.as_fd(), offset, what)).await
     }
 
     async fn clone_file(&self, source: &KernelHandle, target: &KernelHandle) -> FsResult<u64> {
         let (source, target) = (source.file(false)?, target.file(true)?);
-        let cloned = self.call(move || content::clone_file(source.as_fd(), target.as_fd())).await;
+        let cloned = self.call("clone_file", move || content::clone_file(source.as_fd(), target.as_fd())).await;
         self.features.noted(Feature::Clone, cloned)
     }
 
     async fn copy(&self, source: &KernelHandle, target: &KernelHandle, offset: u64, length: u64) -> FsResult<u64> {
         let (source, target) = (source.file(false)?, target.file(true)?);
-        self.call(move || content::copy(source.as_fd(), target.as_fd(), offset, length)).await
+        self.call("copy", move || content::copy(source.as_fd(), target.as_fd(), offset, length)).await
     }
 
     async fn list_xattrs(&self, object: &KernelHandle) -> FsResult<Vec<Vec<u8>>> {
         let object = object.clone();
-        let listed = self.call(move || object.xattrs()?.list()).await;
+        let listed = self.call("list_xattrs", move || object.xattrs()?.list()).await;
         for name in listed.iter().flatten() {
             let is_list = ACLS.contains(&name.as_slice());
             self.features.note(if is_list { Feature::Acls } else { Feature::Xattrs }, true);
@@ -282,18 +288,18 @@ impl Fs for KernelFs {
 
     async fn get_xattr(&self, object: &KernelHandle, name: &[u8]) -> FsResult<Option<Vec<u8>>> {
         let (object, name) = (object.clone(), name.to_vec());
-        self.call(move || object.xattrs()?.get(&name)).await
+        self.call("get_xattr", move || object.xattrs()?.get(&name)).await
     }
 
     async fn set_xattr(&self, object: &KernelHandle, name: &[u8], value: &[u8]) -> FsResult<()> {
         let (object, name, value) = (object.clone(), name.to_vec(), value.to_vec());
-        self.call(move || object.xattrs()?.set(&name, &value)).await
+        self.call("set_xattr", move || object.xattrs()?.set(&name, &value)).await
     }
 
     /// In one go: the call needs one thread, and the file is closed when it returns.
     async fn read_file(&self, dir: &KernelHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
         let (dir, name) = (dir.directory()?, name.clone());
-        self.call(move || {
+        self.call("read_file", move || {
             let (file, attr) = calls::open(dir.as_fd(), &name, OpenMode::Read)?;
             if attr.size > limit as u64 { Err(Status::FBig) } else { calls::read(file.as_fd(), 0, limit) }
         })
@@ -304,7 +310,7 @@ impl Fs for KernelFs {
     async fn write_file(&self, dir: &KernelHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        self.call(move || {
+        self.call("write_file", move || {
             let (file, _) = calls::create(dir.as_fd(), &name, mode)?;
             calls::write(file.as_fd(), 0, &content)?;
             calls::commit(file.as_fd())
@@ -315,37 +321,37 @@ impl Fs for KernelFs {
     async fn rename(&self, from_dir: &KernelHandle, from: &Name, to_dir: &KernelHandle, to: &Name) -> FsResult<()> {
         let (from_dir, from) = (from_dir.directory()?, from.clone());
         let (to_dir, to) = (to_dir.directory()?, to.clone());
-        self.call(move || calls::rename(from_dir.as_fd(), &from, to_dir.as_fd(), &to)).await
+        self.call("rename", move || calls::rename(from_dir.as_fd(), &from, to_dir.as_fd(), &to)).await
     }
 
     async fn unlink(&self, dir: &KernelHandle, name: &Name) -> FsResult<()> {
         let (dir, name) = (dir.directory()?, name.clone());
-        self.call(move || calls::unlink(dir.as_fd(), &name)).await
+        self.call("unlink", move || calls::unlink(dir.as_fd(), &name)).await
     }
 
     async fn rmdir(&self, dir: &KernelHandle, name: &Name) -> FsResult<()> {
         let (dir, name) = (dir.directory()?, name.clone());
-        self.call(move || calls::rmdir(dir.as_fd(), &name)).await
+        self.call("rmdir", move || calls::rmdir(dir.as_fd(), &name)).await
     }
 
     async fn readdir(&self, dir: &KernelHandle, from: Cookie) -> FsResult<Page> {
         let dir = dir.directory()?;
-        self.call(move || calls::readdir(dir.as_fd(), from)).await
+        self.call("readdir", move || calls::readdir(dir.as_fd(), from)).await
     }
 
     async fn statfs(&self, dir: &KernelHandle) -> FsResult<FsStat> {
         let dir = dir.directory()?;
-        self.call(move || calls::statfs(dir.as_fd())).await
+        self.call("statfs", move || calls::statfs(dir.as_fd())).await
     }
 
     async fn try_lock(&self, file: &KernelHandle, key: u64, mode: LockMode) -> FsResult<bool> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
-        self.call(move || calls::lock(file.as_fd(), byte, mode)).await
+        self.call("try_lock", move || calls::lock(file.as_fd(), byte, mode)).await
     }
 
     async fn unlock(&self, file: &KernelHandle, key: u64) -> FsResult<()> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
-        self.call(move || calls::unlock(file.as_fd(), byte)).await
+        self.call("unlock", move || calls::unlock(file.as_fd(), byte)).await
     }
 
     fn locks_are_shared(&self) -> bool {

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Error;
 use crate::mount::local::Local;
 use crate::mount::reachability::Reachability;
+use crate::mount::slow;
 use crate::mount::table::Mount;
 use crate::mount::thread_limits::{Kind, OVERDUE, Owner};
 use crate::mount::threads::{Submitted, Threads};
@@ -151,7 +152,7 @@ impl Gate {
         call: impl FnOnce() -> T + Send + 'static,
         takes_long: bool,
     ) -> Result<T, Stalled> {
-        let (call, token) = (self.kept_by(call), self.0.tracker.token());
+        let (call, token) = (slow::queued(self.kept_by(call)), self.0.tracker.token());
         // The token ends after the result, which the thread drops if nobody waits for it any more.
         let submitted = self.0.threads.submit(self.kind(takes_long), move || (call(), token));
         let done = self.while_alive(submitted).await;

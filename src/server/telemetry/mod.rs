@@ -6,6 +6,7 @@
 //! too.
 
 mod recent;
+mod traces;
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -32,14 +33,23 @@ use crate::server::metrics::Metrics;
 use crate::server::status::Status as Told;
 use crate::service::call_span::{ABOUT, About};
 use recent::Recent;
+pub use traces::Traces;
 
 /// The maximum size in bytes of an error's message in the log.
 const MESSAGE_MAX: usize = 2048;
 
-/// The subscriber that writes the log, for [`tracing::subscriber::set_global_default`]. `verbosity` is klog's `-v` and
-/// applies to the driver's own events: below 3 is info, 3 and 4 are debug, 5 and more are trace. Libraries log from
-/// warnings on.
-pub fn subscriber<W>(format: Format, verbosity: u32, writer: W) -> impl Subscriber + Send + Sync
+/// The name of the span of a call.
+const CALL: &str = "call";
+
+/// The subscriber that writes the log, for [`tracing::subscriber::set_global_default`], and makes traces. `verbosity` is
+/// klog's `-v` and applies to the driver's own events in the log: below 3 is info, 3 and 4 are debug, 5 and more are
+/// trace. Libraries log from warnings on.
+pub fn subscriber<W>(
+    format: Format,
+    verbosity: u32,
+    writer: W,
+    traces: Option<&Traces>,
+) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -54,7 +64,7 @@ where
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines)
+    tracing_subscriber::registry().with(traces.map(Traces::layer)).with(lines.with_filter(filter))
 }
 
 /// Makes writers that put each event on one line. Each event arrives in one write.
@@ -211,7 +221,13 @@ impl Call {
             method: method.to_owned(),
             number: calls.0.recent.started(method, &about),
             about,
-            span: tracing::info_span!("call", method, volume = field::Empty, server = field::Empty),
+            span: tracing::info_span!(
+                CALL,
+                method,
+                volume = field::Empty,
+                server = field::Empty,
+                export = field::Empty
+            ),
             started: Instant::now(),
             ended: false,
         }
@@ -232,6 +248,7 @@ impl Call {
         self.calls.0.metrics.call_ended(&self.method, &name, took);
         let message = &message[..message.floor_char_boundary(MESSAGE_MAX)];
         self.calls.0.recent.ended(self.number, (code, &name), message);
+        traces::ended(&self.span, code, message);
         let _entered = self.span.enter();
         let (code_name, ms) = (&*name, (took.as_secs_f64() * 1e4).round() / 10.0);
         match code {

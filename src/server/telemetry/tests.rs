@@ -37,7 +37,7 @@ impl Write for Log {
 fn logging(format: Format, verbosity: u32) -> (Log, Logging) {
     let log = Log::default();
     let writer = log.clone();
-    let guard = log_to(subscriber(format, verbosity, move || writer.clone()));
+    let guard = log_to(subscriber(format, verbosity, move || writer.clone(), None));
     (log, guard)
 }
 

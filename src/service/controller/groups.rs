@@ -28,7 +28,7 @@ impl<C: Connect> Controller<C> {
         let volumes = sources.iter().map(|source| existing_volume(source)).collect::<Result<Vec<VolumeId>>>()?;
         let parameters = Parameters::parse(&request.parameters)?;
         let share = parameters.one_place(&volumes)?;
-        call_span::server(share.server.as_str());
+        call_span::export(&share);
         let secret = secret_options(&request.secrets)?;
         let asked = CreateSnapshot {
             what: group::Create { name, sources },
@@ -46,14 +46,14 @@ impl<C: Connect> Controller<C> {
             Err(Error::Invalid { .. }) if !request.group_snapshot_id.is_empty() => return Ok(()),
             parsed => parsed?,
         };
-        call_span::server(id.export.server.as_str());
+        call_span::export(&id.export);
         let secret = secret_options(&request.secrets)?;
         delete_group(&self.exports, &self.jobs, &id, &request.snapshot_ids, secret.as_ref()).await
     }
 
     async fn get_group(&self, request: csi::GetVolumeGroupSnapshotRequest) -> Result<csi::VolumeGroupSnapshot> {
         let id = GroupId::parse_existing(&request.group_snapshot_id)?;
-        call_span::server(id.export.server.as_str());
+        call_span::export(&id.export);
         let secret = secret_options(&request.secrets)?;
         let record = find::find_group(&self.exports, &id, secret.as_ref()).await?;
         record.check_members(&request.snapshot_ids)?;

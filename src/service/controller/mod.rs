@@ -69,7 +69,7 @@ fn existing_volume(text: &str) -> Result<VolumeId> {
         )));
     }
     let id = VolumeId::parse_existing(text)?;
-    call_span::server(id.server.as_str());
+    call_span::export(&id.export());
     Ok(id)
 }
 

@@ -30,7 +30,7 @@ impl<C: Connect> Controller<C> {
         let volume = existing_volume(&request.source_volume_id)?;
         let parameters = Parameters::parse(&request.parameters)?;
         let share = parameters.place(&volume.export());
-        call_span::server(share.server.as_str());
+        call_span::export(&share);
         let secret = secret_options(&request.secrets)?;
         let asked = CreateSnapshot {
             what: single::Create { name, source: request.source_volume_id },
@@ -50,7 +50,7 @@ impl<C: Connect> Controller<C> {
         }
         // CSI: a snapshot that cannot exist is deleted.
         let Ok(id) = KnownId::parse(&request.snapshot_id) else { return Ok(()) };
-        call_span::server(id.export().server.as_str());
+        call_span::export(&id.export());
         let secret = secret_options(&request.secrets)?;
         delete_snapshot(&self.exports, &self.jobs, &id, secret.as_ref()).await
     }
@@ -60,7 +60,7 @@ impl<C: Connect> Controller<C> {
             return Err(Error::invalid("snapshot_id", "missing"));
         }
         let id = KnownId::parse_existing(id)?;
-        call_span::server(id.export().server.as_str());
+        call_span::export(&id.export());
         let (export, found) = find::find(&self.exports, &id, secret).await?;
         let source = found.source(&export).await?;
         Ok(answer(&found, source))

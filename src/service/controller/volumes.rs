@@ -34,7 +34,7 @@ impl<C: Connect> Controller<C> {
         let capacity = capability::parse_range(request.capacity_range.as_ref())?;
         let origin = request.volume_content_source.map(origin).transpose()?;
         let parameters = Parameters::parse(&request.parameters)?;
-        call_span::server(parameters.export.server.as_str());
+        call_span::export(&parameters.export);
         let changes = Attributes::parse(&request.mutable_parameters)?;
         let secret = secret_options(&request.secrets)?;
         let read_only = capabilities.iter().all(|capability| capability.mode.is_read_only());
@@ -67,7 +67,7 @@ impl<C: Connect> Controller<C> {
         }
         // CSI: a volume that cannot exist is deleted.
         let Ok(id) = VolumeId::parse(&request.volume_id) else { return Ok(()) };
-        call_span::server(id.server.as_str());
+        call_span::export(&id.export());
         let secret = secret_options(&request.secrets)?;
         delete_volume(&self.exports, &self.jobs, &id, self.settings.delete, secret.as_ref()).await?;
         self.surveyed.forget(&id);

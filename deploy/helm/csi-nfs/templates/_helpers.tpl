@@ -38,6 +38,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - --drivername={{ .Values.driver.name }}
 - --log-format={{ .Values.driver.logFormat }}
 - -v={{ .Values.driver.verbosity }}
+{{- with .Values.driver.otlpEndpoint }}
+- --otlp-endpoint={{ . }}
+{{- end }}
 - --mount-permissions={{ .Values.driver.mountPermissions }}
 - --shutdown-grace={{ .Values.driver.shutdownGraceSeconds }}s
 {{- if .Values.metrics.enabled }}
