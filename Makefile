@@ -52,8 +52,10 @@ e2e-selinux: setup build  ## runs the tests of labels on a kernel with a policy 
 sanity: TESTS = sanity::
 sanity: e2e  ## runs csi-sanity only
 
+# cargo builds the driver in the profile of benchmarks, too, which must not take the place of the release build.
 bench: setup build  ## measures the speed of the driver, compared with the system calls that it needs
-	$(IN_VM) CSI_NFS_E2E_SECONDS=2500 cargo bench --locked --features e2e --bench speed -- $(BENCH)
+	$(IN_VM) CSI_NFS_E2E_SECONDS=2500 cargo bench --locked --features e2e \
+		--target-dir $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/bench --bench speed -- $(BENCH)
 
 pictures:  ## draws the pictures of the documentation anew, from the figures in the repository
 	cd e2e/pictures && cargo run --locked --quiet
