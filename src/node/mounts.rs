@@ -1,5 +1,5 @@
-//! What is mounted on this node, by server, for the metrics and the status. For the metrics, a task reads the mount table when something was published
-//! or unpublished, and from time to time; a scrape reads what it has found.
+//! What is mounted on this node, by server, for the metrics and the status. For the metrics, a task reads the mount
+//! table when something was published or unpublished, and from time to time; a scrape reads what it has found.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -107,8 +107,8 @@ impl MountsWatch {
     }
 }
 
-/// How many volumes of each kind are mounted now. Reads the mount table; nothing if that fails, because no value is better
-/// than a wrong one.
+/// How many volumes of each kind are mounted now. Reads the mount table; nothing if that fails, because no value is
+/// better than a wrong one.
 pub fn kinds_now(intents: &PublishIntents) -> BTreeMap<Kind, u64> {
     let counted = |table: Table| count(&table, intents, &HashMap::new(), SystemTime::now()).kinds;
     Table::read().map(counted).unwrap_or_default()
