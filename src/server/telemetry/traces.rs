@@ -30,8 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// Traces that go to `endpoint`, `http://HOST:PORT`, over gRPC. `attributes` say which process they are of; so do
-    /// the variables OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES. Needs a runtime.
+    /// Traces that go to `endpoint`, `http://HOST:PORT`, over gRPC. `attributes` say which process they are of. Needs a
+    /// runtime.
     pub fn to(endpoint: &str, attributes: impl IntoIterator<Item = (&'static str, String)>) -> Result<Self> {
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
