@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help demo test test-unit e2e e2e-older-kernel e2e-selinux sanity bench lint lint-scripts \
+.PHONY: help demo test test-unit e2e e2e-older-kernel e2e-own-client e2e-selinux sanity bench lint lint-scripts \
 	lint-workflows audit setup hooks build csi-sanity pictures
 
 # The directory for downloads and tools outside the repository.
@@ -16,8 +16,11 @@ IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 TESTS ?=
 # The approximate number of entries in the trees of `round_trip::`. The default is 1,000 to 3,000.
 ENTRIES ?=
-# Runs only one part of the benchmark: `calls`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`, `soak`, `million`.
+# Runs only one part of the benchmark: `calls`, `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`, `soak`, `million`.
 BENCH ?=
+# The round trip of the benchmark's network, and the time of its disk's flushes, in milliseconds.
+export RTT
+export FLUSH
 
 help:  ## prints this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,7 +28,7 @@ help:  ## prints this list
 demo: setup build  ## shows the driver's main job, step by step, on a real NFS server
 	@$(IN_VM) cargo run --locked --quiet --features e2e --example demo
 
-test: test-unit test-chart e2e e2e-older-kernel e2e-selinux  ## runs every test except those on a Kubernetes cluster
+test: test-unit test-chart e2e e2e-older-kernel e2e-own-client e2e-selinux  ## runs every test except those on a Kubernetes cluster
 
 # The number of races of each kind: two controllers with volumes, with snapshots, with archives, and with an agent.
 test-unit: export CSI_NFS_RACES ?= 20000
@@ -45,6 +48,13 @@ e2e-older-kernel: setup build  ## runs the tests of mounting and publishing as o
 		mounting:: unmounting:: fs_group:: in_force:: versions:: addresses:: share_alone:: health:: access:: \
 		provision:: delete:: groups:: round_trip:: snapshots::
 
+# What goes through the controller's connection to exports; where the own client cannot serve, the kernel's does.
+e2e-own-client: setup build csi-sanity  ## runs the tests of the controller with the driver's own NFS client
+	$(IN_VM) CSI_NFS_E2E_SECONDS=2400 CSI_NFS_CLIENT=auto cargo test --locked --features e2e --test e2e -- \
+		provision:: delete:: idempotency:: list:: snapshots:: groups:: round_trip:: copy:: archives:: crashes:: \
+		concurrent_controllers:: overcommit:: check:: sanity:: servers:: share_alone:: refused_copies:: bad_input:: \
+		quota:: quota_copies:: process::
+
 e2e-selinux: setup build  ## runs the tests of labels on a kernel with a policy of SELinux
 	@.ci/packages secilc
 	$(IN_VM) CSI_NFS_E2E_VM=always cargo test --locked --features e2e --test selinux
@@ -54,7 +64,7 @@ sanity: e2e  ## runs csi-sanity only
 
 # cargo builds the driver in the profile of benchmarks, too, which must not take the place of the release build.
 bench: setup build  ## measures the speed of the driver, compared with the system calls that it needs
-	$(IN_VM) CSI_NFS_E2E_SECONDS=2500 cargo bench --locked --features e2e \
+	$(IN_VM) CSI_NFS_E2E_SECONDS=2800 cargo bench --locked --features e2e \
 		--target-dir $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/bench --bench speed -- $(BENCH)
 
 pictures:  ## draws the pictures of the documentation anew, from the figures in the repository

@@ -46,6 +46,9 @@ mod export;
 /// NFS servers: name resolution, reachability, the gate for blocking calls, and mounts.
 mod mount;
 
+/// A client of NFSv4.1 and NFSv4.2 in user space.
+pub mod nfs4;
+
 /// The vocabulary of NFS, without I/O.
 pub mod nfs;
 
@@ -65,6 +68,7 @@ pub mod e2e {
     pub use crate::export::kernel::{KernelFs, KernelHandle};
     pub use crate::export::pool::Connect;
     pub use crate::export::progress::{Progress, Totals};
+    pub use crate::export::user::{UserFs, UserSpace};
     pub use crate::mount::gate::{Gates, THREADS};
     pub use crate::mount::mounter::Mounter;
     pub use crate::mount::reachability::Reachability;

@@ -1,5 +1,5 @@
 //! The duration of calls through the socket, on the kernel's NFS server with XFS, compared with the system calls that
-//! they need. Results are medians of several rounds, with the spread.
+//! they need, and with processes of mount(8) in their place. Results are medians of several rounds, with the spread.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -10,8 +10,10 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use crate::processes::Processes;
+use crate::run::Run;
 use crate::support::{Driver, Lab, Place, Share, csi, requests};
-use crate::{Series, each, ms, percentile};
+use crate::{CLIENTS, Series, each, ms, percentile, timed};
 
 /// The number of rounds. Each round measures everything.
 const ROUNDS: usize = 5;
@@ -23,8 +25,9 @@ const BURST: usize = 640;
 /// The number of files in the large volume.
 const FILES: usize = 10_000;
 
+/// What was measured of the driver with one of its clients.
 #[derive(Default)]
-struct Results {
+struct Calls {
     empty_call: Series,
     create: Series,
     create_90: Series,
@@ -36,28 +39,41 @@ struct Results {
     delete_large: Series,
     publish: Series,
     unpublish: Series,
-    bare_create: Series,
-    bare_delete: Series,
-    bare_mount: Series,
-    bare_unmount: Series,
+    /// MiB when it has started, and after everything.
+    memory: (f64, f64),
+}
+
+/// What was measured without a driver.
+#[derive(Default)]
+struct Others {
+    create: Series,
+    delete: Series,
+    mount: Series,
+    unmount: Series,
+    processes: Processes,
 }
 
 /// Measures and prints.
 pub async fn run(lab: &Lab) {
     let share = lab.share(Place::Xfs);
-    let driver = Driver::with(&["-v=0"]).await;
-    let idle = driver.proc_status("VmRSS") as f64 / 1024.0;
-    let mut results = Results::default();
-    for round in 1..=ROUNDS {
-        eprintln!("round {round} of {ROUNDS}");
-        measure_driver(&driver, &share, &mut results).await;
-        measure_kernel(&share, &mut results);
+    let (mut calls, mut others) = ([(); CLIENTS.len()].map(|()| Calls::default()), Others::default());
+    for (client, calls) in CLIENTS.iter().zip(&mut calls) {
+        let driver = Driver::with(&["-v=0", &format!("--client={client}")]).await;
+        let resident = || driver.proc_status("VmRSS") as f64 / 1024.0;
+        calls.memory.0 = resident();
+        for round in 1..=ROUNDS {
+            eprintln!("{client}: round {round} of {ROUNDS}");
+            measure_driver(&driver, &share, calls).await;
+            measure_kernel(&share, &mut others);
+            others.processes.measure(&share, CALLS);
+        }
+        calls.memory.1 = resident();
     }
-    let end = driver.proc_status("VmRSS") as f64 / 1024.0;
-    report(&results, idle, end);
+    report(&calls, &others);
+    keep(&calls, &others);
 }
 
-async fn measure_driver(driver: &Driver, share: &Share, results: &mut Results) {
+async fn measure_driver(driver: &Driver, share: &Share, results: &mut Calls) {
     let probes = each((0..CALLS).map(|_| async { driver.identity().probe(csi::ProbeRequest {}).await.unwrap() })).await;
     results.empty_call.0.push(percentile(probes, 50));
 
@@ -131,7 +147,7 @@ async fn burst(driver: &Driver, share: &Share, sub_dir: bool) -> (f64, f64) {
 }
 
 /// Measures the same system calls without a driver, on a mount of the same export.
-fn measure_kernel(share: &Share, results: &mut Results) {
+fn measure_kernel(share: &Share, results: &mut Others) {
     let base = Path::new("/run/tmp/bench");
     let (export, target) = (base.join("export"), base.join("target"));
     fs::create_dir_all(&export).unwrap();
@@ -142,17 +158,9 @@ fn measure_kernel(share: &Share, results: &mut Results) {
         mount(source, at, "nfs4", MountFlags::NOSUID | MountFlags::NODEV, Some(&*options)).unwrap();
     };
     attach("", &export);
-    let timed = |work: &mut dyn FnMut(usize)| {
-        let one = |n| {
-            let start = Instant::now();
-            work(n);
-            ms(start.elapsed())
-        };
-        percentile((0..CALLS).map(one).collect(), 50)
-    };
     fs::create_dir_all(export.join("bare/records")).unwrap();
     let (volumes, records) = (export.join("bare"), export.join("bare/records"));
-    results.bare_create.0.push(timed(&mut |n| {
+    results.create.0.push(timed(CALLS, |n| {
         fs::create_dir(volumes.join(format!("v{n}"))).unwrap();
         let staged = records.join("staged");
         let mut record = File::create_new(&staged).unwrap();
@@ -160,14 +168,14 @@ fn measure_kernel(share: &Share, results: &mut Results) {
         record.sync_all().unwrap();
         fs::rename(&staged, records.join(n.to_string())).unwrap();
     }));
-    results.bare_mount.0.push(timed(&mut |n| {
+    results.mount.0.push(timed(CALLS, |n| {
         if n > 0 {
             unmount(&target, UnmountFlags::empty()).unwrap();
         }
         attach(&format!("/bare/v{n}"), &target);
     }));
     unmount(&target, UnmountFlags::empty()).unwrap();
-    results.bare_unmount.0.push(percentile(
+    results.unmount.0.push(percentile(
         (0..CALLS)
             .map(|n| {
                 attach(&format!("/bare/v{n}"), &target);
@@ -178,7 +186,7 @@ fn measure_kernel(share: &Share, results: &mut Results) {
             .collect(),
         50,
     ));
-    results.bare_delete.0.push(timed(&mut |n| {
+    results.delete.0.push(timed(CALLS, |n| {
         fs::rename(volumes.join(format!("v{n}")), records.join(format!("gone{n}"))).unwrap();
         fs::remove_file(records.join(n.to_string())).unwrap();
     }));
@@ -186,44 +194,71 @@ fn measure_kernel(share: &Share, results: &mut Results) {
     unmount(&export, UnmountFlags::empty()).unwrap();
 }
 
-fn report(results: &Results, idle: f64, end: f64) {
+fn report(calls: &[Calls; 2], others: &Others) {
     println!("\nOn an XFS export of the kernel's server, NFS 4.2, through the socket. Median of {ROUNDS} rounds.");
     println!(
-        "`bare` is the kernel's part: the time of the system calls that the call needs, on a mount without a driver.\n"
+        "`kernel` and `own` are the controller's clients (--client). The other columns are the same without a driver:"
     );
-    println!("{:42} {:>9} {:>18} {:>9} {:>6}  goal", "", "median", "rounds", "bare", "ratio");
-    let row = |what: &str, series: &Series, unit: &str, bare: Option<&Series>, goal: &str| {
-        let (kernel, ratio) = match bare {
-            Some(bare) => (format!("{:.2} {unit}", bare.median()), format!("{:.1}", series.median() / bare.median())),
-            None => Default::default(),
-        };
-        let median = format!("{:.2} {unit}", series.median());
-        println!("{what:42} {median:>9} {:>18} {kernel:>9} {ratio:>6}  {goal}", series.spread());
+    println!(
+        "`bare`: mkdir + record (create, write, fsync, rename); rename + unlink; mount and unmount of a subdirectory."
+    );
+    println!("`mount(8)`: processes: mount + mkdir + umount; mount + rmdir + umount; mount; umount.\n");
+    println!("{:42} {:>26} {:>26} {:>9} {:>9}  goal", "", "kernel", "own", "bare", "mount(8)");
+    let row = |what: &str, of: fn(&Calls) -> &Series, unit: &str, without: Option<(&Series, &Series)>, goal: &str| {
+        let [kernel, own] = calls.each_ref().map(of);
+        let cell = |series: &Series| format!("{:.2} {unit} ({})", series.median(), series.spread());
+        let other = |series: Option<&Series>| series.map(|series| format!("{:.2} {unit}", series.median()));
+        let bare = other(without.map(|(bare, _)| bare)).unwrap_or_default();
+        let process = other(without.map(|(_, process)| process)).unwrap_or_default();
+        println!("{what:42} {:>26} {:>26} {bare:>9} {process:>9}  {goal}", cell(kernel), cell(own));
     };
-    row("an empty call (Probe), p50", &results.empty_call, "ms", None, "");
-    row("CreateVolume, p50", &results.create, "ms", Some(&results.bare_create), "under 5 ms");
-    row("CreateVolume, p90", &results.create_90, "ms", Some(&results.bare_create), "");
-    row(&format!("CreateVolume, {IN_FLIGHT} in flight"), &results.burst, "/s", None, "over 200/s");
-    row(&format!("the same with subDir, {IN_FLIGHT} in flight"), &results.nested, "/s", None, "as without");
-    row("DeleteVolume, p50", &results.delete, "ms", Some(&results.bare_delete), "under 5 ms");
+    let Others { create, delete, mount, unmount, processes } = others;
+    let (create, delete) = (Some((create, &processes.create)), Some((delete, &processes.delete)));
+    row("an empty call (Probe), p50", |calls| &calls.empty_call, "ms", None, "");
+    row("CreateVolume, p50", |calls| &calls.create, "ms", create, "under 5 ms; own 1.5 ms");
+    row("CreateVolume, p90", |calls| &calls.create_90, "ms", create, "");
+    row(&format!("CreateVolume, {IN_FLIGHT} in flight"), |calls| &calls.burst, "/s", None, "200/s; own 800/s");
+    row(&format!("the same with subDir, {IN_FLIGHT} in flight"), |calls| &calls.nested, "/s", None, "as without");
+    row("DeleteVolume, p50", |calls| &calls.delete, "ms", delete, "under 5 ms; own 1.2 ms");
+    row(&format!("DeleteVolume of {FILES} files"), |calls| &calls.delete_large, "ms", delete, "under 5 ms");
+    row(&format!("DeleteVolume, {IN_FLIGHT} in flight"), |calls| &calls.burst_deleted, "/s", None, "");
     row(
-        &format!("DeleteVolume of {FILES} files"),
-        &results.delete_large,
-        "ms",
-        Some(&results.bare_delete),
-        "under 5 ms",
+        &format!("the same with subDir, {IN_FLIGHT} in flight"),
+        |calls| &calls.nested_deleted,
+        "/s",
+        None,
+        "as without",
     );
-    row(&format!("DeleteVolume, {IN_FLIGHT} in flight"), &results.burst_deleted, "/s", None, "");
-    row(&format!("the same with subDir, {IN_FLIGHT} in flight"), &results.nested_deleted, "/s", None, "as without");
-    row("NodePublishVolume, another mounted, p50", &results.publish, "ms", Some(&results.bare_mount), "under 2 ms");
-    row("NodeUnpublishVolume, p50", &results.unpublish, "ms", Some(&results.bare_unmount), "");
-    println!(
-        "{:42} {:>9} {:>18}",
-        "memory: idle, and after the benchmark",
-        format!("{idle:.1} MiB"),
-        format!("{end:.1} MiB")
-    );
-    println!(
-        "\nbare: mkdir + record (create, write, fsync, rename); rename + unlink; mount and unmount of a subdirectory."
-    );
+    let (mount, unmount) = (Some((mount, &processes.mount)), Some((unmount, &processes.unmount)));
+    row("NodePublishVolume, another mounted, p50", |calls| &calls.publish, "ms", mount, "under 2 ms");
+    row("NodeUnpublishVolume, p50", |calls| &calls.unpublish, "ms", unmount, "");
+    let [kernel, own] = calls.each_ref().map(|calls| format!("{:.1} and {:.1} MiB", calls.memory.0, calls.memory.1));
+    println!("{:42} {kernel:>26} {own:>26}", "memory: idle, and after the benchmark");
+}
+
+/// Keeps the figures of one call at a time, and of many, for the pictures.
+fn keep(calls: &[Calls; 2], others: &Others) {
+    const DRIVER: [&str; 2] = ["this driver, kernel client", "this driver, own client"];
+    let columns = [&DRIVER[..], &["bare system calls", "mount(8) and umount(8)"]].concat();
+    let title = "Calls one at a time, the system calls that they need, and mount(8) in their place";
+    let mut picture = Run::bars("calls", title, "ms", &columns);
+    let processes = &others.processes;
+    let mut row = |call, of: fn(&Calls) -> &Series, bare, process| {
+        let [kernel, own] = calls.each_ref().map(of);
+        picture.row(call, 1.0, &[Some(kernel), Some(own), Some(bare), Some(process)]);
+    };
+    row("CreateVolume", |calls| &calls.create, &others.create, &processes.create);
+    row("DeleteVolume", |calls| &calls.delete, &others.delete, &processes.delete);
+    row("NodePublishVolume, another volume mounted", |calls| &calls.publish, &others.mount, &processes.mount);
+    row("NodeUnpublishVolume", |calls| &calls.unpublish, &others.unmount, &processes.unmount);
+    picture.keep();
+
+    let mut picture = Run::bars("calls-in-flight", "Calls a second, 64 in flight", "/s", &DRIVER);
+    let mut row =
+        |call, of: fn(&Calls) -> &Series| picture.row(call, 1.0, &calls.each_ref().map(|calls| Some(of(calls))));
+    row("CreateVolume", |calls| &calls.burst);
+    row("CreateVolume, with subDir", |calls| &calls.nested);
+    row("DeleteVolume", |calls| &calls.burst_deleted);
+    row("DeleteVolume, with subDir", |calls| &calls.nested_deleted);
+    picture.keep();
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use crate::bare::{self, Mounted};
+use crate::run::Run;
 use crate::support::client::client;
 use crate::support::{Driver, Lab, Place, Share, requests, wait};
 use crate::{Series, each, ms, nothing_is_mounted, percentile};
@@ -31,44 +32,71 @@ pub async fn run(lab: &Lab) {
         bare::THREADS
     );
     println!("{:48} {:>9} {:>20} {:>9} {:>6}  goal", "", "median", "rounds", "bare", "ratio");
+    let mut picture = Run::bars(
+        "copies",
+        "Copies within an export, and the system calls that they need",
+        "s",
+        &["this driver", "bare system calls"],
+    );
+    let mut row = |what: &str, copies: &Copies, goal: &str| {
+        print_row(what, copies, goal);
+        picture.row(what, 1e-3, &[Some(&copies.engine), Some(&copies.bare)]);
+    };
     for (place, goal) in [(Place::Xfs, "under 800 ms"), (Place::Tmpfs, "under 1500 ms")] {
         let bench = Bench::new(lab, place);
         plant_small(&bench.share.path.join("volume"), 1000);
         plant_large(&bench.share.path.join("volume/large"), 100 << 20);
-        row(&format!("{}: 1,000 files of 4 KiB and 100 MB", place.name()), &bench.copies("volume").await, goal);
+        row(&format!("{}: 1,000 files of 4 KiB and 100 MB", place.name()), &bench.copies("volume", ROUNDS).await, goal);
         plant_small(&bench.share.path.join("small"), 1000);
-        row(&format!("{}: 1,000 files of 4 KiB", place.name()), &bench.copies("small").await, "");
+        row(&format!("{}: 1,000 files of 4 KiB", place.name()), &bench.copies("small", ROUNDS).await, "");
         plant_large(&bench.share.path.join("one/large"), 100 << 20);
-        row(&format!("{}: one file of 100 MB", place.name()), &bench.copies("one").await, "");
+        row(&format!("{}: one file of 100 MB", place.name()), &bench.copies("one", ROUNDS).await, "");
         println!("    requests per small file: {}", bench.requests("small", 1000).await);
     }
     let bench = Bench::new(lab, Place::Xfs);
     let large = bench.share.path.join("large");
     fs::create_dir(&large).unwrap();
     plant_sparse(&large.join("file"), 10 << 30);
-    row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large").await, "under 50 ms");
+    row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large", ROUNDS).await, "under 50 ms");
+    picture.keep();
 }
 
-/// Measures the rate for many files, the memory, and the duration of other calls meanwhile.
+/// Measures the rate by the number of files, the memory, and the duration of other calls meanwhile.
 pub async fn many(lab: &Lab) {
     let bench = Bench::new(lab, Place::Xfs);
-    for (name, files) in [("few", 1_000), ("many", 100_000)] {
-        plant_small(&bench.share.path.join(name), files);
-    }
-    let few = bench.copies("few").await.engine.median();
-    let before = resident();
-    let many = bench.copy("many").await;
-    let (few, many) = (1_000.0 / few, 100_000.0 / many);
-    println!(
-        "xfs: 100,000 files of 4 KiB: {:.0} files a second, {:.0} % of the rate for 1,000 (goal: 80 %); \
-         at most {:.1} MiB resident, {before:.1} MiB before (goal: 40 MiB)",
-        many * 1e3,
-        many / few * 100.0,
-        status("VmHWM"),
+    let mut picture = Run::lines(
+        "copies-by-files",
+        "Copies of files of 4 KiB within an XFS export, by their number",
+        "/s",
+        "files",
+        &["this driver", "bare system calls", "cp --archive"],
     );
+    println!("\nCopies of files of 4 KiB within an XFS export, files a second.\n");
+    println!("{:>8} {:>12} {:>12} {:>12}", "files", "this driver", "bare", "cp(1)");
+    let mut rates = Vec::new();
+    // cp(1) would take minutes for the most.
+    for (files, rounds, rounds_of_cp) in [(100, ROUNDS, ROUNDS), (1_000, ROUNDS, 3), (10_000, 3, 1), (100_000, 1, 0)] {
+        let name = files.to_string();
+        plant_small(&bench.share.path.join(&name), files);
+        let before = resident();
+        let mut copies = bench.copies(&name, rounds).await;
+        let memory = format!("at most {:.1} MiB resident, {before:.1} MiB before", status("VmHWM"));
+        let mut cp = bench.cp(&name, rounds_of_cp).await;
+        for series in [&mut copies.engine, &mut copies.bare, &mut cp] {
+            series.0.iter_mut().for_each(|took| *took = files as f64 / (*took / 1e3));
+        }
+        let cp = Some(&cp).filter(|cp| !cp.0.is_empty());
+        let rate = |series: &Series| format!("{:.0}", series.median());
+        let [engine, bare, by_cp] = [rate(&copies.engine), rate(&copies.bare), cp.map_or_else(String::new, rate)];
+        println!("{files:>8} {engine:>12} {bare:>12} {by_cp:>12}  {memory} (goal: 40 MiB)");
+        picture.at(files, 1.0, &[Some(&copies.engine), Some(&copies.bare), cp]);
+        rates.push(copies.engine.median());
+    }
+    picture.keep();
+    println!("100,000 files: {:.0} % of the rate for 1,000 (goal: 80 %)", rates[3] / rates[1] * 100.0);
     let driver = Driver::with(&["-v=0"]).await;
     let create = async |name: String| driver.create(requests::create(&bench.share, &name)).await.unwrap();
-    let volume = create("many".to_owned()).await;
+    let volume = create("100000".to_owned()).await;
     let alone = each((0..CALLS).map(|n| create(format!("alone-{n}")))).await;
     let mut controller = driver.controller();
     let request = requests::from(&bench.share, "clone", requests::of_volume(&volume.volume_id));
@@ -124,15 +152,26 @@ impl Bench {
         Self { share: lab.share(place) }
     }
 
-    async fn copies(&self, directory: &str) -> Copies {
+    async fn copies(&self, directory: &str, rounds: usize) -> Copies {
         let mut copies = Copies::default();
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             copies.engine.0.push(self.copy(directory).await);
             nothing_is_mounted().await;
             copies.bare.0.push(Mounted::new(&self.share).copy(directory, "copy"));
             fs::remove_dir_all(self.share.path.join("copy")).unwrap();
         }
         copies
+    }
+
+    /// Copies the directory with cp(1).
+    async fn cp(&self, directory: &str, rounds: usize) -> Series {
+        let mut series = Series::default();
+        for _ in 0..rounds {
+            nothing_is_mounted().await;
+            series.0.push(Mounted::new(&self.share).cp(directory, "copy"));
+            fs::remove_dir_all(self.share.path.join("copy")).unwrap();
+        }
+        series
     }
 
     /// The number of requests to the server per file, including requests for the directory as a whole.
@@ -176,7 +215,7 @@ struct Copies {
     bare: Series,
 }
 
-fn row(what: &str, Copies { engine, bare }: &Copies, goal: &str) {
+fn print_row(what: &str, Copies { engine, bare }: &Copies, goal: &str) {
     let (took, bare) = (engine.median(), bare.median());
     let ratio = format!("{:.1}", took / bare);
     let (median, bare) = (format!("{took:.0} ms"), format!("{bare:.0} ms"));

@@ -1,5 +1,7 @@
 //! `make bench`: the speed of the driver on real NFS servers. `make bench BENCH=copies` runs one part: `calls`,
-//! `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `million` only runs when it is named.
+//! `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `million` only runs when it is named. With
+//! `CSI_NFS_E2E_RUNS=FOLDER` it keeps the figures of the pictures there. `RTT=0.4` gives the network a round trip of so
+//! many milliseconds, and `FLUSH=10` the disk of the XFS export flushes that take so long.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
@@ -12,19 +14,29 @@ mod bare;
 mod calls;
 mod copies;
 mod fsgroup;
+mod processes;
 mod quotas;
+mod run;
+mod scale;
 mod soak;
 mod volumes;
 
 use support::{Lab, wait};
 
+/// The clients of NFS that the controller has (`--client`).
+const CLIENTS: [&str; 2] = ["kernel", "own"];
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let lab = Lab::alone_for(Duration::from_secs(2400)).await;
+    let lab = Lab::alone_for(Duration::from_secs(2700)).await;
+    let _network = round_trip().map(|delay| lab.with_delay(&delay));
     let part = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let wanted = |name| part.as_deref().is_none_or(|part| part == name);
     if wanted("calls") {
         calls::run(&lab).await;
+    }
+    if wanted("scale") {
+        scale::run(&lab).await;
     }
     if wanted("quotas") {
         quotas::run(&lab).await;
@@ -48,6 +60,15 @@ async fn main() {
     if wanted("soak") {
         soak::run(&lab).await;
     }
+}
+
+/// What one way takes on a network of which `RTT` gives the round trip in ms.
+fn round_trip() -> Option<String> {
+    /// A round trip without any delay, in ms.
+    const LEAST: f64 = 0.1;
+    let milliseconds: f64 = std::env::var("RTT").ok().filter(|text| !text.is_empty())?.parse().unwrap();
+    assert!(milliseconds >= LEAST, "RTT={milliseconds}: the round trip is {LEAST} ms without a delay");
+    Some(format!("{:.0}us", (milliseconds - LEAST) / 2.0 * 1e3))
 }
 
 /// Waits until nothing is mounted, so that the next mount has an empty cache.
@@ -89,4 +110,14 @@ async fn each<F: Future>(works: impl IntoIterator<Item = F>) -> Vec<f64> {
         took.push(ms(start.elapsed()));
     }
     took
+}
+
+/// The p50 of so many calls of the work, which gets the call's number, in ms.
+fn timed(calls: usize, mut work: impl FnMut(usize)) -> f64 {
+    let one = |n| {
+        let start = Instant::now();
+        work(n);
+        ms(start.elapsed())
+    };
+    percentile((0..calls).map(one).collect(), 50)
 }

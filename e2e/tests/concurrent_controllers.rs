@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
+use rstest::rstest;
 use tonic::Status;
 
 use crate::support::csi::volume_content_source::Type as Source;
@@ -195,12 +196,17 @@ impl Subject<'_> {
     }
 }
 
+#[rstest]
+#[case::both_by_the_kernels_client("kernel", "kernel")]
+#[case::one_by_its_own("kernel", "own")]
+#[case::both_by_their_own("own", "own")]
 #[tokio::test]
-async fn two_controllers_give_only_answers_that_one_could_have_given() {
+async fn two_controllers_give_only_answers_that_one_could_have_given(#[case] one: &str, #[case] other: &str) {
     let lab = Lab::enter().await;
     let mut random = random::seeded();
     let share = lab.share(Place::Xfs);
-    let drivers = [Driver::with(&["--mode=controller"]).await, Driver::with(&["--mode=controller"]).await];
+    let start = async |client: &str| Driver::with(&["--mode=controller", &format!("--client={client}")]).await;
+    let drivers = [start(one).await, start(other).await];
     let calls: Vec<(u32, usize, Call)> = (0..CALLS)
         .map(|_| {
             let call = match random.u32(..15) {

@@ -11,7 +11,7 @@ use syn::{Attribute, Item, UseTree};
 
 /// The rooms, from the top to the bottom. `nfs::status` is below `error`, because errors contain NFS statuses.
 /// `testing` may import everything, and only tests import it.
-const ROOMS: [&str; 17] = [
+const ROOMS: [&str; 18] = [
     "driver",
     "config",
     "bundle",
@@ -26,6 +26,7 @@ const ROOMS: [&str; 17] = [
     "node",
     "export",
     "mount",
+    "nfs4",
     "nfs",
     "error",
     "nfs::status",

@@ -25,6 +25,7 @@ mod mounting;
 mod older_kernels;
 mod options;
 mod overcommit;
+mod own_client;
 mod process;
 mod provision;
 mod quota;

@@ -9,7 +9,10 @@ use super::{Finding, check_with, repair};
 use crate::check::progress::{Progress, to_stderr};
 use crate::error::{Error, Result};
 use crate::export::Export;
+use crate::export::client::{Choice, Clients};
+use crate::export::fs::Fs as _;
 use crate::export::pool::Connect;
+use crate::export::user::UserSpace;
 use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
@@ -24,6 +27,8 @@ pub struct Settings {
     pub export: Source,
     /// How it is mounted.
     pub mount_options: MountOptions,
+    /// The client that reaches it.
+    pub client: Choice,
     /// Whether to repair what can be repaired.
     pub repair: bool,
 }
@@ -33,6 +38,9 @@ pub struct Settings {
 pub struct Report {
     /// `SERVER:/SHARE`.
     pub export: String,
+    /// What the driver's own client knows of its connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<String>,
     /// What is inconsistent.
     pub findings: Vec<Finding>,
     /// What was inconsistent and has been repaired.
@@ -46,9 +54,11 @@ pub struct Report {
 /// of an operation on the export.
 pub async fn run(settings: &Settings) -> Result<Report> {
     let reachability = Reachability::new();
-    let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability)));
-    let address = Connect::check(&mounter, &settings.export, &settings.mount_options).await?;
-    let fs = mounter.connect(&settings.export, &settings.mount_options, address).await?;
+    let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability.clone())));
+    let own = UserSpace::new(reachability, UserSpace::unique_owner());
+    let clients = Clients::new(settings.client, mounter, own.clone());
+    let address = clients.check(&settings.export, &settings.mount_options).await?;
+    let fs = clients.connect(&settings.export, &settings.mount_options, address).await?;
     let export = Export::new(settings.export.clone(), fs, Arc::default());
     let progress = Progress::default();
     let work = async {
@@ -60,10 +70,14 @@ pub async fn run(settings: &Settings) -> Result<Report> {
         repair(&export, &found).await?;
         Ok::<_, Error>((found, check_with(&export, &progress).await?))
     };
-    let (found, findings) = progress.told(work, to_stderr).await?;
+    let connection = export.fs().connection();
+    let checked = progress.told(work, to_stderr).await;
+    drop(export);
+    own.ended().await;
+    let (found, findings) = checked?;
     let left: BTreeSet<&Finding> = findings.iter().collect();
     let repaired = found.into_iter().filter(|finding| !left.contains(finding)).collect();
-    Ok(Report { export: settings.export.to_string(), findings, repaired })
+    Ok(Report { export: settings.export.to_string(), connection, findings, repaired })
 }
 
 impl Report {
@@ -81,7 +95,8 @@ impl Report {
                     1 => "1 finding".to_owned(),
                     many => format!("{many} findings"),
                 };
-                repaired.chain(left).chain([format!("{}: {count}\n", self.export)]).collect()
+                let connection = self.connection.iter().map(|connection| format!("{}: {connection}\n", self.export));
+                connection.chain(repaired).chain(left).chain([format!("{}: {count}\n", self.export)]).collect()
             }
         }
     }
@@ -94,11 +109,12 @@ mod tests {
     #[test]
     fn a_report_prints_as_text_or_as_json() {
         let stale = Finding::TrashLeftover { entry: "x\ny".to_owned() };
-        let report = Report { export: "nfs:/e".to_owned(), findings: vec![stale], repaired: Vec::new() };
-        assert_eq!(report.print(Format::Text), "x\\ny is left in the trash\nnfs:/e: 1 finding\n");
+        let connection = Some("NFS 4.2".to_owned());
+        let report = Report { export: "nfs:/e".to_owned(), connection, findings: vec![stale], repaired: Vec::new() };
+        assert_eq!(report.print(Format::Text), "nfs:/e: NFS 4.2\nx\\ny is left in the trash\nnfs:/e: 1 finding\n");
         assert_eq!(
             report.print(Format::Json),
-            "{\"export\":\"nfs:/e\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\
+            "{\"export\":\"nfs:/e\",\"connection\":\"NFS 4.2\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\
              \"repaired\":[]}\n"
         );
     }

@@ -15,6 +15,7 @@ use hyper::Uri;
 use hyper::http::uri::PathAndQuery;
 
 use super::Mode;
+use crate::export::client::Choice;
 use crate::nfs::text::Format;
 
 /// Flags, and the variables that manifests of CSI drivers set for them by convention. The flag's own variable has
@@ -70,6 +71,16 @@ pub(super) struct Args {
     /// Entries of a tree that a snapshot, restore or clone copies at the same time, 1 to 64.
     #[arg(long, default_value = "16", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(super) copy_workers: u8,
+
+    /// The NFS client of the controller and of check: kernel, which mounts; own, which needs no privilege and no mount, for
+    /// NFS 4.1 and 4.2 over TCP; or auto: own where the server and the options allow it, and otherwise kernel.
+    #[arg(long, global = true, default_value = "kernel", value_parser = client)]
+    pub(super) client: Choice,
+
+    /// What servers know the own client by: a name that no other driver has while this one runs, and that its successor
+    /// may have, such as the UID of its pod. The successor then need not wait for locks. Random if not given.
+    #[arg(long, value_name = "NAME")]
+    pub(super) client_name: Option<String>,
 
     /// Minutes for which a volume's statistics are cached. 0 asks each time.
     #[arg(long, default_value = "10", value_name = "MINUTES")]
@@ -322,6 +333,11 @@ fn mode(text: &str) -> Result<Mode, &'static str> {
         "all" => Ok(Mode::All),
         _ => Err("not one of controller, node and all"),
     }
+}
+
+fn client(text: &str) -> Result<Choice, &'static str> {
+    let found = Choice::ALL.into_iter().find(|choice| choice.as_str() == text);
+    found.ok_or("not one of kernel, own and auto")
 }
 
 fn collector(text: &str) -> Result<String, &'static str> {

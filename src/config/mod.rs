@@ -13,6 +13,7 @@ use crate::bundle;
 use crate::check;
 use crate::doctor;
 use crate::error::{Error, Result};
+use crate::export::client::Choice;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
 use crate::nfs::text::{Format, one_line};
@@ -147,6 +148,10 @@ pub struct ControllerConfig {
     pub exports: Vec<Source>,
     /// `--copy-workers`: entries of a tree that are copied at the same time.
     pub copy_workers: usize,
+    /// `--client`: which client reaches exports.
+    pub client: Choice,
+    /// `--client-name`: what servers know the driver's own client by.
+    pub client_name: Option<String>,
 }
 
 /// The configuration of the Node service.
@@ -195,15 +200,17 @@ pub fn parse(
         Some(Command::Status { format }) => {
             admin_socket(&args).map(|socket| Task::Status(StatusConfig { socket, format }))
         }
-        Some(Command::Check { export, mount_options, repair, format }) => {
-            configured(args.mount_options.as_deref(), &args.export_mount_options)
-                .and_then(|usual| CheckConfig::new(&export, mount_options.as_deref(), &usual, repair, format))
-                .map(Task::Check)
+        Some(Command::Check { ref export, ref mount_options, repair, format }) => {
+            mounted(&args, export, mount_options.as_deref()).map(|(export, mount_options)| {
+                let settings = check::Settings { export, mount_options, client: args.client, repair };
+                Task::Check(CheckConfig { settings, format })
+            })
         }
-        Some(Command::Doctor { export, mount_options, format }) => {
-            configured(args.mount_options.as_deref(), &args.export_mount_options)
-                .and_then(|usual| DoctorConfig::new(&export, mount_options.as_deref(), &usual, format))
-                .map(Task::Doctor)
+        Some(Command::Doctor { ref export, ref mount_options, format }) => {
+            mounted(&args, export, mount_options.as_deref()).map(|(export, mount_options)| {
+                let settings = doctor::Settings { export, mount_options, client: args.client };
+                Task::Doctor(DoctorConfig { settings, format })
+            })
         }
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
@@ -217,28 +224,12 @@ impl BundleConfig {
         (export, options): (Option<&str>, Option<&str>),
         output: &Option<PathBuf>,
     ) -> Result<Self> {
-        let usual = configured(args.mount_options.as_deref(), &args.export_mount_options)?;
         let check = export.map(|export| {
-            let (export, mount_options) = mounted(export, options, &usual)?;
-            Ok::<_, Error>(check::Settings { export, mount_options, repair: false })
+            let (export, mount_options) = mounted(args, export, options)?;
+            Ok::<_, Error>(check::Settings { export, mount_options, client: args.client, repair: false })
         });
         let settings = bundle::Settings { logs: logs.to_vec(), socket: admin_socket(args)?, check: check.transpose()? };
         Ok(Self { settings, output: output.clone() })
-    }
-}
-
-impl CheckConfig {
-    fn new(share: &str, options: Option<&str>, usual: &Configured, repair: bool, format: Format) -> Result<Self> {
-        let (export, mount_options) = mounted(share, options, usual)?;
-        let settings = check::Settings { export, mount_options, repair };
-        Ok(Self { settings, format })
-    }
-}
-
-impl DoctorConfig {
-    fn new(share: &str, options: Option<&str>, usual: &Configured, format: Format) -> Result<Self> {
-        let (export, mount_options) = mounted(share, options, usual)?;
-        Ok(Self { settings: doctor::Settings { export, mount_options }, format })
     }
 }
 
@@ -258,6 +249,8 @@ impl Config {
             },
             exports,
             copy_workers: usize::from(args.copy_workers),
+            client: args.client,
+            client_name: args.client_name.clone(),
         };
         let node = || -> Result<_> {
             Ok(NodeConfig {
@@ -313,7 +306,8 @@ fn admin_socket(args: &Args) -> Result<SocketPath> {
 }
 
 /// The export of a subcommand, and how it is mounted: with `options`, or with those that the controller uses for it.
-fn mounted(share: &str, options: Option<&str>, usual: &Configured) -> Result<(Source, MountOptions)> {
+fn mounted(args: &Args, share: &str, options: Option<&str>) -> Result<(Source, MountOptions)> {
+    let usual = configured(args.mount_options.as_deref(), &args.export_mount_options)?;
     let export = export("--export", share)?;
     let mount_options = match options {
         Some(options) => MountOptions::parse("--mount-options", [options])?,

@@ -12,8 +12,9 @@ pub use report::{Report, Step, Verdict};
 
 use crate::error::Result;
 use crate::export::Export;
-use crate::export::kernel::KernelFs;
+use crate::export::client::{Choice, Clients, ExportFs};
 use crate::export::pool::Connect;
+use crate::export::user::UserSpace;
 use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
@@ -28,6 +29,8 @@ pub struct Settings {
     pub export: Source,
     /// How it is mounted.
     pub mount_options: MountOptions,
+    /// The client that reaches it.
+    pub client: Choice,
 }
 
 /// Examines an export. What fails is in the report.
@@ -38,7 +41,7 @@ pub async fn run(settings: &Settings) -> Report {
     if answering.is_empty() {
         return report;
     }
-    let mounter = Mounts::new();
+    let mounter = Mounts::new(settings.client);
     mounts::examine(share, &answering, &mounter.probe, &mut report).await;
     let tried = format!("mounting {share}{}", with(options));
     let Some(main) = report.note("mount", &tried, mounter.export(share, options).await) else { return report };
@@ -66,21 +69,26 @@ fn with(options: &MountOptions) -> String {
 
 /// Mounts exports for this examination, and looks at what is mounted.
 struct Mounts {
+    choice: Choice,
+    reachability: Arc<Reachability>,
     mounter: Arc<Mounter>,
     probe: MountProbe,
 }
 
 impl Mounts {
-    fn new() -> Self {
+    fn new(choice: Choice) -> Self {
         let reachability = Reachability::new();
         let gates = Gates::new(reachability.clone());
         let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
-        Self { mounter, probe: MountProbe::new(reachability, gates) }
+        Self { choice, mounter, probe: MountProbe::new(reachability.clone(), gates), reachability }
     }
 
-    async fn export(&self, share: &Source, options: &MountOptions) -> Result<Export<KernelFs>> {
-        let address = Connect::check(&self.mounter, share, options).await?;
-        let fs = self.mounter.connect(share, options, address).await?;
+    /// Connects to the export, by a client that the server knows as none of the others.
+    async fn export(&self, share: &Source, options: &MountOptions) -> Result<Export<ExportFs>> {
+        let own = UserSpace::new(self.reachability.clone(), UserSpace::unique_owner());
+        let clients = Clients::new(self.choice, self.mounter.clone(), own);
+        let address = clients.check(share, options).await?;
+        let fs = clients.connect(share, options, address).await?;
         Ok(Export::new(share.clone(), fs, Arc::default()))
     }
 }

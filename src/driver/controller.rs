@@ -7,10 +7,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::config::ControllerConfig;
 use crate::driver::{CLOSING, Shared, copies, exports, status, volumes};
 use crate::export::Export;
+use crate::export::client::{Clients, ExportFs};
 use crate::export::copy::Options;
-use crate::export::kernel::KernelFs;
+use crate::export::fs::Fs as _;
 use crate::export::pool::Pool;
-use crate::mount::mounter::Mounter;
+use crate::export::user::UserSpace;
 use crate::server::Services;
 use crate::server::metrics::{Metrics, Reading};
 use crate::service::controller::Controller;
@@ -22,7 +23,8 @@ use crate::watch::exports::ExportWatch;
 
 /// The parts of the controller that run besides its services.
 pub struct Running {
-    pool: Arc<Pool<Arc<Mounter>>>,
+    pool: Arc<Pool<Clients>>,
+    own: UserSpace,
     jobs: Arc<Jobs>,
     background: AbortOnDropHandle<()>,
 }
@@ -32,7 +34,8 @@ pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services)
     let configured = &config.settings.mount_options;
     let named = configured.exports.keys().chain(&config.exports);
     let known: Vec<_> = named.map(|export| (export.clone(), configured.of(export).clone())).collect();
-    let pool = Arc::new(Pool::new(shared.mounter.clone(), known));
+    let own = UserSpace::new(shared.reachability.clone(), config.client_name.unwrap_or_else(UserSpace::unique_owner));
+    let pool = Arc::new(Pool::new(Clients::new(config.client, shared.mounter.clone(), own.clone()), known));
     let (watched, watch) = (Arc::new(Exports::new(pool.clone(), configured.clone())), Arc::new(ExportWatch::default()));
     let jobs = Arc::new(Jobs::new(Options { in_flight: config.copy_workers }, shared.stop.clone()));
     register_metrics(&shared.metrics, &pool);
@@ -51,7 +54,7 @@ pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services)
     };
     let kept = pool.clone();
     let background = tokio::spawn(async move { tokio::join!(kept.open_known(), kept.close_idle(), keep_watch).1 });
-    Running { pool, jobs, background: AbortOnDropHandle::new(background) }
+    Running { pool, own, jobs, background: AbortOnDropHandle::new(background) }
 }
 
 impl Running {
@@ -62,25 +65,35 @@ impl Running {
         let _ = self.background.await;
         self.jobs.ended(CLOSING).await;
         self.pool.close().await;
+        self.own.ended().await;
     }
 }
 
-fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>) {
+fn register_metrics(metrics: &Metrics, pool: &Arc<Pool<Clients>>) {
     let locked = pool.clone();
     metrics.histogram("lock_wait_seconds", "How long calls waited for locks on the export.", "export", move || {
         locked.lock_waits().into_iter().map(|(share, waits)| (share.to_string(), waits)).collect()
     });
     let trashed = pool.clone();
     metrics.gauge("trash_entries", "Deleted volumes that are still in the trash.", move || {
-        let reading = |export: Arc<Export<KernelFs>>| {
+        let reading = |export: Arc<Export<ExportFs>>| {
             Reading::labelled("export", export.source().to_string(), export.trash.waiting() as f64)
         };
         trashed.connected().into_iter().map(reading).collect()
     });
+    let reached = pool.clone();
+    let help = "1 if the driver's own client reaches the export, 0 if the kernel's does.";
+    metrics.gauge("export_own_client", help, move || {
+        let reading = |export: Arc<Export<ExportFs>>| {
+            let own = export.fs().client() == "own";
+            Reading::labelled("export", export.source().to_string(), f64::from(u8::from(own)))
+        };
+        reached.connected().into_iter().map(reading).collect()
+    });
     let cleared = pool.clone();
     let help = "Files and directories that the clearing of the trash has removed; nothing if none is in progress.";
     metrics.gauge("trash_removed_entries", help, move || {
-        let reading = |export: Arc<Export<KernelFs>>| {
+        let reading = |export: Arc<Export<ExportFs>>| {
             let removed = export.trash.clearing()?.done.entries;
             Some(Reading::labelled("export", export.source().to_string(), removed as f64))
         };

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::driver::servers::seconds;
-use crate::export::pool::Pool;
-use crate::mount::mounter::Mounter;
+use crate::export::pool::{Connect, Pool};
 use crate::server::metrics::{Metrics, Reading};
 use crate::snapshot::copies::Copy;
 use crate::snapshot::jobs::Jobs;
@@ -25,7 +24,7 @@ const METRICS: [CopyMetric; 4] = [
 ];
 
 /// Registers the metrics of the copies of `jobs`, on the exports of `pool`.
-pub fn register(metrics: &Metrics, pool: &Arc<Pool<Arc<Mounter>>>, jobs: &Arc<Jobs>) {
+pub fn register<C: Connect>(metrics: &Metrics, pool: &Arc<Pool<C>>, jobs: &Arc<Jobs>) {
     let counts: [(&str, &str, bool); 2] = [
         ("copies_in_progress", "Snapshots, restores and clones that are being copied.", true),
         ("copies_waiting", "Snapshots, restores and clones that wait to be copied.", false),

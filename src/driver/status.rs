@@ -106,6 +106,7 @@ fn export<F: Fs>(export: &Arc<Export<F>>) -> status::Export {
     });
     status::Export {
         export: short(&export.source().to_string()),
+        client: export.fs().client().to_owned(),
         version: export.fs().version().map(str::to_owned),
         locks: export.fs().locks_are_shared(),
         clone: features.get(Feature::Clone),

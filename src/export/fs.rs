@@ -1,8 +1,8 @@
 //! The interface to an NFS export: what the driver needs of it, and nothing about how it is reached.
 //!
 //! Operations start at handles, never at paths. Names are bytes. Terms and errors are those of NFS (RFC 8881, section
-//! 18). [`kernel`](super::kernel) implements the interface on a mount of the kernel's NFS client; `testing/memory`
-//! implements it in memory.
+//! 18). [`kernel`](super::kernel) implements the interface on a mount of the kernel's NFS client,
+//! [`user`](super::user) by a client of its own, and `testing/memory` in memory.
 //!
 //! Every implementation guarantees that an operation on a directory (create, mkdir, rename, remove, link) or on
 //! attributes is on stable storage when it returns. Data written to a file is on stable storage only after
@@ -345,7 +345,17 @@ pub trait Fs: Clone + Send + Sync + 'static {
     /// Whether other clients of the server see the locks of this one: false for NFSv3 without lockd.
     fn locks_are_shared(&self) -> bool;
 
-    /// The version of NFS of the mount, such as `4.2`, if the kernel shows it.
+    /// The client that reaches the export: `kernel`, or `own` for the driver's.
+    fn client(&self) -> &'static str {
+        "kernel"
+    }
+
+    /// What an operator would want to know of the connection, if this client knows it.
+    fn connection(&self) -> Option<String> {
+        None
+    }
+
+    /// The version of NFS, such as `4.2`, if it is known.
     fn version(&self) -> Option<&str> {
         None
     }

@@ -1,5 +1,6 @@
 //! The driver's side of an NFS export: the interface, its implementation, and what is built on the interface alone.
 
+pub mod client;
 pub mod copy;
 pub mod emptying;
 pub mod features;
@@ -15,6 +16,7 @@ pub mod progress;
 pub mod run_to_completion;
 pub mod seen;
 pub mod trash;
+pub mod user;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -126,7 +126,9 @@ impl fmt::Display for Failure {
 impl Failure {
     fn advice(&self) -> &'static str {
         match (self.errno, self.call.as_str()) {
-            (Errno::PERM, "fsopen" | "unshare" | "fsmount") => "the driver needs CAP_SYS_ADMIN",
+            (Errno::PERM, "fsopen" | "unshare" | "fsmount") => {
+                "the driver needs CAP_SYS_ADMIN; a controller needs no privilege with its own client (`--client own`)"
+            }
             (Errno::NOSYS, _) => "the kernel must be 4.18 or newer, and the seccomp profile must allow mounting",
             (Errno::NODEV, "fsopen" | "mount") => "this node's kernel has no NFS client: `modprobe nfs`",
             (Errno::INVAL, call) if is_label(call) && selinux::is_on() => {

@@ -1,62 +1,21 @@
-//! Tables of docs/benchmarks.md as bars. A picture has the figures of one table, which are of one run.
-use anyhow::{Context, Result, ensure};
+//! Pictures of bars: what is compared stands side by side, in groups below each other.
+use anyhow::{Result, ensure};
 use plotters::prelude::*;
 
-use crate::table::{Figure, figure, first, section};
-use crate::{COLOURS, INK, drawn, svg, text};
+use crate::table::Figure;
+use crate::{Area, COLOURS, INK, drawn, head, svg, text};
 
-/// A picture of a table.
-#[derive(Debug)]
-pub struct Picture {
-    /// The name of the file, without `.svg`.
-    pub file: &'static str,
-    /// The heading of the section; its first table is drawn.
-    heading: &'static str,
+/// A picture of bars.
+pub struct Bars {
     /// What the picture says about itself.
-    title: &'static str,
-    /// What the section says about when and how, word by word.
-    when: &'static str,
-    /// The columns that are drawn. A row without a figure in one of them is left out.
-    columns: &'static [&'static str],
-    /// Rows with another unit are left out.
-    unit: &'static str,
+    pub title: String,
+    /// When and how the figures were measured.
+    pub when: String,
+    /// What the bars of each row are, in turn.
+    pub columns: Vec<String>,
+    /// Groups of bars: what each is about, and a figure for each column.
+    pub rows: Vec<(String, Vec<Figure>)>,
 }
-
-/// The pictures of docs/benchmarks.md.
-pub const PICTURES: [Picture; 4] = [
-    Picture {
-        file: "calls",
-        heading: "Calls",
-        title: "Calls, and the system calls that they need (milliseconds)",
-        when: "2026-11-24, `make bench`, Linux 7.2",
-        columns: &["this driver", "bare"],
-        unit: "ms",
-    },
-    Picture {
-        file: "beside-csi-driver-nfs",
-        heading: "Beside csi-driver-nfs",
-        title: "Calls beside csi-driver-nfs, one at a time (milliseconds)",
-        when: "2026-11-25, both drivers in one run on one kernel",
-        columns: &["this driver", "csi-driver-nfs"],
-        unit: "ms",
-    },
-    Picture {
-        file: "copies-beside-csi-driver-nfs",
-        heading: "Beside csi-driver-nfs",
-        title: "Clones, snapshots and restores beside csi-driver-nfs (seconds)",
-        when: "2026-11-25, both drivers in one run on one kernel",
-        columns: &["this driver", "csi-driver-nfs"],
-        unit: "s",
-    },
-    Picture {
-        file: "copies",
-        heading: "Copying a tree",
-        title: "Copies within an XFS export, and the system calls that they need (seconds)",
-        when: "2026-11-24, `make bench BENCH=copies`",
-        columns: &["XFS (CLONE)", "bare"],
-        unit: "s",
-    },
-];
 
 const WIDTH: i32 = 860;
 /// Where the bars begin, and the widest one ends.
@@ -65,27 +24,18 @@ const TOP: i32 = 64;
 const BAR: i32 = 14;
 const GAP: i32 = 12;
 
-/// A row of a picture: what it is about, and a figure for each column.
-type Row<'a> = (&'a str, Vec<Figure>);
-
-impl Picture {
-    /// The SVG of the picture, from the document.
-    pub fn draw(&self, document: &str) -> Result<String> {
-        let section = section(document, self.heading)?;
-        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-        ensure!(words(section).contains(self.when), "the section {:?} does not say {:?}", self.heading, self.when);
-        let rows = self.rows(section)?;
+impl Bars {
+    /// The SVG of the picture.
+    pub fn draw(&self) -> Result<String> {
         let per_row = BAR * self.columns.len() as i32 + GAP;
-        let height = TOP + per_row * rows.len() as i32 + 40;
+        let height = TOP + per_row * self.rows.len() as i32 + 40;
         svg((WIDTH as u32, height as u32), |backend| {
             let root = backend.into_drawing_area();
-            drawn(root.fill(&WHITE))?;
-            drawn(root.draw(&Text::new(self.title, (16, 14), text(18))))?;
-            drawn(root.draw(&Text::new(self.when.replace('`', ""), (16, 38), text(13))))?;
+            head(&root, &self.title, &self.when)?;
             let highest = |figure: &Figure| figure.range.map_or(figure.value, |(_, high)| high.max(figure.value));
-            let most = rows.iter().flat_map(|(_, figures)| figures).map(highest).fold(0.0, f64::max);
+            let most = self.rows.iter().flat_map(|(_, figures)| figures).map(highest).fold(0.0, f64::max);
             ensure!(most > 0.0, "nothing to draw");
-            for (n, row) in rows.iter().enumerate() {
+            for (n, row) in self.rows.iter().enumerate() {
                 draw_row(&root, TOP + per_row * n as i32, row, most)?;
             }
             self.draw_legend(&root, height - 26)?;
@@ -93,32 +43,18 @@ impl Picture {
         })
     }
 
-    fn rows<'a>(&self, section: &'a str) -> Result<Vec<Row<'a>>> {
-        let (columns, rows) = first(section)?;
-        let at = |name: &&str| columns.iter().position(|column| column == name).with_context(|| format!("no {name:?}"));
-        let places = self.columns.iter().map(at).collect::<Result<Vec<_>>>()?;
-        let figures = |row: &Vec<&str>| -> Option<Vec<Figure>> {
-            let all = places.iter().map(|place| figure(row.get(*place)?));
-            all.map(|figure| figure.filter(|figure| figure.unit == self.unit)).collect()
-        };
-        Ok(rows.iter().filter_map(|row| Some((row[0], figures(row)?))).collect())
-    }
-
     fn draw_legend(&self, root: &Area<'_>, y: i32) -> Result<()> {
         let mut x = BARS.0;
         for (column, colour) in self.columns.iter().zip(COLOURS) {
             drawn(root.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled())))?;
-            drawn(root.draw(&Text::new(*column, (x + 18, y), text(13))))?;
+            drawn(root.draw(&Text::new(column.clone(), (x + 18, y), text(13))))?;
             x += 40 + 8 * column.len() as i32;
         }
         Ok(())
     }
 }
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-
-fn draw_row(root: &Area<'_>, top: i32, (name, figures): &Row<'_>, most: f64) -> Result<()> {
-    let name = name.strip_suffix(", p50").unwrap_or(name);
+fn draw_row(root: &Area<'_>, top: i32, (name, figures): &(String, Vec<Figure>), most: f64) -> Result<()> {
     for (n, line) in wrapped(name, 46).into_iter().enumerate() {
         drawn(root.draw(&Text::new(line, (16, top + 1 + 14 * n as i32), text(13))))?;
     }
@@ -155,28 +91,25 @@ fn wrapped(text: &str, most: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const DOCUMENT: &str = concat!(
-        "# B\n\n## Calls\n2026-11-24, `make bench`, Linux 7.2\n\n",
-        "| call | this driver | bare | ratio |\n|---|---|---|---|\n",
-        "| <Create>, p50 | 4 ms (3 to 5) | 2 ms | 2 |\n| many | 250/s | 100/s | |\n| alone | 3 ms | | |\n",
-    );
-
     #[test]
-    fn a_picture_has_the_figures_of_the_rows_that_have_all_and_lengths_in_proportion() {
-        let svg = PICTURES[0].draw(DOCUMENT).unwrap();
-        assert!(svg.contains("4 ms (3 to 5)") && svg.contains("2 ms") && svg.contains("&lt;Create&gt;"), "{svg}");
-        assert!(!svg.contains("250/s") && !svg.contains("alone") && !svg.contains("<Create>"), "{svg}");
+    fn a_picture_has_the_figures_and_lengths_in_proportion() {
+        let figure = |cell| crate::table::figure(cell).unwrap();
+        let svg = Bars {
+            title: "Calls".into(),
+            when: "today".into(),
+            columns: vec!["this driver".into(), "bare".into()],
+            rows: vec![("<Create>".into(), vec![figure("4 ms (3 to 5)"), figure("2 ms")])],
+        };
+        let svg = svg.draw().unwrap();
+        for part in ["Calls", "today", "4 ms (3 to 5)", "2 ms", "&lt;Create&gt;", "this driver"] {
+            assert!(svg.contains(part), "{part}: {svg}");
+        }
+        assert!(!svg.contains("<Create>"), "{svg}");
         let widths = svg.split("<rect ").filter(|part| part.contains(&format!("x=\"{}\" y=\"", BARS.0)));
         let widths: Vec<f64> = widths
             .map(|part| part.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap())
             .collect();
         assert_eq!(widths[0] / widths[1], 2.0, "{widths:?}");
-    }
-
-    #[test]
-    fn a_picture_says_no_date_that_its_section_does_not_say() {
-        let complaint = PICTURES[0].draw(&DOCUMENT.replace("2026-11-24", "2026-12-24")).unwrap_err();
-        assert!(complaint.to_string().contains("does not say"), "{complaint}");
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! Draws the pictures of the documentation as SVG: tables of docs/benchmarks.md as bars, and the dashboards with what a
-//! real Prometheus answered in the end-to-end tests. What is drawn is in the repository, so anybody can draw it again.
+//! Draws the pictures of the documentation as SVG: runs of the benchmark and tables of docs/benchmarks.md as bars and
+//! lines, and the dashboards with what a real Prometheus answered in the end-to-end tests. What is drawn is in the
+//! repository, so anybody can draw it again.
 pub mod bars;
+pub mod lines;
 pub mod panels;
+pub mod run;
 pub mod table;
 pub mod units;
 
@@ -9,8 +12,12 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
-use plotters::prelude::{RGBColor, SVGBackend};
+use plotters::coord::Shift;
+use plotters::prelude::{DrawingArea, RGBColor, SVGBackend, Text, WHITE};
 use plotters::style::{IntoFont, TextStyle};
+
+/// A part of a picture.
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// The colour of all text.
 pub const INK: RGBColor = RGBColor(51, 51, 51);
@@ -27,6 +34,13 @@ pub const COLOURS: [RGBColor; 6] = [
 /// A text of this size in pixels.
 pub fn text(size: i32) -> TextStyle<'static> {
     TextStyle::from(("sans-serif", size).into_font()).color(&INK)
+}
+
+/// Draws what each picture of figures begins with: its title, and when and how they were measured.
+pub fn head(root: &Area<'_>, title: &str, when: &str) -> Result<()> {
+    drawn(root.fill(&WHITE))?;
+    drawn(root.draw(&Text::new(title.to_owned(), (16, 14), text(18))))?;
+    drawn(root.draw(&Text::new(when.to_owned(), (16, 38), text(13))))
 }
 
 /// Draws an SVG of this size in pixels. Returns its text, which is the same each time.
@@ -55,9 +69,14 @@ pub fn read(path: &str) -> Result<String> {
 pub fn pictures() -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     let benchmarks = read("docs/benchmarks.md")?;
-    for picture in &bars::PICTURES {
-        let drawn = picture.draw(&benchmarks).with_context(|| picture.file.to_owned())?;
+    for picture in &table::PICTURES {
+        let drawn = picture.bars(&benchmarks).and_then(|bars| bars.draw()).with_context(|| picture.file.to_owned())?;
         found.push((format!("docs/pictures/{}.svg", picture.file), drawn));
+    }
+    for name in run::RUNS {
+        let run = run::Run::read(&read(&format!("e2e/pictures/runs/{name}.json"))?).context(name)?;
+        let drawn = run.draw(&table::section_with(&benchmarks, name)?).context(name)?;
+        found.push((format!("docs/pictures/{name}.svg"), drawn));
     }
     for file in panels::DASHBOARDS {
         let name = Path::new(file).file_stem().and_then(OsStr::to_str).context(file)?;

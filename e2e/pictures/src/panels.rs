@@ -1,11 +1,10 @@
 //! The dashboards with what a real Prometheus answered to their queries, as Grafana would draw them.
 use anyhow::{Context, Result};
-use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde_json::Value;
 
 use crate::units::written;
-use crate::{COLOURS, INK, drawn, svg, text};
+use crate::{Area, COLOURS, INK, drawn, svg, text};
 
 /// The dashboards that are drawn: their files, with the runs of that name. The last one is of a benchmark on a cluster.
 pub const DASHBOARDS: [&str; 3] = [
@@ -19,8 +18,6 @@ const CELL: (i32, i32) = (50, 26);
 const MARGIN: i32 = 6;
 /// The most series that a legend names.
 const NAMED: usize = 4;
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// A line of a panel: its name, and its values by time in seconds.
 struct Series {

@@ -1,5 +1,65 @@
-//! Figures in tables of a Markdown document.
+//! Figures in tables of a Markdown document, and the pictures of tables of docs/benchmarks.md.
 use anyhow::{Context, Result, ensure};
+
+use crate::bars::Bars;
+
+/// A picture of a table, whose figures are of one run.
+pub struct Picture {
+    /// The name of the file, without `.svg`.
+    pub file: &'static str,
+    /// The heading of the section; its first table is drawn.
+    heading: &'static str,
+    title: &'static str,
+    /// What the section says about when and how, word by word.
+    when: &'static str,
+    /// The columns that are drawn. A row without a figure in one of them is left out.
+    columns: &'static [&'static str],
+    /// Rows with another unit are left out.
+    unit: &'static str,
+}
+
+/// The pictures of tables: what was measured once, with another driver, and not by `make bench`.
+pub const PICTURES: [Picture; 2] = [
+    Picture {
+        file: "beside-csi-driver-nfs",
+        heading: "Beside csi-driver-nfs",
+        title: "Calls beside csi-driver-nfs, one at a time (milliseconds)",
+        when: "2026-11-25, both drivers in one run on one kernel",
+        columns: &["this driver", "csi-driver-nfs"],
+        unit: "ms",
+    },
+    Picture {
+        file: "copies-beside-csi-driver-nfs",
+        heading: "Beside csi-driver-nfs",
+        title: "Clones, snapshots and restores beside csi-driver-nfs (seconds)",
+        when: "2026-11-25, both drivers in one run on one kernel",
+        columns: &["this driver", "csi-driver-nfs"],
+        unit: "s",
+    },
+];
+
+impl Picture {
+    /// What the document has for the picture.
+    pub fn bars(&self, document: &str) -> Result<Bars> {
+        let section = section(document, self.heading)?;
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(words(section).contains(self.when), "the section {:?} does not say {:?}", self.heading, self.when);
+        let (columns, rows) = first(section)?;
+        let at = |name: &&str| columns.iter().position(|column| column == name).with_context(|| format!("no {name:?}"));
+        let places = self.columns.iter().map(at).collect::<Result<Vec<_>>>()?;
+        let figures = |row: &Vec<&str>| -> Option<Vec<Figure>> {
+            let all = places.iter().map(|place| figure(row.get(*place)?));
+            all.map(|figure| figure.filter(|figure| figure.unit == self.unit)).collect()
+        };
+        let name = |row: &Vec<&str>| row[0].strip_suffix(", p50").unwrap_or(row[0]).to_owned();
+        Ok(Bars {
+            title: self.title.to_owned(),
+            when: self.when.to_owned(),
+            columns: self.columns.iter().map(ToString::to_string).collect(),
+            rows: rows.iter().filter_map(|row| Some((name(row), figures(row)?))).collect(),
+        })
+    }
+}
 
 /// A figure with its unit, such as `4.2 ms (4.0 to 4.4)`.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +95,13 @@ pub fn section<'a>(document: &'a str, heading: &str) -> Result<&'a str> {
     Ok(rest.split("\n## ").next().unwrap_or(rest))
 }
 
+/// The text below the heading of the second level that shows a picture of this name.
+pub fn section_with(document: &str, picture: &str) -> Result<String> {
+    let link = format!("](pictures/{picture}.svg)");
+    let found = document.split("\n## ").find(|section| section.contains(&link));
+    found.map(str::to_owned).with_context(|| format!("no section shows {link}"))
+}
+
 /// The first table of a section: its columns, and its rows.
 pub fn first(section: &str) -> Result<(Vec<&str>, Vec<Vec<&str>>)> {
     let lines = section.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
@@ -49,6 +116,26 @@ pub fn first(section: &str) -> Result<(Vec<&str>, Vec<Vec<&str>>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const DOCUMENT: &str = concat!(
+        "# B\n\n## Beside csi-driver-nfs\n2026-11-25, both drivers in one\nrun on one kernel\n\n",
+        "| call | csi-driver-nfs | this driver | ratio |\n|---|---|---|---|\n",
+        "| Create, p50 | 4 ms (3 to 5) | 2 ms | 2 |\n| many | 250/s | 100/s | |\n| alone | 3 ms | | |\n",
+    );
+
+    #[test]
+    fn a_picture_has_the_figures_of_the_rows_that_have_all() {
+        let bars = PICTURES[0].bars(DOCUMENT).unwrap();
+        let texts =
+            bars.rows.iter().map(|(name, figures)| (name.as_str(), figures.iter().map(|f| f.text.as_str()).collect()));
+        assert_eq!(texts.collect::<Vec<(_, Vec<_>)>>(), [("Create", vec!["2 ms", "4 ms (3 to 5)"])]);
+    }
+
+    #[test]
+    fn a_picture_says_no_date_that_its_section_does_not_say() {
+        let complaint = PICTURES[0].bars(&DOCUMENT.replace("2026-11-25", "2026-12-24")).err().unwrap();
+        assert!(complaint.to_string().contains("does not say"), "{complaint}");
+    }
 
     #[test]
     fn a_figure_has_a_value_a_unit_and_perhaps_a_range() {

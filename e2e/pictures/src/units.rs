@@ -17,6 +17,8 @@ pub fn written(value: f64, unit: &str) -> String {
         "s" if value.abs() >= 120.0 => format!("{} min", short(value / 60.0)),
         "s" if value.abs() >= 1.0 || value == 0.0 => format!("{} s", short(value)),
         "s" => format!("{} ms", short(value * 1e3)),
+        "ms" if value >= 1e3 => written(value / 1e3, "s"),
+        "ms" => format!("{} ms", short(value)),
         "bytes" => {
             let units = ["B", "KiB", "MiB", "GiB", "TiB"];
             let mut at = (value, 0);
@@ -40,6 +42,8 @@ mod tests {
         let cases = [
             (0.0004, "s", "0.40 ms"),
             (2.5, "s", "2.50 s"),
+            (2.0, "ms", "2 ms"),
+            (2500.0, "ms", "2.50 s"),
             (600.0, "s", "10 min"),
             (5_242_880.0, "bytes", "5 MiB"),
             (0.955, "percentunit", "95.5 %"),

@@ -1,6 +1,7 @@
 //! The driver as a process of its own, and clients on its socket.
 
 use std::fs::{self, File};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::net::UnixStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, NOBODY};
 use super::{mounts, processes, requests, wait};
 
 /// The node ID of the driver.
@@ -68,9 +69,14 @@ impl Driver {
     /// A driver that sees another kernel, with further arguments.
     pub async fn on(kernel: Kernel, arguments: &[&str]) -> Self {
         let directory = TempDir::with_prefix("csi-nfs-").unwrap();
+        if kernel == Kernel::Unprivileged {
+            chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
         let socket = directory.path().join("csi.sock");
         let mut words =
             vec![format!("--endpoint=unix://{}", socket.display()), format!("--nodeid={NODE}"), "-v=5".into()];
+        // A driver that is started again is the successor of the one before.
+        words.push(format!("--client-name={}", directory.path().display()));
         words.extend(arguments.iter().map(|&word| word.to_owned()));
         let process = spawn(kernel, &words, &directory.path().join("log"));
         let channel = connect(&socket);

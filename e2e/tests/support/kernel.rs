@@ -1,13 +1,14 @@
 //! A kernel that has less than the one that runs: a seccomp filter answers for the calls that it lacks.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 
 use nix::errno::Errno;
 use nix::libc;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
-/// The kernel that a driver sees.
+/// The kernel that a driver sees, and what it lets it do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kernel {
     /// The one that runs.
@@ -18,7 +19,12 @@ pub enum Kernel {
     OlderWithoutNfs,
     /// A new one without an NFS client.
     WithoutNfs,
+    /// The one that runs, for the user [`NOBODY`] without any capability.
+    Unprivileged,
 }
+
+/// The user of an unprivileged driver, as in the chart.
+pub const NOBODY: u32 = 65532;
 
 /// The system calls that Linux has got since 4.18 and that the driver uses or may use. libc has no names for the last
 /// three: statmount(2), listmount(2) and open_tree_attr(2).
@@ -48,6 +54,9 @@ impl Kernel {
 
     /// Starts a process that sees this kernel.
     pub fn spawn(self, command: &mut Command) -> io::Result<Child> {
+        if self == Self::Unprivileged {
+            command.uid(NOBODY).gid(NOBODY);
+        }
         let filters = self.filters();
         // A process inherits the filters of the thread that starts it, and a thread keeps its filters for good.
         let start = || {
@@ -61,7 +70,7 @@ impl Kernel {
 
     fn filters(self) -> Vec<BpfProgram> {
         match self {
-            Self::Running => Vec::new(),
+            Self::Running | Self::Unprivileged => Vec::new(),
             Self::Older => vec![answer(&NEW, Errno::ENOSYS)],
             Self::OlderWithoutNfs => vec![answer(&NEW, Errno::ENOSYS), answer(&[libc::SYS_mount], Errno::ENODEV)],
             Self::WithoutNfs => vec![answer(&[libc::SYS_fsopen], Errno::ENODEV)],

@@ -84,7 +84,9 @@ pub struct Server {
 pub struct Export {
     /// `SERVER:/SHARE`.
     pub export: String,
-    /// The version of NFS of the controller's mount.
+    /// The client that reaches it: `kernel`, or `own` for the driver's.
+    pub client: String,
+    /// The version of NFS of the controller's connection.
     pub version: Option<String>,
     /// Whether other controllers see this one's locks.
     pub locks: bool,

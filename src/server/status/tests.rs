@@ -33,6 +33,7 @@ fn everything() -> Status {
         ],
         exports: vec![Export {
             export: "nfs:/export".to_owned(),
+            client: "own".to_owned(),
             version: Some("4.2".to_owned()),
             locks: true,
             clone: Some(true),
@@ -84,7 +85,7 @@ servers:
   gone port 2049: DOES NOT ANSWER, since , checked : timed out
 
 exports:
-  nfs:/export: version 4.2, clone yes, xattrs no, locks shared, 1.0 GiB of 1.0 TiB and 5 of 10 inodes free 7 s ago, \
+  nfs:/export: version 4.2 by the driver's own client, clone yes, xattrs no, locks shared, 1.0 GiB of 1.0 TiB and 5 of 10 inodes free 7 s ago, \
          2 in the trash
 
 mounts on this node:

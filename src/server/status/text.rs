@@ -48,7 +48,8 @@ fn server(Server { server, port, address, error, round_trip_seconds, since, chec
 
 fn export(export: &Export) -> String {
     let mut parts = Vec::new();
-    parts.extend(export.version.as_ref().map(|version| format!("version {version}")));
+    let by = if export.client == "own" { " by the driver's own client" } else { "" };
+    parts.extend(export.version.as_ref().map(|version| format!("version {version}{by}")));
     let features = [("clone", export.clone), ("xattrs", export.xattrs), ("ACLs", export.acls)];
     for (name, found) in features {
         parts.extend(found.map(|found| format!("{name} {}", if found { "yes" } else { "no" })));

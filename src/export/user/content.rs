@@ -1,0 +1,180 @@
+//! The content of files.
+
+use crate::export::fs::{Fs as _, FsResult, Name, OpenMode, Seek, Status};
+use crate::export::user::handle::UserHandle;
+use crate::export::user::{UserFs, at, is_at, not_regular};
+use crate::nfs4::attributes::Values;
+use crate::nfs4::attributes::attribute::{FSID, SIZE, TYPE};
+use crate::nfs4::codes::Code;
+use crate::nfs4::compound::{Compound, How};
+use crate::nfs4::results::Failure;
+use crate::nfs4::state::StateId;
+
+/// READ, until `length` or the end of the file.
+pub(super) async fn read(fs: &UserFs, file: &UserHandle, offset: u64, length: usize) -> FsResult<Vec<u8>> {
+    let state = file.opened(false)?.state;
+    let mut data = Vec::new();
+    while data.len() < length {
+        let (from, most) =
+            (offset + data.len() as u64, fs.0.read.min(u32::try_from(length - data.len()).unwrap_or(u32::MAX)));
+        let compound = Compound::default().put(&file.0.at).read(state, from, most);
+        let end = fs.ask(compound, |results| {
+            results.put()?;
+            let (more, end) = results.data(most as usize)?;
+            data.extend_from_slice(more);
+            Ok(end || more.is_empty())
+        });
+        if end.await? {
+            break;
+        }
+    }
+    Ok(data)
+}
+
+/// WRITE, until everything is written.
+pub(super) async fn write(fs: &UserFs, file: &UserHandle, offset: u64, data: &[u8]) -> FsResult<()> {
+    let open = file.opened(true)?;
+    let mut written = 0;
+    while written < data.len() {
+        let part = &data[written..data.len().min(written + fs.0.write as usize)];
+        let compound = Compound::default().put(&file.0.at).write(open.state, offset + written as u64, false, part);
+        let (count, verifier) = fs
+            .ask(compound, |results| {
+                results.put()?;
+                Ok(results.write()?)
+            })
+            .await?;
+        if count == 0 || count as usize > part.len() {
+            return Err(Status::Io);
+        }
+        open.wrote(verifier);
+        written += count as usize;
+    }
+    Ok(())
+}
+
+/// LOOKUP, GETATTR and READ in one request. A larger file than one READ takes is opened and read.
+pub(super) async fn read_file(fs: &UserFs, dir: &UserHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
+    let count = u32::try_from(limit).unwrap_or(u32::MAX).min(fs.0.read);
+    let found = at(dir.directory()?).lookup(name.as_bytes()).attributes(&[TYPE, SIZE, FSID]);
+    let compound = found.read(StateId::ANONYMOUS, 0, count);
+    let whole = fs.ask(compound, |results| {
+        is_at(results)?;
+        results.lookup()?;
+        let attributes = results.attributes()?;
+        if attributes.fsid != Some(fs.0.fsid) {
+            return Err(Status::XDev);
+        }
+        let (kind, size) = attributes.kind.zip(attributes.size).ok_or(Status::Io)?;
+        match not_regular(kind) {
+            Some(status) => return Err(status),
+            None if size > limit as u64 => return Err(Status::FBig),
+            None => {}
+        }
+        let (data, end) = results.data(count as usize)?;
+        Ok((end || data.len() == limit).then(|| data.to_vec()))
+    });
+    if let Some(content) = whole.await? {
+        return Ok(content);
+    }
+    let (file, attr) = fs.open(dir, name, OpenMode::Read).await?;
+    if attr.size > limit as u64 { Err(Status::FBig) } else { read(fs, &file, 0, limit).await }
+}
+
+/// OPEN, WRITE to stable storage, and CLOSE in one request. More than one WRITE takes is written in parts.
+pub(super) async fn write_file(fs: &UserFs, dir: &UserHandle, name: &Name, mode: u32, content: &[u8]) -> FsResult<()> {
+    if content.len() > fs.0.write as usize {
+        let (file, _) = fs.create(dir, name, mode).await?;
+        write(fs, &file, 0, content).await?;
+        return fs.commit(&file).await;
+    }
+    let client = &fs.0.client;
+    let values = Values::mode(mode);
+    let open = at(dir.directory()?).open(client.client_id(), client.new_owner(), true, How::Guarded(&values), name);
+    let compound = open.handle().write(StateId::CURRENT, 0, true, content).close(StateId::CURRENT);
+    fs.ask(compound, |results| {
+        is_at(results)?;
+        let state = results.open()?;
+        // If something goes wrong from here on, its drop closes the file.
+        let file = UserHandle::file(results.handle()?, client.clone(), state, OpenMode::ReadWrite);
+        let (count, _) = results.write()?;
+        results.close()?;
+        file.is_closed();
+        if count as usize == content.len() { Ok(()) } else { Err(Status::Io) }
+    })
+    .await
+}
+
+/// SEEK.
+pub(super) async fn seek(fs: &UserFs, file: &UserHandle, offset: u64, what: Seek) -> FsResult<Option<u64>> {
+    let state = file.opened(false)?.state;
+    let number = match what {
+        Seek::Data => 0,
+        Seek::Hole => 1,
+    };
+    let compound = Compound::default().put(&file.0.at).seek(state, offset, number);
+    let found = fs.ask(compound, |results| {
+        results.put()?;
+        match (results.seek(), what) {
+            (Ok((true, _)), Seek::Data) | (Err(Failure::Code(Code::NXIO)), _) => Ok(None),
+            (found, _) => Ok(Some(found?.1)),
+        }
+    });
+    match found.await {
+        // Without SEEK, all is data.
+        Err(Status::NotSupp) => {
+            let size = fs.getattr(file).await?.size;
+            let answer = if what == Seek::Data { offset } else { size };
+            Ok(Some(answer).filter(|_| offset < size))
+        }
+        found => found,
+    }
+}
+
+/// CLONE. The answer has the new size.
+pub(super) async fn clone_file(fs: &UserFs, source: &UserHandle, target: &UserHandle) -> FsResult<u64> {
+    let (from, to) = (source.opened(false)?.state, target.opened(true)?.state);
+    let files = Compound::default().put(&source.0.at).save().put(&target.0.at);
+    let compound = files.clone_file(from, to).attributes(&[SIZE]);
+    let cloned = fs.ask(compound, |results| {
+        results.put()?;
+        results.save()?;
+        results.put()?;
+        results.clone_file()?;
+        results.attributes()?.size.ok_or(Status::Io)
+    });
+    match cloned.await {
+        // What servers say whose file system cannot clone.
+        Err(Status::Inval) => Err(Status::NotSupp),
+        cloned => cloned,
+    }
+}
+
+/// COPY.
+pub(super) async fn copy(
+    fs: &UserFs,
+    source: &UserHandle,
+    target: &UserHandle,
+    offset: u64,
+    length: u64,
+) -> FsResult<u64> {
+    let (from, open) = (source.opened(false)?.state, target.opened(true)?);
+    if i64::try_from(offset).is_err() {
+        return Err(Status::Inval);
+    }
+    // Servers refuse a part that is not there.
+    let length = length.min(fs.getattr(source).await?.size.saturating_sub(offset));
+    if length == 0 {
+        return Ok(0);
+    }
+    let files = Compound::default().put(&source.0.at).save().put(&target.0.at);
+    let copied = fs.ask(files.copy(from, open.state, offset, length), |results| {
+        results.put()?;
+        results.save()?;
+        results.put()?;
+        Ok(results.copy()?)
+    });
+    let (count, verifier) = copied.await?;
+    open.wrote(verifier);
+    Ok(count)
+}

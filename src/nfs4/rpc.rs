@@ -1,0 +1,136 @@
+//! ONC RPC over TCP (RFC 5531): calls, replies, and record marking.
+
+use crate::nfs4::xdr::{Malformed, Read, Reader, Writer};
+
+/// The NFS program and its version (RFC 8881, section 1).
+const NFS: (u32, u32) = (100_003, 4);
+/// NFSPROC4_COMPOUND.
+const COMPOUND: u32 = 1;
+const CALL: u32 = 0;
+const REPLY: u32 = 1;
+const AUTH_SYS: u32 = 1;
+/// The most bytes of a verifier (RFC 5531, section 8.2).
+const VERIFIER: usize = 400;
+/// The most groups of an AUTH_SYS credential (RFC 5531, appendix A).
+const GROUPS: usize = 16;
+
+/// The bit of a record mark that says that the record ends with this fragment.
+pub const LAST_FRAGMENT: u32 = 1 << 31;
+
+/// Who the calls come from, as AUTH_SYS says it.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// The name of this machine.
+    pub machine: String,
+    /// The user, which root squashing may change.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: u32,
+    /// Further groups; the protocol takes 16.
+    pub groups: Vec<u32>,
+}
+
+/// Why a server did not carry out a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// MSG_DENIED.
+    #[error("the server does not take the credential (AUTH_SYS)")]
+    Denied,
+    /// PROG_UNAVAIL, PROG_MISMATCH and so on: `accept_stat`.
+    #[error("the server does not serve NFS version 4 (RPC error {0})")]
+    Accepted(u32),
+    /// Not a reply.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// A call of COMPOUND with these arguments, with its record mark.
+pub fn call(xid: u32, credential: &Credential, arguments: &[u8]) -> Vec<u8> {
+    let mut message = Writer::default();
+    // The mark, which is known at the end, and the header.
+    for word in [0, xid, CALL, 2, NFS.0, NFS.1, COMPOUND] {
+        message.u32(word);
+    }
+    let mut body = Writer::default();
+    body.u32(0).opaque(credential.machine.as_bytes()).u32(credential.uid).u32(credential.gid);
+    body.list(credential.groups.get(..GROUPS).unwrap_or(&credential.groups));
+    message.u32(AUTH_SYS).opaque(&body.0).u32(0).u32(0);
+    message.0.extend_from_slice(arguments);
+    let mark = LAST_FRAGMENT | u32::try_from(message.0.len() - 4).unwrap_or(u32::MAX);
+    message.0[..4].copy_from_slice(&mark.to_be_bytes());
+    message.0
+}
+
+/// The call that a message answers; `None` if it is no reply.
+pub fn answers(message: &[u8]) -> Option<u32> {
+    let mut message = Reader::new(message);
+    let (xid, kind) = (message.u32().ok()?, message.u32().ok()?);
+    (kind == REPLY).then_some(xid)
+}
+
+/// The results in a reply.
+///
+/// # Errors
+/// Why there are none.
+pub fn results(reply: &[u8]) -> Result<&[u8], Refusal> {
+    let mut reply = Reader::new(reply);
+    let (_xid, _kind) = (reply.u32()?, reply.u32()?);
+    match reply.u32()? {
+        0 => {}
+        1 => return Err(Refusal::Denied),
+        _ => return Err(Malformed.into()),
+    }
+    verifier(&mut reply)?;
+    match reply.u32()? {
+        0 => Ok(reply.rest()),
+        status => Err(Refusal::Accepted(status)),
+    }
+}
+
+fn verifier(reply: &mut Reader<'_>) -> Read<()> {
+    let (_flavor, _body) = (reply.u32()?, reply.opaque(VERIFIER)?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn a_call_has_its_length_its_credential_and_its_arguments() {
+        let credential = Credential { machine: "node".into(), uid: 7, gid: 8, groups: (0..20).collect() };
+        let message = call(42, &credential, b"args");
+        assert_eq!(message[..4], (LAST_FRAGMENT | (message.len() as u32 - 4)).to_be_bytes());
+        assert_eq!(message[4..32], words(&[42, 0, 2, 100_003, 4, 1, 1])[..]);
+        let mut rest = Reader::new(&message[32..]);
+        let mut body = Reader::new(rest.opaque(400).unwrap());
+        assert_eq!((body.u32(), body.opaque(255)), (Ok(0), Ok(&b"node"[..])));
+        assert_eq!((body.u32(), body.u32(), body.list(16)), (Ok(7), Ok(8), Ok((0..16).collect())));
+        assert_eq!(rest.rest(), [&words(&[0, 0])[..], b"args"].concat());
+    }
+
+    #[test]
+    fn a_reply_has_results_or_says_why_not() {
+        let reply = |rest: &[u32]| words(&[&[42, 1], rest].concat());
+        assert_eq!(results(&reply(&[0, 0, 0, 0, 7])), Ok(&words(&[7])[..]));
+        assert_eq!(results(&reply(&[0, 1, 4, 0, 0, 7])), Ok(&words(&[7])[..]));
+        assert_eq!(results(&reply(&[1, 1, 5])), Err(Refusal::Denied));
+        assert_eq!(results(&reply(&[0, 0, 0, 2, 3, 3])), Err(Refusal::Accepted(2)));
+        assert_eq!(results(&reply(&[0, 0, u32::MAX])), Err(Refusal::Malformed(Malformed)));
+        assert_eq!((answers(&reply(&[])), answers(&words(&[42, 0])), answers(&[1])), (Some(42), None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_makes_the_parser_panic(reply: Vec<u8>) {
+            let _: Option<u32> = answers(&reply);
+            let _: Result<&[u8], Refusal> = results(&reply);
+        }
+    }
+}
