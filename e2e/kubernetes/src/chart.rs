@@ -12,11 +12,10 @@ use crate::{repository, tool};
 /// The namespace of the driver.
 pub const NAMESPACE: &str = "kube-system";
 
-async fn helm_in(top: &Path, arguments: &[&str]) -> Result<()> {
+async fn helm_in(top: &Path, namespace: &str, arguments: &[&str]) -> Result<()> {
     let output = Command::new(tool("helm"))
         .args(arguments)
-        .arg("--namespace")
-        .arg(NAMESPACE)
+        .args(["--namespace", namespace])
         .current_dir(top.join("deploy/helm/csi-nfs"))
         .output()
         .await?;
@@ -25,7 +24,7 @@ async fn helm_in(top: &Path, arguments: &[&str]) -> Result<()> {
 }
 
 async fn helm(arguments: &[&str]) -> Result<()> {
-    helm_in(&repository(""), arguments).await
+    helm_in(&repository(""), NAMESPACE, arguments).await
 }
 
 /// Upgrades the release under test to the values of the examples, the values of this folder, and the arguments `more`.
@@ -38,7 +37,7 @@ pub async fn upgrade_to(top: &Path, more: &[&str]) -> Result<()> {
     let values = ["deploy/examples/values.yaml", "e2e/kubernetes/values.yaml"].map(|file| top.join(file));
     let [examples, ours] = values.map(|file| file.display().to_string());
     let base = ["upgrade", "csi-nfs", ".", "--wait", "--timeout=3m", "--values", &examples, "--values", &ours];
-    helm_in(top, &[&base, more].concat()).await
+    helm_in(top, NAMESPACE, &[&base, more].concat()).await
 }
 
 /// Goes back to the release before the current one.
@@ -82,6 +81,26 @@ pub async fn install_takeover() -> Result<()> {
     let ours = repository("e2e/kubernetes/values.yaml").display().to_string();
     let name = ["install", "takeover", ".", "--set", "driver.name=nfs.csi.k8s.io,snapshots.enabled=true"];
     helm(&[&name[..], &["--wait", "--timeout=3m", "--values", &ours]].concat()).await
+}
+
+/// Installs the controller alone, with the driver's own client and without any privilege, in another namespace, and
+/// leaves the nodes to the release under test.
+pub async fn install_controller_apart(namespace: &str) -> Result<()> {
+    upgrade(&["--set", "controller.enabled=false"]).await?;
+    let values = ["deploy/examples/values.yaml", "e2e/kubernetes/values.yaml"].map(repository);
+    let [examples, ours] = values.map(|file| file.display().to_string());
+    let name = ["install", "controller", ".", "--wait", "--timeout=3m", "--values", &examples, "--values", &ours];
+    // The release under test has the classes and the snapshot controller.
+    let none = "storageClasses=[],volumeAttributesClasses=[],volumeSnapshotClasses=[],volumeGroupSnapshotClasses=[]";
+    let sets =
+        ["--set", "controller.client=own,node.enabled=false,snapshots.controller.install=false", "--set-json", none];
+    helm_in(&repository(""), namespace, &[&name[..], &sets].concat()).await
+}
+
+/// Uninstalls it, and gives the release under test its controller back.
+pub async fn uninstall_controller_apart(namespace: &str) -> Result<()> {
+    helm_in(&repository(""), namespace, &["uninstall", "controller", "--wait"]).await?;
+    upgrade(&[]).await
 }
 
 /// Uninstalls the second driver.

@@ -27,9 +27,15 @@ fn is_bound(claim: &PersistentVolumeClaim) -> bool {
 impl Namespace {
     /// Creates the namespace and waits until pods can be created in it.
     pub async fn new(name: &str) -> Result<Namespace> {
+        Self::labelled(name, &[]).await
+    }
+
+    /// The same, with labels.
+    pub async fn labelled(name: &str, labels: &[(&str, &str)]) -> Result<Namespace> {
         let client = crate::client().await?;
-        let object =
-            Object { metadata: ObjectMeta { name: Some(name.to_owned()), ..Default::default() }, ..Default::default() };
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let metadata = ObjectMeta { name: Some(name.to_owned()), labels: Some(labels), ..Default::default() };
+        let object = Object { metadata, ..Default::default() };
         Api::all(client.clone()).create(&PostParams::default(), &object).await?;
         let namespace = Namespace { client, name: name.to_owned() };
         let accounts = namespace.api::<k8s_openapi::api::core::v1::ServiceAccount>();
@@ -154,14 +160,21 @@ impl Namespace {
 
     /// Runs `script` with sh in the pod's first container. Returns its output. Fails if its status is not 0.
     pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
-        let mut process = self.api::<Pod>().exec(pod, ["sh", "-c", script], &AttachParams::default()).await?;
+        self.exec_in(pod, &AttachParams::default(), &["sh", "-c", script]).await
+    }
+
+    /// Runs a program in the pod's container that `of` names. Returns its output. Fails if its status is not 0.
+    pub async fn exec_in(&self, pod: &str, of: &AttachParams, program: &[&str]) -> Result<String> {
+        let mut process = self.api::<Pod>().exec(pod, program.iter().copied(), of).await?;
         let status = process.take_status().context("no status channel")?;
         let (mut output, mut errors) = (String::new(), String::new());
         let (mut stdout, mut stderr) = (process.stdout().context("no output")?, process.stderr().context("no errors")?);
         tokio::try_join!(stdout.read_to_string(&mut output), stderr.read_to_string(&mut errors))?;
         match status.await {
             Some(status) if status.status.as_deref() == Some("Success") => Ok(output.trim_end().to_owned()),
-            status => bail!("in pod {pod}: {script}: {}: {errors}", status.and_then(|s| s.message).unwrap_or_default()),
+            status => {
+                bail!("in pod {pod}: {program:?}: {}: {errors}", status.and_then(|s| s.message).unwrap_or_default())
+            }
         }
     }
 

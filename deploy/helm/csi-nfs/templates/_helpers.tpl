@@ -96,6 +96,12 @@ imagePullSecrets: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Not empty if the controller needs neither root nor a capability. A pod in the network of its node sets no sysctl, and
+only root may be given the capability for ports below 1024. */}}
+{{- define "csi-nfs.unprivileged" -}}
+{{- if and (eq .Values.controller.client "own") (not .Values.controller.hostNetwork) }}true{{ end -}}
+{{- end }}
+
 {{/* Settings of security modules for the driver's container of a component. */}}
 {{- define "csi-nfs.securityModules" -}}
 {{- with .seLinuxOptions }}
