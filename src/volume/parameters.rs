@@ -1,6 +1,6 @@
 //! Parses the parameters of a StorageClass and of a VolumeAttributesClass.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,20 @@ fn parse_owner(field: &str, text: &str) -> Result<u32> {
         // (uid_t)-1 cannot be set: it means "leave as it is" to chown(2).
         Ok(id) if id != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => Ok(id),
         _ => Err(Error::invalid(field, format!("`{}` is not a number from 0 to 4294967294", text.escape_debug()))),
+    }
+}
+
+/// A parameter's name for errors.
+fn field(of: &str, key: &str) -> String {
+    format!("{of}[{}]", key.escape_debug())
+}
+
+/// Refuses keys that differ in letter case only: either of their values might count.
+fn each_once(of: &str, parameters: &HashMap<String, String>) -> Result<()> {
+    let mut seen = HashSet::new();
+    match parameters.keys().find(|key| !seen.insert(key.to_ascii_lowercase())) {
+        Some(key) => Err(Error::invalid(field(of, key), "given twice, in different spelling")),
+        None => Ok(()),
     }
 }
 
@@ -102,9 +116,11 @@ impl Attributes {
     /// Parses mutable parameters (CSI `mutable_parameters`): `onDelete`, `mountPermissions`, `uid`, `gid`,
     /// `quota`, `inodes`.
     pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
+        const OF: &str = "mutable_parameters";
+        each_once(OF, parameters)?;
         let mut attributes = Self::default();
         for (key, value) in parameters {
-            let field = format!("mutable_parameters[{}]", key.escape_debug());
+            let field = field(OF, key);
             if !attributes.take(&field, key, value)? && !key.starts_with(INJECTED) {
                 return Err(Error::invalid(
                     field,
@@ -155,12 +171,13 @@ impl Parameters {
     /// # Errors
     /// [`Error::Invalid`] with the key.
     pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
+        const OF: &str = "parameters";
+        each_once(OF, parameters)?;
         let (mut server, mut share, mut sub_dir) = (None, None, None);
         let mut attributes = Attributes::default();
         let mut show_snapshots = true;
-        let mut seen = Vec::new();
         for (key, value) in parameters {
-            let field = format!("parameters[{}]", key.escape_debug());
+            let field = field(OF, key);
             let lower = key.to_ascii_lowercase();
             match lower.as_str() {
                 "server" => server = Some(Server::parse(&field, value)?),
@@ -186,13 +203,6 @@ impl Parameters {
                     ));
                 }
             }
-            if seen.contains(&lower) {
-                return Err(Error::invalid(
-                    format!("parameters[{}]", key.escape_debug()),
-                    "given twice, in different spelling",
-                ));
-            }
-            seen.push(lower);
         }
         let missing = |key: &str, what: &str| Error::invalid(format!("parameters[{key}]"), format!("missing: {what}"));
         let export = Source::share(
@@ -335,6 +345,14 @@ mod tests {
     #[case("Server", "nfs")]
     fn a_wrong_parameter_is_named(#[case] key: &str, #[case] value: &str) {
         assert!(field(with(key, value)).eq_ignore_ascii_case(&format!("parameters[{key}]")));
+    }
+
+    #[test]
+    fn a_key_in_two_spellings_is_refused_because_either_might_count() {
+        let twice = map(&[("server", "nfs"), ("share", "/export"), ("uid", "1"), ("UID", "2")]);
+        assert!(field(Parameters::parse(&twice)).eq_ignore_ascii_case("parameters[uid]"));
+        let error = Attributes::parse(&map(&[("uid", "1"), ("UID", "2")])).unwrap_err().to_string();
+        assert!(error.to_lowercase().starts_with("mutable_parameters[uid]: given twice"), "{error}");
     }
 
     #[test]

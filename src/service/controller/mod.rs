@@ -76,10 +76,12 @@ fn existing_volume(text: &str) -> Result<VolumeId> {
 /// The mount options in the secrets. No other key is read, and no value is ever shown.
 fn secret_options(secrets: &HashMap<String, String>) -> Result<Option<MountOptions>> {
     const FIELD: &str = "secrets[mountOptions]";
-    let Some((_, value)) = secrets.iter().find(|(key, _)| key.eq_ignore_ascii_case("mountOptions")) else {
-        return Ok(None);
-    };
-    MountOptions::parse_secret(FIELD, value).map(Some)
+    let mut found = secrets.iter().filter(|(key, _)| key.eq_ignore_ascii_case("mountOptions"));
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some((_, value)), None) => MountOptions::parse_secret(FIELD, value).map(Some),
+        (Some(_), Some(_)) => Err(Error::invalid(FIELD, "given twice, in different spelling")),
+    }
 }
 
 #[tonic::async_trait]

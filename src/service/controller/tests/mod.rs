@@ -211,6 +211,14 @@ async fn mount_options_are_from_the_capability_or_else_from_the_secrets() {
 }
 
 #[tokio::test]
+async fn a_secret_with_mount_options_in_two_spellings_is_refused() {
+    let lab = Lab::new("");
+    let status = lab.create("a", "v", &[("mountOptions", "vers=4.0"), ("mountoptions", "vers=4.1")]).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("secrets[mountOptions]: given twice"), "{status}");
+}
+
+#[tokio::test]
 async fn a_secret_is_in_no_message_and_on_no_export() {
     let lab = Lab::new("vers=4.1");
     for value in ["port=31337", "hunter2"] {
