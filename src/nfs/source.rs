@@ -17,7 +17,7 @@ pub struct Server(String);
 impl Server {
     /// Parses a server. `field` is the caller's name for it, for the error.
     pub fn parse(field: &str, text: &str) -> Result<Self> {
-        let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", text.escape_debug())));
+        let bad = |reason: &str| Err(Error::invalid(field, format!("`{}`: {reason}", excerpt(text))));
         if text.is_empty() {
             return Err(Error::invalid(field, "missing: the NFS server's host name or IP address"));
         }
@@ -141,7 +141,7 @@ impl SubDir {
         components(field, snapshot, snapshot)?;
         let tree = format!("{snapshot}.tree");
         if Name::new(&tree).is_err() {
-            return Err(Error::invalid(field, format!("`{}` is not the name of a snapshot", snapshot.escape_debug())));
+            return Err(Error::invalid(field, format!("`{}` is not the name of a snapshot", excerpt(snapshot))));
         }
         Ok(Self(format!("{}/snapshots/{tree}", Self::PRIVATE)))
     }

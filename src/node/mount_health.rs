@@ -13,6 +13,7 @@ use crate::mount::table::{Mount, is_kubelet_target};
 use crate::mount::version::is_fallback;
 use crate::nfs::condition::{Condition, Severity};
 use crate::nfs::source::{Server, Source};
+use crate::nfs::text::excerpt;
 use crate::node::mount_conditions as conditions;
 use crate::node::mount_probe::{Failure, MountProbe, PROBE_TIMEOUT};
 use crate::node::moved;
@@ -121,7 +122,7 @@ impl MountHealth {
             None => self.intents.targets_of(volume_id),
         };
         let (target, source, intents) = (target.cloned(), source.cloned(), Arc::clone(&self.intents));
-        let volume = format!("volume `{}`", volume_id.escape_debug());
+        let volume = format!("volume `{}`", excerpt(volume_id));
         let table = self.probe.local().table().await?;
         self.probe
             .local()

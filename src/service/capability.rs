@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
+use crate::nfs::text::excerpt;
 use crate::service::proto::csi;
 use crate::service::proto::csi::volume_capability::AccessType;
 use crate::service::proto::csi::volume_capability::access_mode::Mode;
@@ -45,7 +46,7 @@ pub fn parse(capability: Option<&csi::VolumeCapability>) -> Result<Capability> {
         group => Some(group.parse().ok().filter(|&gid| gid != u32::MAX).ok_or_else(|| {
             Error::invalid(
                 format!("{FIELD}.mount.volume_mount_group"),
-                format!("`{}` is not a numeric group ID", group.escape_debug()),
+                format!("`{}` is not a numeric group ID", excerpt(group)),
             )
         })?),
     };

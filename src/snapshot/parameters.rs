@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::error::{Error, Result};
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
+use crate::nfs::text::excerpt;
 use crate::volume::id::VolumeId;
 use crate::volume::parameters::INJECTED;
 
@@ -55,7 +56,7 @@ impl Parameters {
     pub fn parse(parameters: &HashMap<String, String>) -> Result<Self> {
         let mut parsed = Self::default();
         for (key, value) in parameters {
-            let field = format!("parameters[{}]", key.escape_debug());
+            let field = format!("parameters[{}]", excerpt(key));
             let twice = match key.to_ascii_lowercase().as_str() {
                 "server" => parsed.server.replace(Server::parse(&field, value)?).is_some(),
                 "share" => parsed.share.replace(Share::parse(&field, value)?).is_some(),

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::nfs::text::excerpt;
 
 const GIB: u64 = 1 << 30;
 /// Ratios are stored in thousandths.
@@ -32,7 +33,7 @@ impl Quota {
             "none" => Ok(Self::None),
             _ => Err(Error::invalid(
                 field,
-                format!("`{}` is not one of required, required-except-root, preferred and none", text.escape_debug()),
+                format!("`{}` is not one of required, required-except-root, preferred and none", excerpt(text)),
             )),
         }
     }
@@ -74,7 +75,7 @@ impl Inodes {
             Ok(number) if digits.bytes().all(|b| b.is_ascii_digit()) => Ok(inodes(number)),
             _ => Err(Error::invalid(
                 field,
-                format!("`{}` is neither a number nor a number per GiB, such as 65536/Gi", text.escape_debug()),
+                format!("`{}` is neither a number nor a number per GiB, such as 65536/Gi", excerpt(text)),
             )),
         }
     }
@@ -121,7 +122,7 @@ impl Overcommit {
             Some(ratio) if (1..=1000 * ONE).contains(&ratio) => Ok(Self(ratio)),
             _ => Err(Error::invalid(
                 field,
-                format!("`{}` is not a ratio from 0.001 to 1000, such as 1.0 or 1.25", text.escape_debug()),
+                format!("`{}` is not a ratio from 0.001 to 1000, such as 1.0 or 1.25", excerpt(text)),
             )),
         }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::nfs::text::excerpt;
 
 /// What happens to a volume's directory when the volume is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -24,7 +25,7 @@ impl OnDelete {
             "retain" => Ok(Self::Retain),
             "archive" => Ok(Self::Archive),
             _ => {
-                let shown = text.escape_debug();
+                let shown = excerpt(text);
                 Err(Error::invalid(field, format!("`{shown}` is not one of delete, retain and archive")))
             }
         }

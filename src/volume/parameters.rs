@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::export::fs::Name;
 use crate::nfs::source::{Server, Share, Source, SubDir};
+use crate::nfs::text::excerpt;
 use crate::volume::kubernetes;
 use crate::volume::limits::{Inodes, Overcommit, Quota};
 use crate::volume::on_delete::OnDelete;
@@ -26,7 +27,7 @@ pub fn parse_mode(field: &str, text: &str) -> Result<Option<u32>> {
         Ok(0) if octal => Ok(None),
         Ok(mode) if octal && mode <= 0o7777 => Ok(Some(mode)),
         _ => {
-            let shown = text.escape_debug();
+            let shown = excerpt(text);
             Err(Error::invalid(field, format!("`{shown}` is not an octal mode from 0 to 7777, such as 0770")))
         }
     }
@@ -36,13 +37,13 @@ fn parse_owner(field: &str, text: &str) -> Result<u32> {
     match text.parse::<u32>() {
         // (uid_t)-1 cannot be set: it means "leave as it is" to chown(2).
         Ok(id) if id != u32::MAX && text.bytes().all(|b| b.is_ascii_digit()) => Ok(id),
-        _ => Err(Error::invalid(field, format!("`{}` is not a number from 0 to 4294967294", text.escape_debug()))),
+        _ => Err(Error::invalid(field, format!("`{}` is not a number from 0 to 4294967294", excerpt(text)))),
     }
 }
 
 /// A parameter's name for errors.
 fn field(of: &str, key: &str) -> String {
-    format!("{of}[{}]", key.escape_debug())
+    format!("{of}[{}]", excerpt(key))
 }
 
 /// Refuses keys that differ in letter case only: either of their values might count.
@@ -187,7 +188,7 @@ impl Parameters {
                         "direct" => true,
                         "copy" => false,
                         _ => {
-                            let shown = value.escape_debug();
+                            let shown = excerpt(value);
                             return Err(Error::invalid(field, format!("`{shown}` is not one of direct and copy")));
                         }
                     }
@@ -238,7 +239,7 @@ pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> 
     while let Some((before, after)) = rest.split_once("${") {
         let (name, after) = after
             .split_once('}')
-            .ok_or_else(|| Error::invalid(field, format!("`{template}`: a `${{` without `}}`")))?;
+            .ok_or_else(|| Error::invalid(field, format!("`{}`: a `${{` without `}}`", excerpt(template))))?;
         let key = match name {
             "pvc.metadata.name" => kubernetes::CLAIM,
             "pvc.metadata.namespace" => kubernetes::NAMESPACE,
@@ -249,7 +250,7 @@ pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> 
                     format!(
                         "`${{{}}}` is not one of ${{pvc.metadata.name}}, ${{pvc.metadata.namespace}} and \
                          ${{pv.metadata.name}}",
-                        name.escape_debug()
+                        excerpt(name)
                     ),
                 ));
             }
@@ -263,7 +264,7 @@ pub fn expand(field: &str, template: &str, values: &HashMap<String, String>) -> 
         if Name::new(value).is_err() {
             return Err(Error::invalid(
                 field,
-                format!("`${{{name}}}` is `{}`, which is not one path component", value.escape_debug()),
+                format!("`${{{name}}}` is `{}`, which is not one path component", excerpt(value)),
             ));
         }
         text.push_str(before);
@@ -353,6 +354,41 @@ mod tests {
         assert!(field(Parameters::parse(&twice)).eq_ignore_ascii_case("parameters[uid]"));
         let error = Attributes::parse(&map(&[("uid", "1"), ("UID", "2")])).unwrap_err().to_string();
         assert!(error.to_lowercase().starts_with("mutable_parameters[uid]: given twice"), "{error}");
+    }
+
+    #[rstest]
+    fn a_message_about_a_long_value_is_short(
+        #[values(
+            "server",
+            "share",
+            "subDir",
+            "onDelete",
+            "mountPermissions",
+            "uid",
+            "quota",
+            "inodes",
+            "overcommit",
+            "readOnlyFromSnapshot"
+        )]
+        key: &str,
+        #[values("", "${", "${}")] template: &str,
+    ) {
+        let error = with(key, &(template.to_owned() + &"\u{1}".repeat(1 << 20))).unwrap_err().to_string();
+        assert!(error.len() < 4096 && !error.contains('\u{1}'), "{}", error.len());
+    }
+
+    #[test]
+    fn a_message_about_a_long_key_or_name_is_short() {
+        let long = "x".repeat(1 << 20);
+        let values = map(&[("csi.storage.k8s.io/pvc/name", &long)]);
+        for error in [
+            with(&long, "x").unwrap_err(),
+            Attributes::parse(&map(&[(&long, "x")])).unwrap_err(),
+            with("subDir", &format!("${{{long}}}")).unwrap_err(),
+            expand("subDir", "${pvc.metadata.name}", &values).unwrap_err(),
+        ] {
+            assert!(error.to_string().len() < 4096, "{}", error.to_string().len());
+        }
     }
 
     #[test]

@@ -203,6 +203,15 @@ mod tests {
     }
 
     #[test]
+    fn a_message_about_a_damaged_record_is_short_and_escaped() {
+        let name = VolumeName::parse("name", "pvc-1").unwrap();
+        let text = String::from_utf8(record().encode().unwrap()).unwrap();
+        let hostile = text.replace("\"archive\"", &format!("\"\\u001b[2J{}\"", "x".repeat(1 << 16)));
+        let error = Record::decode(&name, hostile.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(r"\u{1b}[2J") && error.len() < 1024, "{error}");
+    }
+
+    #[test]
     fn a_record_of_a_volume_that_was_filled_reads_back_as_it_was_written() {
         let name = VolumeName::parse("name", "pvc-1").unwrap();
         let origin = Some(Origin::Snapshot("nfs#export#s###snapshot".to_owned()));

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name, gone};
 use crate::export::layout::Layout;
+use crate::nfs::text::excerpt;
 use crate::volume::id::VolumeName;
 
 /// The version of the records that this driver writes. The driver refuses to read newer ones.
@@ -65,13 +66,15 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
                 "the record `.csi-nfs/{directory}/{name}{suffix}` cannot be used: {reason}; {advice}"
             ))
         };
-        let Version { version } = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        // The text of such an error has parts of the file.
+        let damaged = |error: serde_json::Error| bad(excerpt(&error.to_string()));
+        let Version { version } = serde_json::from_slice(bytes).map_err(damaged)?;
         if version > VERSION {
             return Err(bad(format!(
                 "it has version {version}, and this driver reads versions up to {VERSION}; upgrade the driver"
             )));
         }
-        let record: Self = serde_json::from_slice(bytes).map_err(|e| bad(e.to_string()))?;
+        let record: Self = serde_json::from_slice(bytes).map_err(damaged)?;
         if record.name().as_ref() != Some(name) {
             return Err(bad(format!("it is the record of {} `{}`", Self::OF, record.identifier())));
         }

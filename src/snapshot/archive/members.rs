@@ -7,6 +7,7 @@ use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
 use super::Stop;
 use crate::export::fs::{Attr, Fs, Kind, Name, Time};
+use crate::nfs::text::excerpt;
 use crate::snapshot::archive::input::Input;
 use crate::snapshot::archive::pax::Pax;
 
@@ -290,7 +291,8 @@ fn attributes(header: &Header, pax: &Pax, kind: Kind) -> Result<Attr, Stop> {
 }
 
 fn damaged(error: std::io::Error) -> Stop {
-    Stop::damaged(&format!("is damaged: {error}"))
+    // The text has parts of the header.
+    Stop::damaged(&format!("is damaged: {}", excerpt(&error.to_string())))
 }
 
 /// The padding of the last block after so many bytes.

@@ -32,6 +32,7 @@ use super::*;
 #[case(member(b'2', b"l", b"", b""), "cannot be created")]
 #[case(member_as(b'0', b"f", b"", b"", |h| h.set_uid(u64::from(u32::MAX))), "an invalid owner")]
 #[case(member_as(b'0', b"f", b"", b"", |h| h.set_gid(1 << 40)), "an invalid owner")]
+#[case(member_as(b'0', b"f", b"", b"", |h| h.as_old_mut().uid = *b"1\x1b[2J000"), r"1\u{1b}[2J000")]
 #[case(member_as(b'0', b"f", b"", b"", |h| h.set_size(u64::MAX)), "an impossible size")]
 #[case(member_as(b'x', b"f", b"", b"", |h| h.set_size(1 << 40)), "reads at most 1048576")]
 #[case(member_as(b'L', b"f", b"", b"", |h| h.set_size(1 << 40)), "reads at most 32768")]
