@@ -59,7 +59,8 @@ impl Stop {
 
     fn making(path: &str, status: Status) -> Self {
         match status {
-            Status::Inval | Status::NameTooLong | Status::FBig => {
+            // An earlier member is a directory and has that path: nobody else makes anything in staging.
+            Status::IsDir | Status::Inval | Status::NameTooLong | Status::FBig => {
                 Self::Damaged(format!("has a member `{path}` that cannot be created: {status}"))
             }
             status => Self::Making { path: path.to_owned(), status },
