@@ -182,6 +182,18 @@ async fn a_change_costs_the_same_however_many_volumes_there_are() {
     assert_eq!(costs[0], costs[1]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_index_with_an_impossible_sum_is_made_anew() {
+    let (server, export) = counted_beside(2).await;
+    let mut index: serde_json::Value = serde_json::from_str(&server.tree().0[INDEX.as_bytes()].text()).unwrap();
+    index["others"] = u128::MAX.to_string().into();
+    server.remove(INDEX).unwrap();
+    server.plant(INDEX, Node::file(0o600, index.to_string())).unwrap();
+    assert_eq!(overcommit::indexed(&export).await.unwrap(), None);
+    make(&export, "v", 1000, true).await.unwrap();
+    assert_counted(&export, "made anew").await;
+}
+
 /// Sets the age of the index, in seconds.
 fn age(server: &MemoryServer, seconds: u64) {
     let mut index: serde_json::Value = serde_json::from_str(&server.tree().0[INDEX.as_bytes()].text()).unwrap();

@@ -70,6 +70,8 @@ const NOTICE: Duration = Duration::from_secs(3);
 
 /// The version of the index that this driver writes and reads.
 const VERSION: u32 = 1;
+/// More than all volumes of an export can have. A sum with it does not overflow.
+const MOST: u128 = u128::MAX >> 1;
 /// What is in the file while the records are counted.
 const COUNTING: &str = "counting";
 
@@ -263,7 +265,7 @@ impl Index {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let json: Json = serde_json::from_slice(bytes).ok().filter(|json: &Json| json.version == VERSION)?;
         Some(Self {
-            others: json.others.parse().ok()?,
+            others: json.others.parse().ok().filter(|others| *others <= MOST)?,
             open: json.open.map(|name| VolumeName::parse("open", &name)).transpose().ok()?,
             counted: json.counted,
         })
