@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .PHONY: help demo test test-unit e2e e2e-older-kernel e2e-own-client e2e-selinux sanity bench lint lint-scripts \
-	lint-workflows audit setup hooks build csi-sanity pictures
+	lint-workflows audit setup hooks build csi-sanity pictures fuzz
 
 # The directory for downloads and tools outside the repository.
 export CSI_NFS_CACHE ?= $(HOME)/.cache/csi-nfs
@@ -16,6 +16,9 @@ IN_VM := CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(CURDIR)/e2e/vm/run
 TESTS ?=
 # The approximate number of entries in the trees of `round_trip::`. The default is 1,000 to 3,000.
 ENTRIES ?=
+# Fuzzes only these targets, for example `make fuzz FUZZ="archive rpc"`, each for so many seconds.
+FUZZ ?=
+SECONDS_EACH ?= 60
 # Runs only one part of the benchmark: `calls`, `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`, `soak`, `million`.
 BENCH ?=
 # The round trip of the benchmark's network, and the time of its disk's flushes, in milliseconds.
@@ -67,6 +70,11 @@ bench: setup build  ## measures the speed of the driver, compared with the syste
 	$(IN_VM) CSI_NFS_E2E_SECONDS=2800 cargo bench --locked --features e2e \
 		--target-dir $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/bench --bench speed -- $(BENCH)
 
+fuzz: export SECONDS_EACH := $(SECONDS_EACH)
+fuzz:  ## feeds random input to every parser of hostile input, a minute to each
+	@.ci/packages g++
+	@fuzz/run $(FUZZ)
+
 pictures:  ## draws the pictures of the documentation anew, from the figures in the repository
 	cd e2e/pictures && cargo run --locked --quiet
 
@@ -75,6 +83,7 @@ lint: lint-scripts lint-workflows $(CSI_NFS_CACHE)/tools/bin/cargo-deny  ## chec
 	cargo clippy --locked --all-targets --all-features -- -D warnings
 	cd e2e/kubernetes && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
 	cd e2e/pictures && cargo fmt --check && cargo clippy --locked --all-targets -- -D warnings
+	cd fuzz && cargo fmt --check && cargo clippy --locked --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 	$(CSI_NFS_CACHE)/tools/bin/cargo-deny --locked check bans licenses sources
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 /// The NFS program (RFC 5531, appendix C).
@@ -68,8 +68,13 @@ pub async fn port_of(host: IpAddr, program: u32, version: u32) -> io::Result<Opt
         call(to, RPCBIND.0, 4, GETADDR, &arguments).await?
     };
     let Reply::Success(results) = reply else { return Err(invalid("rpcbind rejects the call")) };
-    let mut results = Parser(&results);
-    let port = if host.is_ipv4() {
+    port(&results, host.is_ipv4())
+}
+
+/// The port in the results of rpcbind: a number in those of version 2, for IPv4, and else a universal address.
+pub(crate) fn port(results: &[u8], is_ipv4: bool) -> io::Result<Option<u16>> {
+    let mut results = Parser(results);
+    let port = if is_ipv4 {
         u16::try_from(results.number()?).map_err(|_| invalid("a port beyond 65535"))?
     } else {
         universal_port(results.opaque()?)?
@@ -104,11 +109,16 @@ async fn call(to: SocketAddr, program: u32, version: u32, procedure: u32, argume
     let mut stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
     stream.write_all(&message).await?;
-    parse(&record(&mut stream).await?, xid)
+    reply(&mut stream, xid).await
+}
+
+/// Reads the answer to the call `xid`.
+pub(crate) async fn reply(stream: &mut (impl AsyncRead + Unpin), xid: u32) -> io::Result<Reply> {
+    parse(&record(stream).await?, xid)
 }
 
 /// One record of a stream (RFC 5531, section 11).
-async fn record(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+async fn record(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut record = Vec::new();
     loop {
         let mark = stream.read_u32().await?;

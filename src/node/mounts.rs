@@ -147,7 +147,7 @@ fn ages() -> Result<HashMap<PathBuf, Duration>> {
 }
 
 /// Parses the lines `device SOURCE mounted on TARGET with fstype TYPE …` and `age: SECONDS` of mountstats.
-fn parse_ages(text: &[u8]) -> HashMap<PathBuf, Duration> {
+pub(crate) fn parse_ages(text: &[u8]) -> HashMap<PathBuf, Duration> {
     let text = String::from_utf8_lossy(text);
     let (mut ages, mut target) = (HashMap::new(), None);
     for line in text.lines() {

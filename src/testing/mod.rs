@@ -1,7 +1,8 @@
 //! Code that tests share: an export in memory, the contract of the interface to an export, the harness that crashes and
-//! races controllers, and the scenarios that run on it. No release contains this module.
+//! races controllers, the scenarios that run on it, and the targets of fuzzing. No release contains this module.
 
 pub mod conformance;
+pub mod fuzz;
 pub mod memory;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ const MODE_PRINCIPALS: [&[u8]; 3] = [b"OWNER@", b"GROUP@", b"EVERYONE@"];
 
 /// Returns the list `value` of the attribute `name` without entries that a mode does not express: those for named users
 /// and groups, and those that new objects inherit. `None` if it has no such entries, or if it is not a list.
-pub(super) fn plain(name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn plain(name: &[u8], value: &[u8]) -> Option<Vec<u8>> {
     match name {
         b"system.nfs4_acl" => plain_nfs4(value),
         // A directory without a default ACL does not have this attribute.

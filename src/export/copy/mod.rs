@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::export::fs::{Fs, FsResult, Status, first_entries};
 use crate::export::progress::{Progress, Totals};
 
-mod acl;
+pub(crate) mod acl;
 mod attributes;
 mod content;
 mod count;

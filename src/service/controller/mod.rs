@@ -2,7 +2,7 @@
 
 mod groups;
 mod health;
-mod list;
+pub(crate) mod list;
 mod snapshots;
 mod volumes;
 mod whole_exports;
