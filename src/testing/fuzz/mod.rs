@@ -8,6 +8,7 @@ mod archives;
 mod exports;
 mod identifiers;
 mod mounts;
+mod nfs4;
 mod requests;
 
 use std::future::Future;
@@ -33,6 +34,7 @@ targets! {
     exports: acl, private_directory, record;
     identifiers: list_token, snapshot_id, volume_id;
     mounts: mount_table, rpc;
+    nfs4: nfs4_answer;
     requests: class_parameters, mount_options, publish_request, source;
 }
 
