@@ -257,7 +257,7 @@ impl Inner {
                 answer = self.exchange(compound) => answer?,
                 () = self.over.cancelled() => return Err(Status::Stale),
             };
-            if !self.is_delayed(compound, &answer)? {
+            if !self.is_to_repeat(compound, &answer)? {
                 return Ok(answer);
             }
             tokio::time::sleep(pauses).await;
@@ -266,12 +266,17 @@ impl Inner {
     }
 
     /// Whether the server asks to repeat the request, and nothing of it was done.
-    fn is_delayed(&self, compound: &Compound, answer: &Answer) -> FsResult<bool> {
+    fn is_to_repeat(&self, compound: &Compound, answer: &Answer) -> FsResult<bool> {
         let results = rpc::results(&answer.reply).map_err(|_| Status::Io)?;
         let (results, status) = Results::read(results).map_err(|_| Status::Io)?;
         // SEQUENCE is the first result, and the one that failed is the last.
         let done = results.left().saturating_sub(2);
-        Ok(matches!(status, Code::DELAY | Code::GRACE) && done <= compound.harmless())
+        Ok(match status {
+            Code::DELAY | Code::GRACE => done <= compound.harmless(),
+            // The connection was lost, and the server did not have to remember the answer.
+            Code::RETRY_UNCACHED_REP => !compound.changes(),
+            _ => false,
+        })
     }
 
     /// Sends a request in a slot: the same bytes, over as many connections as it takes.

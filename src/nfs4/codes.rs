@@ -77,6 +77,7 @@ impl Code {
     pub const OPENMODE: Self = Self(10_038);
     pub const OP_ILLEGAL: Self = Self(10_044);
     pub const ADMIN_REVOKED: Self = Self(10_047);
+    pub const RETRY_UNCACHED_REP: Self = Self(10_068);
     pub const DEADSESSION: Self = Self(10_078);
     pub const BADSESSION: Self = Self(10_052);
     pub const WRONG_TYPE: Self = Self(10_083);
