@@ -287,9 +287,13 @@ impl Inner {
         let highest = self.slots_granted() - 1;
         let first = Compound::default().sequence(&self.session, sequence, number, highest, compound.changes());
         let arguments = first.arguments(self.server.minor_version, compound);
+        let mut pauses = PAUSES.0;
         loop {
             let asked = Instant::now();
-            let Ok(reply) = self.connection().await.call(&self.server.credential, &arguments).await else { continue };
+            let Ok(reply) = self.connection().await.call(&self.server.credential, &arguments).await else {
+                self.pause(&mut pauses).await;
+                continue;
+            };
             match answered(&reply) {
                 Ok(answered) if answered == (self.session, sequence, number) => {
                     *lock(&self.confirmed) = asked;
@@ -324,14 +328,19 @@ impl Inner {
                 Ok(connection) => *kept = Some(connection),
                 Err(error) => {
                     tracing::debug!(%error, server = %self.server.address, "connecting to the NFS server");
-                    if self.lease > Duration::ZERO && lock(&self.confirmed).elapsed() > self.lease {
-                        self.over.cancel();
-                    }
-                    tokio::time::sleep(pauses).await;
-                    pauses = PAUSES.1.min(pauses * 2);
+                    self.pause(&mut pauses).await;
                 }
             }
         }
+    }
+
+    /// Waits after a connection was lost or not made, until the lease is over.
+    async fn pause(&self, pauses: &mut Duration) {
+        if self.lease > Duration::ZERO && lock(&self.confirmed).elapsed() > self.lease {
+            self.over.cancel();
+        }
+        tokio::time::sleep(*pauses).await;
+        *pauses = PAUSES.1.min(*pauses * 2);
     }
 }
 
