@@ -302,12 +302,15 @@ impl<'a> Results<'a> {
         Ok((session, Limits::read(from)?))
     }
 
-    /// SEQUENCE: the session, the sequence and the slot that are answered.
+    /// SEQUENCE: the session, the sequence and the slot that are answered. If the server has revoked state, the client
+    /// has expired, even if its session has not.
     pub fn sequence(&mut self) -> Outcome<([u8; 16], u32, u32)> {
+        /// SEQ4_STATUS_EXPIRED_ALL_STATE_REVOKED, _EXPIRED_SOME_STATE_REVOKED and _ADMIN_STATE_REVOKED.
+        const REVOKED: u32 = 0x08 | 0x10 | 0x20;
         let from = self.of(op::SEQUENCE)?;
         let answered = (from.array()?, from.u32()?, from.u32()?);
-        let _status = (from.u32()?, from.u32()?, from.u32()?);
-        Ok(answered)
+        let (_highest, _target, status) = (from.u32()?, from.u32()?, from.u32()?);
+        if status & REVOKED == 0 { Ok(answered) } else { Err(Failure::Code(Code::EXPIRED)) }
     }
 }
 
