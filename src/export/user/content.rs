@@ -22,7 +22,8 @@ pub(super) async fn read(fs: &UserFs, file: &UserHandle, offset: u64, length: us
             results.put()?;
             let (more, end) = results.data(most as usize)?;
             data.extend_from_slice(more);
-            Ok(end || more.is_empty())
+            // Without the end, nothing more would be a file that looks truncated.
+            if more.is_empty() && !end { Err(Status::Io) } else { Ok(end) }
         });
         if end.await? {
             break;
@@ -175,6 +176,9 @@ pub(super) async fn copy(
         Ok(results.copy()?)
     });
     let (count, verifier) = copied.await?;
+    if count > length {
+        return Err(Status::Io);
+    }
     open.wrote(verifier);
     Ok(count)
 }

@@ -34,6 +34,10 @@ pub(super) async fn list(fs: &UserFs, object: &UserHandle) -> FsResult<Vec<Vec<u
             .ask(compound, |results| {
                 results.put()?;
                 let (next, more, end) = results.list_xattrs()?;
+                if more.is_empty() && !end {
+                    // The list would never end.
+                    return Err(Status::Io);
+                }
                 size += more.iter().map(|name| name.len() + 1).sum::<usize>();
                 names.extend(more.into_iter().map(|name| [PREFIX, name].concat()));
                 last = end;
