@@ -89,7 +89,8 @@ pub fn number(kind: Kind) -> u32 {
     }
 }
 
-fn kind(number: u32) -> Read<Kind> {
+/// The kind of this number.
+pub fn kind(number: u32) -> Read<Kind> {
     let kinds =
         [Kind::File, Kind::Directory, Kind::BlockDevice, Kind::CharDevice, Kind::Symlink, Kind::Socket, Kind::Fifo];
     kinds.into_iter().find(|kind| self::number(*kind) == number).ok_or(Malformed)

@@ -124,7 +124,10 @@ async fn read(from: OwnedReadHalf, waiting: Arc<Waiting>) -> io::Result<()> {
 }
 
 /// One record of the stream (RFC 5531, section 11).
-async fn record(from: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+/// The stream ends, or has something else.
+pub async fn record(from: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {
     let mut record = Vec::new();
     loop {
         let mark = from.read_u32().await?;

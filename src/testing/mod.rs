@@ -34,6 +34,8 @@ pub(crate) mod memory_servers;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod nfs_server;
+#[cfg(test)]
 mod promised;
 #[cfg(test)]
 mod shared_directories;

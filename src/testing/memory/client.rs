@@ -176,7 +176,13 @@ impl MemoryFs {
         Ok((MemoryHandle::unopened(fileid), attr))
     }
 
-    fn opened(&self, fileid: u64, mode: OpenMode) -> MemoryHandle {
+    /// The object of this `fileid`, which may be gone.
+    pub fn object(&self, fileid: u64) -> MemoryHandle {
+        MemoryHandle::unopened(fileid)
+    }
+
+    /// Opens the file of this `fileid`, whoever may open it.
+    pub fn opened(&self, fileid: u64, mode: OpenMode) -> MemoryHandle {
         MemoryHandle::opened(fileid, mode, self.client.id, &self.client.server)
     }
 }

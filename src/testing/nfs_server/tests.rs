@@ -1,0 +1,49 @@
+//! The driver's own client on this server, through everything that goes wrong.
+
+use tokio::time;
+
+use super::*;
+use crate::export::fs::{Fs, Name};
+use crate::export::pool::Connect as _;
+use crate::export::user::{UserFs, UserSpace};
+use crate::mount::reachability::Reachability;
+use crate::nfs::options::MountOptions;
+use crate::nfs::source::{self, Share, Source};
+use crate::nfs4::client::PATIENCE;
+
+mod contract;
+mod delays;
+mod exactly_once;
+mod leases;
+mod lies;
+
+fn name(text: impl AsRef<[u8]>) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// A process with a name of its own.
+fn process() -> UserSpace {
+    UserSpace::new(Reachability::new(), UserSpace::unique_owner())
+}
+
+/// Connects a process to a server.
+async fn connected(process: &UserSpace, server: SocketAddr, options: &str) -> crate::error::Result<UserFs> {
+    let address = source::Server::parse("server", &server.ip().to_string()).unwrap();
+    let share = Source::share(address, Share::parse("share", "/").unwrap());
+    let port = format!("port={}", server.port());
+    let options = MountOptions::parse("options", [options, &port]).unwrap();
+    let address = process.check(&share, &options).await?;
+    process.connect(&share, &options, address).await
+}
+
+/// A client of its own process.
+async fn client(server: &NfsServer) -> UserFs {
+    connected(&process(), server.address, "vers=4.2").await.unwrap()
+}
+
+/// Lets time pass at once, on a clock that otherwise goes on as ever.
+async fn pass(duration: std::time::Duration) {
+    time::pause();
+    time::advance(duration).await;
+    time::resume();
+}

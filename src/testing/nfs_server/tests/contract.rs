@@ -1,0 +1,49 @@
+//! The contract of the interface to an export, over the wire.
+
+use super::*;
+use crate::export::fs::Kind;
+use crate::testing::conformance;
+use crate::testing::memory::Node;
+
+#[rstest::rstest]
+#[tokio::test]
+async fn the_drivers_own_client_keeps_the_contract(#[values("vers=4.2", "vers=4.1")] version: &str) {
+    let export = MemoryServer::new();
+    let server = NfsServer::start(&export).await;
+    let fs = connected(&process(), server.address, version).await.unwrap();
+    conformance::all(&fs).await;
+    conformance::link_times(&fs).await;
+    let nodes = [
+        ("target", Node::file(0o644, "target")),
+        ("link", Node::symlink("target")),
+        ("outside", Node::symlink("/etc")),
+        ("dangling", Node::symlink("nowhere")),
+        ("fifo", Node::special(Kind::Fifo, 0o644)),
+        ("socket", Node::special(Kind::Socket, 0o755)),
+        ("device", Node::special(Kind::CharDevice, 0o600)),
+    ];
+    for (text, node) in nodes {
+        export.plant(format!("foreign/{text}"), node).unwrap();
+    }
+    let (foreign, _) = fs.lookup(&fs.root(), &name("foreign")).await.unwrap();
+    conformance::foreign(&fs, &foreign).await;
+}
+
+#[tokio::test]
+async fn two_processes_see_each_others_changes_and_locks() {
+    let export = MemoryServer::new();
+    let server = NfsServer::start(&export).await;
+    conformance::clients(&client(&server).await, &client(&server).await).await;
+    assert_eq!(export.tree().paths(), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_export_without_the_optional_features_keeps_the_contract() {
+    let export = MemoryServer::new();
+    export.set_clone_supported(false);
+    export.set_copy_supported(false);
+    export.set_seek_supported(false);
+    export.set_xattrs_supported(false);
+    let server = NfsServer::start(&export).await;
+    conformance::all(&client(&server).await).await;
+}

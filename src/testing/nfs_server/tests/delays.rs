@@ -1,0 +1,143 @@
+//! A server that delays what it is asked for, or does not answer.
+
+use std::time::Duration;
+
+use super::*;
+use crate::export::fs::Status;
+use crate::nfs4::codes::op;
+use crate::testing::nfs_server::session::SLOTS;
+
+/// How often the server makes a directory.
+fn made(server: &NfsServer) -> usize {
+    server.fs().history().iter().filter(|words| words.starts_with("mkdir")).count()
+}
+
+/// Waits until the server has got so many requests.
+async fn got(server: &NfsServer, requests: u64) {
+    while server.requests() < requests {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[rstest::rstest]
+#[tokio::test]
+async fn what_the_server_delays_is_repeated_until_it_is_done_once(
+    #[values(Code::DELAY, Code::GRACE)] code: Code,
+    #[values(op::SEQUENCE, op::PUTFH, op::CREATE)] operation: u32,
+) {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let fs = client(&server).await;
+    if (code, operation) == (Code::GRACE, op::SEQUENCE) {
+        return; // No server answers that.
+    }
+    server.on(operation, 3, Fault::Fail(code));
+    let before = server.requests();
+    fs.mkdir(&fs.root(), &name("dir"), 0o755).await.unwrap();
+    assert_eq!((server.requests() - before, made(&server)), (4, 1));
+}
+
+#[rstest::rstest]
+#[tokio::test]
+async fn what_is_delayed_after_a_change_is_not_repeated(
+    #[values(Code::DELAY, Code::GRACE)] code: Code,
+    #[values(op::GETFH, op::WRITE, op::CLOSE)] operation: u32,
+) {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let process = process();
+    let fs = connected(&process, server.address, "vers=4.2").await.unwrap();
+    server.on(operation, 1, Fault::Fail(code));
+    let record = fs.write_file(&fs.root(), &name("record"), 0o600, b"record".to_vec()).await;
+    assert_eq!(record, Err(Status::TimedOut), "the caller finds out what was done");
+    drop(fs);
+    process.ended().await;
+    let created = server.fs().history().iter().filter(|words| words.starts_with("create")).count();
+    assert_eq!(created, 1);
+}
+
+#[tokio::test]
+async fn what_is_delayed_for_ever_times_out() {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let fs = client(&server).await;
+    let root = fs.root();
+    for operation in [op::SEQUENCE, op::GETATTR] {
+        server.on(operation, usize::MAX, Fault::Fail(Code::DELAY));
+        let before = server.requests();
+        let mut asked = std::pin::pin!(fs.getattr(&root));
+        assert!(futures_util::poll!(&mut asked).is_pending());
+        got(&server, before + 2).await;
+        pass(PATIENCE).await;
+        assert_eq!(asked.await, Err(Status::TimedOut));
+        server.on(operation, 0, Fault::Fail(Code::DELAY));
+    }
+    fs.getattr(&root).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_slot_without_an_answer_is_not_used_again_and_the_others_go_on() {
+    let export = MemoryServer::new();
+    let server = NfsServer::start(&export).await;
+    let fs = client(&server).await;
+    let answered = CancellationToken::new();
+    let mut waiting = Vec::new();
+    for n in 1..=SLOTS as usize {
+        // The server hangs in the next directory that it makes, and still does everything else.
+        fs.getattr(&fs.root()).await.unwrap();
+        server.on(op::CREATE, 1, Fault::Wait(answered.clone()));
+        let (fs, before) = (fs.clone(), server.requests());
+        let dir = name(format!("dir{n}"));
+        waiting.push(tokio::spawn(async move { fs.mkdir(&fs.root(), &dir, 0o755).await.map(drop) }));
+        got(&server, before + 1).await;
+    }
+    // Now each slot is in use: another request is not sent.
+    let before = server.requests();
+    let other = fs.clone();
+    waiting.push(tokio::spawn(async move { other.getattr(&other.root()).await.map(drop) }));
+    // The tasks have begun to wait.
+    tokio::task::yield_now().await;
+    pass(PATIENCE).await;
+    for asked in waiting {
+        assert_eq!(asked.await.unwrap(), Err(Status::TimedOut));
+    }
+    assert_eq!((server.requests(), made(&server)), (before, 0));
+
+    // What was asked for is still done, once, and the slots are free again.
+    answered.cancel();
+    fs.getattr(&fs.root()).await.unwrap();
+    for n in 1..=SLOTS {
+        assert_eq!(fs.mkdir(&fs.root(), &name(format!("dir{n}")), 0o755).await.map(drop), Err(Status::Exist));
+    }
+    assert_eq!(export.tree().paths(), ["dir1", "dir2", "dir3", "dir4"]);
+}
+
+#[tokio::test]
+async fn a_request_that_is_still_carried_out_when_the_connection_ends_is_not_carried_out_again() {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let fs = client(&server).await;
+    let (answered, before) = (CancellationToken::new(), server.requests());
+    server.on(op::CREATE, 1, Fault::Wait(answered.clone()));
+    // Another request ends the connection meanwhile.
+    server.cut(before + 1, Cut::Before);
+    let (one, root) = (fs.clone(), fs.root());
+    let asked = tokio::spawn(async move { one.mkdir(&one.root(), &name("dir"), 0o755).await.map(drop) });
+    got(&server, before + 1).await;
+    fs.getattr(&root).await.unwrap();
+    got(&server, before + 5).await;
+    answered.cancel();
+    assert_eq!(asked.await.unwrap(), Ok(()));
+    assert_eq!(made(&server), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_ends_each_connection_is_not_asked_without_a_pause() {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let fs = client(&server).await;
+    let (before, root) = (server.requests(), fs.root());
+    for request in 0..10_000 {
+        server.cut(before + request, Cut::Before);
+    }
+    let mut asked = std::pin::pin!(fs.getattr(&root));
+    let begin = time::Instant::now();
+    let some = time::timeout(Duration::from_millis(500), &mut asked).await;
+    assert!(some.is_err() && server.requests() - before < 10, "{some:?} {}", server.requests() - before);
+    assert!(begin.elapsed() < PATIENCE);
+}
