@@ -28,11 +28,18 @@ pub enum Fault {
     Wait(CancellationToken),
 }
 
+/// How many operations of a number go well before some fail.
+struct Coming {
+    well: usize,
+    times: usize,
+    fault: Fault,
+}
+
 /// The faults that are still to come.
 #[derive(Default)]
 pub(super) struct Faults {
     cuts: HashMap<u64, Cut>,
-    operations: HashMap<u32, (usize, Fault)>,
+    operations: HashMap<u32, Coming>,
 }
 
 impl Faults {
@@ -44,13 +51,17 @@ impl Faults {
         self.cuts.remove(&request)
     }
 
-    pub(super) fn on(&mut self, operation: u32, times: usize, fault: Fault) {
-        self.operations.insert(operation, (times, fault));
+    pub(super) fn on(&mut self, operation: u32, well: usize, times: usize, fault: Fault) {
+        self.operations.insert(operation, Coming { well, times, fault });
     }
 
     pub(super) fn next(&mut self, operation: u32) -> Option<Fault> {
-        let (times, fault) = self.operations.get_mut(&operation)?;
-        *times = times.checked_sub(1)?;
-        Some(fault.clone())
+        let coming = self.operations.get_mut(&operation)?;
+        if let Some(left) = coming.well.checked_sub(1) {
+            coming.well = left;
+            return None;
+        }
+        coming.times = coming.times.checked_sub(1)?;
+        Some(coming.fault.clone())
     }
 }

@@ -103,7 +103,17 @@ impl NfsServer {
 
     /// Lets the next `times` operations of this number fail in the same way.
     pub fn on(&self, operation: u32, times: usize, fault: Fault) {
-        lock(&self.service.faults).on(operation, times, fault);
+        self.after(0, operation, times, fault);
+    }
+
+    /// Like [`Self::on`], after `well` operations of this number.
+    pub fn after(&self, well: usize, operation: u32, times: usize, fault: Fault) {
+        lock(&self.service.faults).on(operation, well, times, fault);
+    }
+
+    /// The number of files that clients have open.
+    pub fn opens(&self) -> usize {
+        lock(&self.service.sessions).opens()
     }
 
     /// Loses all clients, what they have open and locked, and the connections. The export stays as it is.

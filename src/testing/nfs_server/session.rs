@@ -160,6 +160,11 @@ impl Sessions {
         self.keep(|_, client| client.renewed.elapsed() <= LEASE);
     }
 
+    /// The number of files that clients have open.
+    pub(super) fn opens(&self) -> usize {
+        self.clients.values().map(|client| client.held.opens()).sum()
+    }
+
     /// What a client has open and locked.
     pub(super) fn held(&mut self, client: u64) -> Done<&mut Held> {
         self.clients.get_mut(&client).map(|client| &mut client.held).ok_or(Refused(Code::EXPIRED))

@@ -31,6 +31,11 @@ impl Held {
         self.opens.insert(number, file);
     }
 
+    /// The number of open files.
+    pub(super) fn opens(&self) -> usize {
+        self.opens.len()
+    }
+
     /// An open file.
     pub(super) fn opened(&self, number: u64) -> Done<MemoryHandle> {
         self.opens.get(&number).cloned().ok_or(Refused(Code::BAD_STATEID))

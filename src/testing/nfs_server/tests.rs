@@ -11,6 +11,7 @@ use crate::nfs::options::MountOptions;
 use crate::nfs::source::{self, Share, Source};
 use crate::nfs4::client::PATIENCE;
 
+mod callers;
 mod contract;
 mod delays;
 mod exactly_once;
@@ -39,6 +40,13 @@ async fn connected(process: &UserSpace, server: SocketAddr, options: &str) -> cr
 /// A client of its own process.
 async fn client(server: &NfsServer) -> UserFs {
     connected(&process(), server.address, "vers=4.2").await.unwrap()
+}
+
+/// Waits until the server has got so many requests.
+async fn got(server: &NfsServer, requests: u64) {
+    while server.requests() < requests {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Lets time pass at once, on a clock that otherwise goes on as ever.

@@ -12,13 +12,6 @@ fn made(server: &NfsServer) -> usize {
     server.fs().history().iter().filter(|words| words.starts_with("mkdir")).count()
 }
 
-/// Waits until the server has got so many requests.
-async fn got(server: &NfsServer, requests: u64) {
-    while server.requests() < requests {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[rstest::rstest]
 #[tokio::test]
 async fn what_the_server_delays_is_repeated_until_it_is_done_once(
