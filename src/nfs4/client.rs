@@ -115,7 +115,15 @@ impl Client {
         let connection = Connection::open(server.address).await?;
         let alone = async |compound: Compound| -> Result<Vec<u8>, ConnectError> {
             let arguments = compound.arguments(server.minor_version, &Compound::default());
-            connection.call(&server.credential, &arguments).await.map_err(|_| ConnectError::Lost)
+            loop {
+                let reply = connection.call(&server.credential, &arguments).await.map_err(|_| ConnectError::Lost)?;
+                // The server may still work on a request of the former client of that name.
+                if Results::read(rpc::results(&reply)?).is_ok_and(|(_, status)| status == Code::DELAY) {
+                    tokio::time::sleep(PAUSES.0).await;
+                } else {
+                    return Ok(reply);
+                }
+            }
         };
         let begun = Instant::now();
         let verifier: [u8; 8] = std::array::from_fn(|n| uuid::Uuid::new_v4().as_bytes()[n]);
