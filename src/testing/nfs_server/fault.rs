@@ -1,6 +1,6 @@
 //! What a test asks the server to do wrong.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +39,7 @@ struct Coming {
 #[derive(Default)]
 pub(super) struct Faults {
     cuts: HashMap<u64, Cut>,
-    operations: HashMap<u32, Coming>,
+    operations: HashMap<u32, VecDeque<Coming>>,
 }
 
 impl Faults {
@@ -52,16 +52,22 @@ impl Faults {
     }
 
     pub(super) fn on(&mut self, operation: u32, well: usize, times: usize, fault: Fault) {
-        self.operations.insert(operation, Coming { well, times, fault });
+        self.operations.entry(operation).or_default().push_back(Coming { well, times, fault });
     }
 
     pub(super) fn next(&mut self, operation: u32) -> Option<Fault> {
-        let coming = self.operations.get_mut(&operation)?;
-        if let Some(left) = coming.well.checked_sub(1) {
-            coming.well = left;
-            return None;
+        let all = self.operations.get_mut(&operation)?;
+        while let Some(coming) = all.front_mut() {
+            if let Some(left) = coming.well.checked_sub(1) {
+                coming.well = left;
+                return None;
+            }
+            if let Some(left) = coming.times.checked_sub(1) {
+                coming.times = left;
+                return Some(coming.fault.clone());
+            }
+            all.pop_front();
         }
-        coming.times = coming.times.checked_sub(1)?;
-        Some(coming.fault.clone())
+        None
     }
 }

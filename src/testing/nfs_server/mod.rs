@@ -101,6 +101,11 @@ impl NfsServer {
         lock(&self.service.faults).cut(request, when);
     }
 
+    /// Ends all faults.
+    pub fn behave(&self) {
+        *lock(&self.service.faults) = Faults::default();
+    }
+
     /// Lets the next `times` operations of this number fail in the same way.
     pub fn on(&self, operation: u32, times: usize, fault: Fault) {
         self.after(0, operation, times, fault);

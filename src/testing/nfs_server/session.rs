@@ -44,6 +44,12 @@ struct Session {
     slots: Vec<Slot>,
 }
 
+impl Session {
+    fn is_busy(&self) -> bool {
+        self.slots.iter().any(|slot| slot.busy)
+    }
+}
+
 #[derive(Clone, Default)]
 struct Slot {
     /// The sequence of the last request.
@@ -98,13 +104,19 @@ impl Sessions {
 
     /// CREATE_SESSION. It confirms the client, and ends a former one of its name with all its state.
     pub(super) fn create_session(&mut self, client_id: u64, sequence: u32, slots: u32) -> Done<SessionId> {
-        let client = self.clients.get_mut(&client_id).ok_or(Refused(Code::STALE_CLIENTID))?;
+        let client = self.clients.get(&client_id).ok_or(Refused(Code::STALE_CLIENTID))?;
         if client.sequence != sequence {
             return Err(Refused(SEQ_MISORDERED));
         }
+        let owner = client.owner.clone();
+        let others = |client: &u64| *client != client_id && self.clients[client].owner == owner;
+        // Like some servers, this one does not end a client while it works on a request of it.
+        if self.sessions.values().any(|session| others(&session.client) && session.is_busy()) {
+            return Err(Refused(Code::DELAY));
+        }
+        let client = self.clients.get_mut(&client_id).ok_or(Refused(Code::STALE_CLIENTID))?;
         client.sequence += 1;
         client.confirmed = true;
-        let owner = client.owner.clone();
         self.keep(|id, client| *id == client_id || client.owner != owner);
         let mut session = [0; 16];
         session[8..].copy_from_slice(&self.number().to_be_bytes());

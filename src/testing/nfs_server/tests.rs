@@ -42,11 +42,19 @@ async fn client(server: &NfsServer) -> UserFs {
     connected(&process(), server.address, "vers=4.2").await.unwrap()
 }
 
+/// Waits for something that comes at once.
+async fn until(come: impl Fn() -> bool) {
+    let wait = async {
+        while !come() {
+            tokio::task::yield_now().await;
+        }
+    };
+    time::timeout(PATIENCE, wait).await.expect("it does not come");
+}
+
 /// Waits until the server has got so many requests.
 async fn got(server: &NfsServer, requests: u64) {
-    while server.requests() < requests {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.requests() >= requests).await;
 }
 
 /// Lets time pass at once, on a clock that otherwise goes on as ever.

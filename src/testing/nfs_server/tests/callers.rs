@@ -57,9 +57,7 @@ async fn what_a_caller_gave_up_is_carried_out_and_its_slot_is_used_again() {
         }
         drop(asked);
     }
-    while export.tree().paths().len() < 20 {
-        tokio::task::yield_now().await;
-    }
+    until(|| export.tree().paths().len() == 20).await;
     fs.mkdir(&root, &name("last"), 0o755).await.unwrap();
 }
 
@@ -103,9 +101,7 @@ async fn a_file_with_locks_is_closed_after_its_last_caller_has_gone() {
     drop(file);
     assert_eq!((export.locks(), server.opens()), (20, 1));
     answered.cancel();
-    while (export.locks(), server.opens()) != (0, 0) {
-        tokio::task::yield_now().await;
-    }
+    until(|| (export.locks(), server.opens()) == (0, 0)).await;
 }
 
 #[rstest::rstest]
@@ -126,9 +122,7 @@ async fn a_file_is_closed_that_was_opened_in_vain(
         server.on(operation, 1, Fault::Fail(code));
         assert!(fs.write_file(&root, &name("file"), 0o600, b"content".to_vec()).await.is_err());
     }
-    while server.opens() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| server.opens() == 0).await;
 }
 
 #[rstest::rstest]

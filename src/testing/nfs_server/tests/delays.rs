@@ -47,6 +47,37 @@ async fn what_is_delayed_after_a_change_is_not_repeated(
     assert_eq!(created, 1);
 }
 
+#[rstest::rstest]
+#[tokio::test]
+async fn a_client_is_made_although_the_server_delays_it(
+    #[values(op::EXCHANGE_ID, op::CREATE_SESSION, op::RECLAIM_COMPLETE, op::GETFH)] operation: u32,
+) {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    server.on(operation, 2, Fault::Fail(Code::DELAY));
+    let fs = client(&server).await;
+    fs.mkdir(&fs.root(), &name("dir"), 0o755).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_successor_waits_until_the_server_is_done_with_its_predecessor() {
+    let export = MemoryServer::new();
+    let server = NfsServer::start(&export).await;
+    let process = process();
+    let former = connected(&process, server.address, "vers=4.2").await.unwrap();
+    let (answered, before) = (CancellationToken::new(), server.requests());
+    server.on(op::CREATE, 1, Fault::Wait(answered.clone()));
+    let asked = tokio::spawn(async move { former.mkdir(&former.root(), &name("dir"), 0o755).await.map(drop) });
+    got(&server, before + 1).await;
+    let address = server.address;
+    let successor = tokio::spawn(async move { connected(&process, address, "vers=4.2").await });
+    // EXCHANGE_ID, and CREATE_SESSION twice.
+    got(&server, before + 4).await;
+    answered.cancel();
+    let fs = successor.await.unwrap().unwrap();
+    assert!(matches!(asked.await.unwrap(), Ok(()) | Err(Status::Stale)));
+    assert_eq!(fs.mkdir(&fs.root(), &name("dir"), 0o755).await.map(drop), Err(Status::Exist));
+}
+
 #[tokio::test]
 async fn what_is_delayed_for_ever_times_out() {
     let server = NfsServer::start(&MemoryServer::new()).await;
@@ -60,7 +91,7 @@ async fn what_is_delayed_for_ever_times_out() {
         got(&server, before + 2).await;
         pass(PATIENCE).await;
         assert_eq!(asked.await, Err(Status::TimedOut));
-        server.on(operation, 0, Fault::Fail(Code::DELAY));
+        server.behave();
     }
     fs.getattr(&root).await.unwrap();
 }

@@ -99,7 +99,7 @@ async fn a_result_that_cannot_be_is_an_error(#[case] operation: u32, #[case] wri
     assert_eq!(ask(&fs, operation).await, Err(Status::Io));
     assert!(server.requests() - before < 6, "{}", server.requests() - before);
     // What follows is answered as ever.
-    server.on(operation, 0, Fault::Fail(Code::DELAY));
+    server.behave();
     fs.read_file(&fs.root(), &name("file"), 100).await.unwrap();
 }
 
@@ -133,6 +133,17 @@ async fn a_result_of_another_operation_is_an_error(
     let (_export, server, fs) = served().await;
     server.on(operation, usize::MAX, result(op::COMMIT, |to| _ = to.fixed(&[0; 64])));
     assert_eq!(ask(&fs, operation).await, Err(Status::Io));
+}
+
+#[tokio::test]
+async fn a_list_without_names_is_not_followed() {
+    let (_export, server, fs) = served().await;
+    for cookie in 1..100 {
+        server.on(op::LISTXATTRS, 1, result(op::LISTXATTRS, |to| _ = to.u64(cookie).u32(0).bool(false)));
+    }
+    let before = server.requests();
+    assert_eq!(ask(&fs, op::LISTXATTRS).await, Err(Status::Io));
+    assert_eq!(server.requests() - before, 1);
 }
 
 #[tokio::test]
