@@ -114,6 +114,19 @@ async fn what_the_own_client_lacks_is_refused_or_left_to_the_kernels(#[case] opt
 }
 
 #[tokio::test]
+async fn classes_with_other_mount_options_do_not_end_each_others_connections() {
+    let lab = Lab::enter().await;
+    let share = lab.share(Place::Xfs);
+    let driver = Driver::with(&["--client=own"]).await;
+    for (n, flags) in [&["vers=4.2"][..], &[], &["vers=4.2"], &[]].into_iter().enumerate() {
+        let mut request = requests::create(&share, &format!("v{n}"));
+        request.volume_capabilities = vec![requests::mounted(Mode::MultiNodeMultiWriter, flags)];
+        driver.create(request).await.unwrap();
+    }
+    assert!(!driver.log().contains("the session with the NFS server is over"), "{}", driver.log());
+}
+
+#[tokio::test]
 async fn the_locks_of_a_killed_controller_are_its_successors_at_once() {
     let lab = Lab::enter().await;
     let share = lab.share(Place::Xfs);

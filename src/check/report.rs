@@ -95,8 +95,8 @@ impl Report {
                     1 => "1 finding".to_owned(),
                     many => format!("{many} findings"),
                 };
-                let connection = self.connection.iter().map(|connection| format!("{}: {connection}\n", self.export));
-                connection.chain(repaired).chain(left).chain([format!("{}: {count}\n", self.export)]).collect()
+                let by = self.connection.iter().map(|connection| format!(" ({connection})")).collect::<String>();
+                repaired.chain(left).chain([format!("{}: {count}{by}\n", self.export)]).collect()
             }
         }
     }
@@ -111,7 +111,7 @@ mod tests {
         let stale = Finding::TrashLeftover { entry: "x\ny".to_owned() };
         let connection = Some("NFS 4.2".to_owned());
         let report = Report { export: "nfs:/e".to_owned(), connection, findings: vec![stale], repaired: Vec::new() };
-        assert_eq!(report.print(Format::Text), "nfs:/e: NFS 4.2\nx\\ny is left in the trash\nnfs:/e: 1 finding\n");
+        assert_eq!(report.print(Format::Text), "x\\ny is left in the trash\nnfs:/e: 1 finding (NFS 4.2)\n");
         assert_eq!(
             report.print(Format::Json),
             "{\"export\":\"nfs:/e\",\"connection\":\"NFS 4.2\",\"findings\":[{\"finding\":\"trashLeftover\",\"entry\":\"x\\ny\"}],\

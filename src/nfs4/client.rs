@@ -55,6 +55,8 @@ struct Inner {
     connection: tokio::sync::Mutex<Option<Connection>>,
     /// When the server last confirmed the lease.
     confirmed: Mutex<Instant>,
+    /// When the server last asked to repeat a request later.
+    delayed: Mutex<Option<Instant>>,
     /// Cancelled when the state is over.
     over: CancellationToken,
     /// Numbers of owners of open files and of locks.
@@ -149,6 +151,7 @@ impl Client {
             free: Mutex::new((0..slots).rev().map(|number| Slot { number, sequence: 1 }).collect()),
             connection: tokio::sync::Mutex::new(Some(connection)),
             confirmed: Mutex::new(begun),
+            delayed: Mutex::default(),
             over: CancellationToken::new(),
             owners: AtomicU64::new(1),
             ending,
@@ -166,8 +169,8 @@ impl Client {
         Ok(Self(inner))
     }
 
-    /// Carries out a request. When the caller gives up, or after [`PATIENCE`], it goes on: the server may still do it.
-    /// A request that the server delays is repeated, unless a part of it was done.
+    /// Carries out a request. When the caller gives up, or after [`PATIENCE`] without an answer, it goes on: the server
+    /// may still do it. A request that the server delays is repeated, unless a part of it was done.
     ///
     /// # Errors
     /// [`Status::TimedOut`] without an answer in time. [`Status::Stale`] after the end of the lease.
@@ -181,11 +184,16 @@ impl Client {
         &self,
         work: impl Future<Output = FsResult<T>> + Send + 'static,
     ) -> FsResult<T> {
-        match tokio::time::timeout(PATIENCE, tokio::spawn(work)).await {
-            Ok(Ok(answer)) => answer,
-            // The runtime is ending.
-            Ok(Err(_)) => Err(Status::Io),
-            Err(_) => Err(Status::TimedOut),
+        let mut work = tokio::spawn(work);
+        loop {
+            match tokio::time::timeout(PATIENCE, &mut work).await {
+                Ok(Ok(answer)) => return answer,
+                // The runtime is ending.
+                Ok(Err(_)) => return Err(Status::Io),
+                // A server that has restarted lets nobody in for a minute or two, and answers meanwhile.
+                Err(_) if lock(&self.0.delayed).is_some_and(|at| at.elapsed() < PATIENCE) => {}
+                Err(_) => return Err(Status::TimedOut),
+            }
         }
     }
 
@@ -268,6 +276,7 @@ impl Inner {
             if !self.is_to_repeat(compound, &answer)? {
                 return Ok(answer);
             }
+            *lock(&self.delayed) = Some(Instant::now());
             tokio::time::sleep(pauses).await;
             pauses = PAUSES.1.min(pauses * 2);
         }

@@ -66,7 +66,6 @@ impl Code {
     pub const GRACE: Self = Self(10_013);
     pub const FHEXPIRED: Self = Self(10_014);
     pub const WRONGSEC: Self = Self(10_016);
-    pub const MOVED: Self = Self(10_019);
     pub const MINOR_VERS_MISMATCH: Self = Self(10_021);
     pub const STALE_CLIENTID: Self = Self(10_022);
     pub const STALE_STATEID: Self = Self(10_023);
@@ -104,7 +103,7 @@ impl Code {
             Self(63) => Status::NameTooLong,
             Self(66) => Status::NotEmpty,
             Self(69) => Status::DQuot,
-            Self(70) | Self::BADHANDLE | Self::FHEXPIRED | Self::MOVED => Status::Stale,
+            Self(70) | Self::BADHANDLE | Self::FHEXPIRED => Status::Stale,
             Self::EXPIRED | Self::STALE_CLIENTID | Self::STALE_STATEID | Self::BAD_STATEID | Self::ADMIN_REVOKED => {
                 Status::Stale
             }

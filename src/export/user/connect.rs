@@ -1,8 +1,10 @@
 //! Connects to exports from this process.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use fnv::FnvHasher;
 use rustix::io::Errno;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -14,7 +16,7 @@ use crate::export::features::{Feature, Features};
 use crate::export::fs::{Kind, Status};
 use crate::export::pool::Connect;
 use crate::mount::reachability::Reachability;
-use crate::nfs::options::{MountOptions, Transport, Version};
+use crate::nfs::options::{MountOptions, Role, Transport, Version};
 use crate::nfs::source::Source;
 use crate::nfs4::attributes::attribute::{ACL, MAXREAD, MAXWRITE, SUPPORTED_ATTRS, XATTR_SUPPORT};
 use crate::nfs4::attributes::{Attributes, OBJECT, Owner, has};
@@ -64,7 +66,10 @@ impl UserSpace {
             groups: Vec::new(),
         };
         let address = SocketAddr::new(address, options.port());
-        let owner = format!("csi-nfs/{}/{share}", self.owner);
+        // Connections with other options are other clients, which must not end each other.
+        let mut of_options = FnvHasher::default();
+        options.for_role(Role::Controller).hash(&mut of_options);
+        let owner = format!("csi-nfs/{}/{share}/{:x}", self.owner, of_options.finish());
         let mut refused = None;
         for minor_version in minor_versions(options)? {
             let server = Server { address, credential: credential.clone(), minor_version };
