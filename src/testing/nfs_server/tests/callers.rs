@@ -78,6 +78,7 @@ async fn an_unlock_does_not_overtake_the_lock_that_was_given_up() {
     assert!(futures_util::poll!(&mut unlocked).is_pending());
     // Another byte does not wait for it.
     assert_eq!(fs.try_lock(&file, 4, LockMode::Exclusive).await, Ok(true));
+    assert!(futures_util::poll!(&mut unlocked).is_pending());
     answered.cancel();
     assert_eq!(unlocked.await, Ok(()));
     assert_eq!(export.locks(), 1);
