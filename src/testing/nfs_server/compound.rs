@@ -22,7 +22,7 @@ pub(super) struct Request<'a> {
     place: Option<(Place, bool)>,
     /// The remembered answer.
     again: Option<Vec<u8>>,
-    /// The error of whatever comes after SEQUENCE: the answer was not remembered.
+    /// Whether it was carried out before, and its answer was not remembered.
     uncached: bool,
     /// The current filehandle, the saved one, and the current state ID.
     pub(super) current: Option<u64>,
@@ -101,6 +101,11 @@ impl<'a> Request<'a> {
     /// The current filehandle.
     pub(super) fn at(&self) -> Done<u64> {
         self.current.ok_or(Refused(NOFILEHANDLE))
+    }
+
+    /// The saved filehandle.
+    pub(super) fn saved(&self) -> Done<u64> {
+        self.saved.ok_or(Refused(NOFILEHANDLE))
     }
 
     /// Carries out one operation, the `n`th of its request: reads its arguments, and writes its result.

@@ -108,11 +108,6 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn saved(&self) -> Done<u64> {
-        const NOFILEHANDLE: Code = Code(10_020);
-        self.saved.ok_or(Refused(NOFILEHANDLE))
-    }
-
     /// GETXATTR, SETXATTR and LISTXATTRS.
     pub(super) async fn xattrs(&mut self, operation: u32, from: &mut Reader<'_>, to: &mut Writer) -> Done<()> {
         let (fs, object) = (&self.service.fs, self.service.fs.object(self.at()?));
