@@ -36,7 +36,7 @@ pub mod attribute {
 }
 use attribute::*;
 
-/// What [`Attr`] needs, and the file system.
+/// What `Attr` needs, and the file system.
 pub const OBJECT: [u32; 13] = [
     TYPE,
     SIZE,
@@ -178,7 +178,7 @@ impl Attributes {
         Ok(())
     }
 
-    /// The attributes of an object, if all are there that an object must have ([`OBJECT`]). An owner that the server
+    /// The attributes of an object, if all are there that an object must have (`OBJECT`). An owner that the server
     /// names otherwise than by number is malformed here: a connection is only made to servers that use numbers.
     pub fn object(&self) -> Read<Attr> {
         let id = |owner: &Option<Owner>| match owner {
@@ -269,7 +269,7 @@ impl Values {
         all
     }
 
-    /// An access control list, as [`Attributes::acl`] has it.
+    /// An access control list, as `Attributes::acl` has it.
     pub fn acl(list: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(list);
         let list = acl(&mut reader).ok().filter(|_| reader.rest().is_empty())?;

@@ -3,7 +3,7 @@
 //!
 //! **It never recovers state.** Every request begins with SEQUENCE, so once the server has ended the lease, whatever is
 //! still sent fails before it does anything. The client is over then, and with it all files and locks
-//! ([`Status::Stale`]). Whoever uses it makes a new one.
+//! (`Status::Stale`). Whoever uses it makes a new one.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +33,8 @@ const REMEMBERED: u32 = 4096;
 const OPERATIONS: u32 = 16;
 /// How long a caller waits for an answer. The request goes on without it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a caller waits for a server in its grace period, which is 90 s by default.
+const GRACE: Duration = Duration::from_secs(120);
 /// Between attempts to connect, or to do what the server delays.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// How long the end of a client may take.
@@ -55,8 +57,8 @@ struct Inner {
     connection: tokio::sync::Mutex<Option<Connection>>,
     /// When the server last confirmed the lease.
     confirmed: Mutex<Instant>,
-    /// When the server last asked to repeat a request later.
-    delayed: Mutex<Option<Instant>>,
+    /// When the server last said that it is in its grace period.
+    in_grace: Mutex<Option<Instant>>,
     /// Cancelled when the state is over.
     over: CancellationToken,
     /// Numbers of owners of open files and of locks.
@@ -151,7 +153,7 @@ impl Client {
             free: Mutex::new((0..slots).rev().map(|number| Slot { number, sequence: 1 }).collect()),
             connection: tokio::sync::Mutex::new(Some(connection)),
             confirmed: Mutex::new(begun),
-            delayed: Mutex::default(),
+            in_grace: Mutex::default(),
             over: CancellationToken::new(),
             owners: AtomicU64::new(1),
             ending,
@@ -169,32 +171,36 @@ impl Client {
         Ok(Self(inner))
     }
 
-    /// Carries out a request. When the caller gives up, or after [`PATIENCE`] without an answer, it goes on: the server
+    /// Carries out a request. When the caller gives up, or after `PATIENCE` without an answer, it goes on: the server
     /// may still do it. A request that the server delays is repeated, unless a part of it was done.
     ///
     /// # Errors
-    /// [`Status::TimedOut`] without an answer in time. [`Status::Stale`] after the end of the lease.
+    /// `Status::TimedOut` without an answer in time. `Status::Stale` after the end of the lease.
     pub async fn call(&self, compound: Compound) -> FsResult<Answer> {
         let client = self.clone();
         self.patiently(async move { client.settle(compound).await }).await
     }
 
-    /// Like [`Self::call`], for work of several steps.
+    /// Like `Self::call`, for work of several steps.
     pub async fn patiently<T: Send + 'static>(
         &self,
         work: impl Future<Output = FsResult<T>> + Send + 'static,
     ) -> FsResult<T> {
-        let mut work = tokio::spawn(work);
+        let (begun, mut work) = (Instant::now(), tokio::spawn(work));
         loop {
             match tokio::time::timeout(PATIENCE, &mut work).await {
                 Ok(Ok(answer)) => return answer,
                 // The runtime is ending.
                 Ok(Err(_)) => return Err(Status::Io),
                 // A server that has restarted lets nobody in for a minute or two, and answers meanwhile.
-                Err(_) if lock(&self.0.delayed).is_some_and(|at| at.elapsed() < PATIENCE) => {}
+                Err(_) if self.is_in_grace() && begun.elapsed() < GRACE => {}
                 Err(_) => return Err(Status::TimedOut),
             }
         }
+    }
+
+    fn is_in_grace(&self) -> bool {
+        lock(&self.0.in_grace).is_some_and(|said| said.elapsed() < PATIENCE)
     }
 
     /// Carries out a request, however long it takes. The caller must not give up: the slot would be lost.
@@ -276,7 +282,6 @@ impl Inner {
             if !self.is_to_repeat(compound, &answer)? {
                 return Ok(answer);
             }
-            *lock(&self.delayed) = Some(Instant::now());
             tokio::time::sleep(pauses).await;
             pauses = PAUSES.1.min(pauses * 2);
         }
@@ -288,6 +293,9 @@ impl Inner {
         let (results, status) = Results::read(results).map_err(|_| Status::Io)?;
         // SEQUENCE is the first result, and the one that failed is the last.
         let done = results.left().saturating_sub(2);
+        if status == Code::GRACE {
+            *lock(&self.in_grace) = Some(Instant::now());
+        }
         Ok(match status {
             Code::DELAY | Code::GRACE => done <= compound.harmless(),
             // The connection was lost, and the server did not have to remember the answer.

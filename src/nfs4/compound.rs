@@ -1,4 +1,4 @@
-//! Compounds: several operations in one request (RFC 8881, section 16.2). [`results`](super::results) reads the answers.
+//! Compounds: several operations in one request (RFC 8881, section 16.2). `results` reads the answers.
 
 use crate::nfs::attributes::Kind;
 use crate::nfs::name::Name;
@@ -106,12 +106,12 @@ impl Compound {
         self.reads(op::LOOKUPP, |_| {})
     }
 
-    /// VERIFY: fails with [`Code::NOT_SAME`] unless the object is of this kind.
+    /// VERIFY: fails with `Code::NOT_SAME` unless the object is of this kind.
     pub fn is(self, kind: Kind) -> Self {
         self.reads(op::VERIFY, |to| Values::kind(kind).write(to))
     }
 
-    /// NVERIFY: fails with [`Code::SAME`] if the object is of this kind.
+    /// NVERIFY: fails with `Code::SAME` if the object is of this kind.
     pub fn is_not(self, kind: Kind) -> Self {
         self.reads(op::NVERIFY, |to| Values::kind(kind).write(to))
     }
