@@ -35,13 +35,19 @@ pub struct Settings {
 
 /// Examines an export. What fails is in the report.
 pub async fn run(settings: &Settings) -> Report {
+    let mounter = Mounts::new(settings.client);
+    let report = examine(settings, &mounter).await;
+    mounter.own.ended().await;
+    report
+}
+
+async fn examine(settings: &Settings, mounter: &Mounts) -> Report {
     let (share, options) = (&settings.export, &settings.mount_options);
     let mut report = Report::of(share);
     let answering = network::examine(&share.server, options, &mut report).await;
     if answering.is_empty() {
         return report;
     }
-    let mounter = Mounts::new(settings.client);
     mounts::examine(share, &answering, &mounter.probe, &mut report).await;
     let tried = format!("mounting {share}{}", with(options));
     let Some(main) = report.note("mount", &tried, mounter.export(share, options).await) else { return report };
@@ -70,7 +76,7 @@ fn with(options: &MountOptions) -> String {
 /// Mounts exports for this examination, and looks at what is mounted.
 struct Mounts {
     choice: Choice,
-    reachability: Arc<Reachability>,
+    own: UserSpace,
     mounter: Arc<Mounter>,
     probe: MountProbe,
 }
@@ -80,13 +86,13 @@ impl Mounts {
         let reachability = Reachability::new();
         let gates = Gates::new(reachability.clone());
         let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
-        Self { choice, mounter, probe: MountProbe::new(reachability.clone(), gates), reachability }
+        let own = UserSpace::new(reachability.clone(), UserSpace::unique_owner());
+        Self { choice, own, mounter, probe: MountProbe::new(reachability, gates) }
     }
 
     /// Connects to the export, by a client that the server knows as none of the others.
     async fn export(&self, share: &Source, options: &MountOptions) -> Result<Export<ExportFs>> {
-        let own = UserSpace::new(self.reachability.clone(), UserSpace::unique_owner());
-        let clients = Clients::new(self.choice, self.mounter.clone(), own);
+        let clients = Clients::new(self.choice, self.mounter.clone(), self.own.another());
         let address = clients.check(share, options).await?;
         let fs = clients.connect(share, options, address).await?;
         Ok(Export::new(share.clone(), fs, Arc::default()))

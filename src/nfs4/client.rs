@@ -37,8 +37,8 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const GRACE: Duration = Duration::from_secs(120);
 /// Between attempts to connect, or to do what the server delays.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// How long the end of a client may take.
-const ENDING: Duration = Duration::from_secs(1);
+/// How long the end of a client, or of all of a process, may take.
+pub const ENDING: Duration = Duration::from_secs(1);
 
 /// A client. The server ends its state when the last clone is dropped.
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ use crate::nfs::options::{MountOptions, Role, Transport, Version};
 use crate::nfs::source::Source;
 use crate::nfs4::attributes::attribute::{ACL, MAXREAD, MAXWRITE, SUPPORTED_ATTRS, XATTR_SUPPORT};
 use crate::nfs4::attributes::{Attributes, OBJECT, Owner, has};
-use crate::nfs4::client::{Client, ConnectError, PATIENCE, Server};
+use crate::nfs4::client::{Client, ConnectError, ENDING, PATIENCE, Server};
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::Compound;
 use crate::nfs4::rpc::Credential;
@@ -52,10 +52,15 @@ impl UserSpace {
         uuid::Uuid::new_v4().to_string()
     }
 
-    /// Waits for the ends of clients, each of which takes up to a second.
+    /// The same for another process of a name that nobody else has.
+    pub fn another(&self) -> Self {
+        Self { owner: Self::unique_owner(), ..self.clone() }
+    }
+
+    /// Waits until files are closed and clients have ended on their servers, but not for a server that is gone.
     pub async fn ended(&self) {
         self.ending.close();
-        self.ending.wait().await;
+        let _ = timeout(ENDING, self.ending.wait()).await;
     }
 
     async fn client(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Result<Client> {

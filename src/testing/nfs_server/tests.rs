@@ -9,7 +9,7 @@ use crate::export::user::{UserFs, UserSpace};
 use crate::mount::reachability::Reachability;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{self, Share, Source};
-use crate::nfs4::client::PATIENCE;
+use crate::nfs4::client::{ENDING, PATIENCE};
 
 mod callers;
 mod contract;

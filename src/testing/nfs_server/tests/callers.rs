@@ -85,6 +85,22 @@ async fn an_unlock_does_not_overtake_the_lock_that_was_given_up() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_process_does_not_wait_for_a_server_that_hangs() {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let process = process();
+    let fs = connected(&process, server.address, "vers=4.2").await.unwrap();
+    let (file, _) = fs.create(&fs.root(), &name("file"), 0o600).await.unwrap();
+    let (answered, requests) = (CancellationToken::new(), server.requests());
+    server.on(op::CLOSE, 1, Fault::Wait(answered.clone()));
+    drop((file, fs));
+    got(&server, requests + 1).await;
+    let mut ended = std::pin::pin!(process.ended());
+    assert!(futures_util::poll!(&mut ended).is_pending());
+    pass(ENDING).await;
+    time::timeout(ENDING, ended).await.expect("it waits for the server");
+}
+
+#[tokio::test]
 async fn a_file_with_locks_is_closed_after_its_last_caller_has_gone() {
     let export = MemoryServer::new();
     let server = NfsServer::start(&export).await;
