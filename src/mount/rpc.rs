@@ -6,8 +6,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use crate::nfs4::rpc::{CALL, REPLY, fresh_xid, mark, record};
+use crate::nfs4::xdr::{Reader, Writer};
 
 /// The NFS program (RFC 5531, appendix C).
 pub const NFS: u32 = 100_003;
@@ -20,9 +23,6 @@ const RPCBIND: (u32, u16) = (100_000, 111);
 
 /// The maximum size of an answer in bytes. Expected answers have a few dozen bytes.
 pub(crate) const REPLY_MAX: usize = 2048;
-const CALL: u32 = 0;
-pub(crate) const REPLY: u32 = 1;
-pub(crate) const LAST_FRAGMENT: u32 = 1 << 31;
 
 /// A server's answer to a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,18 +54,14 @@ pub async fn port_of(host: IpAddr, program: u32, version: u32) -> io::Result<Opt
     const GETADDR: u32 = 3;
     const TCP: u32 = 6;
     let to = SocketAddr::new(host, RPCBIND.1);
-    let mut arguments = Vec::new();
-    put(&mut arguments, program);
-    put(&mut arguments, version);
+    let mut arguments = Writer::default();
+    arguments.u32(program).u32(version);
     let reply = if host.is_ipv4() {
-        put(&mut arguments, TCP);
-        put(&mut arguments, 0);
-        call(to, RPCBIND.0, 2, GETPORT, &arguments).await?
+        arguments.u32(TCP).u32(0);
+        call(to, RPCBIND.0, 2, GETPORT, &arguments.0).await?
     } else {
-        for text in ["tcp6", "", ""] {
-            put_text(&mut arguments, text);
-        }
-        call(to, RPCBIND.0, 4, GETADDR, &arguments).await?
+        arguments.opaque(b"tcp6").opaque(b"").opaque(b"");
+        call(to, RPCBIND.0, 4, GETADDR, &arguments.0).await?
     };
     let Reply::Success(results) = reply else { return Err(invalid("rpcbind rejects the call")) };
     port(&results, host.is_ipv4())
@@ -73,11 +69,11 @@ pub async fn port_of(host: IpAddr, program: u32, version: u32) -> io::Result<Opt
 
 /// The port in the results of rpcbind: a number in those of version 2, for IPv4, and else a universal address.
 pub(crate) fn port(results: &[u8], is_ipv4: bool) -> io::Result<Option<u16>> {
-    let mut results = Parser(results);
+    let mut results = Reader::new(results);
     let port = if is_ipv4 {
-        u16::try_from(results.number()?).map_err(|_| invalid("a port beyond 65535"))?
+        u16::try_from(results.u32()?).map_err(|_| invalid("a port beyond 65535"))?
     } else {
-        universal_port(results.opaque()?)?
+        universal_port(results.opaque(REPLY_MAX)?)?
     };
     Ok((port != 0).then_some(port))
 }
@@ -95,96 +91,42 @@ fn universal_port(address: &[u8]) -> io::Result<u16> {
 }
 
 async fn call(to: SocketAddr, program: u32, version: u32, procedure: u32, arguments: &[u8]) -> io::Result<Reply> {
-    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
-    let xid = u32::from_be_bytes([a, b, c, d]);
-    let mut message = Vec::with_capacity(48 + arguments.len());
-    // The call's header (RFC 5531, section 9): RPC version 2, no credential, no verifier.
+    let xid = fresh_xid();
+    let mut message = Writer::default();
+    // The mark, which is known at the end, and the header (RFC 5531, section 9): RPC version 2, no credential, no verifier.
     for word in [0, xid, CALL, 2, program, version, procedure, 0, 0, 0, 0] {
-        put(&mut message, word);
+        message.u32(word);
     }
-    message.extend_from_slice(arguments);
-    let length = u32::try_from(message.len() - 4).map_err(|_| invalid("the call is too long"))?;
-    message[..4].copy_from_slice(&(LAST_FRAGMENT | length).to_be_bytes());
+    message.0.extend_from_slice(arguments);
 
     let mut stream = TcpStream::connect(to).await?;
     stream.set_nodelay(true)?;
-    stream.write_all(&message).await?;
+    stream.write_all(&mark(message)).await?;
     reply(&mut stream, xid).await
 }
 
 /// Reads the answer to the call `xid`.
 pub(crate) async fn reply(stream: &mut (impl AsyncRead + Unpin), xid: u32) -> io::Result<Reply> {
-    parse(&record(stream).await?, xid)
-}
-
-/// One record of a stream (RFC 5531, section 11).
-async fn record(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
-    let mut record = Vec::new();
-    loop {
-        let mark = stream.read_u32().await?;
-        let length = (mark & !LAST_FRAGMENT) as usize;
-        let start = record.len();
-        // With empty fragments that are not the last, a server could keep the reader busy for ever.
-        if start + length > REPLY_MAX || (length == 0 && mark & LAST_FRAGMENT == 0) {
-            return Err(invalid("the answer is not from an RPC server"));
-        }
-        record.resize(start + length, 0);
-        stream.read_exact(&mut record[start..]).await?;
-        if mark & LAST_FRAGMENT != 0 {
-            return Ok(record);
-        }
-    }
+    parse(&record(stream, REPLY_MAX).await?, xid)
 }
 
 fn parse(reply: &[u8], xid: u32) -> io::Result<Reply> {
-    let mut reply = Parser(reply);
-    if reply.number()? != xid || reply.number()? != REPLY {
+    let mut reply = Reader::new(reply);
+    if reply.u32()? != xid || reply.u32()? != REPLY {
         return Err(invalid("the answer is to another call"));
     }
-    match reply.number()? {
+    match reply.u32()? {
         0 => {}
         1 => return Ok(Reply::Denied),
         _ => return Err(invalid("an unknown kind of answer")),
     }
-    let (_verifier_flavor, _verifier) = (reply.number()?, reply.opaque()?);
-    match reply.number()? {
-        0 => Ok(Reply::Success(reply.0.to_vec())),
+    let (_verifier_flavor, _verifier) = (reply.u32()?, reply.opaque(REPLY_MAX)?);
+    match reply.u32()? {
+        0 => Ok(Reply::Success(reply.rest().to_vec())),
         1 => Err(invalid("the RPC server does not have this program")),
-        2 => Ok(Reply::OtherVersions { low: reply.number()?, high: reply.number()? }),
+        2 => Ok(Reply::OtherVersions { low: reply.u32()?, high: reply.u32()? }),
         _ => Err(invalid("the RPC server could not carry out the call")),
     }
-}
-
-/// Reads XDR (RFC 4506) from the front.
-struct Parser<'a>(&'a [u8]);
-
-impl<'a> Parser<'a> {
-    fn bytes(&mut self, length: usize) -> io::Result<&'a [u8]> {
-        let (head, rest) = self.0.split_at_checked(length).ok_or_else(|| invalid("the answer is truncated"))?;
-        self.0 = rest;
-        Ok(head)
-    }
-
-    fn number(&mut self) -> io::Result<u32> {
-        Ok(self.bytes(4)?.iter().fold(0, |number, byte| number << 8 | u32::from(*byte)))
-    }
-
-    fn opaque(&mut self) -> io::Result<&'a [u8]> {
-        let length = self.number()? as usize;
-        let opaque = self.bytes(length)?;
-        self.bytes(length.wrapping_neg() % 4)?;
-        Ok(opaque)
-    }
-}
-
-pub(crate) fn put(message: &mut Vec<u8>, word: u32) {
-    message.extend_from_slice(&word.to_be_bytes());
-}
-
-fn put_text(message: &mut Vec<u8>, text: &str) {
-    put(message, text.len() as u32);
-    message.extend_from_slice(text.as_bytes());
-    message.resize(message.len().next_multiple_of(4), 0);
 }
 
 fn invalid(reason: &str) -> io::Error {

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::nfs4::rpc::{self, Credential, LAST_FRAGMENT};
+use crate::nfs4::rpc::{self, Credential};
 
 /// The most bytes of an answer: READ's data, and what surrounds it.
 pub const ANSWER_MAX: usize = (1 << 20) + (64 << 10);
@@ -67,7 +67,7 @@ impl Connection {
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
         let tasks =
             [spawn(waiting.clone(), read(reading, waiting.clone())), spawn(waiting.clone(), write(writing, messages))];
-        Ok(Self(Arc::new(Inner { xid: AtomicU32::new(fresh_xid()), outgoing, waiting, tasks })))
+        Ok(Self(Arc::new(Inner { xid: AtomicU32::new(rpc::fresh_xid()), outgoing, waiting, tasks })))
     }
 
     /// Calls COMPOUND with these arguments, and waits for the answer for as long as the connection lasts.
@@ -114,7 +114,7 @@ async fn write(mut to: OwnedWriteHalf, mut messages: mpsc::Receiver<Vec<u8>>) ->
 async fn read(from: OwnedReadHalf, waiting: Arc<Waiting>) -> io::Result<()> {
     let mut from = BufReader::with_capacity(BUFFER, from);
     loop {
-        let message = record(&mut from).await?;
+        let message = rpc::record(&mut from, ANSWER_MAX).await?;
         // Nobody may wait for it any more: then it is of a call that gave up.
         let answer = rpc::answers(&message).and_then(|xid| waiting.lock().as_mut()?.remove(&xid));
         if let Some(answer) = answer {
@@ -123,31 +123,10 @@ async fn read(from: OwnedReadHalf, waiting: Arc<Waiting>) -> io::Result<()> {
     }
 }
 
-/// One record of the stream (RFC 5531, section 11).
-///
-/// # Errors
-/// The stream ends, or has something else.
-pub async fn record(from: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {
-    let mut record = Vec::new();
-    loop {
-        let mark = from.read_u32().await?;
-        let (length, start) = ((mark & !LAST_FRAGMENT) as usize, record.len());
-        // With empty fragments that are not the last, a server could keep the reader busy for ever.
-        if start + length > ANSWER_MAX || (length == 0 && mark & LAST_FRAGMENT == 0) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is not from an NFS server"));
-        }
-        record.resize(start + length, 0);
-        from.read_exact(&mut record[start..]).await?;
-        if mark & LAST_FRAGMENT != 0 {
-            return Ok(record);
-        }
-    }
-}
-
 async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = || if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let first = fresh_xid() as u16;
+    let first = rpc::fresh_xid() as u16;
     for n in PRIVILEGED {
         let port = PRIVILEGED.start + (n - PRIVILEGED.start).wrapping_add(first) % PRIVILEGED.len() as u16;
         let socket = socket()?;
@@ -163,10 +142,4 @@ async fn connect(to: SocketAddr) -> io::Result<TcpStream> {
         }
     }
     socket()?.connect(to).await
-}
-
-/// A number that an earlier connection is not likely to have used.
-fn fresh_xid() -> u32 {
-    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
-    u32::from_be_bytes([a, b, c, d])
 }

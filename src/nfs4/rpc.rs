@@ -1,13 +1,19 @@
 //! ONC RPC over TCP (RFC 5531): calls, replies, and record marking.
 
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
 use crate::nfs4::xdr::{Malformed, Read, Reader, Writer};
 
 /// The NFS program and its version (RFC 8881, section 1).
 const NFS: (u32, u32) = (100_003, 4);
 /// NFSPROC4_COMPOUND.
 const COMPOUND: u32 = 1;
-const CALL: u32 = 0;
-const REPLY: u32 = 1;
+/// The kinds of messages (`msg_type`).
+pub const CALL: u32 = 0;
+/// An answer.
+pub const REPLY: u32 = 1;
 const AUTH_SYS: u32 = 1;
 /// The most bytes of a verifier (RFC 5531, section 8.2).
 const VERIFIER: usize = 400;
@@ -16,6 +22,40 @@ const GROUPS: usize = 16;
 
 /// The bit of a record mark that says that the record ends with this fragment.
 pub const LAST_FRAGMENT: u32 = 1 << 31;
+
+/// A number for a call that no call before is likely to have.
+pub fn fresh_xid() -> u32 {
+    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// Fills in the mark of a record of one fragment, for which the message begins with a word.
+pub fn mark(mut record: Writer) -> Vec<u8> {
+    let mark = LAST_FRAGMENT | u32::try_from(record.0.len() - 4).unwrap_or(u32::MAX);
+    record.0[..4].copy_from_slice(&mark.to_be_bytes());
+    record.0
+}
+
+/// One record of a stream, of at most `most` bytes (RFC 5531, section 11).
+///
+/// # Errors
+/// The stream ends, or has something else.
+pub async fn record(from: &mut (impl AsyncRead + Unpin), most: usize) -> io::Result<Vec<u8>> {
+    let mut record = Vec::new();
+    loop {
+        let mark = from.read_u32().await?;
+        let (length, start) = ((mark & !LAST_FRAGMENT) as usize, record.len());
+        // With empty fragments that are not the last, a server could keep the reader busy for ever.
+        if start + length > most || (length == 0 && mark & LAST_FRAGMENT == 0) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is not from an RPC server"));
+        }
+        record.resize(start + length, 0);
+        from.read_exact(&mut record[start..]).await?;
+        if mark & LAST_FRAGMENT != 0 {
+            return Ok(record);
+        }
+    }
+}
 
 /// Who the calls come from, as AUTH_SYS says it.
 #[derive(Debug, Clone)]
@@ -56,9 +96,7 @@ pub fn call(xid: u32, credential: &Credential, arguments: &[u8]) -> Vec<u8> {
     body.list(credential.groups.get(..GROUPS).unwrap_or(&credential.groups));
     message.u32(AUTH_SYS).opaque(&body.0).u32(0).u32(0);
     message.0.extend_from_slice(arguments);
-    let mark = LAST_FRAGMENT | u32::try_from(message.0.len() - 4).unwrap_or(u32::MAX);
-    message.0[..4].copy_from_slice(&mark.to_be_bytes());
-    message.0
+    mark(message)
 }
 
 /// The call that a message answers; `None` if it is no reply.

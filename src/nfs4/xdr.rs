@@ -5,6 +5,12 @@
 #[error("the answer is malformed")]
 pub struct Malformed;
 
+impl From<Malformed> for std::io::Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(std::io::ErrorKind::InvalidData, malformed)
+    }
+}
+
 /// The result of reading.
 pub type Read<T> = Result<T, Malformed>;
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::mount::rpc::{LAST_FRAGMENT, REPLY, put};
+use crate::nfs4::rpc::{REPLY, mark, record};
+use crate::nfs4::xdr::Writer;
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Behaviour {
@@ -69,12 +70,14 @@ impl Server {
     }
 }
 
+/// The most bytes of a call; those of the tests have a few dozen.
+const CALL_MAX: usize = 2048;
+
 async fn answer(mut stream: TcpStream, behaviour: Behaviour) -> std::io::Result<()> {
     if behaviour == Behaviour::Closing {
         return Ok(());
     }
-    let mut call = vec![0; (stream.read_u32().await? & !LAST_FRAGMENT) as usize];
-    stream.read_exact(&mut call).await?;
+    let call = record(&mut stream, CALL_MAX).await?;
     let xid = u32::from_be_bytes(call[..4].try_into().unwrap());
     let words = match behaviour {
         Behaviour::Words(words) => [vec![xid], words].concat(),
@@ -86,8 +89,8 @@ async fn answer(mut stream: TcpStream, behaviour: Behaviour) -> std::io::Result<
         Behaviour::Bytes(bytes) => return stream.write_all(&bytes).await,
         Behaviour::Silent | Behaviour::Closing => std::future::pending().await,
     };
-    let mut reply = Vec::new();
-    put(&mut reply, LAST_FRAGMENT | (4 * words.len()) as u32);
-    words.into_iter().for_each(|word| put(&mut reply, word));
-    stream.write_all(&reply).await
+    let mut reply = Writer::default();
+    reply.u32(0);
+    words.into_iter().for_each(|word| _ = reply.u32(word));
+    stream.write_all(&mark(reply)).await
 }

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::nfs4::codes::Code;
-use crate::nfs4::connection::record;
-use crate::nfs4::rpc::LAST_FRAGMENT;
+use crate::nfs4::connection::ANSWER_MAX;
+use crate::nfs4::rpc::{REPLY, mark, record};
 use crate::nfs4::xdr::{Malformed, Read, Reader, Writer};
 use crate::testing::memory::{MemoryFs, MemoryServer};
 
@@ -156,7 +156,7 @@ async fn connection(service: Arc<Service>, stream: TcpStream, ended: Cancellatio
     let (mut reading, writing) = (BufReader::new(reading), Arc::new(tokio::sync::Mutex::new(writing)));
     loop {
         let message = tokio::select! {
-            message = record(&mut reading) => message,
+            message = record(&mut reading, ANSWER_MAX) => message,
             () = ended.cancelled() => return end(&writing).await,
         };
         let Ok(message) = message else { return };
@@ -199,12 +199,11 @@ fn call(message: &[u8]) -> Read<(u32, u32, Reader<'_>)> {
 /// The record of a reply with these results.
 fn reply(xid: u32, results: &[u8]) -> Vec<u8> {
     let mut message = Writer::default();
-    message.u32(LAST_FRAGMENT | (24 + results.len()) as u32);
-    for word in [xid, 1, 0, 0, 0, 0] {
+    for word in [0, xid, REPLY, 0, 0, 0, 0] {
         message.u32(word);
     }
     message.0.extend_from_slice(results);
-    message.0
+    mark(message)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
