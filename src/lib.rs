@@ -47,7 +47,7 @@ mod export;
 mod mount;
 
 /// A client of NFSv4.1 and NFSv4.2 in user space.
-pub mod nfs4;
+mod nfs4;
 
 /// The vocabulary of NFS, without I/O.
 pub mod nfs;

@@ -5,7 +5,6 @@ use crate::nfs4::xdr::{Malformed, Read, Reader, Writer};
 
 /// The attributes that this client knows, by their numbers.
 pub mod attribute {
-    #![expect(missing_docs, reason = "the names are those of RFC 8881, section 5, in capitals")]
     pub const SUPPORTED_ATTRS: u32 = 0;
     pub const TYPE: u32 = 1;
     pub const SIZE: u32 = 4;
@@ -107,7 +106,6 @@ pub enum Owner {
 
 /// Attributes that a server returned.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are those of RFC 8881, section 5")]
 pub struct Attributes {
     pub supported: Option<Vec<u32>>,
     pub kind: Option<Kind>,

@@ -2,55 +2,50 @@
 
 use crate::nfs::status::Status;
 
-/// Operations (`nfs_opnum4`).
+/// Operations (`nfs_opnum4`), by their names in the RFCs.
 pub mod op {
-    /// CLOSE, RFC 8881 section 18.2, and so on in the order of their numbers.
     pub const CLOSE: u32 = 4;
-    #[expect(missing_docs, reason = "the names are those of the RFCs")]
-    mod rest {
-        pub const COMMIT: u32 = 5;
-        pub const CREATE: u32 = 6;
-        pub const GETATTR: u32 = 9;
-        pub const GETFH: u32 = 10;
-        pub const LINK: u32 = 11;
-        pub const LOCK: u32 = 12;
-        pub const LOCKU: u32 = 14;
-        pub const LOOKUP: u32 = 15;
-        pub const LOOKUPP: u32 = 16;
-        pub const NVERIFY: u32 = 17;
-        pub const OPEN: u32 = 18;
-        pub const PUTFH: u32 = 22;
-        pub const PUTROOTFH: u32 = 24;
-        pub const READ: u32 = 25;
-        pub const READDIR: u32 = 26;
-        pub const READLINK: u32 = 27;
-        pub const REMOVE: u32 = 28;
-        pub const RENAME: u32 = 29;
-        pub const SAVEFH: u32 = 32;
-        pub const SETATTR: u32 = 34;
-        pub const VERIFY: u32 = 37;
-        pub const WRITE: u32 = 38;
-        pub const EXCHANGE_ID: u32 = 42;
-        pub const CREATE_SESSION: u32 = 43;
-        pub const DESTROY_SESSION: u32 = 44;
-        pub const SEQUENCE: u32 = 53;
-        pub const DESTROY_CLIENTID: u32 = 57;
-        pub const RECLAIM_COMPLETE: u32 = 58;
-        pub const COPY: u32 = 60;
-        pub const SEEK: u32 = 69;
-        pub const CLONE: u32 = 71;
-        pub const GETXATTR: u32 = 72;
-        pub const SETXATTR: u32 = 73;
-        pub const LISTXATTRS: u32 = 74;
-    }
-    pub use rest::*;
+    pub const COMMIT: u32 = 5;
+    pub const CREATE: u32 = 6;
+    pub const GETATTR: u32 = 9;
+    pub const GETFH: u32 = 10;
+    pub const LINK: u32 = 11;
+    pub const LOCK: u32 = 12;
+    pub const LOCKU: u32 = 14;
+    pub const LOOKUP: u32 = 15;
+    pub const LOOKUPP: u32 = 16;
+    pub const NVERIFY: u32 = 17;
+    pub const OPEN: u32 = 18;
+    pub const PUTFH: u32 = 22;
+    pub const PUTROOTFH: u32 = 24;
+    pub const READ: u32 = 25;
+    pub const READDIR: u32 = 26;
+    pub const READLINK: u32 = 27;
+    pub const REMOVE: u32 = 28;
+    pub const RENAME: u32 = 29;
+    pub const SAVEFH: u32 = 32;
+    pub const SETATTR: u32 = 34;
+    pub const VERIFY: u32 = 37;
+    pub const WRITE: u32 = 38;
+    pub const EXCHANGE_ID: u32 = 42;
+    pub const CREATE_SESSION: u32 = 43;
+    pub const DESTROY_SESSION: u32 = 44;
+    pub const SEQUENCE: u32 = 53;
+    pub const DESTROY_CLIENTID: u32 = 57;
+    pub const RECLAIM_COMPLETE: u32 = 58;
+    pub const COPY: u32 = 60;
+    pub const SEEK: u32 = 69;
+    pub const CLONE: u32 = 71;
+    pub const GETXATTR: u32 = 72;
+    pub const SETXATTR: u32 = 73;
+    pub const LISTXATTRS: u32 = 74;
 }
 
 /// An error of an operation (`nfsstat4`) by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code(pub u32);
 
-#[expect(missing_docs, reason = "the names are those of RFC 8881, section 15.1, without NFS4ERR_")]
+/// By their names in RFC 8881, section 15.1, without NFS4ERR_.
 impl Code {
     pub const NOENT: Self = Self(2);
     pub const NXIO: Self = Self(6);

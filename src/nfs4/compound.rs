@@ -39,11 +39,6 @@ pub struct Compound {
 }
 
 impl Compound {
-    /// The number of operations.
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-
     /// The number of operations before the first one that changes something; all of them if none does.
     pub fn harmless(&self) -> u32 {
         self.changes.unwrap_or(self.count)
@@ -52,11 +47,6 @@ impl Compound {
     /// Whether the request changes something, so that the server has to remember its answer.
     pub fn changes(&self) -> bool {
         self.changes.is_some()
-    }
-
-    /// The operations as they are sent.
-    pub fn bytes(&self) -> &[u8] {
-        &self.operations.0
     }
 
     fn reads(mut self, operation: u32, arguments: impl FnOnce(&mut Writer)) -> Self {
@@ -107,12 +97,12 @@ impl Compound {
     }
 
     /// VERIFY: fails with `Code::NOT_SAME` unless the object is of this kind.
-    pub fn is(self, kind: Kind) -> Self {
+    pub fn verify(self, kind: Kind) -> Self {
         self.reads(op::VERIFY, |to| Values::kind(kind).write(to))
     }
 
     /// NVERIFY: fails with `Code::SAME` if the object is of this kind.
-    pub fn is_not(self, kind: Kind) -> Self {
+    pub fn nverify(self, kind: Kind) -> Self {
         self.reads(op::NVERIFY, |to| Values::kind(kind).write(to))
     }
 

@@ -89,7 +89,7 @@ impl<'a> Results<'a> {
         self.of(operation).map(drop)
     }
 
-    #[expect(missing_docs, reason = "each is the result of the operation of the same name")]
+    /// PUTFH.
     pub fn put(&mut self) -> Outcome<()> {
         self.done(op::PUTFH)
     }
@@ -115,12 +115,12 @@ impl<'a> Results<'a> {
     }
 
     /// VERIFY.
-    pub fn is(&mut self) -> Outcome<()> {
+    pub fn verify(&mut self) -> Outcome<()> {
         self.done(op::VERIFY)
     }
 
     /// NVERIFY.
-    pub fn is_not(&mut self) -> Outcome<()> {
+    pub fn nverify(&mut self) -> Outcome<()> {
         self.done(op::NVERIFY)
     }
 

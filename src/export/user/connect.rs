@@ -20,10 +20,11 @@ use crate::nfs::options::{MountOptions, Role, Transport, Version};
 use crate::nfs::source::Source;
 use crate::nfs4::attributes::attribute::{ACL, MAXREAD, MAXWRITE, SUPPORTED_ATTRS, XATTR_SUPPORT};
 use crate::nfs4::attributes::{Attributes, OBJECT, Owner, has};
-use crate::nfs4::client::{Client, ConnectError, ENDING, PATIENCE, Server};
+use crate::nfs4::client::{Client, ConnectError, ENDING, PATIENCE};
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::Compound;
 use crate::nfs4::rpc::Credential;
+use crate::nfs4::session::Server;
 use crate::nfs4::state::FileHandle;
 
 /// What surrounds the data of a READ or WRITE, at most.

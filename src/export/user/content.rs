@@ -95,13 +95,17 @@ pub(super) async fn write_file(fs: &UserFs, dir: &UserHandle, name: &Name, mode:
     let compound = open.handle().write(StateId::CURRENT, 0, true, content).close(StateId::CURRENT);
     fs.ask(compound, |results| {
         is_at(results)?;
-        let state = results.open()?;
-        // If something goes wrong from here on, its drop closes the file.
-        let file = UserHandle::file(results.handle()?, client.clone(), state, OpenMode::ReadWrite);
-        let (count, _) = results.write()?;
-        results.close()?;
-        file.is_closed();
-        if count as usize == content.len() { Ok(()) } else { Err(Status::Io) }
+        let (state, at) = (results.open()?, results.handle()?);
+        let written = results.write().and_then(|written| results.close().map(|()| written));
+        match written {
+            Ok((count, _)) if count as usize == content.len() => Ok(()),
+            Ok(_) => Err(Status::Io),
+            Err(failure) => {
+                // It is still open. The drop of a handle closes it.
+                drop(UserHandle::file(at, client.clone(), state, OpenMode::ReadWrite));
+                Err(failure.into())
+            }
+        }
     })
     .await
 }

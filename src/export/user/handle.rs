@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::export::fs::{FsResult, Kind, OpenMode, Status};
@@ -26,7 +25,6 @@ pub(super) struct Open {
     client: Client,
     pub(super) state: StateId,
     mode: OpenMode,
-    closed: AtomicBool,
     /// The number of the owner of the locks, which is of this file alone.
     pub(super) owner: u64,
     /// One request at a time for each byte: a lock that was asked for first is granted first.
@@ -65,14 +63,9 @@ impl UserHandle {
 
     pub(super) fn file(at: FileHandle, client: Client, state: StateId, mode: OpenMode) -> Self {
         let owner = client.new_owner();
-        let (closed, turns, held, written) = Default::default();
-        let open = Some(Open { client, state, mode, closed, owner, turns, held, written });
+        let (turns, held, written) = Default::default();
+        let open = Some(Open { client, state, mode, owner, turns, held, written });
         Self(Arc::new(Object { at, kind: Kind::File, open }))
-    }
-
-    /// The server has closed the file already.
-    pub(super) fn is_closed(&self) {
-        self.0.open.iter().for_each(|open| open.closed.store(true, Ordering::Relaxed));
     }
 
     /// The directory.
@@ -118,7 +111,7 @@ impl Open {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        let Some(open) = self.open.take().filter(|open| !open.closed.load(Ordering::Relaxed)) else { return };
+        let Some(open) = self.open.take() else { return };
         let held = std::mem::take(&mut *lock(&open.held));
         // Some servers do not close a file with locks.
         let bytes: Vec<u64> = held.bytes.into_iter().collect();

@@ -217,19 +217,19 @@ impl Fs for UserFs {
     }
 
     async fn unlink(&self, dir: &UserHandle, name: &Name) -> FsResult<()> {
-        let is_none = |results: &mut Results<'_>| match results.is_not() {
+        let is_none = |results: &mut Results<'_>| match results.nverify() {
             Err(Failure::Code(Code::SAME)) => Err(Status::IsDir),
             checked => Ok(checked?),
         };
-        self.remove(dir, name, |compound| compound.is_not(Kind::Directory), is_none).await
+        self.remove(dir, name, |compound| compound.nverify(Kind::Directory), is_none).await
     }
 
     async fn rmdir(&self, dir: &UserHandle, name: &Name) -> FsResult<()> {
-        let is_one = |results: &mut Results<'_>| match results.is() {
+        let is_one = |results: &mut Results<'_>| match results.verify() {
             Err(Failure::Code(Code::NOT_SAME)) => Err(Status::NotDir),
             checked => Ok(checked?),
         };
-        self.remove(dir, name, |compound| compound.is(Kind::Directory), is_one).await
+        self.remove(dir, name, |compound| compound.verify(Kind::Directory), is_one).await
     }
 
     async fn readdir(&self, dir: &UserHandle, from: Cookie) -> FsResult<Page> {
@@ -304,7 +304,7 @@ impl Fs for UserFs {
              control lists",
             self.0.version,
             client.lease().as_secs(),
-            client.slots(),
+            client.limits().slots,
             has(self.0.xattrs),
             has(self.0.acls),
         ))
