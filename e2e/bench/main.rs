@@ -86,8 +86,13 @@ impl Series {
         percentile(self.0.clone(), 50)
     }
 
+    /// The least and the most.
+    fn range(&self) -> (f64, f64) {
+        self.0.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)))
+    }
+
     fn spread(&self) -> String {
-        let (least, most) = self.0.iter().fold((f64::MAX, f64::MIN), |(l, m), v| (l.min(*v), m.max(*v)));
+        let (least, most) = self.range();
         format!("{least:.2} to {most:.2}")
     }
 }

@@ -51,9 +51,8 @@ impl Run {
     fn add(&mut self, of: Value, scale: f64, series: &[Option<&Series>]) {
         assert_eq!(series.len(), self.columns.len(), "{}: {of}", self.name);
         let figure = |series: &Series| {
-            let rounds = || series.0.iter().map(|value| value * scale);
-            let (low, high) = (rounds().fold(f64::MAX, f64::min), rounds().fold(f64::MIN, f64::max));
-            json!({"median": series.median() * scale, "low": low, "high": high})
+            let (low, high) = series.range();
+            json!({"median": series.median() * scale, "low": low * scale, "high": high * scale})
         };
         let figures: Vec<Value> = series.iter().map(|series| series.map_or(Value::Null, figure)).collect();
         self.rows.push(json!({"of": of, "figures": figures}));

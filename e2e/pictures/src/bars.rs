@@ -3,7 +3,7 @@ use anyhow::{Result, ensure};
 use plotters::prelude::*;
 
 use crate::table::Figure;
-use crate::{Area, COLOURS, INK, drawn, head, svg, text};
+use crate::{Area, COLOURS, INK, drawn, head, legend, svg, text};
 
 /// A picture of bars.
 pub struct Bars {
@@ -32,25 +32,14 @@ impl Bars {
         svg((WIDTH as u32, height as u32), |backend| {
             let root = backend.into_drawing_area();
             head(&root, &self.title, &self.when)?;
-            let highest = |figure: &Figure| figure.range.map_or(figure.value, |(_, high)| high.max(figure.value));
-            let most = self.rows.iter().flat_map(|(_, figures)| figures).map(highest).fold(0.0, f64::max);
+            let most = self.rows.iter().flat_map(|(_, figures)| figures).map(Figure::highest).fold(0.0, f64::max);
             ensure!(most > 0.0, "nothing to draw");
             for (n, row) in self.rows.iter().enumerate() {
                 draw_row(&root, TOP + per_row * n as i32, row, most)?;
             }
-            self.draw_legend(&root, height - 26)?;
+            legend(&root, (16, height - 26), self.columns.iter())?;
             drawn(root.present())
         })
-    }
-
-    fn draw_legend(&self, root: &Area<'_>, y: i32) -> Result<()> {
-        let mut x = BARS.0;
-        for (column, colour) in self.columns.iter().zip(COLOURS) {
-            drawn(root.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled())))?;
-            drawn(root.draw(&Text::new(column.clone(), (x + 18, y), text(13))))?;
-            x += 40 + 8 * column.len() as i32;
-        }
-        Ok(())
     }
 }
 

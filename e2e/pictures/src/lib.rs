@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use plotters::coord::Shift;
-use plotters::prelude::{DrawingArea, RGBColor, SVGBackend, Text, WHITE};
+use plotters::prelude::{Color as _, DrawingArea, RGBColor, Rectangle, SVGBackend, Text, WHITE};
 use plotters::style::{IntoFont, TextStyle};
 
 /// A part of a picture.
@@ -41,6 +41,16 @@ pub fn head(root: &Area<'_>, title: &str, when: &str) -> Result<()> {
     drawn(root.fill(&WHITE))?;
     drawn(root.draw(&Text::new(title.to_owned(), (16, 14), text(18))))?;
     drawn(root.draw(&Text::new(when.to_owned(), (16, 38), text(13))))
+}
+
+/// Draws what the colours of a picture stand for, from this place on to the right.
+pub fn legend<'a>(root: &Area<'_>, (mut x, y): (i32, i32), names: impl Iterator<Item = &'a String>) -> Result<()> {
+    for (name, colour) in names.zip(COLOURS) {
+        drawn(root.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled())))?;
+        drawn(root.draw(&Text::new(name.clone(), (x + 18, y), text(13))))?;
+        x += 40 + 7 * name.chars().count() as i32;
+    }
+    Ok(())
 }
 
 /// Draws an SVG of this size in pixels. Returns its text, which is the same each time.

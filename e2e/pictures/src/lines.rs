@@ -4,7 +4,7 @@ use plotters::prelude::*;
 
 use crate::table::Figure;
 use crate::units::written;
-use crate::{COLOURS, INK, drawn, head, svg, text};
+use crate::{COLOURS, INK, drawn, head, legend, svg, text};
 
 /// A picture of lines.
 pub struct Lines {
@@ -29,8 +29,7 @@ impl Lines {
     pub fn draw(&self) -> Result<String> {
         let points = || self.lines.iter().flat_map(|(_, points)| points);
         let (least, most) = points().fold((f64::MAX, 0.0_f64), |(low, high), (at, _)| (low.min(*at), high.max(*at)));
-        let highest = |figure: &Figure| figure.range.map_or(figure.value, |(_, high)| high.max(figure.value));
-        let top = points().map(|(_, figure)| highest(figure)).fold(0.0, f64::max) * 1.08;
+        let top = points().map(|(_, figure)| figure.highest()).fold(0.0, f64::max) * 1.08;
         ensure!(least < most && top > 0.0, "nothing to draw");
         svg((SIZE.0 as u32, SIZE.1 as u32), |backend| {
             let root = backend.into_drawing_area();
@@ -48,19 +47,15 @@ impl Lines {
             let mesh = mesh.light_line_style(TRANSPARENT).x_desc(&self.axis).axis_desc_style(text(13));
             let number = |at: &f64| written(at.round(), "short");
             drawn(mesh.x_label_formatter(&number).y_label_formatter(&|value| written(*value, self.unit)).draw())?;
-            let mut x = 72;
-            for ((name, points), colour) in self.lines.iter().zip(COLOURS) {
+            for ((_, points), colour) in self.lines.iter().zip(COLOURS) {
                 let line = points.iter().map(|(at, figure)| (*at, figure.value));
                 drawn(chart.draw_series(LineSeries::new(line.clone(), colour.stroke_width(2))))?;
                 drawn(chart.draw_series(line.map(|point| Circle::new(point, 3, colour.filled()))))?;
                 let ranges = points.iter().filter_map(|(at, figure)| Some((*at, figure.range?)));
                 let range = |(at, (low, high))| PathElement::new([(at, low), (at, high)], colour);
                 drawn(chart.draw_series(ranges.map(range)))?;
-                let y = SIZE.1 - LEGEND + 6;
-                drawn(root.draw(&Rectangle::new([(x, y), (x + 12, y + 12)], colour.filled())))?;
-                drawn(root.draw(&Text::new(name.clone(), (x + 18, y), text(13))))?;
-                x += 40 + 7 * name.chars().count() as i32;
             }
+            legend(&root, (72, SIZE.1 - LEGEND + 6), self.lines.iter().map(|(name, _)| name))?;
             drawn(root.present())
         })
     }

@@ -73,6 +73,13 @@ pub struct Figure {
     pub text: String,
 }
 
+impl Figure {
+    /// The highest of its rounds.
+    pub fn highest(&self) -> f64 {
+        self.range.map_or(self.value, |(_, high)| high.max(self.value))
+    }
+}
+
 /// Reads a cell. Returns nothing if it is no figure.
 pub fn figure(cell: &str) -> Option<Figure> {
     let (main, range) = match cell.split_once(" (") {

@@ -182,26 +182,34 @@ async fn becomes<T: PartialEq + Debug>(expected: T, mut ask: impl AsyncFnMut() -
     assert_eq!(ask().await, expected, "after 5 s");
 }
 
+/// Makes the objects that [`foreign`] expects, in a directory of an export in memory: its path with a slash, or nothing for
+/// the root.
+#[cfg(test)]
+pub fn plant_foreign(server: &crate::testing::memory::MemoryServer, directory: &str) {
+    use crate::testing::memory::Node;
+    for (text, node) in [
+        ("target", Node::file(0o644, "target")),
+        ("link", Node::symlink("target")),
+        ("outside", Node::symlink("/etc")),
+        ("dangling", Node::symlink("nowhere")),
+        ("fifo", Node::special(Kind::Fifo, 0o644)),
+        ("socket", Node::special(Kind::Socket, 0o755)),
+        ("device", Node::special(Kind::CharDevice, 0o600)),
+    ] {
+        server.plant(format!("{directory}{text}"), node).unwrap();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::local_directory;
-    use crate::testing::memory::{MemoryServer, Node};
+    use crate::testing::memory::MemoryServer;
 
     #[tokio::test]
     async fn foreign_objects_in_memory() {
         let server = MemoryServer::new();
-        for (text, node) in [
-            ("target", Node::file(0o644, "target")),
-            ("link", Node::symlink("target")),
-            ("outside", Node::symlink("/etc")),
-            ("dangling", Node::symlink("nowhere")),
-            ("fifo", Node::special(Kind::Fifo, 0o644)),
-            ("socket", Node::special(Kind::Socket, 0o755)),
-            ("device", Node::special(Kind::CharDevice, 0o600)),
-        ] {
-            server.plant(text, node).unwrap();
-        }
+        plant_foreign(&server, "");
         let fs = server.client();
         foreign(&fs, &fs.root()).await;
     }

@@ -1,9 +1,7 @@
 //! The contract of the interface to an export, over the wire.
 
 use super::*;
-use crate::export::fs::Kind;
 use crate::testing::conformance;
-use crate::testing::memory::Node;
 
 #[rstest::rstest]
 #[tokio::test]
@@ -13,18 +11,7 @@ async fn the_drivers_own_client_keeps_the_contract(#[values("vers=4.2", "vers=4.
     let fs = connected(&process(), server.address, version).await.unwrap();
     conformance::all(&fs).await;
     conformance::link_times(&fs).await;
-    let nodes = [
-        ("target", Node::file(0o644, "target")),
-        ("link", Node::symlink("target")),
-        ("outside", Node::symlink("/etc")),
-        ("dangling", Node::symlink("nowhere")),
-        ("fifo", Node::special(Kind::Fifo, 0o644)),
-        ("socket", Node::special(Kind::Socket, 0o755)),
-        ("device", Node::special(Kind::CharDevice, 0o600)),
-    ];
-    for (text, node) in nodes {
-        export.plant(format!("foreign/{text}"), node).unwrap();
-    }
+    conformance::plant_foreign(&export, "foreign/");
     let (foreign, _) = fs.lookup(&fs.root(), &name("foreign")).await.unwrap();
     conformance::foreign(&fs, &foreign).await;
 }
