@@ -13,8 +13,8 @@ use tonic::Request;
 use crate::bare::{self, Mounted};
 use crate::run::Run;
 use crate::support::client::client;
-use crate::support::{Driver, Lab, Place, Share, requests, wait};
-use crate::{Series, each, ms, nothing_is_mounted, percentile};
+use crate::support::{Driver, Lab, Place, Share, mounts, requests, wait};
+use crate::{Series, each, ms, percentile};
 
 /// The number of rounds. Each round measures everything.
 const ROUNDS: usize = 5;
@@ -156,7 +156,7 @@ impl Bench {
         let mut copies = Copies::default();
         for _ in 0..rounds {
             copies.engine.0.push(self.copy(directory).await);
-            nothing_is_mounted().await;
+            mounts::no_nfs_is_left().await;
             copies.bare.0.push(Mounted::new(&self.share).copy(directory, "copy"));
             fs::remove_dir_all(self.share.path.join("copy")).unwrap();
         }
@@ -167,7 +167,7 @@ impl Bench {
     async fn cp(&self, directory: &str, rounds: usize) -> Series {
         let mut series = Series::default();
         for _ in 0..rounds {
-            nothing_is_mounted().await;
+            mounts::no_nfs_is_left().await;
             series.0.push(Mounted::new(&self.share).cp(directory, "copy"));
             fs::remove_dir_all(self.share.path.join("copy")).unwrap();
         }
@@ -176,7 +176,7 @@ impl Bench {
 
     /// The number of requests to the server per file, including requests for the directory as a whole.
     async fn requests(&self, directory: &str, files: u32) -> String {
-        nothing_is_mounted().await;
+        mounts::no_nfs_is_left().await;
         let mounted = Mounted::new(&self.share);
         let before = mounted.requests();
         self.copy_by(client(&self.share, "vers=4.2").await, directory).await;
@@ -191,7 +191,7 @@ impl Bench {
 
     /// Copies the directory with a client that has not seen it. Returns the time in ms.
     async fn copy(&self, directory: &str) -> f64 {
-        nothing_is_mounted().await;
+        mounts::no_nfs_is_left().await;
         self.copy_by(client(&self.share, "vers=4.2").await, directory).await
     }
 

@@ -7,9 +7,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::Path;
 use std::time::Instant;
 
+use crate::ms;
 use crate::support::requests;
-use crate::support::{Driver, Lab, Place, Share, csi};
-use crate::{ms, nothing_is_mounted};
+use crate::support::{Driver, Lab, Place, Share, csi, mounts};
 use csi_nfs::service::proto::csi::volume_capability::{AccessType, MountVolume};
 
 /// The number of files, in directories of 100. `CSI_NFS_BENCH_FILES` gives another one.
@@ -82,7 +82,7 @@ async fn published(driver: &mut Driver, volume: &csi::Volume, target: &Path, gro
 /// Starts the driver again, so that the kernel forgets what it knows of the export.
 async fn without_cache(driver: &mut Driver) {
     driver.kill();
-    nothing_is_mounted().await;
+    mounts::no_nfs_is_left().await;
     driver.start_again().await;
 }
 

@@ -21,7 +21,7 @@ mod scale;
 mod soak;
 mod volumes;
 
-use support::{Lab, wait};
+use support::Lab;
 
 /// The clients of NFS that the controller has (`--client`).
 const CLIENTS: [&str; 2] = ["kernel", "own"];
@@ -69,12 +69,6 @@ fn round_trip() -> Option<String> {
     let milliseconds: f64 = std::env::var("RTT").ok().filter(|text| !text.is_empty())?.parse().unwrap();
     assert!(milliseconds >= LEAST, "RTT={milliseconds}: the round trip is {LEAST} ms without a delay");
     Some(format!("{:.0}us", (milliseconds - LEAST) / 2.0 * 1e3))
-}
-
-/// Waits until nothing is mounted, so that the next mount has an empty cache.
-pub async fn nothing_is_mounted() {
-    let gone = || std::fs::read_to_string("/proc/fs/nfsfs/volumes").unwrap().lines().nth(1).is_none().then_some(());
-    wait::until("the end of all mounts", Duration::from_secs(20), gone).await;
 }
 
 /// Measured values of one kind, one for each round.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::bare::Mounted;
 use crate::copies::{plant_large, plant_small, plant_sparse};
 use crate::support::requests::{self, from, of_snapshot, of_volume, snapshot};
-use crate::support::{Driver, Lab, Place, Share, wait};
-use crate::{CLIENTS, Series, ms, nothing_is_mounted};
+use crate::support::{Driver, Lab, Place, Share, mounts, wait};
+use crate::{CLIENTS, Series, ms};
 
 /// The number of rounds. Each round measures everything, with a driver that has not seen the volume.
 const ROUNDS: usize = 5;
@@ -37,11 +37,11 @@ async fn measure(share: &Share, what: &str, goal: &str) {
     // For each client: snapshots, restores, clones.
     let mut series = [(); CLIENTS.len()].map(|()| [(); 3].map(|()| Series::default()));
     for _ in 0..ROUNDS {
-        nothing_is_mounted().await;
+        mounts::no_nfs_is_left().await;
         bare.0.push(Mounted::new(share).copy("v", "bare"));
         fs::remove_dir_all(share.path.join("bare")).unwrap();
         for (client, series) in CLIENTS.iter().zip(&mut series) {
-            nothing_is_mounted().await;
+            mounts::no_nfs_is_left().await;
             for (series, took) in series.iter_mut().zip(round(share, client).await) {
                 series.0.push(took);
             }

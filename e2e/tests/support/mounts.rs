@@ -1,8 +1,11 @@
 //! The mount table of the kernel, and the removal of mounts that a test left behind.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::mount::{UnmountFlags, unmount};
+
+use super::wait;
 
 /// A mount: a line of `/proc/self/mountinfo` (proc(5)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +56,13 @@ pub fn clear(below: &Path) {
     for mount in all().iter().rev().filter(|mount| mount.point.starts_with(below)) {
         let _ = unmount(&mount.point, UnmountFlags::FORCE | UnmountFlags::DETACH);
     }
+}
+
+/// Waits until the kernel's client knows no server any more, so that the next mount has a connection and a cache of its
+/// own. A mount that lost its export ends 15 s after it is unmounted.
+pub async fn no_nfs_is_left() {
+    let gone = || std::fs::read_to_string("/proc/fs/nfsfs/servers").unwrap().lines().nth(1).is_none().then_some(());
+    wait::until("the end of all NFS mounts", Duration::from_secs(30), gone).await;
 }
 
 /// Undoes the escapes of mountinfo: `\040` for a space, and so on.
