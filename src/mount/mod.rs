@@ -18,7 +18,7 @@ mod security;
 pub mod selinux;
 pub mod slow;
 pub mod table;
-mod thread_limits;
+pub mod thread_limits;
 mod threads;
 pub mod version;
 mod version3;

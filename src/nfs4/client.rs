@@ -11,27 +11,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::nfs::status::{FsResult, Status};
+use crate::nfs::status::FsResult;
 use crate::nfs4::attributes::attribute;
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::{Compound, Limits};
 use crate::nfs4::connection::{ANSWER_MAX, Connection, Lost};
 use crate::nfs4::results::{Failure, Outcome, Results};
 use crate::nfs4::rpc::{self, Refusal};
-use crate::nfs4::session::{Answer, PAUSES, Server, Session};
+use crate::nfs4::session::{Answer, Caller, PAUSES, Server, Session};
 
-/// The most requests at a time.
-const SLOTS: u32 = 64;
+/// The most requests at a time. knfsd has 8 threads by default for all of its exports, and those of an export that hangs
+/// answer nobody.
+const SLOTS: u32 = 12;
 /// The most bytes of a request: WRITE's data, and what surrounds it.
 const REQUEST_MAX: u32 = (1 << 20) + (64 << 10);
 /// The most bytes of an answer that the server has to remember: that of a request which changes something.
 const REMEMBERED: u32 = 4096;
 /// The most operations of a request; every server takes as many.
 const OPERATIONS: u32 = 16;
-/// How long a caller waits for an answer. The request goes on without it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a caller waits for a server in its grace period, which is 90 s by default.
-const GRACE: Duration = Duration::from_secs(120);
 /// How long the end of a client, or of all of a process, may take.
 pub const ENDING: Duration = Duration::from_secs(1);
 
@@ -111,7 +108,7 @@ impl Client {
         let limits = Limits { slots: granted.slots.clamp(1, SLOTS), ..granted };
         let mut session = Session::new(server, session, limits.slots, connection, begun);
         let compound = Compound::default().reclaim_complete().put_root().attributes(&[attribute::LEASE_TIME]);
-        let answer = session.settle(&compound).await.map_err(|_| ConnectError::Lost)?;
+        let answer = session.settle(&compound, &Caller::default()).await.map_err(|_| ConnectError::Lost)?;
         let lease = decoded_rest("RECLAIM_COMPLETE", answer.results(), |results| {
             results.reclaim_complete()?;
             results.put_root()?;
@@ -124,37 +121,17 @@ impl Client {
         Ok(Self(inner))
     }
 
-    /// Carries out a request. When the caller gives up, or after `PATIENCE` without an answer, it goes on: the server
-    /// may still do it. A request that the server delays is repeated, unless a part of it was done.
+    /// Carries out a request, however long it takes (`Session::settle`).
     ///
     /// # Errors
-    /// `Status::TimedOut` without an answer in time. `Status::Stale` after the end of the lease.
-    pub async fn call(&self, compound: Compound) -> FsResult<Answer> {
-        let client = self.clone();
-        self.patiently(async move { client.settle(compound).await }).await
+    /// `Status::Stale` after the end of the lease. `Status::TimedOut` if the caller gave up before it was sent.
+    pub async fn settle(&self, compound: &Compound, caller: &Caller) -> FsResult<Answer> {
+        self.0.session.settle(compound, caller).await
     }
 
-    /// Like `Self::call`, for work of several steps.
-    pub async fn patiently<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = FsResult<T>> + Send + 'static,
-    ) -> FsResult<T> {
-        let (begun, mut work) = (Instant::now(), tokio::spawn(work));
-        loop {
-            match tokio::time::timeout(PATIENCE, &mut work).await {
-                Ok(Ok(answer)) => return answer,
-                // The runtime is ending.
-                Ok(Err(_)) => return Err(Status::Io),
-                // A server that has restarted lets nobody in for a minute or two, and answers meanwhile.
-                Err(_) if self.0.session.is_in_grace(PATIENCE) && begun.elapsed() < GRACE => {}
-                Err(_) => return Err(Status::TimedOut),
-            }
-        }
-    }
-
-    /// Carries out a request, however long it takes. The caller must not give up: the slot would be lost.
-    pub async fn settle(&self, compound: Compound) -> FsResult<Answer> {
-        self.0.session.settle(&compound).await
+    /// Whether no request has had an answer for at least this time, and no other one can be sent.
+    pub fn is_stuck(&self, overdue: Duration) -> bool {
+        self.0.session.is_stuck(overdue)
     }
 
     /// Does something that the caller does not wait for, such as closing a file: one request after the other.
@@ -164,7 +141,7 @@ impl Client {
         let work = async move {
             for compound in compounds {
                 // After an end of the lease there is nothing to close.
-                let _: FsResult<Answer> = inner.session.settle(&compound).await;
+                let _: FsResult<Answer> = inner.session.settle(&compound, &Caller::default()).await;
             }
         };
         ending.spawn_on(work, &runtime);
@@ -221,7 +198,7 @@ async fn keep(client: Weak<Inner>, every: Duration) {
         if client.session.is_over() {
             return;
         }
-        let _: FsResult<Answer> = client.session.settle(&Compound::default()).await;
+        let _: FsResult<Answer> = client.session.settle(&Compound::default(), &Caller::default()).await;
     }
 }
 

@@ -36,6 +36,7 @@ pub struct Compound {
     count: u32,
     /// The number of the first operation that changes something.
     changes: Option<u32>,
+    takes_long: bool,
 }
 
 impl Compound {
@@ -47,6 +48,11 @@ impl Compound {
     /// Whether the request changes something, so that the server has to remember its answer.
     pub fn changes(&self) -> bool {
         self.changes.is_some()
+    }
+
+    /// Whether the server may need long for it.
+    pub fn takes_long(&self) -> bool {
+        self.takes_long
     }
 
     fn reads(mut self, operation: u32, arguments: impl FnOnce(&mut Writer)) -> Self {
@@ -191,7 +197,8 @@ impl Compound {
     }
 
     /// COPY of a part of the saved file to the same place in the current one, before the server answers.
-    pub fn copy(self, source: StateId, target: StateId, offset: u64, length: u64) -> Self {
+    pub fn copy(mut self, source: StateId, target: StateId, offset: u64, length: u64) -> Self {
+        self.takes_long = true;
         self.writes(op::COPY, |to| {
             source.write(to);
             target.write(to);

@@ -2,12 +2,13 @@
 //! whatever happens to the connection.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::nfs::status::{FsResult, Status};
 use crate::nfs4::codes::Code;
@@ -18,6 +19,9 @@ use crate::nfs4::rpc::{self, Credential};
 
 /// Between attempts to connect, or to do what the server delays.
 pub const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// The slots that requests which take long leave to others.
+const QUICK: u32 = 4;
 
 /// How a server is reached, and what is said to it.
 #[derive(Debug, Clone)]
@@ -39,13 +43,15 @@ pub struct Session {
     /// How long the server keeps the state of a client that it does not hear of; zero before it has said so.
     pub lease: Duration,
     slots: Semaphore,
+    /// Those that requests which take long may use.
+    long: Semaphore,
+    /// When a request last got a slot.
+    begun: Mutex<Instant>,
     /// The slots that no request uses, each with the sequence of its next request.
     free: Mutex<Vec<Slot>>,
     connection: tokio::sync::Mutex<Option<Connection>>,
     /// When the server last confirmed the lease.
     confirmed: Mutex<Instant>,
-    /// When the server last said that it is in its grace period.
-    in_grace: Mutex<Option<Instant>>,
     /// Cancelled when the state is over.
     over: CancellationToken,
 }
@@ -54,6 +60,39 @@ pub struct Session {
 struct Slot {
     number: u32,
     sequence: u32,
+}
+
+/// Whoever waits for a request. One who gives up leaves it to itself if it has a slot, and otherwise takes it back.
+#[derive(Debug, Clone, Default)]
+pub struct Caller(Arc<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    gave_up: CancellationToken,
+    for_slot: AtomicBool,
+}
+
+impl Caller {
+    /// The caller gives up when this is dropped.
+    pub fn gives_up(&self) -> DropGuard {
+        self.0.gave_up.clone().drop_guard()
+    }
+
+    /// Whether the request has no slot yet.
+    pub fn waits(&self) -> bool {
+        self.0.for_slot.load(Ordering::Relaxed)
+    }
+
+    async fn acquire<'a>(&self, slots: &'a Semaphore) -> FsResult<SemaphorePermit<'a>> {
+        self.0.for_slot.store(true, Ordering::Relaxed);
+        let permit = tokio::select! {
+            biased;
+            permit = slots.acquire() => permit.map_err(|_| Status::Stale)?,
+            () = self.0.gave_up.cancelled() => return Err(Status::TimedOut),
+        };
+        self.0.for_slot.store(false, Ordering::Relaxed);
+        Ok(permit)
+    }
 }
 
 /// The answer to a request.
@@ -93,10 +132,11 @@ impl Session {
             highest_slot: slots - 1,
             lease: Duration::ZERO,
             slots: Semaphore::new(slots as usize),
+            long: Semaphore::new(slots.saturating_sub(QUICK).max(1) as usize),
+            begun: Mutex::new(confirmed),
             free: Mutex::new((0..slots).rev().map(|number| Slot { number, sequence: 1 }).collect()),
             connection: tokio::sync::Mutex::new(Some(connection)),
             confirmed: Mutex::new(confirmed),
-            in_grace: Mutex::default(),
             over: CancellationToken::new(),
         }
     }
@@ -116,9 +156,9 @@ impl Session {
         self.over.is_cancelled()
     }
 
-    /// Whether the server has said within this time that it is in its grace period.
-    pub fn is_in_grace(&self, within: Duration) -> bool {
-        lock(&self.in_grace).is_some_and(|said| said.elapsed() < within)
+    /// Whether every slot has a request without an answer for at least this time.
+    pub fn is_stuck(&self, overdue: Duration) -> bool {
+        self.slots.available_permits() == 0 && lock(&self.begun).elapsed() >= overdue
     }
 
     /// The connection, if there is one, for what ends the session.
@@ -126,13 +166,13 @@ impl Session {
         self.connection.get_mut().take().filter(|connection| !connection.is_lost())
     }
 
-    /// Carries out a request in a slot, until the server has answered or the state is over. Whoever gives up loses the
-    /// slot.
-    pub async fn settle(&self, compound: &Compound) -> FsResult<Answer> {
+    /// Carries out a request in a slot, until the server has answered or the state is over. Once it has a slot, dropping
+    /// this loses the slot. A caller that gives up before is answered `Status::TimedOut`, and nothing is sent.
+    pub async fn settle(&self, compound: &Compound, caller: &Caller) -> FsResult<Answer> {
         let mut pauses = PAUSES.0;
         loop {
             let answer = tokio::select! {
-                answer = self.exchange(compound) => answer?,
+                answer = self.exchange(compound, caller) => answer?,
                 () = self.over.cancelled() => return Err(Status::Stale),
             };
             if !self.is_to_repeat(compound, &answer)? {
@@ -147,9 +187,6 @@ impl Session {
         let (results, status) = answer.read().map_err(|_| Status::Io)?;
         // SEQUENCE is the first result, and the one that failed is the last.
         let done = results.left().saturating_sub(2);
-        if status == Code::GRACE {
-            *lock(&self.in_grace) = Some(Instant::now());
-        }
         Ok(match status {
             Code::DELAY | Code::GRACE => done <= compound.harmless(),
             // The connection was lost, and the server did not have to remember the answer.
@@ -159,8 +196,10 @@ impl Session {
     }
 
     /// Sends a request in a slot: the same bytes, over as many connections as it takes.
-    async fn exchange(&self, compound: &Compound) -> FsResult<Answer> {
-        let permit = self.slots.acquire().await.map_err(|_| Status::Stale)?;
+    async fn exchange(&self, compound: &Compound, caller: &Caller) -> FsResult<Answer> {
+        let _long = if compound.takes_long() { Some(caller.acquire(&self.long).await?) } else { None };
+        let permit = caller.acquire(&self.slots).await?;
+        *lock(&self.begun) = Instant::now();
         let mut slot = Taken { of: self, slot: lock(&self.free).pop(), permit: Some(permit) };
         let Some(Slot { number, sequence }) = slot.slot else { return Err(Status::Io) };
         let first = Compound::default().sequence(&self.id, sequence, number, self.highest_slot, compound.changes());

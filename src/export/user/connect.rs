@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::handle::UserHandle;
+use super::patience::{CONNECTING, Patience, Waited};
 use super::{Inner, UserFs};
 use crate::error::{Error, Result};
 use crate::export::features::{Feature, Features};
@@ -20,7 +21,7 @@ use crate::nfs::options::{MountOptions, Role, Transport, Version};
 use crate::nfs::source::Source;
 use crate::nfs4::attributes::attribute::{ACL, MAXREAD, MAXWRITE, SUPPORTED_ATTRS, XATTR_SUPPORT};
 use crate::nfs4::attributes::{Attributes, OBJECT, Owner, has};
-use crate::nfs4::client::{Client, ConnectError, ENDING, PATIENCE};
+use crate::nfs4::client::{Client, ConnectError, ENDING};
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::Compound;
 use crate::nfs4::rpc::Credential;
@@ -64,7 +65,13 @@ impl UserSpace {
         let _ = timeout(ENDING, self.ending.wait()).await;
     }
 
-    async fn client(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Result<Client> {
+    async fn client(
+        &self,
+        share: &Source,
+        options: &MountOptions,
+        address: IpAddr,
+        patience: &Patience,
+    ) -> Result<Client> {
         let credential = Credential {
             machine: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             uid: 0,
@@ -79,16 +86,17 @@ impl UserSpace {
         let mut refused = None;
         for minor_version in minor_versions(options)? {
             let server = Server { address, credential: credential.clone(), minor_version };
-            match timeout(PATIENCE, Client::connect(server, owner.as_bytes(), self.ending.clone())).await {
+            let connecting = Client::connect(server, owner.as_bytes(), self.ending.clone());
+            match patience.wait(|| false, connecting).await {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(error @ ConnectError::Nfs { code: Code::MINOR_VERS_MISMATCH, .. })) => refused = Some(error),
                 Ok(Err(error)) => return Err(failed(share, options, &error)),
-                Err(_) => {
-                    return Err(Error::Unreachable {
-                        server: share.server.to_string(),
-                        port: options.port(),
-                        reason: format!("it does not make a session within {} s", PATIENCE.as_secs()),
-                    });
+                Err(waited) => {
+                    let reason = match waited {
+                        Waited::Gone(reason) => reason,
+                        Waited::InVain => format!("it does not make a session within {} s", CONNECTING.as_secs()),
+                    };
+                    return Err(Error::Unreachable { server: share.server.to_string(), port: options.port(), reason });
                 }
             }
         }
@@ -105,8 +113,10 @@ impl Connect for UserSpace {
     }
 
     async fn connect(&self, share: &Source, options: &MountOptions, address: IpAddr) -> Result<UserFs> {
-        let client = self.client(share, options, address).await?;
-        let (at, attributes) = root(&client, share).await.map_err(|status| no_root(share, options, status))?;
+        let patience = Patience::connecting(self.reachability.clone(), address, options.port());
+        let client = self.client(share, options, address, &patience).await?;
+        let (at, attributes) =
+            root(&client, &patience, share).await.map_err(|status| no_root(share, options, status))?;
         for owner in [&attributes.owner, &attributes.owner_group] {
             if let Some(Owner::Name(name)) = owner {
                 return Err(Error::Precondition(format!(
@@ -140,16 +150,21 @@ impl Connect for UserSpace {
             version: format!("4.{}", client.minor_version()),
             features,
             client,
+            patience: patience.connected(),
         })))
     }
 }
 
 /// The root of the export.
-async fn root(client: &Client, share: &Source) -> std::result::Result<(FileHandle, Attributes), Status> {
+async fn root(
+    client: &Client,
+    patience: &Patience,
+    share: &Source,
+) -> std::result::Result<(FileHandle, Attributes), Status> {
     let names: Vec<&str> = share.share.as_str().split('/').filter(|name| !name.is_empty()).collect();
     let at = names.iter().fold(Compound::default().put_root(), |at, name| at.lookup(name.as_bytes()));
     let attributes: Vec<u32> = OBJECT.into_iter().chain([SUPPORTED_ATTRS, MAXREAD, MAXWRITE, XATTR_SUPPORT]).collect();
-    let answer = client.call(at.handle().attributes(&attributes)).await?;
+    let answer = patience.call(client, at.handle().attributes(&attributes)).await?;
     let mut results = answer.results()?;
     results.put_root()?;
     names.iter().try_for_each(|_| results.lookup())?;
@@ -217,7 +232,7 @@ fn no_root(share: &Source, options: &MountOptions, status: Status) -> Error {
             "; check that /etc/exports on the server exports it to this client, with `sec=sys`, and with `insecure` if \
              this process may not use a port below 1024",
         ),
-        Status::TimedOut => (Errno::TIMEDOUT, "; check the server and the network to it"),
+        Status::TimedOut | Status::Stuck => (Errno::TIMEDOUT, "; check the server and the network to it"),
         _ => (Errno::IO, ""),
     };
     Error::Mount {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::export::features::Features;
 use crate::export::fs::{Attr, Fs as _, FsResult, Kind, Name, OpenMode, Status};
+use crate::export::user::patience::Patience;
 use crate::nfs4::attributes::attribute::NUMLINKS;
 use crate::nfs4::attributes::{Attributes, OBJECT, Values};
 use crate::nfs4::client::Client;
@@ -18,12 +19,15 @@ use crate::nfs4::state::FileHandle;
 
 pub use connect::UserSpace;
 pub use handle::UserHandle;
+#[cfg(test)]
+pub use patience::{CONNECTING, LONGEST};
 
 mod connect;
 mod content;
 mod handle;
 mod locks;
 mod operations;
+mod patience;
 mod xattrs;
 
 /// An export of one server. A clone refers to the same export.
@@ -33,6 +37,7 @@ pub struct UserFs(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     client: Client,
+    patience: Patience,
     root: UserHandle,
     /// The file system of the root.
     fsid: (u64, u64),
@@ -64,7 +69,7 @@ impl From<crate::nfs4::xdr::Malformed> for Status {
 impl UserFs {
     /// Sends a request and reads its results.
     async fn ask<T>(&self, compound: Compound, read: impl FnOnce(&mut Results<'_>) -> FsResult<T>) -> FsResult<T> {
-        let answer = self.0.client.call(compound).await?;
+        let answer = self.0.patience.call(&self.0.client, compound).await?;
         read(&mut answer.results()?)
     }
 

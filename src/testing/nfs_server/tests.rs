@@ -5,11 +5,11 @@ use tokio::time;
 use super::*;
 use crate::export::fs::{Fs, Name};
 use crate::export::pool::Connect as _;
-use crate::export::user::{UserFs, UserSpace};
+use crate::export::user::{CONNECTING, LONGEST, UserFs, UserSpace};
 use crate::mount::reachability::Reachability;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{self, Share, Source};
-use crate::nfs4::client::{ENDING, PATIENCE};
+use crate::nfs4::client::ENDING;
 
 mod callers;
 mod contract;
@@ -17,6 +17,9 @@ mod delays;
 mod exactly_once;
 mod leases;
 mod lies;
+
+/// The longest time that something takes which comes at once.
+const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn name(text: impl AsRef<[u8]>) -> Name {
     Name::new(text).unwrap()
@@ -49,7 +52,7 @@ async fn until(come: impl Fn() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    time::timeout(PATIENCE, wait).await.expect("it does not come");
+    time::timeout(SOON, wait).await.expect("it does not come");
 }
 
 /// Waits until the server has got so many requests.

@@ -177,7 +177,7 @@ async fn a_server_that_makes_no_client_costs_a_caller_its_patience(
         // Whoever waits has begun to wait.
         match time::timeout(std::time::Duration::from_millis(50), &mut connecting).await {
             Ok(made) => break made,
-            Err(_) => pass(PATIENCE).await,
+            Err(_) => pass(CONNECTING).await,
         }
         waited += 1;
     };

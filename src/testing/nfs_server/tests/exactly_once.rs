@@ -58,7 +58,7 @@ async fn outcome(prepare: impl FnOnce(&NfsServer, u64)) -> (Outcome, u64) {
     let fs = connected(&process, server.address, "vers=4.2").await.unwrap();
     let first = server.requests();
     prepare(&server, first);
-    let answers = time::timeout(PATIENCE, work(&fs)).await.unwrap();
+    let answers = time::timeout(SOON, work(&fs)).await.unwrap();
     drop(fs);
     // It closes the files.
     process.ended().await;

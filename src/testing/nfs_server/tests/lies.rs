@@ -230,8 +230,9 @@ async fn a_server_that_never_answers_what_it_was_asked_costs_a_caller_its_patien
     let mut asked = std::pin::pin!(fs.mkdir(&root, &new, 0o755));
     assert!(futures_util::poll!(&mut asked).is_pending());
     got(&server, before + 1).await;
-    pass(PATIENCE + Duration::from_secs(1)).await;
-    assert_eq!(asked.await.map(drop), Err(Status::TimedOut));
+    pass(LONGEST).await;
+    let told = asked.await.map(drop);
+    assert!(matches!(told, Err(Status::Stuck | Status::Stale)), "{told:?}");
     let made = server.fs().history().iter().filter(|words| words.starts_with("mkdir")).count();
     assert_eq!(made, 1);
 }
