@@ -259,6 +259,16 @@ impl Fs for ExportFs {
         by!(self, dir => fs.write_file(dir, name, mode, content))
     }
 
+    async fn replace_file(
+        &self,
+        (from_dir, from): (&ExportHandle, &Name),
+        (to_dir, to): (&ExportHandle, &Name),
+        mode: u32,
+        content: Vec<u8>,
+    ) -> FsResult<()> {
+        by!(self, from_dir, to_dir => fs.replace_file((from_dir, from), (to_dir, to), mode, content))
+    }
+
     async fn rename(&self, from_dir: &ExportHandle, from: &Name, to_dir: &ExportHandle, to: &Name) -> FsResult<()> {
         by!(self, from_dir, to_dir => fs.rename(from_dir, from, to_dir, to))
     }

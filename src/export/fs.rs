@@ -304,6 +304,22 @@ pub trait Fs: Clone + Send + Sync + 'static {
         }
     }
 
+    /// Creates a regular file with that content at `staged`, a directory and a name in it, and gives it the place `to`:
+    /// [`Fs::write_file`] and [`Fs::rename`]. Returns [`Status::Exist`] if something is at `staged`. After another
+    /// failure, a part of the file may be there.
+    fn replace_file(
+        &self,
+        staged: (&Self::Handle, &Name),
+        to: (&Self::Handle, &Name),
+        mode: u32,
+        content: Vec<u8>,
+    ) -> impl Future<Output = FsResult<()>> + Send {
+        async move {
+            self.write_file(staged.0, staged.1, mode, content).await?;
+            self.rename(staged.0, staged.1, to.0, to.1).await
+        }
+    }
+
     /// RENAME: replaces a file by a file, or an empty directory by a directory, in one step. Otherwise returns
     /// [`Status::IsDir`], [`Status::NotDir`] or [`Status::NotEmpty`], depending on the existing object; and
     /// [`Status::Inval`] when a directory is moved into itself, and [`Status::OtherProject`] where the target directory

@@ -347,15 +347,14 @@ impl<F: Fs> Export<F> {
     ) -> Result<()> {
         let (staging, half) = staged;
         let write = async {
-            match self.fs.write_file(staging, half, mode, content.clone()).await {
+            match self.fs.replace_file(staged, (dir, name), mode, content.clone()).await {
                 // A process that crashed here left the file, so nobody writes to it now.
                 Err(Status::Exist) => {
                     self.fs.unlink(staging, half).await?;
-                    self.fs.write_file(staging, half, mode, content).await?;
+                    self.fs.replace_file(staged, (dir, name), mode, content).await
                 }
-                written => written?,
+                replaced => replaced,
             }
-            self.fs.rename(staging, half, dir, name).await
         };
         let written = write.await;
         if let Err(status) = written

@@ -18,6 +18,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio::try_join;
+
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::emptying::Leaving;
@@ -91,13 +93,14 @@ impl<F: Fs> Default for Way<F> {
 
 /// Reads what there is of the directory `name`, whose parent directory has the node `above`.
 pub async fn read<F: Fs>(export: &Export<F>, above: &F::Handle, name: &Name) -> Result<Entries<F>> {
-    let mut entries = Entries::none(None);
-    if let Some(link) = link_name(name)
-        && let Some(volume) = linked_volume(export, above, &link).await?
-    {
-        entries.claims.push(Claim { volume, dir: above.clone(), file: link });
-    }
-    entries.node = node(export, above, name).await?;
+    let linked = async {
+        let Some(link) = link_name(name) else { return Ok(None) };
+        let volume = linked_volume(export, above, &link).await?;
+        Ok(volume.map(|volume| Claim { volume, dir: above.clone(), file: link }))
+    };
+    let (linked, node) = try_join!(linked, node(export, above, name))?;
+    let mut entries = Entries::none(node);
+    entries.claims.extend(linked);
     let Some(node) = &entries.node else { return Ok(entries) };
     let Some(files) = export.find_dir(node, [files_dir()?]).await? else { return Ok(entries) };
     for file in export.names(&files).await? {

@@ -4,6 +4,7 @@
 //! steps are claim, directory, record and limit. In this order, a retried call completes what a crash interrupted. A
 //! volume exists as soon as its record does.
 
+use tokio::join;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
@@ -66,7 +67,12 @@ impl Create {
 pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, lock: &Guard<F>) -> Result<Record> {
     let id = create.id(export)?;
     let wanted = create.asked.or(create.defaults);
-    if let Some(record) = Record::read(export, &create.name).await? {
+    // What a retry does not need is read at the same time: a new volume waits for one answer less.
+    let (record, neighbours) = join!(
+        Record::read(export, &create.name),
+        directory_owners::neighbours(export, &id.sub_dir, Some(&create.name), lock)
+    );
+    if let Some(record) = record? {
         check_same(create, &id, &record)?;
         // The directory was created before the record, but somebody may have removed it by hand since.
         directory::make(export, &create.name, &id.sub_dir, record.attributes).await?;
@@ -75,7 +81,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
         return Ok(record);
     }
     quota::check_possible(export, wanted.quota, until).await?;
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, Some(&create.name), lock).await?;
+    let neighbours = neighbours?;
     neighbours.check_nesting(&id.sub_dir)?;
     neighbours.check_filled(&id.sub_dir)?;
     let capacity = create.capacity.choose();

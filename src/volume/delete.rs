@@ -1,5 +1,6 @@
 //! Deletes volumes (CSI `DeleteVolume`). The volume's directory is moved to the trash, kept, or archived.
 
+use tokio::join;
 use uuid::Uuid;
 
 use crate::error::Result;
@@ -54,14 +55,20 @@ pub async fn delete<F: Fs>(
     lock: &Guard<F>,
 ) -> Result<Option<Record>> {
     let name = id.name();
-    let record = read_own(export, id).await?;
+    // Most volumes have a record of their own.
+    let (record, neighbours) =
+        join!(read_own(export, id), directory_owners::neighbours(export, &id.sub_dir, name.as_ref(), lock));
+    let record = record?;
     if record.as_ref().is_some_and(|record| record.backing_snapshot.is_some()) {
         return Ok(record);
     }
     // Without a record of its own, the volume's name may belong to a volume with another directory. That volume is a
     // neighbour like any other.
     let me = if record.is_some() { name.as_ref() } else { None };
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, me, lock).await?;
+    let neighbours = match me == name.as_ref() {
+        true => neighbours?,
+        false => directory_owners::neighbours(export, &id.sub_dir, None, lock).await?,
+    };
     neighbours.check_nesting(&id.sub_dir)?;
     match fate(export, id, record.as_ref(), policy, &neighbours).await? {
         Fate::Kept if directory::find(export, &id.sub_dir).await?.is_some() => {

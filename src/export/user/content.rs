@@ -2,12 +2,12 @@
 
 use crate::export::fs::{Fs as _, FsResult, Name, OpenMode, Seek, Status};
 use crate::export::user::handle::UserHandle;
-use crate::export::user::{UserFs, at, is_at, not_regular};
+use crate::export::user::{UserFs, at, is_at, not_empty, not_regular, other_project};
 use crate::nfs4::attributes::Values;
-use crate::nfs4::attributes::attribute::{FSID, SIZE, TYPE};
+use crate::nfs4::attributes::attribute::{FSID, NUMLINKS, SIZE, TYPE};
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::{Compound, How};
-use crate::nfs4::results::Failure;
+use crate::nfs4::results::{Failure, Results};
 use crate::nfs4::state::StateId;
 
 /// READ, until `length` or the end of the file.
@@ -89,25 +89,62 @@ pub(super) async fn write_file(fs: &UserFs, dir: &UserHandle, name: &Name, mode:
         write(fs, &file, 0, content).await?;
         return fs.commit(&file).await;
     }
-    let client = &fs.0.client;
-    let values = Values::mode(mode);
-    let open = at(dir.directory()?).open(client.client_id(), client.new_owner(), true, How::Guarded(&values), name);
-    let compound = open.handle().write(StateId::CURRENT, 0, true, content).close(StateId::CURRENT);
-    fs.ask(compound, |results| {
+    let compound = with_content(fs, dir, name, mode, content)?;
+    fs.ask(compound, |results| is_written(fs, results, content.len())).await
+}
+
+/// [`write_file`] and RENAME in one request.
+pub(super) async fn replace_file(
+    fs: &UserFs,
+    (staging, staged): (&UserHandle, &Name),
+    (dir, name): (&UserHandle, &Name),
+    mode: u32,
+    content: &[u8],
+) -> FsResult<()> {
+    if content.len() > fs.0.write as usize {
+        write_file(fs, staging, staged, mode, content).await?;
+        return fs.rename(staging, staged, dir, name).await;
+    }
+    let written = with_content(fs, staging, staged, mode, content)?.put(staging.directory()?).save();
+    let compound = written.put(dir.directory()?).attributes(&[NUMLINKS]).rename(staged, name);
+    let renamed = fs.ask(compound, |results| {
+        is_written(fs, results, content.len())?;
+        results.put()?;
+        results.save()?;
         is_at(results)?;
-        let (state, at) = (results.open()?, results.handle()?);
-        let written = results.write().and_then(|written| results.close().map(|()| written));
-        match written {
-            Ok((count, _)) if count as usize == content.len() => Ok(()),
-            Ok(_) => Err(Status::Io),
-            Err(failure) => {
-                // It is still open. The drop of a handle closes it.
-                drop(UserHandle::file(at, client.clone(), state, OpenMode::ReadWrite));
-                Err(failure.into())
-            }
+        match results.rename() {
+            // Another client may have the replaced file open, and has to be told first.
+            Err(Failure::Code(Code::DELAY)) => Ok(false),
+            renamed => renamed.map(|()| true).map_err(not_empty),
         }
-    })
-    .await
+    });
+    match renamed.await.map_err(other_project)? {
+        true => Ok(()),
+        false => fs.rename(staging, staged, dir, name).await,
+    }
+}
+
+/// OPEN of a new file, WRITE and CLOSE.
+fn with_content(fs: &UserFs, dir: &UserHandle, name: &Name, mode: u32, content: &[u8]) -> FsResult<Compound> {
+    let (client, values) = (&fs.0.client, Values::mode(mode));
+    let open = at(dir.directory()?).open(client.client_id(), client.new_owner(), true, How::Guarded(&values), name);
+    Ok(open.handle().write(StateId::CURRENT, 0, true, content).close(StateId::CURRENT))
+}
+
+/// The results of [`with_content`].
+fn is_written(fs: &UserFs, results: &mut Results<'_>, length: usize) -> FsResult<()> {
+    is_at(results)?;
+    let (state, at) = (results.open()?, results.handle()?);
+    let written = results.write().and_then(|written| results.close().map(|()| written));
+    match written {
+        Ok((count, _)) if count as usize == length => Ok(()),
+        Ok(_) => Err(Status::Io),
+        Err(failure) => {
+            // It is still open. The drop of a handle closes it.
+            drop(UserHandle::file(at, fs.0.client.clone(), state, OpenMode::ReadWrite));
+            Err(failure.into())
+        }
+    }
 }
 
 /// SEEK.
@@ -155,7 +192,7 @@ pub(super) async fn clone_file(fs: &UserFs, source: &UserHandle, target: &UserHa
     }
 }
 
-/// COPY.
+/// COPY. Servers refuse a part that is not there, so its end is looked for then.
 pub(super) async fn copy(
     fs: &UserFs,
     source: &UserHandle,
@@ -163,12 +200,21 @@ pub(super) async fn copy(
     offset: u64,
     length: u64,
 ) -> FsResult<u64> {
-    let (from, open) = (source.opened(false)?.state, target.opened(true)?);
     if i64::try_from(offset).is_err() {
         return Err(Status::Inval);
     }
-    // Servers refuse a part that is not there.
-    let length = length.min(fs.getattr(source).await?.size.saturating_sub(offset));
+    match copy_part(fs, source, target, offset, length).await {
+        Err(Status::Inval) => match length.min(fs.getattr(source).await?.size.saturating_sub(offset)) {
+            0 => Ok(0),
+            there if there == length => Err(Status::Inval),
+            there => copy_part(fs, source, target, offset, there).await,
+        },
+        copied => copied,
+    }
+}
+
+async fn copy_part(fs: &UserFs, source: &UserHandle, target: &UserHandle, offset: u64, length: u64) -> FsResult<u64> {
+    let (from, open) = (source.opened(false)?.state, target.opened(true)?);
     if length == 0 {
         return Ok(0);
     }

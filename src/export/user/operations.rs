@@ -204,6 +204,17 @@ impl Fs for UserFs {
         content::write_file(self, dir, name, mode, &content).await
     }
 
+    async fn replace_file(
+        &self,
+        staged: (&UserHandle, &Name),
+        to: (&UserHandle, &Name),
+        mode: u32,
+        content: Vec<u8>,
+    ) -> FsResult<()> {
+        check_new_mode(mode)?;
+        content::replace_file(self, staged, to, mode, &content).await
+    }
+
     async fn rename(&self, from_dir: &UserHandle, from: &Name, to_dir: &UserHandle, to: &Name) -> FsResult<()> {
         let compound =
             at(from_dir.directory()?).save().put(to_dir.directory()?).attributes(&[NUMLINKS]).rename(from, to);

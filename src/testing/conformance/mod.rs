@@ -105,6 +105,7 @@ all! {
         a_directory_does_not_move_into_itself,
         only_an_empty_directory_is_removed,
         a_removed_directory_is_stale,
+        a_file_is_written_whole_and_takes_its_place,
         a_removed_file_is_gone_by_name;
     listing:
         a_listing_has_every_entry_once,

@@ -51,6 +51,32 @@ pub(super) async fn a_rename_replaces_like_by_like_alone<F: Fs>(fs: &F, dir: &F:
     assert_eq!(fs.read(&same, 0, 100).await.unwrap(), b"content");
 }
 
+pub(super) async fn a_file_is_written_whole_and_takes_its_place<F: Fs>(fs: &F, dir: &F::Handle) {
+    let (staging, place) = (mkdir(fs, dir, "staging").await, mkdir(fs, dir, "place").await);
+    let (half, record) = (name("half"), name("record"));
+    let replace =
+        async |content: &[u8]| fs.replace_file((&staging, &half), (&place, &record), 0o640, content.to_vec()).await;
+    // The last one is longer than the largest WRITE on the wire.
+    for content in [b"first".to_vec(), Vec::new(), vec![b'x'; 3_333_333]] {
+        replace(&content).await.unwrap();
+        assert!(fs.read_file(&place, &record, content.len()).await.unwrap() == content);
+        let (_, attr) = fs.lookup(&place, &record).await.unwrap();
+        assert_eq!((attr.mode, attr.size), (0o640, content.len() as u64));
+        assert_eq!(names(fs, &staging).await, [""; 0]);
+    }
+    file(fs, &staging, "half", "of another call").await;
+    assert_eq!(replace(b"new").await, Err(Status::Exist));
+    assert_eq!(fs.read_file(&staging, &half, 100).await.unwrap(), b"of another call");
+    fs.unlink(&staging, &half).await.unwrap();
+    fs.unlink(&place, &record).await.unwrap();
+    mkdir(fs, &place, "record").await;
+    assert_eq!(replace(b"new").await, Err(Status::IsDir));
+    fs.rmdir(&place, &record).await.unwrap();
+    fs.unlink(&staging, &half).await.unwrap();
+    becomes(Ok(()), async || fs.rmdir(dir, &name("place")).await).await;
+    assert_eq!(replace(b"new").await, Err(Status::Stale));
+}
+
 pub(super) async fn a_directory_moves_with_all_that_is_in_it<F: Fs>(fs: &F, dir: &F::Handle) {
     let (from, to) = (mkdir(fs, dir, "from").await, mkdir(fs, dir, "to").await);
     let moving = mkdir(fs, &from, "d").await;

@@ -48,6 +48,18 @@ async fn what_is_delayed_after_a_change_is_not_repeated(
     assert_eq!(created, 1);
 }
 
+#[tokio::test]
+async fn a_file_that_is_delayed_on_its_way_to_its_place_is_moved_there_by_a_further_request() {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let fs = client(&server).await;
+    let root = fs.root();
+    server.on(op::RENAME, 3, Fault::Fail(Code::DELAY));
+    let (staged, record) = (name("staged"), name("record"));
+    fs.replace_file((&root, &staged), (&root, &record), 0o600, b"content".to_vec()).await.unwrap();
+    assert_eq!(fs.read_file(&root, &record, 100).await.unwrap(), b"content");
+    assert_eq!(fs.lookup(&root, &staged).await.map(drop), Err(Status::NoEnt));
+}
+
 #[rstest::rstest]
 #[tokio::test]
 async fn a_client_is_made_although_the_server_delays_it(

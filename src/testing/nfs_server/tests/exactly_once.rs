@@ -13,6 +13,8 @@ async fn work(fs: &UserFs) -> FsResult<Vec<String>> {
     answers.push(format!("{:?}", fs.write_file(&dir, &name("record"), 0o600, b"other".to_vec()).await));
     fs.rename(&dir, &name("record"), &root, &name("moved")).await?;
     answers.push(format!("{:?}", fs.read_file(&root, &name("moved"), 100).await?));
+    fs.replace_file((&dir, &name("new")), (&root, &name("moved")), 0o600, b"replaced".to_vec()).await?;
+    answers.push(format!("{:?}", fs.read_file(&root, &name("moved"), 100).await?));
     fs.setattr(&dir, SetAttr { mode: Some(0o2770), uid: Some(7), ..SetAttr::default() }).await?;
     fs.symlink(&dir, &name("link"), b"target").await?;
     fs.set_xattr(&dir, b"user.key", b"value").await?;

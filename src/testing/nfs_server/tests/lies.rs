@@ -1,7 +1,5 @@
 //! A server that lies. The client answers with an error, in time, and keeps nothing that it did not ask for.
 
-use std::time::Duration;
-
 use rstest::rstest;
 
 use super::*;
