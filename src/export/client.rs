@@ -139,6 +139,11 @@ fn either<H: Into<ExportHandle>>((handle, attr): (H, Attr)) -> (ExportHandle, At
     (handle.into(), attr)
 }
 
+/// What may have been made, by either client.
+fn perhaps<H: Into<ExportHandle>>(made: Option<(H, Attr)>) -> Option<(ExportHandle, Attr)> {
+    made.map(either)
+}
+
 impl Fs for ExportFs {
     type Handle = ExportHandle;
 
@@ -237,6 +242,14 @@ impl Fs for ExportFs {
 
     async fn copy(&self, source: &ExportHandle, target: &ExportHandle, offset: u64, length: u64) -> FsResult<u64> {
         by!(self, source, target => fs.copy(source, target, offset, length))
+    }
+
+    async fn clone_entry(
+        &self,
+        (from_dir, from): (&ExportHandle, &Name),
+        (to_dir, to): (&ExportHandle, &Name),
+    ) -> FsResult<Option<(ExportHandle, Attr)>> {
+        by!(self, from_dir, to_dir => fs.clone_entry((from_dir, from), (to_dir, to)).map(perhaps))
     }
 
     async fn list_xattrs(&self, object: &ExportHandle) -> FsResult<Vec<Vec<u8>>> {

@@ -187,12 +187,12 @@ impl Compound {
         })
     }
 
-    /// CLONE of all of the saved file into the current one.
-    pub fn clone_file(self, source: StateId, target: StateId) -> Self {
+    /// CLONE of the saved file into the current one: `length` bytes; 0 is all of it.
+    pub fn clone_file(self, source: StateId, target: StateId, length: u64) -> Self {
         self.writes(op::CLONE, |to| {
             source.write(to);
             target.write(to);
-            to.u64(0).u64(0).u64(0);
+            to.u64(0).u64(0).u64(length);
         })
     }
 

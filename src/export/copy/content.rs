@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Copy;
 use crate::export::copy::entry::Place;
-use crate::export::copy::error::{Side, Stop};
+use crate::export::copy::error::{CopyError, Side, Stop};
 use crate::export::fs::{Attr, Fs, Seek, Status};
 
 /// The size of one read and one write.
@@ -55,6 +55,19 @@ impl<F: Fs> Copy<F> {
     /// Whether the content of a file is copied by a few operations.
     pub(super) fn is_quick(&self, attr: &Attr) -> bool {
         attr.size <= CHUNK || self.shared.ways.cloned.load(Ordering::Relaxed)
+    }
+
+    /// Copies a file at once, if the client and the server can.
+    pub(super) async fn clone_entry(&self, place: &Place<'_, F>) -> Result<Option<F::Handle>, CopyError> {
+        if !self.shared.ways.clone.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let (pair, name) = (place.pair, place.name);
+        let cloned = self.target.clone_entry((&pair.source, name), (&pair.target, name)).await;
+        let Some((made, attr)) = place.target(CLONING, cloned)? else { return Ok(None) };
+        self.shared.ways.cloned.store(true, Ordering::Relaxed);
+        self.shared.progress.bytes(attr.size);
+        Ok(Some(made))
     }
 
     /// Copies to `target` the content that `file` had when it was opened, onto stable storage. Returns the size to set

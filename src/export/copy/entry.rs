@@ -30,8 +30,8 @@ pub(super) enum Job<F: Fs> {
 /// The place of an entry.
 pub(super) struct Place<'a, F: Fs> {
     dir: &'a Dir<F>,
-    pair: &'a Pair<F>,
-    name: &'a Name,
+    pub(super) pair: &'a Pair<F>,
+    pub(super) name: &'a Name,
 }
 
 impl<F: Fs> Place<'_, F> {
@@ -124,6 +124,7 @@ impl<F: Fs> Copy<F> {
     async fn attempt(&self, place: &Place<'_, F>, kind: Kind, pace: Pace) -> Result<Outcome<F>, Stop> {
         let Place { pair, name, .. } = place;
         match kind {
+            Kind::File if let Some(made) = self.clone_entry(place).await? => Ok(Outcome::Copied(made)),
             Kind::File => match self.source.open(&pair.source, name, OpenMode::Read).await {
                 Ok((_, attr)) if pace == Pace::AtOnce && (attr.links > 1 || !self.is_quick(&attr)) => {
                     Ok(Outcome::Later(kind))

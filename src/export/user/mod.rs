@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use crate::export::features::Features;
-use crate::export::fs::{Attr, Fs as _, FsResult, Kind, Name, OpenMode, Status};
+use crate::export::fs::{Attr, Fs as _, FsResult, Kind, Name, OpenMode, SetAttr, Status};
 use crate::export::user::patience::Patience;
 use crate::nfs4::attributes::attribute::NUMLINKS;
 use crate::nfs4::attributes::{Attributes, OBJECT, Values};
@@ -24,6 +24,7 @@ pub use patience::{CONNECTING, LONGEST};
 
 mod connect;
 mod content;
+mod copies;
 mod handle;
 mod locks;
 mod operations;
@@ -164,6 +165,19 @@ impl UserFs {
         })
         .await
     }
+}
+
+/// The parts of `attr` that a server has to set one after the other.
+fn in_parts(attr: SetAttr) -> Vec<SetAttr> {
+    let SetAttr { mode, uid, gid, atime, mtime, .. } = attr;
+    let mut parts = vec![attr];
+    if mode.is_some() && (uid.is_some() || gid.is_some()) {
+        // A new owner takes setuid and setgid from the mode, also from one that is set with it.
+        let then = SetAttr { mode, atime, mtime, ..SetAttr::default() };
+        parts = vec![SetAttr { mode: None, atime: None, mtime: None, ..attr }, then];
+    }
+    parts.retain(|part| *part != SetAttr::default());
+    parts
 }
 
 /// Begins a request about names in a directory. The link count says whether the directory was removed, which a server

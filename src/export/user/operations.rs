@@ -6,7 +6,7 @@ use crate::export::fs::{
     Status, check_new_mode, check_special, check_symlink_target,
 };
 use crate::export::user::handle::UserHandle;
-use crate::export::user::{UserFs, at, content, is_at, locks, not_empty, other_project, xattrs};
+use crate::export::user::{UserFs, at, content, copies, in_parts, is_at, locks, not_empty, other_project, xattrs};
 use crate::nfs4::attributes::attribute::{
     FILEID, FILES_AVAIL, FILES_FREE, FILES_TOTAL, NUMLINKS, RDATTR_ERROR, SPACE_AVAIL, SPACE_FREE, SPACE_TOTAL, TYPE,
 };
@@ -63,14 +63,8 @@ impl Fs for UserFs {
             return Err(Status::FBig);
         }
         let state = if attr.size.is_some() { object.opened(true)?.state } else { StateId::ANONYMOUS };
-        let mut parts = vec![attr];
-        if attr.mode.is_some() && (attr.uid.is_some() || attr.gid.is_some() || object.0.kind == Kind::Symlink) {
-            // A new owner takes setuid and setgid from the mode, also from one that is set with it.
-            let then = SetAttr { mode: attr.mode, atime: attr.atime, mtime: attr.mtime, ..SetAttr::default() };
-            parts = vec![SetAttr { mode: None, atime: None, mtime: None, ..attr }, then];
-        }
-        parts.retain(|part| *part != SetAttr::default());
-        let refused = parts.iter().position(|part| part.mode.is_some() && object.0.kind == Kind::Symlink);
+        let (mut parts, is_link) = (in_parts(attr), object.0.kind == Kind::Symlink);
+        let refused = parts.iter().position(|part| part.mode.is_some() && is_link);
         parts.truncate(refused.unwrap_or(parts.len()));
         let put = Compound::default().put(&object.0.at).attributes(&[NUMLINKS]);
         let compound = parts.iter().fold(put, |all, part| all.set(state, &Values::of(part)));
@@ -176,11 +170,19 @@ impl Fs for UserFs {
     }
 
     async fn clone_file(&self, source: &UserHandle, target: &UserHandle) -> FsResult<u64> {
-        self.0.features.noted(Feature::Clone, content::clone_file(self, source, target).await)
+        self.0.features.noted(Feature::Clone, copies::clone_file(self, source, target).await)
     }
 
     async fn copy(&self, source: &UserHandle, target: &UserHandle, offset: u64, length: u64) -> FsResult<u64> {
-        content::copy(self, source, target, offset, length).await
+        copies::copy(self, source, target, offset, length).await
+    }
+
+    async fn clone_entry(
+        &self,
+        from: (&UserHandle, &Name),
+        to: (&UserHandle, &Name),
+    ) -> FsResult<Option<(UserHandle, Attr)>> {
+        copies::clone_entry(self, from, to).await
     }
 
     async fn list_xattrs(&self, object: &UserHandle) -> FsResult<Vec<Vec<u8>>> {

@@ -13,9 +13,9 @@ use crate::nfs4::state::StateId;
 /// What Linux puts before the names of tenants' attributes, and the protocol does not.
 const PREFIX: &[u8] = b"user.";
 /// How Linux calls the access control list.
-const LIST: &[u8] = b"system.nfs4_acl";
+pub(super) const LIST: &[u8] = b"system.nfs4_acl";
 /// XATTR_LIST_MAX and XATTR_SIZE_MAX of Linux.
-const MOST: u32 = 64 << 10;
+pub(super) const MOST: u32 = 64 << 10;
 
 fn check(object: &UserHandle) -> FsResult<()> {
     // Other objects have none that are tenants'.

@@ -1,7 +1,7 @@
 //! Operations that a server performs on content by itself (SEEK, CLONE, COPY, truncation), and extended attributes.
 
 use super::*;
-use crate::export::fs::{OpenMode, Seek, SetAttr};
+use crate::export::fs::{Attr, OpenMode, Seek, SetAttr, Time};
 
 const BLOCK: u64 = 64 << 10;
 
@@ -103,6 +103,45 @@ pub(super) async fn a_clone_or_a_copy_is_the_same_or_nothing<F: Fs>(fs: &F, dir:
     for (from, to) in [(&source, &source), (&source, dir), (dir, &copy)] {
         assert_eq!(answer(fs.clone_file(from, to).await), Err(Status::Inval));
         assert_eq!(answer(fs.copy(from, to, 0, 1).await), Err(Status::Inval));
+    }
+}
+
+pub(super) async fn an_entry_is_cloned_with_all_that_it_has_or_is_left_to_others<F: Fs>(fs: &F, dir: &F::Handle) {
+    let to = mkdir(fs, dir, "to").await;
+    file(fs, dir, "content", "content").await;
+    file(fs, dir, "empty", "").await;
+    sparse(fs, dir, "sparse").await;
+    for (n, text) in ["content", "empty", "sparse"].into_iter().enumerate() {
+        let from = name(text);
+        let (object, _) = fs.lookup(dir, &from).await.unwrap();
+        let time = |seconds| Some(Time { seconds, nanoseconds: 123_456_000 });
+        let set =
+            SetAttr { mode: Some([0o640, 0o4755, 0o600][n]), atime: time(7), mtime: time(9), ..SetAttr::default() };
+        fs.setattr(&object, set).await.unwrap();
+        let attr = fs.getattr(&object).await.unwrap();
+        let content = fs.read_file(dir, &from, usize::MAX).await.unwrap();
+        match fs.clone_entry((dir, &from), (&to, &from)).await.unwrap() {
+            Some((copy, seen)) => {
+                let made = fs.getattr(&copy).await.unwrap();
+                let of = |attr: Attr| (attr.kind, attr.size, attr.mode, attr.uid, attr.gid, attr.mtime);
+                assert_eq!((of(made), of(seen)), (of(attr), of(attr)), "{text}");
+                assert!(made.atime == seen.atime && made.used <= attr.used && made.links == 1, "{text}: {made:?}");
+                assert!(fs.read_file(&to, &from, usize::MAX).await.unwrap() == content, "{text}");
+            }
+            None => assert!(
+                fs.lookup(&to, &from).await.is_ok_and(|(_, made)| made.size == 0) || names(fs, &to).await.is_empty()
+            ),
+        }
+    }
+    // What is there stays, and other things than files are left to others.
+    file(fs, &to, "taken", "taken").await;
+    assert!(fs.clone_entry((dir, &name("content")), (&to, &name("taken"))).await.unwrap().is_none());
+    assert_eq!(fs.read_file(&to, &name("taken"), 100).await.unwrap(), b"taken");
+    fs.symlink(dir, &name("link"), b"content").await.unwrap();
+    fs.link(&fs.lookup(dir, &name("empty")).await.unwrap().0, dir, &name("second")).await.unwrap();
+    for text in ["to", "link", "second", "missing"] {
+        assert!(fs.clone_entry((dir, &name(text)), (&to, &name("other"))).await.unwrap().is_none(), "{text}");
+        assert_eq!(answer(fs.lookup(&to, &name("other")).await), Err(Status::NoEnt), "{text}");
     }
 }
 

@@ -67,10 +67,16 @@ impl Request<'_> {
                 to.bool(false).u64(found.ok_or(Refused(Code::NXIO))?);
             }
             op::CLONE => {
-                let (source, target) = (self.opened(StateId::read(from)?)?, self.opened(StateId::read(from)?)?);
-                let part: [u8; 24] = from.array()?;
-                if part != [0; 24] {
-                    return Err(Refused(Code::NOTSUPP));
+                let file = |state, at, mode| match state {
+                    StateId::Anonymous => Ok(fs.opened(at, mode)),
+                    state => self.opened(state),
+                };
+                let source = file(StateId::read(from)?, self.saved()?, OpenMode::Read)?;
+                let target = file(StateId::read(from)?, self.at()?, OpenMode::ReadWrite)?;
+                let (offset, to_offset, length) = (from.u64()?, from.u64()?, from.u64()?);
+                let whole = length == 0 || length == fs.getattr(&source).await?.size;
+                if (offset, to_offset, whole) != (0, 0, true) {
+                    return Err(Refused(Code::INVAL));
                 }
                 fs.clone_file(&source, &target).await?;
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::export::fs::Status;
+use crate::export::fs::{SetAttr, Status, Time};
 use crate::mount::thread_limits::OVERDUE;
 use crate::nfs4::codes::op;
 use crate::testing::nfs_server::session::SLOTS;
@@ -177,4 +177,37 @@ async fn a_server_that_ends_each_connection_is_not_asked_without_a_pause() {
     let some = time::timeout(Duration::from_millis(500), &mut asked).await;
     assert!(some.is_err() && server.requests() - before < 10, "{some:?} {}", server.requests() - before);
     assert!(begin.elapsed() < SOON);
+}
+
+#[rstest::rstest]
+#[case::before_the_file_is_made(op::OPEN, 1, Some(7))]
+#[case::at_the_content(op::CLONE, 1, None)]
+#[case::at_the_attributes(op::SETATTR, 2, Some(7))]
+#[case::at_the_end(op::CLOSE, 1, Some(7))]
+#[tokio::test]
+async fn a_file_whose_clone_is_delayed_is_whole_or_left_to_others(
+    #[case] operation: u32,
+    #[case] times: usize,
+    #[case] expected: Option<u64>,
+) {
+    let export = MemoryServer::new();
+    let server = NfsServer::start(&export).await;
+    let process = process();
+    let fs = connected(&process, server.address, "vers=4.2").await.unwrap();
+    let (root, from, to) = (fs.root(), name("from"), name("to"));
+    fs.write_file(&root, &from, 0o640, b"content".to_vec()).await.unwrap();
+    let (file, _) = fs.lookup(&root, &from).await.unwrap();
+    let mtime = Some(Time { seconds: 7, nanoseconds: 0 });
+    fs.setattr(&file, SetAttr { uid: Some(7), mtime, ..SetAttr::default() }).await.unwrap();
+    server.on(operation, times, Fault::Fail(Code::DELAY));
+    let cloned = fs.clone_entry((&root, &from), (&root, &to)).await.unwrap();
+    assert_eq!(cloned.map(|(_, attr)| attr.size), expected);
+    let (_, made) = fs.lookup(&root, &to).await.unwrap();
+    match expected {
+        Some(size) => assert_eq!((made.size, made.uid, made.mode, Some(made.mtime)), (size, 7, 0o640, mtime)),
+        None => assert_eq!(made.size, 0),
+    }
+    drop(fs);
+    process.ended().await;
+    assert_eq!(server.opens(), 0);
 }

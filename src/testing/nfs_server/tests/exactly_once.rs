@@ -31,6 +31,9 @@ async fn work(fs: &UserFs) -> FsResult<Vec<String>> {
     answers.push(format!("{:?}", fs.try_lock(&other, 5, LockMode::Exclusive).await?));
     answers.push(format!("{:?}", fs.read(&other, 0, 10).await?));
 
+    let cloned = fs.clone_entry((&root, &name("moved")), (&dir, &name("clone"))).await?;
+    answers.push(format!("{:?}", cloned.map(|(_, attr)| attr.size)));
+
     fs.mkdir(&root, &name("empty"), 0o700).await?;
     let listed = fs.readdir(&root, 0).await?.entries;
     answers.push(format!("{:?}", listed.into_iter().map(|entry| entry.name).collect::<Vec<_>>()));
@@ -53,7 +56,7 @@ struct Outcome {
 
 /// Does the work after `prepare`, which gets the number of the next request. Returns the number of requests, too.
 async fn outcome(prepare: impl FnOnce(&NfsServer, u64)) -> (Outcome, u64) {
-    const READS: [&str; 7] = ["getattr", "lookup", "read", "readdir", "get_xattr", "statfs", "parent"];
+    const READS: [&str; 8] = ["getattr", "list_xattrs", "lookup", "read", "readdir", "get_xattr", "statfs", "parent"];
     let export = MemoryServer::new();
     let server = NfsServer::start(&export).await;
     let process = process();
