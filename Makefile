@@ -56,7 +56,7 @@ e2e-own-client: setup build csi-sanity  ## runs the tests of the controller with
 	$(IN_VM) CSI_NFS_E2E_SECONDS=2400 CSI_NFS_CLIENT=auto cargo test --locked --features e2e --test e2e -- \
 		provision:: delete:: idempotency:: list:: snapshots:: groups:: round_trip:: copy:: archives:: crashes:: \
 		concurrent_controllers:: overcommit:: sanity:: servers:: share_alone:: refused_copies:: bad_input:: \
-		quota:: quota_copies:: process::
+		quota:: quota_copies:: process:: addresses:: unreachable::
 
 e2e-selinux: setup build  ## runs the tests of labels on a kernel with a policy of SELinux
 	@.ci/packages secilc
