@@ -61,9 +61,23 @@ impl Mounted {
 
     /// Copies a directory with cp(1), which does one thing after the other. Returns the time in ms.
     pub fn cp(&self, from: &str, to: &str) -> f64 {
+        self.run("cp", &["--archive", from, to])
+    }
+
+    /// Packs a directory with tar(1) into a compressed archive on the share, and unpacks that, as csi-driver-nfs does.
+    /// Returns the time of each in ms.
+    pub fn tar(&self, from: &str, archive: &str, to: &str) -> [f64; 2] {
+        let pack = self.run("tar", &["--create", "--gzip", "--file", archive, "--directory", from, "."]);
+        fs::create_dir(self.0.join(to)).unwrap();
+        let unpack = self.run("tar", &["--extract", "--gzip", "--file", archive, "--directory", to]);
+        [pack, unpack]
+    }
+
+    /// Runs a program in the share. Returns the time in ms.
+    fn run(&self, program: &str, arguments: &[&str]) -> f64 {
         let start = Instant::now();
-        let status = Command::new("cp").arg("--archive").args([from, to]).current_dir(&self.0).status().unwrap();
-        assert!(status.success(), "cp: {status}");
+        let status = Command::new(program).args(arguments).current_dir(&self.0).status().unwrap();
+        assert!(status.success(), "{program} {arguments:?}: {status}");
         ms(start.elapsed())
     }
 

@@ -14,7 +14,7 @@ use crate::bare::{self, Mounted};
 use crate::run::Run;
 use crate::support::client::client;
 use crate::support::{Driver, Lab, Place, Share, mounts, requests, wait};
-use crate::{Series, each, ms, percentile};
+use crate::{Series, each, ms, number, percentile};
 
 /// The number of rounds. Each round measures everything.
 const ROUNDS: usize = 5;
@@ -22,42 +22,55 @@ const ROUNDS: usize = 5;
 const CALLS: usize = 100;
 /// The number of 4 KiB files in a directory.
 const A_DIRECTORY: usize = 50;
+/// The number of empty files in a directory.
+const A_LARGE_DIRECTORY: usize = 1000;
 
 /// Measures and prints.
 pub async fn run(lab: &Lab) {
     println!("\nThe copy engine, within an export of the kernel's server, NFS 4.2. Median of {ROUNDS} rounds.");
     println!(
         "`bare` is the kernel's part: {} threads open, create, clone (or read and write) and close files, and set \
-         their times.\n",
+         their times.",
         bare::THREADS
     );
-    println!("{:48} {:>9} {:>20} {:>9} {:>6}  goal", "", "median", "rounds", "bare", "ratio");
+    println!("`cp(1)` and `tar(1)` are processes: cp --archive; tar --gzip into an archive on the export, and back.\n");
+    println!(
+        "{:48} {:>9} {:>20} {:>9} {:>6} {:>9} {:>20}  goal",
+        "", "median", "rounds", "bare", "ratio", "cp(1)", "tar(1), and back"
+    );
     let mut picture = Run::bars(
         "copies",
         "Copies within an export, and the system calls that they need",
         "s",
-        &["this driver", "bare system calls"],
+        &["this driver", "bare system calls", "cp --archive", "tar --gzip, and back"],
     );
-    let mut row = |what: &str, copies: &Copies, goal: &str| {
-        print_row(what, copies, goal);
-        picture.row(what, 1e-3, &[Some(&copies.engine), Some(&copies.bare)]);
+    let mut row = |what: &str, copies: &Copies, processes: Option<&Processes>, goal: &str| {
+        print_row(what, copies, processes, goal);
+        if let Some(Processes { cp, tar, .. }) = processes {
+            picture.row(what, 1e-3, &[Some(&copies.engine), Some(&copies.bare), Some(cp), Some(tar)]);
+        }
     };
     for (place, goal) in [(Place::Xfs, "under 800 ms"), (Place::Tmpfs, "under 1500 ms")] {
         let bench = Bench::new(lab, place);
         plant_small(&bench.share.path.join("volume"), 1000);
         plant_large(&bench.share.path.join("volume/large"), 100 << 20);
-        row(&format!("{}: 1,000 files of 4 KiB and 100 MB", place.name()), &bench.copies("volume", ROUNDS).await, goal);
         plant_small(&bench.share.path.join("small"), 1000);
-        row(&format!("{}: 1,000 files of 4 KiB", place.name()), &bench.copies("small", ROUNDS).await, "");
         plant_large(&bench.share.path.join("one/large"), 100 << 20);
-        row(&format!("{}: one file of 100 MB", place.name()), &bench.copies("one", ROUNDS).await, "");
+        for (directory, what, goal) in [
+            ("volume", "1,000 files of 4 KiB and 100 MB", goal),
+            ("small", "1,000 files of 4 KiB", ""),
+            ("one", "one file of 100 MB", ""),
+        ] {
+            let (copies, processes) = (bench.copies(directory, ROUNDS).await, bench.processes(directory).await);
+            row(&format!("{}: {what}", place.name()), &copies, Some(&processes), goal);
+        }
         println!("    requests per small file: {}", bench.requests("small", 1000).await);
     }
     let bench = Bench::new(lab, Place::Xfs);
     let large = bench.share.path.join("large");
     fs::create_dir(&large).unwrap();
     plant_sparse(&large.join("file"), 10 << 30);
-    row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large", ROUNDS).await, "under 50 ms");
+    row("xfs: one file of 10 GiB, an eighth of it data", &bench.copies("large", ROUNDS).await, None, "under 50 ms");
     picture.keep();
 }
 
@@ -118,18 +131,14 @@ pub async fn many(lab: &Lab) {
 /// Looks every ten seconds at a clone of a million files: what the answer to its call says, as the provisioner shows it
 /// in the claim's events.
 pub async fn million(lab: &Lab) {
-    let (directories, files) = (1_000, 1_000);
+    let files = number("FILES", 1_000_000);
     let bench = Bench::new(lab, Place::Xfs);
     let driver = Driver::start().await;
     let volume = driver.create(requests::create(&bench.share, "million")).await.unwrap();
-    for directory in 0..directories {
-        let directory = bench.share.path.join(format!("million/{directory}"));
-        fs::create_dir(&directory).unwrap();
-        // Empty: a clone on this file system shares content, and a million inodes are the work.
-        (0..files).for_each(|n| drop(File::create(directory.join(n.to_string())).unwrap()));
-    }
+    // A clone on this file system shares content, so inodes are the work.
+    plant_empty(&bench.share.path.join("million"), files);
     let request = requests::from(&bench.share, "clone", requests::of_volume(&volume.volume_id));
-    println!("xfs: a clone of {directories} directories with {files} files each");
+    println!("xfs: a clone of {files} files in directories of {A_LARGE_DIRECTORY}");
     let begun = Instant::now();
     loop {
         let mut call = Request::new(request.clone());
@@ -174,6 +183,21 @@ impl Bench {
         series
     }
 
+    /// Copies the directory with processes, as a script or another driver does.
+    async fn processes(&self, directory: &str) -> Processes {
+        let mut processes = Processes { cp: self.cp(directory, ROUNDS).await, ..Processes::default() };
+        for _ in 0..ROUNDS {
+            mounts::no_nfs_is_left().await;
+            let mounted = Mounted::new(&self.share);
+            let [pack, unpack] = mounted.tar(directory, "copy.tar.gz", "copy");
+            processes.tar.0.push(pack + unpack);
+            processes.pack.0.push(pack);
+            fs::remove_dir_all(self.share.path.join("copy")).unwrap();
+            fs::remove_file(self.share.path.join("copy.tar.gz")).unwrap();
+        }
+        processes
+    }
+
     /// The number of requests to the server per file, including requests for the directory as a whole.
     async fn requests(&self, directory: &str, files: u32) -> String {
         mounts::no_nfs_is_left().await;
@@ -215,11 +239,25 @@ struct Copies {
     bare: Series,
 }
 
-fn print_row(what: &str, Copies { engine, bare }: &Copies, goal: &str) {
+/// The times of copies by processes in ms.
+#[derive(Default)]
+struct Processes {
+    cp: Series,
+    /// Into an archive and back.
+    tar: Series,
+    /// Only into the archive.
+    pack: Series,
+}
+
+fn print_row(what: &str, Copies { engine, bare }: &Copies, processes: Option<&Processes>, goal: &str) {
     let (took, bare) = (engine.median(), bare.median());
     let ratio = format!("{:.1}", took / bare);
     let (median, bare) = (format!("{took:.0} ms"), format!("{bare:.0} ms"));
-    println!("{what:48} {median:>9} {:>20} {bare:>9} {ratio:>6}  {goal}", engine.spread());
+    let (cp, tar) = processes.map_or_else(Default::default, |Processes { cp, tar, pack }| {
+        let (pack, back) = (pack.median(), tar.median() - pack.median());
+        (format!("{:.0} ms", cp.median()), format!("{pack:.0} + {back:.0} ms"))
+    });
+    println!("{what:48} {median:>9} {:>20} {bare:>9} {ratio:>6} {cp:>9} {tar:>20}  {goal}", engine.spread());
 }
 
 pub fn plant_small(dir: &Path, files: usize) {
@@ -230,6 +268,18 @@ pub fn plant_small(dir: &Path, files: usize) {
         }
         fs::write(place.join(number.to_string()), [b'x'; 4096]).unwrap();
     }
+}
+
+/// Creates empty files. They are on the disk afterwards, so nothing else waits for that.
+pub fn plant_empty(dir: &Path, files: usize) {
+    for number in 0..files {
+        let place = dir.join((number / A_LARGE_DIRECTORY).to_string());
+        if number % A_LARGE_DIRECTORY == 0 {
+            fs::create_dir_all(&place).unwrap();
+        }
+        File::create(place.join(number.to_string())).unwrap();
+    }
+    rustix::fs::syncfs(File::open(dir).unwrap()).unwrap();
 }
 
 pub fn plant_large(path: &Path, bytes: usize) {

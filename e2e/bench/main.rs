@@ -1,7 +1,9 @@
 //! `make bench`: the speed of the driver on real NFS servers. `make bench BENCH=copies` runs one part: `calls`,
-//! `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `million` only runs when it is named. With
-//! `CSI_NFS_E2E_RUNS=FOLDER` it keeps the figures of the pictures there. `RTT=0.4` gives the network a round trip of so
-//! many milliseconds, and `FLUSH=10` the disk of the XFS export flushes that take so long.
+//! `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `slow`, `crowded`, `trash` and `million` only
+//! run when they are named. With `CSI_NFS_E2E_RUNS=FOLDER` it keeps the figures of the pictures there. `RTT=0.4` gives the
+//! network a round trip of so many milliseconds, and `FLUSH=10` the disk of the XFS export flushes that take so long.
+//! `VOLUMES` and `FILES` are the sizes of the parts that only run when they are named, and `CSI_NFS_CLIENT` is the only
+//! client that `crowded`, `trash` and `slow` measure.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a benchmark has nobody to report to")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its results")]
 
@@ -13,12 +15,17 @@ mod support;
 mod bare;
 mod calls;
 mod copies;
+mod crowded;
 mod fsgroup;
+mod load;
+mod operations;
 mod processes;
 mod quotas;
 mod run;
 mod scale;
+mod slow;
 mod soak;
+mod trash;
 mod volumes;
 
 use support::Lab;
@@ -50,9 +57,13 @@ async fn main() {
     if wanted("many") {
         copies::many(&lab).await;
     }
-    // It takes minutes, and compares nothing.
-    if part.as_deref() == Some("million") {
-        copies::million(&lab).await;
+    // These take minutes.
+    match part.as_deref() {
+        Some("slow") => slow::run(&lab).await,
+        Some("crowded") => crowded::run(&lab).await,
+        Some("trash") => trash::run(&lab).await,
+        Some("million") => copies::million(&lab).await,
+        _ => {}
     }
     if wanted("fsgroup") {
         fsgroup::run(&lab).await;
@@ -60,6 +71,18 @@ async fn main() {
     if wanted("soak") {
         soak::run(&lab).await;
     }
+}
+
+/// The clients that a part measures in turn: both, or the one that `CSI_NFS_CLIENT` names.
+fn clients() -> Vec<String> {
+    let both = || CLIENTS.map(str::to_owned).to_vec();
+    std::env::var("CSI_NFS_CLIENT").map_or_else(|_| both(), |client| vec![client])
+}
+
+/// The number that an environment variable gives, if it is set.
+fn number(variable: &str, usual: usize) -> usize {
+    let given = std::env::var(variable).ok().filter(|text| !text.is_empty());
+    given.map_or(usual, |text| text.parse().unwrap())
 }
 
 /// What one way takes on a network of which `RTT` gives the round trip in ms.

@@ -17,14 +17,15 @@ pub struct Run {
     unit: &'static str,
     /// What the numbers count that each row is `at`, if they are an axis of the picture.
     axis: Option<&'static str>,
-    columns: Vec<&'static str>,
+    columns: Vec<String>,
     rows: Vec<Value>,
 }
 
 impl Run {
     /// Begins a picture of bars: a group of bars for each row, with a bar for each column.
-    pub fn bars(name: &'static str, title: &'static str, unit: &'static str, columns: &[&'static str]) -> Self {
-        Self { name, title, unit, axis: None, columns: columns.to_vec(), rows: Vec::new() }
+    pub fn bars(name: &'static str, title: &'static str, unit: &'static str, columns: &[&str]) -> Self {
+        let columns = columns.iter().map(ToString::to_string).collect();
+        Self { name, title, unit, axis: None, columns, rows: Vec::new() }
     }
 
     /// Begins a picture of lines: a line for each column, over what the rows count.
@@ -33,7 +34,7 @@ impl Run {
         title: &'static str,
         unit: &'static str,
         axis: &'static str,
-        columns: &[&'static str],
+        columns: &[&str],
     ) -> Self {
         Self { axis: Some(axis), ..Self::bars(name, title, unit, columns) }
     }
