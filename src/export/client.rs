@@ -268,6 +268,14 @@ impl Fs for ExportFs {
         by!(self, dir => fs.read_file(dir, name, limit))
     }
 
+    async fn read_files(&self, dir: &ExportHandle, names: &[Name], limit: usize) -> Vec<FsResult<Vec<u8>>> {
+        match (self, dir) {
+            (Self::Kernel(fs), ExportHandle::Kernel(dir)) => once(fs.read_files(dir, names, limit)).await,
+            (Self::User(fs), ExportHandle::User(dir)) => once(fs.read_files(dir, names, limit)).await,
+            _ => vec![Err(Status::Stale); names.len()],
+        }
+    }
+
     async fn write_file(&self, dir: &ExportHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         by!(self, dir => fs.write_file(dir, name, mode, content))
     }
@@ -292,6 +300,14 @@ impl Fs for ExportFs {
 
     async fn rmdir(&self, dir: &ExportHandle, name: &Name) -> FsResult<()> {
         by!(self, dir => fs.rmdir(dir, name))
+    }
+
+    async fn remove(&self, dir: &ExportHandle, names: &[Name]) -> (usize, FsResult<()>) {
+        match (self, dir) {
+            (Self::Kernel(fs), ExportHandle::Kernel(dir)) => once(fs.remove(dir, names)).await,
+            (Self::User(fs), ExportHandle::User(dir)) => once(fs.remove(dir, names)).await,
+            _ => (0, Err(Status::Stale)),
+        }
     }
 
     async fn readdir(&self, dir: &ExportHandle, from: Cookie) -> FsResult<Page> {

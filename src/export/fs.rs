@@ -303,6 +303,22 @@ pub trait Fs: Clone + Send + Sync + 'static {
         }
     }
 
+    /// [`Fs::read_file`] of several files in a directory, in their order.
+    fn read_files(
+        &self,
+        dir: &Self::Handle,
+        names: &[Name],
+        limit: usize,
+    ) -> impl Future<Output = Vec<FsResult<Vec<u8>>>> + Send {
+        async move {
+            let mut read = Vec::with_capacity(names.len());
+            for name in names {
+                read.push(self.read_file(dir, name, limit).await);
+            }
+            read
+        }
+    }
+
     /// Creates a regular file with that content, on stable storage when this returns: [`Fs::create`], [`Fs::write`] and
     /// [`Fs::commit`]. After a failure, a part of the file may be there.
     fn write_file(
@@ -356,6 +372,24 @@ pub trait Fs: Clone + Send + Sync + 'static {
 
     /// REMOVE of an empty directory. Otherwise returns [`Status::NotEmpty`] or [`Status::NotDir`].
     fn rmdir(&self, dir: &Self::Handle, name: &Name) -> impl Future<Output = FsResult<()>> + Send;
+
+    /// REMOVE of several names in a directory, in their order, of anything but a directory with entries. Returns how many
+    /// are gone, those included that were not there, and why the next one is not.
+    fn remove(&self, dir: &Self::Handle, names: &[Name]) -> impl Future<Output = (usize, FsResult<()>)> + Send {
+        async move {
+            for (gone, name) in names.iter().enumerate() {
+                let removed = match self.unlink(dir, name).await {
+                    Err(Status::IsDir) => self.rmdir(dir, name).await,
+                    removed => removed,
+                };
+                match removed {
+                    Ok(()) | Err(Status::NoEnt) => {}
+                    Err(status) => return (gone, Err(status)),
+                }
+            }
+            (names.len(), Ok(()))
+        }
+    }
 
     /// READDIR: a page of the directory's entries, which may be empty. Entries that exist throughout the listing appear
     /// exactly once. Removing listed entries between two pages does not disturb the rest.

@@ -23,6 +23,9 @@ use crate::mount::backoff::backoff;
 const ENTRIES: usize = 3;
 const WORKERS: usize = 4;
 
+/// How many names are removed in one go: at most what a request has operations for.
+const BATCH: usize = 32;
+
 /// Removal starts when nothing was put into the trash for the shorter time, and after the longer time at the latest:
 /// many calls that delete volumes may be running, and they come first.
 const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -220,11 +223,20 @@ async fn remove_entries<F: Fs>(
     if entries.is_empty() {
         return Ok(Removal::Empty);
     }
-    let full: Vec<Option<Name>> = stream::iter(entries)
-        .map(|entry| {
+    let (entries, names): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| matches!(entry.kind, None | Some(Kind::Directory)));
+    let names: Vec<Name> = names.into_iter().map(|entry| entry.name).collect();
+    let mut batches: Vec<Batch> = names.chunks(BATCH).map(|names| Batch::Names(names.to_vec())).collect();
+    batches.extend(entries.into_iter().map(Batch::Entry));
+    let full: Vec<Option<Name>> = stream::iter(batches)
+        .map(|batch| {
             let (dir, away, removed) = (dir.clone(), away.cloned(), removed.clone());
-            let remove =
-                fs.in_one_go(|fs| async move { remove_entry(&fs, &dir, entry, away.as_ref(), &removed).await });
+            let remove = fs.in_one_go(|fs| async move {
+                match batch {
+                    Batch::Names(names) => remove_names(&fs, &dir, &names, &removed).await,
+                    Batch::Entry(entry) => remove_entry(&fs, &dir, entry, away.as_ref(), &removed).await,
+                }
+            });
             async { remove.await? }
         })
         .buffer_unordered(WORKERS)
@@ -235,6 +247,24 @@ async fn remove_entries<F: Fs>(
         Ok((child, _)) => Ok(Removal::Enter(child, name)),
         Err(Status::NoEnt) => Ok(Removal::Some),
         Err(status) => Err(status),
+    }
+}
+
+/// What is removed in one go.
+enum Batch {
+    /// Names that were not those of directories when they were listed.
+    Names(Vec<Name>),
+    /// An entry that is a directory, or may be one.
+    Entry(Entry),
+}
+
+/// Removes what has these names. Returns the name of a directory that is not empty and took the place of something.
+async fn remove_names<F: Fs>(fs: &F, dir: &F::Handle, names: &[Name], removed: &Progress) -> FsResult<Option<Name>> {
+    let (gone, done) = fs.remove(dir, names).await;
+    (0..gone).for_each(|_| removed.entry());
+    match done {
+        Err(Status::NotEmpty) => Ok(names.get(gone).cloned()),
+        done => done.map(|()| None),
     }
 }
 
@@ -347,11 +377,11 @@ mod tests {
         let (log, _logging) = Log::captured();
         let server = MemoryServer::new();
         server.plant("v/sub", Node::directory(0o755)).unwrap();
-        (0..99).for_each(|number| server.plant(format!("v/sub/{number}"), Node::file(0o600, "")).unwrap());
+        (0..999).for_each(|number| server.plant(format!("v/sub/{number}"), Node::file(0o600, "")).unwrap());
         let export = reach(&server);
         assert!(discard(&export, &export.fs().root(), &Name::new("v").unwrap()).await.unwrap());
         assert_eq!(export.trash.clearing(), None);
-        export.fs().delay(Duration::from_secs(4));
+        export.fs().delay(Duration::from_millis(400));
         let look = async {
             tokio::time::sleep(TELL).await;
             let early = export.trash.clearing().unwrap().done.entries;
@@ -360,7 +390,7 @@ mod tests {
         };
         let (cleared, (early, late)) = tokio::join!(clear(&export), look);
         assert_eq!(cleared, Ok(0));
-        assert!(0 < early && early < late && late < 101, "{early} {late}");
+        assert!(0 < early && early < late && late < 1001, "{early} {late}");
         assert_eq!(export.trash.clearing(), None);
         let text = log.text();
         let told = text.lines().find(|line| line.contains("clearing the trash")).unwrap();

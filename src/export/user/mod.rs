@@ -27,6 +27,7 @@ mod content;
 mod copies;
 mod handle;
 mod locks;
+mod many;
 mod operations;
 mod patience;
 mod xattrs;

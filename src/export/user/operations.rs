@@ -6,7 +6,9 @@ use crate::export::fs::{
     Status, check_new_mode, check_special, check_symlink_target,
 };
 use crate::export::user::handle::UserHandle;
-use crate::export::user::{UserFs, at, content, copies, in_parts, is_at, locks, not_empty, other_project, xattrs};
+use crate::export::user::{
+    UserFs, at, content, copies, in_parts, is_at, locks, many, not_empty, other_project, xattrs,
+};
 use crate::nfs4::attributes::attribute::{
     FILEID, FILES_AVAIL, FILES_FREE, FILES_TOTAL, NUMLINKS, RDATTR_ERROR, SPACE_AVAIL, SPACE_FREE, SPACE_TOTAL, TYPE,
 };
@@ -201,6 +203,10 @@ impl Fs for UserFs {
         content::read_file(self, dir, name, limit).await
     }
 
+    async fn read_files(&self, dir: &UserHandle, names: &[Name], limit: usize) -> Vec<FsResult<Vec<u8>>> {
+        many::read_files(self, dir, names, limit).await
+    }
+
     async fn write_file(&self, dir: &UserHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         check_new_mode(mode)?;
         content::write_file(self, dir, name, mode, &content).await
@@ -243,6 +249,10 @@ impl Fs for UserFs {
             checked => Ok(checked?),
         };
         self.remove(dir, name, |compound| compound.verify(Kind::Directory), is_one).await
+    }
+
+    async fn remove(&self, dir: &UserHandle, names: &[Name]) -> (usize, FsResult<()>) {
+        many::remove(self, dir, names).await
     }
 
     async fn readdir(&self, dir: &UserHandle, from: Cookie) -> FsResult<Page> {

@@ -84,6 +84,7 @@ all! {
         a_change_in_a_directory_is_seen_in_its_time;
     files:
         what_was_written_is_read,
+        several_files_are_read_in_their_order,
         a_hole_reads_as_zeros,
         a_second_opening_sees_what_the_first_wrote,
         a_file_that_is_not_open_for_it_is_not_read_or_written,
@@ -105,6 +106,7 @@ all! {
         a_directory_moves_with_all_that_is_in_it,
         a_directory_does_not_move_into_itself,
         only_an_empty_directory_is_removed,
+        names_are_removed_up_to_a_directory_with_entries,
         a_removed_directory_is_stale,
         a_file_is_written_whole_and_takes_its_place,
         a_removed_file_is_gone_by_name;

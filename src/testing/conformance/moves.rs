@@ -125,6 +125,27 @@ pub(super) async fn only_an_empty_directory_is_removed<F: Fs>(fs: &F, dir: &F::H
     assert_eq!(list(fs, dir).await, []);
 }
 
+pub(super) async fn names_are_removed_up_to_a_directory_with_entries<F: Fs>(fs: &F, dir: &F::Handle) {
+    let all: Vec<Name> = (0..150).map(|number| name(&format!("n{number:03}"))).collect();
+    for (number, text) in all.iter().enumerate() {
+        match number % 50 {
+            7 => {}
+            9 => drop(fs.mkdir(dir, text, 0o755).await.unwrap()),
+            11 => drop(fs.symlink(dir, text, b"target").await.unwrap()),
+            _ => fs.write_file(dir, text, 0o600, b"content".to_vec()).await.unwrap(),
+        }
+    }
+    let (full, _) = fs.lookup(dir, &all[59]).await.unwrap();
+    file(fs, &full, "inside", "").await;
+    assert_eq!(fs.remove(dir, &all).await, (59, Err(Status::NotEmpty)));
+    assert_eq!(names(fs, dir).await.len(), 150 - 59 - 1);
+    fs.unlink(&full, &name("inside")).await.unwrap();
+    becomes((150, Ok(())), async || fs.remove(dir, &all).await).await;
+    assert_eq!(list(fs, dir).await, []);
+    assert_eq!(fs.remove(dir, &all).await, (150, Ok(())), "again");
+    assert_eq!(fs.remove(dir, &[]).await, (0, Ok(())));
+}
+
 pub(super) async fn a_removed_directory_is_stale<F: Fs>(fs: &F, dir: &F::Handle) {
     let removed = mkdir(fs, dir, "removed").await;
     let replaced = mkdir(fs, dir, "replaced").await;
