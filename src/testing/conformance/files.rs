@@ -31,7 +31,7 @@ pub(super) async fn several_files_are_read_in_their_order<F: Fs>(fs: &F, dir: &F
         4 => Vec::new(),
         _ => number.to_string().into_bytes(),
     };
-    let all: Vec<Name> = (0..40).map(|number| name(&format!("n{number}"))).collect();
+    let all: Vec<Name> = (0..40).map(|number| name(format!("n{number}"))).collect();
     for (number, text) in all.iter().enumerate() {
         match number % 10 {
             5 => {}

@@ -126,7 +126,7 @@ pub(super) async fn only_an_empty_directory_is_removed<F: Fs>(fs: &F, dir: &F::H
 }
 
 pub(super) async fn names_are_removed_up_to_a_directory_with_entries<F: Fs>(fs: &F, dir: &F::Handle) {
-    let all: Vec<Name> = (0..150).map(|number| name(&format!("n{number:03}"))).collect();
+    let all: Vec<Name> = (0..150).map(|number| name(format!("n{number:03}"))).collect();
     for (number, text) in all.iter().enumerate() {
         match number % 50 {
             7 => {}
