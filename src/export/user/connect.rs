@@ -86,8 +86,15 @@ impl UserSpace {
         let mut refused = None;
         for minor_version in minor_versions(options)? {
             let server = Server { address, credential: credential.clone(), minor_version };
-            let connecting = Client::connect(server, owner.as_bytes(), self.ending.clone());
-            match patience.wait(|| false, connecting).await {
+            let connect = || Client::connect(server.clone(), owner.as_bytes(), self.ending.clone());
+            // Before there is a session, nothing repeats what a connection loses.
+            let connected = async {
+                match connect().await {
+                    Err(ConnectError::Lost) => connect().await,
+                    connected => connected,
+                }
+            };
+            match patience.wait(|| false, connected).await {
                 Ok(Ok(client)) => return Ok(client),
                 Ok(Err(error @ ConnectError::Nfs { code: Code::MINOR_VERS_MISMATCH, .. })) => refused = Some(error),
                 Ok(Err(error)) => return Err(failed(share, options, &error)),

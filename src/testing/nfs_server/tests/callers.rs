@@ -144,18 +144,25 @@ async fn a_file_is_closed_that_was_opened_in_vain(
 
 #[rstest::rstest]
 #[tokio::test]
-async fn a_connection_that_ends_while_a_client_is_made_is_an_error_or_nothing(
+async fn a_connection_that_ends_while_a_client_is_made_is_made_anew(
     #[values(0, 1, 2, 3)] request: u64,
     #[values(Cut::Before, Cut::After)] when: Cut,
 ) {
     let server = NfsServer::start(&MemoryServer::new()).await;
-    let process = process();
     server.cut(request, when);
-    let first = connected(&process, server.address, "vers=4.2").await;
-    // Without a session, the caller tries again; with one, the request is repeated.
-    assert_eq!(first.is_ok(), request > 1);
-    let fs = connected(&process, server.address, "vers=4.2").await.unwrap();
+    let fs = client(&server).await;
     fs.mkdir(&fs.root(), &name("dir"), 0o755).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_ends_every_connection_makes_no_client() {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    for request in 0..100 {
+        server.cut(request, Cut::Before);
+    }
+    let told = connected(&process(), server.address, "vers=4.2").await.err().unwrap();
+    assert!(told.to_string().contains("the server ended the connection"), "{told}");
+    assert_eq!(server.requests(), 2);
 }
 
 #[rstest::rstest]
