@@ -144,7 +144,14 @@ fn advice(status: FsStatus) -> &'static str {
             "; check the file system behind this export on the server (a dead disk, a full pool, a freeze); other \
              exports of the server are still served"
         }
-        FsStatus::Stale => "; the export was replaced on the server; the next call uses a new mount",
+        FsStatus::Stale => {
+            "; the export was replaced on the server, or the server has restarted or not heard of this driver for too \
+             long; the next call connects anew"
+        }
+        FsStatus::Locked => {
+            "; another controller works on this volume or directory, or was killed: then the server ends its locks when \
+             its lease is over, or at once for a successor with its --client-name; call again"
+        }
         _ => "",
     }
 }

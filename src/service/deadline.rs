@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tonic::Request;
+use tonic::codegen::http::HeaderMap;
 
 use crate::volume::quota;
 
@@ -16,17 +17,22 @@ const MOST: Duration = Duration::from_secs(30);
 
 /// Until when a call waits for the agent. Without a deadline of the caller, this is the default.
 pub fn for_agent<T>(request: &Request<T>) -> Instant {
-    left(request).map_or_else(quota::patience, |left| Instant::now() + left.min(MOST))
+    left(request.metadata().as_ref()).map_or_else(quota::patience, |left| Instant::now() + left.min(MOST))
 }
 
 /// Until when a call answers if it only waits for work that goes on without it; `None` if its caller has no deadline.
 pub fn for_answer<T>(request: &Request<T>) -> Option<Instant> {
-    Instant::now().checked_add(left(request)?)
+    of_call(request.metadata().as_ref())
+}
+
+/// The same, for a call with these headers.
+pub fn of_call(headers: &HeaderMap) -> Option<Instant> {
+    Instant::now().checked_add(left(headers)?)
 }
 
 /// A little less than the caller waits; `None` if it has no deadline.
-fn left<T>(request: &Request<T>) -> Option<Duration> {
-    let timeout = request.metadata().get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?))?;
+fn left(headers: &HeaderMap) -> Option<Duration> {
+    let timeout = headers.get("grpc-timeout").and_then(|value| parse(value.to_str().ok()?))?;
     Some(timeout.saturating_sub((timeout / 10).clamp(MARGIN.0, MARGIN.1)))
 }
 
@@ -63,7 +69,7 @@ mod tests {
     fn a_call_waits_a_little_less_than_its_caller(#[case] header: &str, #[case] milliseconds: u64) {
         let mut request = Request::new(());
         request.metadata_mut().insert("grpc-timeout", header.parse().unwrap());
-        assert_eq!(left(&request), Some(Duration::from_millis(milliseconds)));
+        assert_eq!(left(request.metadata().as_ref()), Some(Duration::from_millis(milliseconds)));
     }
 
     #[tokio::test(start_paused = true)]

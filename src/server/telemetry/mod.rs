@@ -28,10 +28,12 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt};
 
+use crate::export::locks::ANSWER_BY;
 use crate::nfs::text::{Format, one_line};
 use crate::server::metrics::Metrics;
 use crate::server::status::Status as Told;
 use crate::service::call_span::{ABOUT, About};
+use crate::service::deadline;
 use recent::Recent;
 pub use traces::Traces;
 
@@ -158,7 +160,9 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let call = Call::start(&self.calls, method(request.uri().path()));
-        let serving = ABOUT.scope(call.about.clone(), self.inner.call(request)).instrument(call.span.clone());
+        let until = deadline::of_call(request.headers());
+        let serving = ANSWER_BY.scope(until, ABOUT.scope(call.about.clone(), self.inner.call(request)));
+        let serving = serving.instrument(call.span.clone());
         let cut = self.calls.0.cut.clone();
         Box::pin(async move {
             let response = tokio::select! {
