@@ -26,6 +26,7 @@ mod older_kernels;
 mod options;
 mod overcommit;
 mod own_client;
+mod own_client_survives;
 mod process;
 mod provision;
 mod quota;

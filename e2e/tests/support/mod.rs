@@ -16,6 +16,7 @@ pub mod names;
 pub mod network;
 pub mod processes;
 pub mod prometheus;
+pub mod proxy;
 pub mod random;
 pub mod requests;
 pub mod security;
