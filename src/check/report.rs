@@ -10,14 +10,14 @@ use crate::check::progress::{Progress, to_stderr};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::client::{Choice, Clients};
-use crate::export::fs::Fs as _;
+use crate::export::fs::{Attr, Fs, Name, Status};
 use crate::export::pool::Connect;
 use crate::export::user::UserSpace;
 use crate::mount::gate::Gates;
 use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
 use crate::nfs::options::MountOptions;
-use crate::nfs::source::Source;
+use crate::nfs::source::{Source, SubDir};
 use crate::nfs::text::{Format, one_line};
 
 /// What to check, and how.
@@ -70,7 +70,10 @@ pub async fn run(settings: &Settings) -> Result<Report> {
         repair(&export, &found).await?;
         Ok::<_, Error>((found, check_with(&export, &progress).await?))
     };
-    let connection = export.fs().connection();
+    let mut connection = export.fs().connection();
+    if let Some(connection) = &mut connection {
+        connection.push_str(&squashing(&export).await);
+    }
     let checked = progress.told(work, to_stderr).await;
     drop(export);
     own.ended().await;
@@ -78,6 +81,18 @@ pub async fn run(settings: &Settings) -> Result<Report> {
     let left: BTreeSet<&Finding> = findings.iter().collect();
     let repaired = found.into_iter().filter(|finding| !left.contains(finding)).collect();
     Ok(Report { export: settings.export.to_string(), connection, findings, repaired })
+}
+
+/// What becomes of root on the export, by the directory that the driver made there as root; nothing before there is one.
+async fn squashing<F: Fs>(export: &Export<F>) -> String {
+    let squashed = "; the server squashes root";
+    let Ok(private) = Name::new(SubDir::PRIVATE) else { return String::new() };
+    match export.fs().lookup(&export.fs().root(), &private).await {
+        Ok((_, Attr { uid: 0, .. })) => "; the server does not squash root".to_owned(),
+        Ok((_, Attr { uid, .. })) => format!("{squashed}: the driver's files belong to uid {uid}"),
+        Err(Status::Access | Status::Perm) => squashed.to_owned(),
+        Err(_) => String::new(),
+    }
 }
 
 impl Report {
@@ -105,6 +120,24 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::fs::SetAttr;
+    use crate::testing::crash_harness::reach;
+    use crate::testing::memory::MemoryServer;
+
+    #[tokio::test]
+    async fn a_server_that_squashes_root_is_known_by_the_owner_of_the_private_directory() {
+        for (squashes, expected) in [(false, "; the server does not squash root"), (true, "belong to uid 65534")] {
+            let server = MemoryServer::new();
+            let export = reach(&server);
+            let open = SetAttr { mode: Some(0o777), ..SetAttr::default() };
+            export.fs().setattr(&export.fs().root(), open).await.unwrap();
+            server.set_root_squash(squashes);
+            assert_eq!(squashing(&export).await, "");
+            export.make_layout().await.unwrap();
+            let told = squashing(&export).await;
+            assert!(told.ends_with(expected), "{told}");
+        }
+    }
 
     #[test]
     fn a_report_prints_as_text_or_as_json() {
