@@ -27,6 +27,7 @@ mod options;
 mod overcommit;
 mod own_client;
 mod own_client_survives;
+mod own_client_tls;
 mod process;
 mod provision;
 mod quota;

@@ -97,7 +97,6 @@ async fn a_process_without_privilege_cannot_mount_and_says_so() {
 #[rstest]
 #[case::version_3("vers=3")]
 #[case::version_4_0("vers=4.0")]
-#[case::tls("xprtsec=tls")]
 #[case::kerberos("sec=krb5p")]
 #[tokio::test]
 async fn what_the_own_client_lacks_is_refused_or_left_to_the_kernels(#[case] option: &str) {

@@ -19,6 +19,7 @@ use crate::mount::reachability::Reachability;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Source, SubDir};
 use crate::nfs::text::{Format, one_line};
+use crate::nfs4::tls::TlsFiles;
 
 /// What to check, and how.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Settings {
     pub mount_options: MountOptions,
     /// The client that reaches it.
     pub client: Choice,
+    /// The certificates for exports with TLS, if the driver's own client reaches it.
+    pub certificates: TlsFiles,
     /// Whether to repair what can be repaired.
     pub repair: bool,
 }
@@ -55,7 +58,7 @@ pub struct Report {
 pub async fn run(settings: &Settings) -> Result<Report> {
     let reachability = Reachability::new();
     let mounter = Arc::new(Mounter::new(reachability.clone(), Gates::new(reachability.clone())));
-    let own = UserSpace::new(reachability, UserSpace::unique_owner());
+    let own = UserSpace::new(reachability, UserSpace::unique_owner()).with_certificates(settings.certificates.clone());
     let clients = Clients::new(settings.client, mounter, own.clone());
     let address = clients.check(&settings.export, &settings.mount_options).await?;
     let fs = clients.connect(&settings.export, &settings.mount_options, address).await?;

@@ -8,6 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -81,6 +82,19 @@ pub(super) struct Args {
     /// may have, such as the UID of its pod. The successor then need not wait for locks. Random if not given.
     #[arg(long, value_name = "NAME")]
     pub(super) client_name: Option<String>,
+
+    /// The authorities that may sign the certificates of servers, for the own client with xprtsec=tls or mtls: a file in
+    /// PEM form. Otherwise /etc/ssl/certs/ca-certificates.crt.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) tls_ca: Option<PathBuf>,
+
+    /// The certificate that the own client shows to servers with xprtsec=mtls: a file in PEM form.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert: a file in PEM form.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
 
     /// Minutes for which a volume's statistics are cached. 0 asks each time.
     #[arg(long, default_value = "10", value_name = "MINUTES")]
@@ -158,7 +172,7 @@ pub(super) enum Command {
     Bundle {
         /// A log or another text to add; - is standard input. Repeat the flag.
         #[arg(long, value_name = "FILE")]
-        log: Vec<std::path::PathBuf>,
+        log: Vec<PathBuf>,
 
         /// An export to check, as SERVER:/SHARE, with an IPv6 address in brackets.
         #[arg(long)]
@@ -170,7 +184,7 @@ pub(super) enum Command {
 
         /// The file to write, which must not exist. Otherwise the tar goes to standard output.
         #[arg(long, value_name = "FILE")]
-        output: Option<std::path::PathBuf>,
+        output: Option<PathBuf>,
     },
     /// Enforce the sizes of volumes on the NFS server itself, by project quotas of XFS or ext4.
     Agent(Agent),
@@ -214,7 +228,7 @@ pub(super) enum Command {
 pub(super) struct Agent {
     /// An exported directory on this machine, as an absolute path. Repeat the flag, or separate several with commas.
     #[arg(long, required = true, value_delimiter = ',', value_name = "DIRECTORY")]
-    pub(super) path: Vec<std::path::PathBuf>,
+    pub(super) path: Vec<PathBuf>,
 
     /// The project IDs that volumes may get.
     #[arg(long, default_value = "16777216-4294967294", value_name = "FIRST-LAST", value_parser = project_ids)]

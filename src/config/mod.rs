@@ -2,6 +2,8 @@
 //! types that cannot hold an invalid value.
 
 mod args;
+mod certificates;
+mod registration;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use crate::export::client::Choice;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
 use crate::nfs::text::{Format, one_line};
+use crate::nfs4::tls::TlsFiles;
 use crate::server::socket::SocketPath;
 use crate::service::controller;
 use crate::service::identity::{DriverName, NodeId};
@@ -26,6 +29,8 @@ use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::{Attributes, parse_mode};
 
 use args::{Args, Command};
+use certificates::certificates;
+use registration::registration;
 
 /// What the program should do.
 #[derive(Debug)]
@@ -152,6 +157,8 @@ pub struct ControllerConfig {
     pub client: Choice,
     /// `--client-name`: what servers know the driver's own client by.
     pub client_name: Option<String>,
+    /// `--tls-ca`, `--tls-cert` and `--tls-key`.
+    pub certificates: TlsFiles,
 }
 
 /// The configuration of the Node service.
@@ -201,16 +208,12 @@ pub fn parse(
             admin_socket(&args).map(|socket| Task::Status(StatusConfig { socket, format }))
         }
         Some(Command::Check { ref export, ref mount_options, repair, format }) => {
-            mounted(&args, export, mount_options.as_deref()).map(|(export, mount_options)| {
-                let settings = check::Settings { export, mount_options, client: args.client, repair };
-                Task::Check(CheckConfig { settings, format })
-            })
+            check_settings(&args, (export, mount_options.as_deref()), repair)
+                .map(|settings| Task::Check(CheckConfig { settings, format }))
         }
         Some(Command::Doctor { ref export, ref mount_options, format }) => {
-            mounted(&args, export, mount_options.as_deref()).map(|(export, mount_options)| {
-                let settings = doctor::Settings { export, mount_options, client: args.client };
-                Task::Doctor(DoctorConfig { settings, format })
-            })
+            doctor_settings(&args, (export, mount_options.as_deref()))
+                .map(|settings| Task::Doctor(DoctorConfig { settings, format }))
         }
         None => Config::new(args).map(|config| Task::Serve(Box::new(config))),
     };
@@ -224,10 +227,7 @@ impl BundleConfig {
         (export, options): (Option<&str>, Option<&str>),
         output: &Option<PathBuf>,
     ) -> Result<Self> {
-        let check = export.map(|export| {
-            let (export, mount_options) = mounted(args, export, options)?;
-            Ok::<_, Error>(check::Settings { export, mount_options, client: args.client, repair: false })
-        });
+        let check = export.map(|export| check_settings(args, (export, options), false));
         let settings = bundle::Settings { logs: logs.to_vec(), socket: admin_socket(args)?, check: check.transpose()? };
         Ok(Self { settings, output: output.clone() })
     }
@@ -241,6 +241,7 @@ impl Config {
         let on_delete = OnDelete::parse("--default-ondelete-policy", &args.default_ondelete_policy)?;
         let exports = args.export.iter().map(|text| export("--export", text)).collect::<Result<_>>()?;
         let registration = registration(&args)?;
+        let certificates = certificates(&args)?;
         let controller = ControllerConfig {
             settings: controller::Settings {
                 mount_options,
@@ -251,6 +252,7 @@ impl Config {
             copy_workers: usize::from(args.copy_workers),
             client: args.client,
             client_name: args.client_name.clone(),
+            certificates,
         };
         let node = || -> Result<_> {
             Ok(NodeConfig {
@@ -305,6 +307,16 @@ fn admin_socket(args: &Args) -> Result<SocketPath> {
     }
 }
 
+fn check_settings(args: &Args, (share, options): (&str, Option<&str>), repair: bool) -> Result<check::Settings> {
+    let (export, mount_options) = mounted(args, share, options)?;
+    Ok(check::Settings { export, mount_options, client: args.client, certificates: certificates(args)?, repair })
+}
+
+fn doctor_settings(args: &Args, (share, options): (&str, Option<&str>)) -> Result<doctor::Settings> {
+    let (export, mount_options) = mounted(args, share, options)?;
+    Ok(doctor::Settings { export, mount_options, client: args.client, certificates: certificates(args)? })
+}
+
 /// The export of a subcommand, and how it is mounted: with `options`, or with those that the controller uses for it.
 fn mounted(args: &Args, share: &str, options: Option<&str>) -> Result<(Source, MountOptions)> {
     let usual = configured(args.mount_options.as_deref(), &args.export_mount_options)?;
@@ -357,28 +369,6 @@ fn permissions(field: &str, text: &str) -> Result<Option<u32>> {
         return Err(Error::invalid(field, reason));
     }
     parse_mode(field, text)
-}
-
-fn registration(args: &Args) -> Result<Option<RegistrationConfig>> {
-    const SOCKET: &str = "--registration-socket";
-    const ENDPOINT: &str = "--kubelet-socket-path";
-    let (socket, endpoint) = match (&args.registration_socket, &args.kubelet_socket_path) {
-        (None, None) => return Ok(None),
-        (Some(_), None) => return Err(Error::invalid(ENDPOINT, format!("missing: set it together with {SOCKET}"))),
-        (None, Some(_)) => return Err(Error::invalid(SOCKET, format!("missing: set it together with {ENDPOINT}"))),
-        (Some(socket), Some(endpoint)) => (socket, endpoint),
-    };
-    if args.mode == Mode::Controller {
-        return Err(Error::invalid(SOCKET, "only the node service registers with kubelet: use --mode node or all"));
-    }
-    if !endpoint.starts_with('/') {
-        let reason = format!("`{}`: not an absolute path on the host", endpoint.escape_debug());
-        return Err(Error::invalid(ENDPOINT, reason));
-    }
-    Ok(Some(RegistrationConfig {
-        socket: SocketPath::parse(SOCKET, socket)?,
-        endpoint: SocketPath::parse(ENDPOINT, endpoint)?,
-    }))
 }
 
 /// Help and the version are not errors. Of an error, the first paragraph is enough: it says what is wrong.

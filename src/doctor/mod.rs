@@ -20,6 +20,7 @@ use crate::mount::mounter::Mounter;
 use crate::mount::reachability::Reachability;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Source};
+use crate::nfs4::tls::TlsFiles;
 use crate::node::mount_probe::MountProbe;
 
 /// What to examine.
@@ -31,11 +32,13 @@ pub struct Settings {
     pub mount_options: MountOptions,
     /// The client that reaches it.
     pub client: Choice,
+    /// The certificates for exports with TLS, if the driver's own client reaches it.
+    pub certificates: TlsFiles,
 }
 
 /// Examines an export. What fails is in the report.
 pub async fn run(settings: &Settings) -> Report {
-    let mounter = Mounts::new(settings.client);
+    let mounter = Mounts::new(settings);
     let report = examine(settings, &mounter).await;
     mounter.own.ended().await;
     report
@@ -82,12 +85,13 @@ struct Mounts {
 }
 
 impl Mounts {
-    fn new(choice: Choice) -> Self {
+    fn new(settings: &Settings) -> Self {
         let reachability = Reachability::new();
         let gates = Gates::new(reachability.clone());
         let mounter = Arc::new(Mounter::new(reachability.clone(), gates.clone()));
         let own = UserSpace::new(reachability.clone(), UserSpace::unique_owner());
-        Self { choice, own, mounter, probe: MountProbe::new(reachability, gates) }
+        let own = own.with_certificates(settings.certificates.clone());
+        Self { choice: settings.client, own, mounter, probe: MountProbe::new(reachability, gates) }
     }
 
     /// Connects to the export, by a client that the server knows as none of the others.

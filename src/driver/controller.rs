@@ -34,7 +34,8 @@ pub fn start(config: ControllerConfig, shared: &Shared, services: &mut Services)
     let configured = &config.settings.mount_options;
     let named = configured.exports.keys().chain(&config.exports);
     let known: Vec<_> = named.map(|export| (export.clone(), configured.of(export).clone())).collect();
-    let own = UserSpace::new(shared.reachability.clone(), config.client_name.unwrap_or_else(UserSpace::unique_owner));
+    let own = UserSpace::new(shared.reachability.clone(), config.client_name.unwrap_or_else(UserSpace::unique_owner))
+        .with_certificates(config.certificates);
     let pool = Arc::new(Pool::new(Clients::new(config.client, shared.mounter.clone(), own.clone()), known));
     let (watched, watch) = (Arc::new(Exports::new(pool.clone(), configured.clone())), Arc::new(ExportWatch::default()));
     let jobs = Arc::new(Jobs::new(Options { in_flight: config.copy_workers }, shared.stop.clone()));

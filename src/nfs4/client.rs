@@ -15,7 +15,7 @@ use crate::nfs::status::FsResult;
 use crate::nfs4::attributes::attribute;
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::{Compound, Limits};
-use crate::nfs4::connection::{ANSWER_MAX, Connection, Lost};
+use crate::nfs4::connection::{ANSWER_MAX, Connection, Lost, OpenError};
 use crate::nfs4::results::{Failure, Outcome, Results};
 use crate::nfs4::rpc::{self, Refusal};
 use crate::nfs4::session::{Answer, Caller, PAUSES, Server, Session};
@@ -53,8 +53,8 @@ struct Inner {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The connection.
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// RPC.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -81,7 +81,7 @@ impl Client {
     /// # Errors
     /// Why the server cannot be used.
     pub async fn connect(server: Server, owner: &[u8], ending: TaskTracker) -> Result<Self, ConnectError> {
-        let connection = Connection::open(server.address).await?;
+        let connection = Connection::open(server.address, server.tls.as_ref()).await?;
         let alone = async |compound: Compound| -> Result<Vec<u8>, ConnectError> {
             let arguments = compound.arguments(server.minor_version, &Compound::default());
             loop {

@@ -1,4 +1,4 @@
-//! A TCP connection to a server, which carries any number of calls at a time.
+//! A TCP connection to a server, with or without TLS, which carries any number of calls at a time.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,19 +8,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tokio::io::{AsyncWriteExt as _, BufReader};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::nfs4::rpc::{self, Credential};
+use crate::nfs4::tls::{Tls, TlsError};
 
 /// The most bytes of an answer: READ's data, and what surrounds it.
 pub const ANSWER_MAX: usize = (1 << 20) + (64 << 10);
 /// The ports that a server takes for root's, without those that other services are known by (as Linux: `min_resvport`).
 const PRIVILEGED: std::ops::Range<u16> = 665..1024;
-/// How long a server may take to accept a connection, and to confirm what was sent.
+/// How long a server may take to accept a connection, with the handshake of TLS, and to confirm what was sent.
 const ALIVE: Duration = Duration::from_secs(5);
 /// The calls that wait to be written.
 const QUEUE: usize = 64;
@@ -48,26 +49,49 @@ struct Waiting(Mutex<Option<HashMap<u32, oneshot::Sender<Vec<u8>>>>>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lost;
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// TCP.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
 impl Connection {
-    /// Connects to a server, from a port that `secure` exports take, if this process may use one.
+    /// Connects to a server, from a port that `secure` exports take, if this process may use one. With `tls`, nothing is
+    /// sent in clear text but the request for it.
     ///
     /// # Errors
-    /// What connect(2) returns, or a time-out.
-    pub async fn open(to: SocketAddr) -> io::Result<Self> {
-        let connecting = tokio::time::timeout(ALIVE, connect(to));
-        let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    /// What connect(2) returns, or a time-out; why TLS failed.
+    pub async fn open(to: SocketAddr, tls: Option<&Tls>) -> Result<Self, OpenError> {
+        let until = Instant::now() + ALIVE;
+        let stream = timeout_at(until, connect(to)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
-        // A server that is gone is noticed, whether or not something is sent to it.
-        sockopt::set_tcp_user_timeout(&stream, ALIVE.as_millis() as u32)?;
-        sockopt::set_socket_keepalive(&stream, true)?;
-        sockopt::set_tcp_keepidle(&stream, ALIVE)?;
-        sockopt::set_tcp_keepintvl(&stream, ALIVE / 5)?;
-        let (reading, writing) = stream.into_split();
+        watch(&stream)?;
+        let Some(tls) = tls else {
+            let (reading, writing) = stream.into_split();
+            return Ok(Self::over(reading, writing));
+        };
+        let stream = timeout_at(until, tls.start(stream)).await.map_err(|_| {
+            let slow = "it did not finish the handshake of TLS in time; check that tlshd answers on it";
+            io::Error::new(io::ErrorKind::TimedOut, slow)
+        })??;
+        let (reading, writing) = tokio::io::split(stream);
+        Ok(Self::over(reading, writing))
+    }
+
+    fn over(
+        reading: impl AsyncRead + Unpin + Send + 'static,
+        writing: impl AsyncWrite + Unpin + Send + 'static,
+    ) -> Self {
         let (outgoing, messages) = mpsc::channel(QUEUE);
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
         let tasks =
             [spawn(waiting.clone(), read(reading, waiting.clone())), spawn(waiting.clone(), write(writing, messages))];
-        Ok(Self(Arc::new(Inner { xid: AtomicU32::new(rpc::fresh_xid()), outgoing, waiting, tasks })))
+        Self(Arc::new(Inner { xid: AtomicU32::new(rpc::fresh_xid()), outgoing, waiting, tasks }))
     }
 
     /// Calls COMPOUND with these arguments, and waits for the answer for as long as the connection lasts.
@@ -104,14 +128,16 @@ fn spawn(waiting: Arc<Waiting>, work: impl Future<Output = io::Result<()>> + Sen
     }))
 }
 
-async fn write(mut to: OwnedWriteHalf, mut messages: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+async fn write(mut to: impl AsyncWrite + Unpin, mut messages: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
     while let Some(message) = messages.recv().await {
         to.write_all(&message).await?;
+        // TLS may still hold a part of it.
+        to.flush().await?;
     }
     Ok(())
 }
 
-async fn read(from: OwnedReadHalf, waiting: Arc<Waiting>) -> io::Result<()> {
+async fn read(from: impl AsyncRead + Unpin, waiting: Arc<Waiting>) -> io::Result<()> {
     let mut from = BufReader::with_capacity(BUFFER, from);
     loop {
         let message = rpc::record(&mut from, ANSWER_MAX).await?;
@@ -121,6 +147,15 @@ async fn read(from: OwnedReadHalf, waiting: Arc<Waiting>) -> io::Result<()> {
             let _ = answer.send(message);
         }
     }
+}
+
+/// Lets the kernel notice a server that is gone, whether or not something is sent to it.
+fn watch(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_user_timeout(stream, ALIVE.as_millis() as u32)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, ALIVE)?;
+    sockopt::set_tcp_keepintvl(stream, ALIVE / 5)?;
+    Ok(())
 }
 
 async fn connect(to: SocketAddr) -> io::Result<TcpStream> {

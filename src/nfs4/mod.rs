@@ -1,8 +1,8 @@
 //! A client of NFSv4.1 and NFSv4.2 in user space: what the driver needs of the protocol, over TCP. It needs no privilege
 //! and no mount.
 //!
-//! `xdr`, `attributes`, `codes`, `state`, `compound` and `results` have the form of messages; `rpc` and `connection` carry
-//! them; `client` and `session` say who asks, and that each request is carried out once. What a server sends is hostile: no
+//! `xdr`, `attributes`, `codes`, `state`, `compound` and `results` have the form of messages; `rpc`, `tls` and `connection`
+//! carry them; `client` and `session` say who asks, and that each request is carried out once. What a server sends is hostile: no
 //! length in it is trusted, and nothing in it is allocated before it is there.
 
 pub mod attributes;
@@ -14,4 +14,5 @@ pub mod results;
 pub mod rpc;
 pub mod session;
 pub mod state;
+pub mod tls;
 pub mod xdr;

@@ -4,17 +4,22 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use crate::nfs4::xdr::{Malformed, Read, Reader, Writer};
+use crate::nfs4::xdr::{Malformed, Reader, Writer};
 
 /// The NFS program and its version (RFC 8881, section 1).
 const NFS: (u32, u32) = (100_003, 4);
-/// NFSPROC4_COMPOUND.
+/// NFSPROC4_NULL and NFSPROC4_COMPOUND.
+const NULL: u32 = 0;
 const COMPOUND: u32 = 1;
 /// The kinds of messages (`msg_type`).
 pub const CALL: u32 = 0;
 /// An answer.
 pub const REPLY: u32 = 1;
+/// The flavours of credentials and verifiers.
+pub const AUTH_NONE: u32 = 0;
 const AUTH_SYS: u32 = 1;
+/// The client asks for TLS (RFC 9289, section 4.1).
+pub const AUTH_TLS: u32 = 7;
 /// The most bytes of a verifier (RFC 5531, section 8.2).
 const VERIFIER: usize = 400;
 /// The most groups of an AUTH_SYS credential (RFC 5531, appendix A).
@@ -86,17 +91,29 @@ pub enum Refusal {
 
 /// A call of COMPOUND with these arguments, with its record mark.
 pub fn call(xid: u32, credential: &Credential, arguments: &[u8]) -> Vec<u8> {
-    let mut message = Writer::default();
-    // The mark, which is known at the end, and the header.
-    for word in [0, xid, CALL, 2, NFS.0, NFS.1, COMPOUND] {
-        message.u32(word);
-    }
+    let mut message = header(xid, COMPOUND);
     let mut body = Writer::default();
     body.u32(0).opaque(credential.machine.as_bytes()).u32(credential.uid).u32(credential.gid);
     body.list(credential.groups.get(..GROUPS).unwrap_or(&credential.groups));
-    message.u32(AUTH_SYS).opaque(&body.0).u32(0).u32(0);
+    message.u32(AUTH_SYS).opaque(&body.0).u32(AUTH_NONE).u32(0);
     message.0.extend_from_slice(arguments);
     mark(message)
+}
+
+/// A call of NULL with an empty credential of this flavour, with its record mark.
+pub fn null(xid: u32, flavor: u32) -> Vec<u8> {
+    let mut message = header(xid, NULL);
+    message.u32(flavor).u32(0).u32(AUTH_NONE).u32(0);
+    mark(message)
+}
+
+/// A place for the record mark, which is known at the end, and the header of a call.
+fn header(xid: u32, procedure: u32) -> Writer {
+    let mut message = Writer::default();
+    for word in [0, xid, CALL, 2, NFS.0, NFS.1, procedure] {
+        message.u32(word);
+    }
+    message
 }
 
 /// The call that a message answers; `None` if it is no reply.
@@ -111,6 +128,16 @@ pub fn answers(message: &[u8]) -> Option<u32> {
 /// # Errors
 /// Why there are none.
 pub fn results(reply: &[u8]) -> Result<&[u8], Refusal> {
+    accepted(reply).map(|(_, results)| results)
+}
+
+/// Whether a reply to the call `xid` says that TLS begins after it (RFC 9289, section 4.1).
+pub fn starts_tls(xid: u32, reply: &[u8]) -> bool {
+    answers(reply) == Some(xid) && accepted(reply) == Ok(((AUTH_NONE, b"STARTTLS"), b""))
+}
+
+/// The verifier, by its flavour and its body, and the results.
+fn accepted(reply: &[u8]) -> Result<((u32, &[u8]), &[u8]), Refusal> {
     let mut reply = Reader::new(reply);
     let (_xid, _kind) = (reply.u32()?, reply.u32()?);
     match reply.u32()? {
@@ -118,16 +145,11 @@ pub fn results(reply: &[u8]) -> Result<&[u8], Refusal> {
         1 => return Err(Refusal::Denied),
         _ => return Err(Malformed.into()),
     }
-    verifier(&mut reply)?;
+    let verifier = (reply.u32()?, reply.opaque(VERIFIER)?);
     match reply.u32()? {
-        0 => Ok(reply.rest()),
+        0 => Ok((verifier, reply.rest())),
         status => Err(Refusal::Accepted(status)),
     }
-}
-
-fn verifier(reply: &mut Reader<'_>) -> Read<()> {
-    let (_flavor, _body) = (reply.u32()?, reply.opaque(VERIFIER)?);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -164,10 +186,36 @@ mod tests {
         assert_eq!((answers(&reply(&[])), answers(&words(&[42, 0])), answers(&[1])), (Some(42), None, None));
     }
 
+    #[test]
+    fn a_server_that_asks_for_tls_says_so_in_one_way_only() {
+        let starts =
+            |words: &[u32], text: &[u8], rest: &[u8]| starts_tls(42, &[&self::words(words), text, rest].concat());
+        let success = [0; 4];
+        assert_eq!(null(42, AUTH_TLS)[4..], words(&[42, 0, 2, 100_003, 4, 0, 7, 0, 0, 0]));
+        assert!(starts(&[42, 1, 0, 0, 8], b"STARTTLS", &success));
+        for (what, starts) in [
+            ("of another call", starts(&[41, 1, 0, 0, 8], b"STARTTLS", &success)),
+            ("a call", starts(&[42, 0, 0, 0, 8], b"STARTTLS", &success)),
+            ("a denial", starts(&[42, 1, 1, 0, 8], b"STARTTLS", &success)),
+            ("another flavour", starts(&[42, 1, 0, 7, 8], b"STARTTLS", &success)),
+            ("another word", starts(&[42, 1, 0, 0, 8], b"starttls", &success)),
+            ("a shorter word", starts(&[42, 1, 0, 0, 7], b"STARTTLS", &success)),
+            ("a length beyond the end", starts(&[42, 1, 0, 0, 400], b"STARTTLS", &success)),
+            ("a length beyond all bounds", starts(&[42, 1, 0, 0, u32::MAX], b"STARTTLS", &success)),
+            ("an error", starts(&[42, 1, 0, 0, 8], b"STARTTLS", &[0, 0, 0, 1])),
+            ("results", starts(&[42, 1, 0, 0, 8], b"STARTTLS", &[0; 8])),
+            ("no status", starts(&[42, 1, 0, 0, 8], b"STARTTLS", &[])),
+            ("no verifier", starts(&[42, 1, 0, 0, 0], b"", &success)),
+        ] {
+            assert!(!starts, "{what}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_reply_makes_the_parser_panic(reply: Vec<u8>) {
             let _: Option<u32> = answers(&reply);
+            let _: bool = starts_tls(0, &reply);
             let _: Result<&[u8], Refusal> = results(&reply);
         }
     }

@@ -16,6 +16,7 @@ use crate::nfs4::compound::Compound;
 use crate::nfs4::connection::Connection;
 use crate::nfs4::results::{Failure, Outcome, Results};
 use crate::nfs4::rpc::{self, Credential};
+use crate::nfs4::tls::Tls;
 
 /// Between attempts to connect, or to do what the server delays.
 pub const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -32,6 +33,8 @@ pub struct Server {
     pub credential: Credential,
     /// The minor version of NFSv4: 1 or 2.
     pub minor_version: u32,
+    /// How every connection to it is encrypted, if it is.
+    pub tls: Option<Tls>,
 }
 
 /// A session.
@@ -238,7 +241,7 @@ impl Session {
             if let Some(connection) = kept.as_ref().filter(|connection| !connection.is_lost()) {
                 return connection.clone();
             }
-            match Connection::open(self.server.address).await {
+            match Connection::open(self.server.address, self.server.tls.as_ref()).await {
                 Ok(connection) => *kept = Some(connection),
                 Err(error) => {
                     tracing::debug!(%error, server = %self.server.address, "connecting to the NFS server");

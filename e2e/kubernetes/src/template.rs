@@ -69,6 +69,7 @@ pub const SETTINGS: &[(&str, &str, Values)] = &[
     ("controller.resources", r#"{"limits":{"memory":"64Mi"}}"#, &[]),
     ("controller.seLinuxOptions", r#"{"type":"spc_t"}"#, &[]),
     ("controller.serviceAccountAnnotations", r#"{"note":"x"}"#, &[]),
+    ("controller.tls.secretName", r#""nfs-tls""#, &[("controller.client", r#""own""#)]),
     ("controller.tolerations", "[]", &[]),
     (
         "controller.topologySpreadConstraints",

@@ -24,9 +24,11 @@ use crate::nfs4::attributes::{Attributes, OBJECT, Owner, has};
 use crate::nfs4::client::{Client, ConnectError, ENDING};
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::Compound;
+use crate::nfs4::connection::OpenError;
 use crate::nfs4::rpc::Credential;
 use crate::nfs4::session::Server;
 use crate::nfs4::state::FileHandle;
+use crate::nfs4::tls::{Tls, TlsFiles};
 
 /// What surrounds the data of a READ or WRITE, at most.
 const AROUND: u32 = 4096;
@@ -39,6 +41,8 @@ pub struct UserSpace {
     reachability: Arc<Reachability>,
     /// What the server knows this process by, until its next client of that name.
     owner: String,
+    /// The certificates for exports with TLS.
+    files: TlsFiles,
     ending: TaskTracker,
 }
 
@@ -46,7 +50,12 @@ impl UserSpace {
     /// Checks servers with `reachability`. `owner` is a name that no other process has while this one lives, and that its
     /// successor may have: a server ends the locks of the former client of that name at once.
     pub fn new(reachability: Arc<Reachability>, owner: String) -> Self {
-        Self { reachability, owner, ending: TaskTracker::new() }
+        Self { reachability, owner, files: TlsFiles::default(), ending: TaskTracker::new() }
+    }
+
+    /// The same with certificates for exports with TLS.
+    pub fn with_certificates(self, files: TlsFiles) -> Self {
+        Self { files, ..self }
     }
 
     /// A name that nobody else has.
@@ -79,13 +88,15 @@ impl UserSpace {
             groups: Vec::new(),
         };
         let address = SocketAddr::new(address, options.port());
+        let (server, mutual) = (share.server.to_string(), options.shows_certificate());
+        let tls = options.encrypts().then(|| Tls { server, mutual, files: self.files.clone() });
         // Connections with other options are other clients, which must not end each other.
         let mut of_options = FnvHasher::default();
         options.for_role(Role::Controller).hash(&mut of_options);
         let owner = format!("csi-nfs/{}/{share}/{:x}", self.owner, of_options.finish());
         let mut refused = None;
         for minor_version in minor_versions(options)? {
-            let server = Server { address, credential: credential.clone(), minor_version };
+            let server = Server { address, credential: credential.clone(), minor_version, tls: tls.clone() };
             let connect = || Client::connect(server.clone(), owner.as_bytes(), self.ending.clone());
             // Before there is a session, nothing repeats what a connection loses.
             let connected = async {
@@ -189,9 +200,6 @@ fn minor_versions(options: &MountOptions) -> Result<Vec<u32>> {
         let advice = "which the driver's own client does not have: use `--client kernel`";
         Err(Error::invalid("mountOptions", format!("`{options}` asks for {what}, {advice}")))
     };
-    if options.encrypts() {
-        return only_kernel("TLS");
-    }
     if options.requires_kerberos() {
         return only_kernel("Kerberos");
     }
@@ -213,18 +221,26 @@ fn minor_versions(options: &MountOptions) -> Result<Vec<u32>> {
 
 fn failed(share: &Source, options: &MountOptions, error: &ConnectError) -> Error {
     match error {
-        ConnectError::Io(_) | ConnectError::Lost => {
+        ConnectError::Open(OpenError::Io(_)) | ConnectError::Lost => {
             Error::Unreachable { server: share.server.to_string(), port: options.port(), reason: error.to_string() }
         }
         ConnectError::Nfs { code: Code::MINOR_VERS_MISMATCH, .. } => Error::Precondition(format!(
             "{share}: the server has neither NFS 4.2 nor 4.1, which the driver's own client needs: use `--client kernel`"
         )),
-        error => Error::Mount {
-            source_name: share.to_string(),
-            options: options.to_string(),
-            reason: error.to_string(),
-            errno: Errno::IO.raw_os_error(),
-        },
+        error => {
+            let errno = match error {
+                ConnectError::Open(OpenError::Tls(error)) if error.is_of_trust() => Errno::ACCESS,
+                // As the kernel's client says that a helper is missing.
+                ConnectError::Open(OpenError::Tls(_)) => Errno::SRCH,
+                _ => Errno::IO,
+            };
+            Error::Mount {
+                source_name: share.to_string(),
+                options: options.to_string(),
+                reason: error.to_string(),
+                errno: errno.raw_os_error(),
+            }
+        }
     }
 }
 
@@ -236,8 +252,8 @@ fn no_root(share: &Source, options: &MountOptions, status: Status) -> Error {
         }
         Status::Access | Status::Perm => (
             Errno::ACCESS,
-            "; check that /etc/exports on the server exports it to this client, with `sec=sys`, and with `insecure` if \
-             this process may not use a port below 1024",
+            "; check that /etc/exports on the server exports it to this client, with `sec=sys`, with the `xprtsec=` \
+             that was asked for, and with `insecure` if this process may not use a port below 1024",
         ),
         Status::TimedOut | Status::Stuck => (Errno::TIMEDOUT, "; check the server and the network to it"),
         _ => (Errno::IO, ""),

@@ -216,6 +216,11 @@ impl MountOptions {
         self.last(&["xprtsec"]).is_some_and(|item| item.value.as_deref() != Some("none"))
     }
 
+    /// Whether `xprtsec=` requests a certificate of the client, too.
+    pub fn shows_certificate(&self) -> bool {
+        self.last(&["xprtsec"]).is_some_and(|item| item.value.as_deref() == Some("mtls"))
+    }
+
     /// Whether `sec=` allows Kerberos only.
     pub fn requires_kerberos(&self) -> bool {
         let flavours = self.last(&["sec"]).and_then(|item| item.value.as_deref());

@@ -14,9 +14,11 @@ use crate::nfs4::client::ENDING;
 mod callers;
 mod contract;
 mod delays;
+mod encryption;
 mod exactly_once;
 mod leases;
 mod lies;
+mod tls_front;
 
 /// The longest time that something takes which comes at once.
 const SOON: std::time::Duration = std::time::Duration::from_secs(10);
