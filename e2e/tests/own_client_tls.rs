@@ -141,7 +141,8 @@ async fn the_doctor_finds_an_encrypted_export_well_without_any_privilege() {
 async fn a_server_that_the_driver_does_not_trust_is_refused(#[case] certificate: &str, #[case] said: &str) {
     let lab = Lab::alone().await;
     let share = lab.share(Place::Xfs);
-    let driver = Files::of("good").driver("--client=own").await;
+    let files = Files::of("good");
+    let driver = files.driver("--client=own").await;
     let away = lab.with_certificates("good", certificate);
     let refused = refused(&driver, &share, "xprtsec=tls").await;
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
@@ -173,7 +174,8 @@ async fn a_certificate_that_the_server_does_not_take_is_named_and_its_replacemen
 #[tokio::test]
 async fn a_server_whose_certificate_is_for_another_name_is_refused() {
     let lab = Lab::alone().await;
-    let driver = Files::of("good").driver("--client=own").await;
+    let files = Files::of("good");
+    let driver = files.driver("--client=own").await;
     // The server has this address, too, and its certificate does not have it.
     let share = lab.share(Place::Xfs).by("10.90.0.1");
     let refused = refused(&driver, &share, "xprtsec=tls").await;
@@ -185,7 +187,8 @@ async fn a_server_whose_certificate_is_for_another_name_is_refused() {
 async fn a_server_without_tls_is_refused_and_told_nothing() {
     let lab = Lab::alone().await;
     let share = lab.share(Place::Ganesha);
-    let driver = Files::of("good").driver("--client=own").await;
+    let files = Files::of("good");
+    let driver = files.driver("--client=own").await;
     let capture = Capture::start();
     let refused = refused(&driver, &share, "xprtsec=tls").await;
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
@@ -199,7 +202,8 @@ async fn a_server_without_tls_is_refused_and_told_nothing() {
 async fn a_server_whose_tlshd_is_stopped_is_refused() {
     let lab = Lab::alone().await;
     let share = lab.share(Place::Xfs);
-    let driver = Files::of("good").driver("--client=own").await;
+    let files = Files::of("good");
+    let driver = files.driver("--client=own").await;
     let away = lab.without_tlshd();
     let refused = refused(&driver, &share, "xprtsec=tls").await;
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
@@ -212,7 +216,8 @@ async fn a_server_whose_tlshd_is_stopped_is_refused() {
 async fn an_export_that_requires_a_certificate_says_so() {
     let lab = Lab::alone().await;
     let share = lab.share(Place::MutualTls);
-    let driver = Files::of("good").driver("--client=own").await;
+    let files = Files::of("good");
+    let driver = files.driver("--client=own").await;
     for less in ["sec=sys", "xprtsec=tls"] {
         let refused = refused(&driver, &share, less).await;
         assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
