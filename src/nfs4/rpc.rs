@@ -128,16 +128,24 @@ pub fn answers(message: &[u8]) -> Option<u32> {
 /// # Errors
 /// Why there are none.
 pub fn results(reply: &[u8]) -> Result<&[u8], Refusal> {
-    accepted(reply).map(|(_, results)| results)
+    accepted(reply).map(|accepted| accepted.results)
 }
 
 /// Whether a reply to the call `xid` says that TLS begins after it (RFC 9289, section 4.1).
 pub fn starts_tls(xid: u32, reply: &[u8]) -> bool {
-    answers(reply) == Some(xid) && accepted(reply) == Ok(((AUTH_NONE, b"STARTTLS"), b""))
+    let starts = Accepted { verifier: (AUTH_NONE, b"STARTTLS"), results: b"" };
+    answers(reply) == Some(xid) && accepted(reply) == Ok(starts)
 }
 
-/// The verifier, by its flavour and its body, and the results.
-fn accepted(reply: &[u8]) -> Result<((u32, &[u8]), &[u8]), Refusal> {
+/// What a reply has, to a call that was carried out.
+#[derive(Debug, PartialEq, Eq)]
+struct Accepted<'a> {
+    /// Its flavour and its body.
+    verifier: (u32, &'a [u8]),
+    results: &'a [u8],
+}
+
+fn accepted(reply: &[u8]) -> Result<Accepted<'_>, Refusal> {
     let mut reply = Reader::new(reply);
     let (_xid, _kind) = (reply.u32()?, reply.u32()?);
     match reply.u32()? {
@@ -147,7 +155,7 @@ fn accepted(reply: &[u8]) -> Result<((u32, &[u8]), &[u8]), Refusal> {
     }
     let verifier = (reply.u32()?, reply.opaque(VERIFIER)?);
     match reply.u32()? {
-        0 => Ok((verifier, reply.rest())),
+        0 => Ok(Accepted { verifier, results: reply.rest() }),
         status => Err(Refusal::Accepted(status)),
     }
 }

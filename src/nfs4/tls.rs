@@ -73,19 +73,18 @@ pub enum TlsError {
     )]
     Ended(io::Error),
     /// The server's certificate.
-    #[error("the server's certificate {0}")]
+    #[error("{0}")]
     Untrusted(String),
     /// The server does not trust this process.
-    #[error("the server refuses the driver's certificate ({0}): {ADVICE}")]
-    Refused(String),
+    #[error(
+        "the server refuses the driver's certificate (alert {0:?}): check that the one in `--tls-cert` has not expired, \
+         and that the server trusts its authority; tlshd's log on the server says which"
+    )]
+    Refused(AlertDescription),
     /// Anything else.
     #[error("the TLS handshake with the server failed: {0}")]
     Failed(String),
 }
-
-/// What to do about a certificate that the server does not take.
-const ADVICE: &str = "check that the one in `--tls-cert` has not expired, and that the server trusts its authority; \
-                      tlshd's log on the server says which";
 
 impl TlsError {
     /// Whether one side does not trust the other.
@@ -131,7 +130,8 @@ impl Tls {
                 let secret = PrivateKeyDer::from_pem_slice(&read("--tls-key", key).await?);
                 // The error may quote the file.
                 let secret = secret.map_err(|_| lacks("--tls-key", key, "private key without a password"))?;
-                let unfit = |error| TlsError::Unready(format!("`--tls-cert` and `--tls-key` cannot be used together: {error}"));
+                let unfit =
+                    |error| TlsError::Unready(format!("`--tls-cert` and `--tls-key` cannot be used together: {error}"));
                 trusting.with_client_auth_cert(chain, secret).map_err(unfit)?
             }
             None => {
@@ -168,11 +168,8 @@ impl Tls {
             Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) => {
                 TlsError::Failed("it asks for a certificate: use `xprtsec=mtls`".to_owned())
             }
-            Some(rustls::Error::AlertReceived(alert)) if self.mutual && after => {
-                TlsError::Refused(format!("alert {alert:?}"))
-            }
+            Some(rustls::Error::AlertReceived(alert)) if self.mutual && after => TlsError::Refused(*alert),
             Some(other) => TlsError::Failed(other.to_string()),
-            None if self.mutual && after => TlsError::Refused(error.to_string()),
             None => TlsError::Ended(error),
         }
     }
@@ -184,20 +181,25 @@ impl Tls {
             NotValidYetContext, UnknownIssuer,
         };
         match why {
-            Expired | ExpiredContext { .. } => "has expired: renew it".to_owned(),
+            Expired | ExpiredContext { .. } => "the server's certificate has expired: renew it".to_owned(),
             NotValidYet | NotValidYetContext { .. } => {
-                "is not valid yet: check the clocks of this machine and of the server".to_owned()
+                "the server's certificate is not valid yet: check the clocks of this machine and of the server"
+                    .to_owned()
             }
             NotValidForName | NotValidForNameContext { .. } => format!(
-                "is not for the name `{}`: let it have this name (subjectAltName), or name the server as it does",
+                "the server's certificate is not for the name `{}`: let it have this name (subjectAltName), or name the \
+                 server as it does",
                 self.server
             ),
             // An authority with a new key may have its old name.
             UnknownIssuer | BadSignature => {
                 let file = self.files.authorities.as_deref().unwrap_or(Path::new(OF_MACHINE));
-                format!("is of an authority that is not in {}: put it there, or set `--tls-ca`", file.display())
+                format!(
+                    "the server's certificate is of an authority that is not in {}: put it there, or set `--tls-ca`",
+                    file.display()
+                )
             }
-            other => format!("cannot be used: {other}"),
+            other => format!("the server's certificate cannot be used: {other}"),
         }
     }
 }
