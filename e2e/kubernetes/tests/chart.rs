@@ -147,7 +147,10 @@ fn a_value_that_cannot_work_is_refused_with_its_name() -> Result<()> {
         (&[("networkPolicy.tenants", r#"["team"]"#)], "networkPolicy.tenants needs networkPolicy.servers"),
         (&[("driver.mountPermissions", r#""777""#)], "mountPermissions"),
         (&[("driver.name", r#""Upper Case""#)], "name"),
-        (&[("controller.tls.secretName", r#""keys""#)], "controller.tls.secretName needs controller.client=own or auto"),
+        (
+            &[("controller.tls.secretName", r#""keys""#)],
+            "controller.tls.secretName needs controller.client=own or auto",
+        ),
         (&[("driver.mountOptions", r#"["a,b"]"#)], "mountOptions"),
         (&[("controller.replicas", "-1")], "replicas"),
         (&[("node.kubeletDir", r#""var/lib""#)], "kubeletDir"),
