@@ -268,14 +268,6 @@ impl Fs for ExportFs {
         by!(self, dir => fs.read_file(dir, name, limit))
     }
 
-    async fn read_files(&self, dir: &ExportHandle, names: &[Name], limit: usize) -> Vec<FsResult<Vec<u8>>> {
-        match (self, dir) {
-            (Self::Kernel(fs), ExportHandle::Kernel(dir)) => once(fs.read_files(dir, names, limit)).await,
-            (Self::User(fs), ExportHandle::User(dir)) => once(fs.read_files(dir, names, limit)).await,
-            _ => vec![Err(Status::Stale); names.len()],
-        }
-    }
-
     async fn write_file(&self, dir: &ExportHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         by!(self, dir => fs.write_file(dir, name, mode, content))
     }

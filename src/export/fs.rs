@@ -303,22 +303,6 @@ pub trait Fs: Clone + Send + Sync + 'static {
         }
     }
 
-    /// [`Fs::read_file`] of several files in a directory, in their order.
-    fn read_files(
-        &self,
-        dir: &Self::Handle,
-        names: &[Name],
-        limit: usize,
-    ) -> impl Future<Output = Vec<FsResult<Vec<u8>>>> + Send {
-        async move {
-            let mut read = Vec::with_capacity(names.len());
-            for name in names {
-                read.push(self.read_file(dir, name, limit).await);
-            }
-            read
-        }
-    }
-
     /// Creates a regular file with that content, on stable storage when this returns: [`Fs::create`], [`Fs::write`] and
     /// [`Fs::commit`]. After a failure, a part of the file may be there.
     fn write_file(

@@ -57,40 +57,29 @@ pub(super) async fn write(fs: &UserFs, file: &UserHandle, offset: u64, data: &[u
 /// LOOKUP, GETATTR and READ in one request. A larger file than one READ takes is opened and read.
 pub(super) async fn read_file(fs: &UserFs, dir: &UserHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
     let count = u32::try_from(limit).unwrap_or(u32::MAX).min(fs.0.read);
-    let whole = fs.ask(part(at(dir.directory()?), name, count), |results| {
+    let found = at(dir.directory()?).lookup(name.as_bytes()).attributes(&[TYPE, SIZE, FSID]);
+    let compound = found.read(StateId::ANONYMOUS, 0, count);
+    let whole = fs.ask(compound, |results| {
         is_at(results)?;
-        part_of(fs, results, limit, count)
+        results.lookup()?;
+        let attributes = results.attributes()?;
+        if attributes.fsid != Some(fs.0.fsid) {
+            return Err(Status::XDev);
+        }
+        let (kind, size) = attributes.kind.zip(attributes.size).ok_or(Status::Io)?;
+        match not_regular(kind) {
+            Some(status) => return Err(status),
+            None if size > limit as u64 => return Err(Status::FBig),
+            None => {}
+        }
+        let (data, end) = results.data(count as usize)?;
+        Ok((end || data.len() == limit).then(|| data.to_vec()))
     });
     if let Some(content) = whole.await? {
         return Ok(content);
     }
     let (file, attr) = fs.open(dir, name, OpenMode::Read).await?;
     if attr.size > limit as u64 { Err(Status::FBig) } else { read(fs, &file, 0, limit).await }
-}
-
-/// The number of operations of [`part`].
-pub(super) const PART: usize = 3;
-
-/// The first `count` bytes of a file in the current directory.
-pub(super) fn part(compound: Compound, name: &Name, count: u32) -> Compound {
-    compound.lookup(name.as_bytes()).attributes(&[TYPE, SIZE, FSID]).read(StateId::ANONYMOUS, 0, count)
-}
-
-/// The results of [`part`], of a file of at most `limit` bytes; `None` if there is more of it.
-pub(super) fn part_of(fs: &UserFs, results: &mut Results<'_>, limit: usize, count: u32) -> FsResult<Option<Vec<u8>>> {
-    results.lookup()?;
-    let attributes = results.attributes()?;
-    if attributes.fsid != Some(fs.0.fsid) {
-        return Err(Status::XDev);
-    }
-    let (kind, size) = attributes.kind.zip(attributes.size).ok_or(Status::Io)?;
-    match not_regular(kind) {
-        Some(status) => return Err(status),
-        None if size > limit as u64 => return Err(Status::FBig),
-        None => {}
-    }
-    let (data, end) = results.data(count as usize)?;
-    Ok((end || data.len() == limit).then(|| data.to_vec()))
 }
 
 /// OPEN, WRITE to stable storage, and CLOSE in one request. More than one WRITE takes is written in parts.

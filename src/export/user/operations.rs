@@ -203,10 +203,6 @@ impl Fs for UserFs {
         content::read_file(self, dir, name, limit).await
     }
 
-    async fn read_files(&self, dir: &UserHandle, names: &[Name], limit: usize) -> Vec<FsResult<Vec<u8>>> {
-        many::read_files(self, dir, names, limit).await
-    }
-
     async fn write_file(&self, dir: &UserHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         check_new_mode(mode)?;
         content::write_file(self, dir, name, mode, &content).await

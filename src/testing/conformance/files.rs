@@ -25,36 +25,6 @@ pub(super) async fn what_was_written_is_read<F: Fs>(fs: &F, dir: &F::Handle) {
     assert_eq!(fs.getattr(&file).await.unwrap().size, content.len() as u64);
 }
 
-pub(super) async fn several_files_are_read_in_their_order<F: Fs>(fs: &F, dir: &F::Handle) {
-    let content = |number: usize| match number % 10 {
-        3 => vec![b'x'; 10_000],
-        4 => Vec::new(),
-        _ => number.to_string().into_bytes(),
-    };
-    let all: Vec<Name> = (0..40).map(|number| name(format!("n{number}"))).collect();
-    for (number, text) in all.iter().enumerate() {
-        match number % 10 {
-            5 => {}
-            6 => drop(fs.mkdir(dir, text, 0o755).await.unwrap()),
-            7 => drop(fs.symlink(dir, text, b"n1").await.unwrap()),
-            _ => fs.write_file(dir, text, 0o600, content(number)).await.unwrap(),
-        }
-    }
-    let read = fs.read_files(dir, &all, 10_000).await;
-    assert_eq!(read.len(), all.len());
-    for (number, read) in read.into_iter().enumerate() {
-        let expected = match number % 10 {
-            5 => Err(Status::NoEnt),
-            6 => Err(Status::IsDir),
-            7 => Err(Status::Symlink),
-            _ => Ok(content(number)),
-        };
-        assert!(read == expected, "{number}");
-    }
-    assert_eq!(fs.read_files(dir, &all[3..4], 9_999).await, [Err(Status::FBig)]);
-    assert_eq!(fs.read_files(dir, &[], 1).await, []);
-}
-
 pub(super) async fn a_hole_reads_as_zeros<F: Fs>(fs: &F, dir: &F::Handle) {
     let (file, _) = fs.create(dir, &name("f"), 0o644).await.unwrap();
     fs.write(&file, 100_000, b"end".to_vec()).await.unwrap();

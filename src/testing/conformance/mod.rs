@@ -84,7 +84,6 @@ all! {
         a_change_in_a_directory_is_seen_in_its_time;
     files:
         what_was_written_is_read,
-        several_files_are_read_in_their_order,
         a_hole_reads_as_zeros,
         a_second_opening_sees_what_the_first_wrote,
         a_file_that_is_not_open_for_it_is_not_read_or_written,
