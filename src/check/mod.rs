@@ -16,6 +16,7 @@ pub use report::{Report, Settings, run};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::pin::pin;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
@@ -31,8 +32,8 @@ use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
-/// How many records or directories are read at the same time.
-const READS: usize = 16;
+/// How many directories are looked at at the same time.
+const LOOKS: usize = 16;
 
 /// Something on an export that is inconsistent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -296,14 +297,10 @@ async fn records<F: Fs>(
 ) -> Result<BTreeMap<VolumeName, Record>> {
     let names = Record::names(export).await?;
     progress.begin("reading records of volumes", names.len());
-    let reads = stream::iter(names).map(async |name| {
-        let read = Record::read(export, &name).await;
-        progress.step();
-        (name, read)
-    });
-    let mut reads = reads.buffered(READS);
+    let mut reads = pin!(Record::read_each(export, names));
     let mut records = BTreeMap::new();
     while let Some((name, read)) = reads.next().await {
+        progress.step();
         match read {
             Ok(Some(record)) => {
                 if record.pending {
@@ -342,7 +339,7 @@ async fn directories<F: Fs>(
             None => Some(Finding::OtherFileSystem { directory }),
         })
     });
-    let found: Vec<Option<Finding>> = looks.buffered(READS).try_collect().await?;
+    let found: Vec<Option<Finding>> = looks.buffered(LOOKS).try_collect().await?;
     findings.extend(found.into_iter().flatten());
     Ok(())
 }

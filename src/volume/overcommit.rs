@@ -337,10 +337,9 @@ async fn count<F: Fs>(export: &Export<F>) -> Result<u128> {
 async fn without_index<F: Fs>(export: &Export<F>) -> Result<u128> {
     let Some(layout) = export.layout().await? else { return Ok(0) };
     let counted = Counted::<F>::list(export, layout.volumes.clone(), find(export).await?.as_ref()).await?;
-    let volumes = counted.unknown.into_iter().take(WITHOUT_INDEX);
-    let reads = stream::iter(volumes).map(async |volume| Record::read_or_skip(export, &volume).await);
-    let read: Vec<Option<Record>> = reads.buffer_unordered(READS).try_collect().await?;
-    Ok(read.iter().flatten().map(of).fold(counted.promised, |sum, bytes| sum + u128::from(bytes)))
+    let volumes = counted.unknown.into_iter().take(WITHOUT_INDEX).collect();
+    let add = async |sum, (_, record): (_, Option<Record>)| Ok(sum + u128::from(record.as_ref().map_or(0, of)));
+    Record::read_or_skip_each(export, volumes).try_fold(counted.promised, add).await
 }
 
 /// Reads the bytes that a volume is promised, and gives its record the second name.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::stream::{self, Stream, StreamExt as _};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -16,6 +17,8 @@ use crate::volume::id::VolumeName;
 
 /// The version of the records that this driver writes. The driver refuses to read newer ones.
 const VERSION: u32 = 1;
+/// How many records are read at the same time.
+const READS: usize = 16;
 
 #[derive(Deserialize)]
 struct Version {
@@ -100,9 +103,24 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
         }
     }
 
-    /// Like [`Self::read`], for a list: logs a record that cannot be used and returns `None`.
-    fn read_or_skip<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<Option<Self>>> + Send {
-        async move { or_skip(export, Self::read(export, name).await) }
+    /// Like [`Self::read`], of many records, in their order.
+    fn read_each<F: Fs>(
+        export: &Export<F>,
+        names: Vec<VolumeName>,
+    ) -> impl Stream<Item = (VolumeName, Result<Option<Self>>)> + Send {
+        let read = move |name| async move {
+            let read = Self::read(export, &name).await;
+            (name, read)
+        };
+        stream::iter(names).map(read).buffered(READS)
+    }
+
+    /// Like [`Self::read_each`], for a list: logs a record that cannot be used and returns `None`.
+    fn read_or_skip_each<F: Fs>(
+        export: &Export<F>,
+        names: Vec<VolumeName>,
+    ) -> impl Stream<Item = Result<(VolumeName, Option<Self>)>> + Send {
+        Self::read_each(export, names).map(move |(name, read)| Ok((name, or_skip(export, read)?)))
     }
 
     /// Writes the record, and replaces an existing one. The caller holds the lock ([`lock_name`](Self::lock_name)).
@@ -157,4 +175,54 @@ pub fn now() -> u64 {
 /// coarse to distinguish two of them.
 pub fn new_generation() -> Option<u64> {
     Some(Uuid::new_v4().as_u64_pair().0)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::TryStreamExt as _;
+
+    use super::*;
+    use crate::testing::crash_harness::reach;
+    use crate::testing::memory::{MemoryFs, MemoryServer, Node};
+    use crate::volume::id::VolumeId;
+    use crate::volume::record::Record;
+
+    const MANY: usize = 200;
+
+    async fn many(export: &Export<MemoryFs>) -> Vec<VolumeName> {
+        let mut names = Vec::new();
+        for n in 0..MANY {
+            let id = VolumeId::parse(&format!("nfs#export#v{n:03}##")).unwrap();
+            Record::unrecorded(&id).write(export).await.unwrap();
+            names.push(id.name().unwrap());
+        }
+        names
+    }
+
+    async fn read(export: &Export<MemoryFs>, names: &[VolumeName]) -> Vec<Result<Option<VolumeName>>> {
+        let read: Vec<_> = Record::read_each(export, names.to_vec()).collect().await;
+        assert!(read.iter().map(|(name, _)| name).eq(names));
+        read.into_iter().map(|(_, record)| Ok(record?.and_then(|record| record.name()))).collect()
+    }
+
+    #[tokio::test]
+    async fn many_records_are_read_in_their_order_and_a_list_has_those_that_can_be_used() {
+        let server = MemoryServer::new();
+        let export = reach(&server);
+        let names = many(&export).await;
+        server.remove(".csi-nfs/volumes/v020.json").unwrap();
+        server.remove(".csi-nfs/volumes/v150.json").unwrap();
+        server.plant(".csi-nfs/volumes/v150.json", Node::file(0o600, "{")).unwrap();
+        for (n, (name, record)) in names.iter().zip(read(&export, &names).await).enumerate() {
+            match n {
+                20 => assert_eq!(record, Ok(None)),
+                150 => assert!(matches!(record, Err(Error::Record(_))), "{record:?}"),
+                _ => assert_eq!(record.as_ref(), Ok(&Some(name.clone()))),
+            }
+        }
+        let listed: Vec<_> = Record::read_or_skip_each(&export, names).try_collect().await.unwrap();
+        let skipped: Vec<_> = listed.iter().filter(|(_, record)| record.is_none()).map(|(name, _)| name).collect();
+        assert_eq!((listed.len(), skipped.iter().map(|name| name.as_str()).collect()), (MANY, vec!["v020", "v150"]));
+        assert_eq!(read(&reach(&MemoryServer::new()), &[skipped[0].clone()]).await, [Ok(None)]);
+    }
 }

@@ -1,6 +1,6 @@
 //! Looks at volumes one after the other, for those that are not well.
 
-use futures_util::stream::{self, Stream, StreamExt as _};
+use futures_util::stream::{Stream, StreamExt as _};
 
 use crate::error::Result;
 use crate::export::Export;
@@ -11,7 +11,7 @@ use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
 /// How many volumes are looked at at the same time.
-const READS: usize = 8;
+const LOOKS: usize = 8;
 
 /// A volume that was looked at.
 #[derive(Debug, Clone)]
@@ -26,14 +26,21 @@ pub struct Looked {
 /// is still being filled.
 pub fn looks<F: Fs>(
     export: &Export<F>,
-    names: impl IntoIterator<Item = VolumeName>,
+    names: Vec<VolumeName>,
 ) -> impl Stream<Item = Result<(VolumeName, Option<Looked>)>> {
-    stream::iter(names).map(|name| look(export, name)).buffered(READS)
+    let look = move |read: Result<_>| async move {
+        let (name, record) = read?;
+        look(export, name, record).await
+    };
+    Record::read_or_skip_each(export, names).map(look).buffered(LOOKS)
 }
 
-async fn look<F: Fs>(export: &Export<F>, name: VolumeName) -> Result<(VolumeName, Option<Looked>)> {
-    let record = Record::read_or_skip(export, &name).await?.filter(|record| !record.pending);
-    let Some(record) = record else { return Ok((name, None)) };
+async fn look<F: Fs>(
+    export: &Export<F>,
+    name: VolumeName,
+    record: Option<Record>,
+) -> Result<(VolumeName, Option<Looked>)> {
+    let Some(record) = record.filter(|record| !record.pending) else { return Ok((name, None)) };
     let directory = export.find_dir(&export.fs().root(), record.path()?).await?.is_some();
     let of_limits = health::of_limits(export, &name, &record).await?;
     let conditions = health::of_volume(&record.id, directory).into_iter().chain(of_limits).collect();

@@ -159,7 +159,7 @@ async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usi
     let mut names = Record::names(export).await?;
     names.retain(|name| after.is_none_or(|after| name > after));
     let total = names.len();
-    let mut looks = pin!(survey::looks(export, names.into_iter().take(work)));
+    let mut looks = pin!(survey::looks(export, names.into_iter().take(work).collect()));
     let mut last = after.cloned();
     while survey.unhealthy.len() <= room
         && let Some((name, found)) = looks.try_next().await?

@@ -7,12 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::ready;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::stream::TryStreamExt as _;
 use prost::Message;
 
 use super::Controller;
@@ -26,9 +27,6 @@ use crate::service::proto::csi;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
-
-/// How many records are read at a time.
-const READS: usize = 16;
 
 /// The largest page, in entries. A caller that asks for more, or for all, gets the rest by the token.
 pub const PAGE: usize = 1000;
@@ -47,17 +45,21 @@ impl<C: Connect> Controller<C> {
                 break;
             }
         }
-        let read = async |(share, name, options): (Source, VolumeName, MountOptions)| -> Result<_> {
-            let read = |export: Arc<Export<C::Fs>>| {
-                let name = name.clone();
-                async move { Record::read_or_skip(&export, &name).await }
+        let mut entries = Vec::with_capacity(page.entries.len());
+        for on_one in page.entries.chunk_by(|(one, ..), (next, ..)| one == next) {
+            let Some((share, _, options)) = on_one.first() else { continue };
+            let read = |export: Arc<Export<C::Fs>>| async move {
+                let names = on_one.iter().map(|(_, name, _)| name.clone()).collect();
+                let entry = |(name, record): (VolumeName, Option<Record>)| {
+                    // A volume that was deleted meanwhile, or that is still being filled, is not listed.
+                    let record = record.filter(|record| !record.pending);
+                    ready(Ok(record.map(|record| (share.clone(), name, entry(&record)))))
+                };
+                Record::read_or_skip_each(&export, names).try_filter_map(entry).try_collect::<Vec<_>>().await
             };
-            // A volume that was deleted meanwhile, or that is still being filled, is not listed.
-            let record = self.exports.on(&share, &options, read).await?.filter(|record| !record.pending);
-            Ok(record.map(|record| (share, name, entry(&record))))
-        };
-        let entries = stream::iter(page.entries).map(read).buffered(READS).try_filter_map(async |entry| Ok(entry));
-        let (entries, next) = in_a_message(entries.try_collect::<Vec<_>>().await?, page.next);
+            entries.extend(self.exports.on(share, options, read).await?);
+        }
+        let (entries, next) = in_a_message(entries, page.next);
         Ok(csi::ListVolumesResponse { entries, next_token: text(next.as_ref()) })
     }
 

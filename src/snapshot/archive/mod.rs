@@ -16,7 +16,7 @@ use crate::snapshot::tree::{How, Stage};
 use crate::volume::id::VolumeName;
 use crate::volume::parameters::ARCHIVED;
 use crate::volume::record::Record as VolumeRecord;
-use crate::volume::record_file::RecordFile as _;
+use crate::volume::record_file::{RecordFile as _, or_skip};
 use crate::volume::{claims, directory_owners};
 
 mod input;
@@ -88,7 +88,7 @@ impl Found {
     /// that csi-driver-nfs gives a volume of that name without a `subDir`.
     pub async fn source<F: Fs>(&self, export: &Export<F>) -> Result<String> {
         let ArchiveId { server, share, source, .. } = &self.id;
-        Ok(match VolumeRecord::read_or_skip(export, source).await? {
+        Ok(match or_skip(export, VolumeRecord::read(export, source).await)? {
             Some(record) => record.id.to_string(),
             None => format!("{server}#{}#{source}##", share.as_str()),
         })
