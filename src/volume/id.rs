@@ -143,6 +143,11 @@ impl VolumeId {
         })
     }
 
+    /// The text of the identifier of a volume whose class says nothing about its directory and its deletion.
+    pub fn usual(export: &Source, name: &VolumeName) -> String {
+        format!("{}#{}#{name}##", export.server, export.share.as_str())
+    }
+
     /// Whether `text` has the form of an identifier that this driver or csi-driver-nfs generates: four or five parts
     /// with `#` between them. Other handles, such as `SERVER/SHARE/DIRECTORY`, were written by hand, and what they name
     /// may be a coincidence.
@@ -218,6 +223,12 @@ mod tests {
         let id = VolumeId::parse(text).unwrap();
         assert_eq!((id.server.as_str(), id.share.as_str(), id.sub_dir.as_str()), (server, share, sub_dir));
         assert_eq!(id.name().as_ref().map(VolumeName::as_str), name);
+    }
+
+    #[test]
+    fn the_usual_id_is_that_of_a_volume_with_a_directory_of_its_name() {
+        let id = VolumeId::parse("nfs#export/a#pvc-1##").unwrap();
+        assert_eq!(VolumeId::usual(&id.export(), &id.name().unwrap()), id.to_string());
     }
 
     #[rstest]

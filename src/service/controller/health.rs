@@ -1,12 +1,12 @@
 //! The health of volumes (CSI 1.13, "Volume Health").
 
-use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::TryStreamExt as _;
 
+use super::lines::Lines;
 use super::{Controller, existing_volume, secret_options};
 use crate::error::Result;
 use crate::export::Export;
@@ -21,7 +21,6 @@ use crate::volume::find;
 use crate::volume::health::{self, Condition};
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::record::Record;
-use crate::volume::record_file::RecordFile as _;
 use crate::volume::survey::{self, Looked};
 use crate::volume::whole_export::WholeExport;
 
@@ -66,60 +65,54 @@ impl<C: Connect> Controller<C> {
             if start.is_after(&share) {
                 continue;
             }
-            let after = start.last_of(&share).cloned();
-            let (work_left, room) = (work, page.room());
-            let look = |export: Arc<Export<C::Fs>>| {
-                let after = after.clone();
-                async move { survey(&export, after.as_ref(), room, work_left).await }
+            let (after, names, room, work_left) = (start.last_of(&share), &self.names, page.room(), work);
+            let look = |export: Arc<Export<C::Fs>>| async move {
+                let names = names.some(&export, after, work_left).await?;
+                survey(&export, names, room, work_left).await
             };
             let survey = match self.exports.on(&share, &options, look).await {
                 Ok(survey) => {
                     work -= survey.looks.min(work);
-                    self.surveyed.note(&share, after.as_ref(), &survey);
+                    self.surveyed.note(&share, after, &survey);
                     survey
                 }
                 Err(error) => {
                     let Some(why) = list::listed(&share, health::from_error(error)) else { continue };
-                    Survey { unhealthy: self.surveyed.inaccessible(&share, after.as_ref(), &why), ..Survey::default() }
+                    Survey { unhealthy: self.surveyed.inaccessible(&share, after, &why), ..Survey::default() }
                 }
             };
             if !page.take(&share, survey.unhealthy) {
                 break;
             }
-            if let Some(last) = survey.until {
+            if let Some(last) = survey.last.filter(|_| survey.goes_on || work == 0) {
                 page.next = Some(Token::behind(&share, &last));
                 break;
             }
         }
-        let entry = |(share, name, (id, conditions)): (_, _, Unhealthy)| {
-            (share, name, volume_health(id.to_string(), conditions))
-        };
+        let entry = |(share, name, (id, conditions)): (_, _, Unhealthy)| (share, name, volume_health(id, conditions));
         let (entries, next) = list::in_a_message(page.entries.into_iter().map(entry).collect(), page.next);
         Ok(csi::ControllerListVolumeHealthResponse { entries, next_token: list::text(next.as_ref()) })
     }
 }
 
-type Unhealthy = (VolumeId, Vec<Condition>);
+/// The identifier of a volume, and what is wrong with it.
+type Unhealthy = (String, Vec<Condition>);
 
-/// The volumes that were seen on each export: all that the driver knows while the server is unreachable.
+/// The volumes that were seen on each export: all that the driver knows while the server is unreachable. The note of a
+/// volume is its identifier, or nothing if that is the [usual](VolumeId::usual) one.
 #[derive(Default)]
-pub(super) struct Surveyed(Mutex<HashMap<Source, BTreeMap<VolumeName, VolumeId>>>);
+pub(super) struct Surveyed(Mutex<HashMap<Source, Lines>>);
 
 impl Surveyed {
     /// Notes a survey of the volumes behind `after`. A volume in its range that it has not seen is forgotten.
     fn note(&self, share: &Source, after: Option<&VolumeName>, survey: &Survey) {
-        let mut surveyed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = surveyed.entry(share.clone()).or_default();
-        known.retain(|name, _| {
-            after.is_some_and(|after| name <= after) || survey.until.as_ref().is_some_and(|until| name > until)
-        });
-        known.extend(survey.seen.clone());
+        let until = survey.last.as_ref().filter(|_| survey.goes_on);
+        self.all().entry(share.clone()).or_default().replace(after, until, &survey.seen);
     }
 
     /// Forgets a volume that was deleted.
     pub(super) fn forget(&self, id: &VolumeId) {
-        let mut surveyed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let (Some(known), Some(name)) = (surveyed.get_mut(&id.export()), id.name()) {
+        if let (Some(known), Some(name)) = (self.all().get_mut(&id.export()), id.name()) {
             known.remove(&name);
         }
     }
@@ -131,48 +124,56 @@ impl Surveyed {
         after: Option<&VolumeName>,
         why: &Condition,
     ) -> Vec<(VolumeName, Unhealthy)> {
-        let surveyed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let volumes = surveyed.get(share).into_iter().flat_map(|known| known.range((from, Bound::Unbounded)));
+        let all = self.all();
+        let volumes = all.get(share).into_iter().flat_map(|known| known.behind(after));
+        let id = |name: &VolumeName, note: &str| match note {
+            "" => VolumeId::usual(share, name),
+            id => id.to_owned(),
+        };
         // One more than fits on a page shows that there is another page.
-        volumes.take(list::PAGE + 1).map(|(name, id)| (name.clone(), (id.clone(), vec![why.clone()]))).collect()
+        volumes.take(list::PAGE + 1).map(|(name, note)| (name.clone(), (id(&name, note), vec![why.clone()]))).collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Source, Lines>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The result of a survey of an export, or of a part of it.
 #[derive(Default)]
 struct Survey {
-    /// All volumes that were checked.
-    seen: BTreeMap<VolumeName, VolumeId>,
+    /// All volumes that were checked, as [`Surveyed`] keeps them.
+    seen: Lines,
     unhealthy: Vec<(VolumeName, Unhealthy)>,
     /// How many records were looked at.
     looks: usize,
-    /// The last volume that was looked at, if volumes are left.
-    until: Option<VolumeName>,
+    /// The last volume that was looked at.
+    last: Option<VolumeName>,
+    /// Whether volumes are left behind it.
+    goes_on: bool,
 }
 
-/// Checks the volumes of an export in order, those after `after`: `work` of them, or until more than `room` are
-/// unhealthy.
-async fn survey<F: Fs>(export: &Export<F>, after: Option<&VolumeName>, room: usize, work: usize) -> Result<Survey> {
+/// Checks these volumes of an export in order: `work` of them, or until more than `room` are unhealthy.
+async fn survey<F: Fs>(export: &Export<F>, mut names: Vec<VolumeName>, room: usize, work: usize) -> Result<Survey> {
     let mut survey = Survey::default();
     let of_export = &health::of_export(export).await?;
-    let mut names = Record::names(export).await?;
-    names.retain(|name| after.is_none_or(|after| name > after));
     let total = names.len();
-    let mut looks = pin!(survey::looks(export, names.into_iter().take(work).collect()));
-    let mut last = after.cloned();
+    names.truncate(work);
+    let mut looks = pin!(survey::looks(export, names));
     while survey.unhealthy.len() <= room
         && let Some((name, found)) = looks.try_next().await?
     {
         survey.looks += 1;
-        last = Some(name.clone());
+        survey.last = Some(name.clone());
         let Some(Looked { record: Record { id, .. }, mut conditions }) = found else { continue };
         conditions.extend(of_export.iter().cloned());
-        survey.seen.insert(name.clone(), id.clone());
+        let id = id.to_string();
+        let is_usual = id == VolumeId::usual(export.source(), &name);
+        survey.seen.push(&name, if is_usual { "" } else { &id });
         if !conditions.is_empty() {
             survey.unhealthy.push((name, (id, conditions)));
         }
     }
-    survey.until = last.filter(|_| survey.looks < total);
+    survey.goes_on = survey.looks < total;
     Ok(survey)
 }

@@ -38,9 +38,9 @@ impl<C: Connect> Controller<C> {
     pub(super) async fn list(&self, request: csi::ListVolumesRequest) -> Result<csi::ListVolumesResponse> {
         let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
         for (share, options) in self.reachable(&start, None).await? {
-            let names = self.exports.on(&share, &options, |export| async move { Record::names(&export).await }).await;
-            let Some(mut names) = listed(&share, names) else { continue };
-            names.retain(|name| start.last_of(&share).is_none_or(|last| name > last));
+            let (names, after, room) = (&self.names, start.last_of(&share), page.room());
+            let names = |export: Arc<Export<C::Fs>>| async move { names.some(&export, after, room).await };
+            let Some(names) = listed(&share, self.exports.on(&share, &options, names).await) else { continue };
             if !page.take(&share, names.into_iter().map(|name| (name, options.clone()))) {
                 break;
             }

@@ -58,7 +58,9 @@ impl<C: Connect> Controller<C> {
         }
         let (share, may_show) = (parameters.export, read_only && parameters.show_snapshots);
         let asked = CreateVolume { volume, share, options, secret, may_show, waits };
-        create_volume(&self.exports, &self.jobs, &asked).await.map(|record| answer(&record))
+        let record = create_volume(&self.exports, &self.jobs, &asked).await?;
+        self.names.forget(&asked.share);
+        Ok(answer(&record))
     }
 
     pub(super) async fn delete(&self, request: csi::DeleteVolumeRequest) -> Result<()> {

@@ -55,6 +55,35 @@ async fn a_survey_of_healthy_volumes_looks_at_so_many_in_a_call_and_goes_on_by_i
 }
 
 #[tokio::test]
+async fn a_survey_that_ends_with_an_export_goes_on_with_the_next() {
+    let lab = Lab::new("");
+    for n in 0..PAGE {
+        lab.create("a", &format!("v{n:04}"), &[]).await.unwrap();
+    }
+    lab.create("b", "w", &[]).await.unwrap();
+    lab.server("b").remove("w").unwrap();
+    let (unhealthy, token) = lab.unhealthy(0, "").await;
+    assert_eq!(unhealthy, []);
+    let (unhealthy, end) = lab.unhealthy(0, &token).await;
+    assert_eq!(unhealthy, [("b#export#w##".to_owned(), vec!["DirectoryMissing".to_owned()])]);
+    assert_eq!(end, "");
+}
+
+#[tokio::test]
+async fn a_page_has_the_volumes_that_this_controller_made_since_the_page_before_it() {
+    let lab = Lab::new("");
+    for name in ["a", "c", "e"] {
+        lab.create("a", name, &[]).await.unwrap();
+    }
+    let (first, token) = lab.list(1, "").await.unwrap();
+    assert_eq!(first, ["a#export#a##"]);
+    lab.create("a", "b", &[]).await.unwrap();
+    lab.delete("a#export#c##").await.unwrap();
+    assert_eq!(lab.list(1, &token).await.unwrap().0, ["a#export#b##"]);
+    assert_eq!(lab.list(0, &token).await.unwrap().0, ["a#export#b##", "a#export#e##"]);
+}
+
+#[tokio::test]
 async fn a_survey_forgets_volumes_that_are_deleted_by_this_controller_or_by_another() {
     let mut lab = Lab::new("");
     for name in ["u", "v", "w"] {
