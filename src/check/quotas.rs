@@ -16,7 +16,7 @@ use crate::export::fs::{Fs, Status, gone};
 use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::limits::Quota;
-use crate::volume::quota::{self, State};
+use crate::volume::quota::{self, Reports, State};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
@@ -34,18 +34,18 @@ pub(super) async fn check<F: Fs>(
     progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
-    let agent = quota::agent(export).await?;
+    let reports = Reports::find(export).await?;
     let sharing = shared(records);
     let mut projects: BTreeMap<u32, BTreeSet<&VolumeName>> = BTreeMap::new();
     for (volume, record) in records.iter().filter(|(_, record)| !record.pending) {
         progress.step();
         let required = record.attributes.quota.is_some_and(Quota::is_required);
-        if agent.is_none() && !required {
+        if !reports.has_agent && !required {
             continue;
         }
         let not_in_force =
             |reason: &str| Finding::LimitNotInForce { volume: volume.to_string(), reason: reason.into() };
-        let answer = quota::answer(export, volume).await?;
+        let answer = reports.answer(export, volume).await?;
         let state = match quota::state_of(export, record, answer.as_ref()).await {
             Err(Error::Export { status: Status::XDev, .. }) => {
                 State::Refused("it is on another file system".to_owned())
@@ -57,7 +57,7 @@ pub(super) async fn check<F: Fs>(
             // Several volumes have this directory, and only one of them can have the limit.
             State::Refused(_) if sharing.contains(&record.id.sub_dir) => {}
             State::Refused(reason) => findings.push(not_in_force(&reason)),
-            State::Open if agent.is_none() => findings.push(not_in_force("no agent ever worked on that export")),
+            State::Open if !reports.has_agent => findings.push(not_in_force("no agent ever worked on that export")),
             State::Open => {
                 findings.push(not_in_force("the agent has not confirmed the limit, or the server does not report it"))
             }

@@ -11,7 +11,7 @@ use crate::volume::health::of_limits;
 use crate::volume::limits::{Limits, Overcommit, Quota};
 use crate::volume::on_delete::OnDelete;
 use crate::volume::parameters::Attributes;
-use crate::volume::quota::{Agent, Answer};
+use crate::volume::quota::{Agent, Answer, Reports};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
@@ -33,7 +33,8 @@ async fn make(on: &Connection, name: &str, bytes: u64, quota: Quota) -> Result<S
 /// The reason of the condition that the limits of the volume `v` cause.
 async fn condition(on: &Connection) -> Option<&'static str> {
     let record = Record::read(on, &named("v")).await.unwrap().unwrap();
-    of_limits(on, &named("v"), &record).await.unwrap().map(|condition| condition.reason)
+    let reports = Reports::find(on).await.unwrap();
+    of_limits(on, &reports, &named("v"), &record).await.unwrap().map(|condition| condition.reason)
 }
 
 #[tokio::test(start_paused = true)]

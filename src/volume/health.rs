@@ -6,7 +6,7 @@ use crate::export::fs::{Fs, FsStat, SetAttr, Status};
 use crate::export::layout::Layout;
 pub use crate::nfs::condition::{Condition, Severity};
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::quota::{self, State};
+use crate::volume::quota::{Reports, State};
 use crate::volume::record::Record;
 
 /// An export is nearly full if less than this fraction of its bytes or of its inodes is free. A volume is nearly full
@@ -40,9 +40,14 @@ pub fn of_volume(id: &VolumeId, has_directory: bool) -> Option<Condition> {
 
 /// Returns the condition of a volume that is nearly full, or whose limits are not in force. Limits that nobody asked
 /// for on an export where no agent ever ran are no condition.
-pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<Option<Condition>> {
+pub async fn of_limits<F: Fs>(
+    export: &Export<F>,
+    reports: &Reports<F>,
+    name: &VolumeName,
+    record: &Record,
+) -> Result<Option<Condition>> {
     let degraded = |reason, message| Some(Condition { severity: Severity::Degraded, reason, message });
-    let why = match quota::state(export, name, record).await? {
+    let why = match reports.state(export, name, record).await? {
         State::Unlimited => return Ok(None),
         State::InForce(figures) => {
             let full = (figures.available_bytes as f64) < figures.total_bytes as f64 * NEARLY_FULL;
@@ -55,7 +60,7 @@ pub async fn of_limits<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Re
             return Ok(full.then(|| degraded("VolumeFull", message())).flatten());
         }
         State::Refused(reason) => reason,
-        State::Open if record.attributes.quota.is_none() && quota::agent(export).await?.is_none() => return Ok(None),
+        State::Open if record.attributes.quota.is_none() && !reports.has_agent => return Ok(None),
         State::Open => "no agent enforces this limit".to_owned(),
     };
     Ok(degraded(

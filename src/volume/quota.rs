@@ -28,6 +28,9 @@ use crate::volume::record_file::RecordFile as _;
 const AGENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first and the longest pause between two reads of the agent's report.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+/// The agent's report on itself, and the directory of its reports on volumes.
+const AGENT: &str = "agent.json";
+const ANSWERS: &str = "volumes";
 /// How much more than the limit the server may report over NFS, in bytes: a file system may round a limit up to its
 /// blocks.
 const ROUNDING: u64 = 64 << 10;
@@ -88,20 +91,56 @@ pub async fn snapshots<F: Fs>(export: &Export<F>) -> Result<Option<Snapshots>> {
 
 /// Reads the report on the agent of an export; `None` if no agent ever ran.
 pub async fn agent<F: Fs>(export: &Export<F>) -> Result<Option<Agent>> {
-    read(export, "agent.json").await
+    read(export, AGENT).await
+}
+
+/// The agent's reports on an export, found once for looks at many volumes.
+pub struct Reports<F: Fs> {
+    /// Whether an agent ever ran.
+    pub has_agent: bool,
+    /// The directory of the reports on volumes.
+    answers: Option<F::Handle>,
+}
+
+impl<F: Fs> Reports<F> {
+    /// Finds the reports on an export.
+    pub async fn find(export: &Export<F>) -> Result<Self> {
+        Ok(Self { has_agent: agent(export).await?.is_some(), answers: directory(export, ANSWERS).await? })
+    }
+
+    /// Like [`answer`].
+    pub async fn answer(&self, export: &Export<F>, name: &VolumeName) -> Result<Option<Answer>> {
+        answer_in(export, self.answers.as_ref(), name).await
+    }
+
+    /// The state of the limits of a volume with this record.
+    pub async fn state(&self, export: &Export<F>, name: &VolumeName, record: &Record) -> Result<State> {
+        if !record.limits().any() {
+            return Ok(State::Unlimited);
+        }
+        state_of(export, record, self.answer(export, name).await?.as_ref()).await
+    }
 }
 
 /// Reads the agent's report on a volume; `None` if there is none yet.
 pub async fn answer<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<Answer>> {
-    match directory(export, "volumes").await? {
-        Some(answers) => read_in(export, &answers, &Record::file(name)?).await,
+    answer_in(export, directory(export, ANSWERS).await?.as_ref(), name).await
+}
+
+async fn answer_in<F: Fs>(
+    export: &Export<F>,
+    answers: Option<&F::Handle>,
+    name: &VolumeName,
+) -> Result<Option<Answer>> {
+    match answers {
+        Some(answers) => read_in(export, answers, &Record::file(name)?).await,
         None => Ok(None),
     }
 }
 
 /// The volumes that the agent has reported on.
 pub async fn answered<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
-    match directory(export, "volumes").await? {
+    match directory(export, ANSWERS).await? {
         Some(dir) => Ok(export.names(&dir).await?.iter().filter_map(Record::of_file).collect()),
         None => Ok(Vec::new()),
     }
@@ -116,10 +155,7 @@ pub fn look() -> FsResult<Name> {
 /// Reads a file of the agent. Returns `None` if the file is missing or truncated, or has another content.
 async fn read<T: for<'de> Deserialize<'de>, F: Fs>(export: &Export<F>, file: &str) -> Result<Option<T>> {
     match directory(export, "").await? {
-        Some(quota) => {
-            let name = Name::new(file).map_err(|status| export.failed(format!("reading `{file}`"), status))?;
-            read_in(export, &quota, &name).await
-        }
+        Some(quota) => read_in(export, &quota, &name(export, file)?).await,
         None => Ok(None),
     }
 }
@@ -136,8 +172,11 @@ pub async fn read_in<T: for<'de> Deserialize<'de>, F: Fs>(
 
 async fn directory<F: Fs>(export: &Export<F>, below: &str) -> Result<Option<F::Handle>> {
     let path = [SubDir::PRIVATE, "quota", below].into_iter().filter(|part| !part.is_empty());
-    let name = |text: &str| Name::new(text).map_err(|status| export.failed(format!("reading `{text}`"), status));
-    export.find_dir(&export.fs().root(), path.map(name).collect::<Result<Vec<_>>>()?).await
+    export.find_dir(&export.fs().root(), path.map(|text| name(export, text)).collect::<Result<Vec<_>>>()?).await
+}
+
+fn name<F: Fs>(export: &Export<F>, text: &str) -> Result<Name> {
+    Name::new(text).map_err(|status| export.failed(format!("reading `{text}`"), status))
 }
 
 /// The deadline for a caller that has none of its own.
@@ -215,13 +254,14 @@ pub async fn enforced_where_it_was<F: Fs>(
 pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record, until: Instant) -> Result<()> {
     let began = Instant::now();
     let in_force = |state: &State| matches!(state, State::InForce(_));
-    let answers = directory(export, "volumes").await?;
+    let answers = directory(export, ANSWERS).await?;
     let answers = answers.as_ref();
     let look = || async move {
-        match answers {
-            Some(_) => state_by(export, answers, name, record).await,
-            None => state(export, name, record).await,
-        }
+        let answer = match answers {
+            Some(_) => answer_in(export, answers, name).await?,
+            None => answer(export, name).await?,
+        };
+        state_of(export, record, answer.as_ref()).await
     };
     match poll(look, in_force, until).await? {
         State::InForce(_) => Ok(()),
@@ -246,30 +286,7 @@ pub enum State {
     Open,
 }
 
-/// Returns the state of the limits of a volume with this record.
-pub async fn state<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record) -> Result<State> {
-    if !record.limits().any() {
-        return Ok(State::Unlimited);
-    }
-    let answers = directory(export, "volumes").await?;
-    state_by(export, answers.as_ref(), name, record).await
-}
-
-/// Like [`state`], with the directory of the agent's reports; `None` if there is none.
-async fn state_by<F: Fs>(
-    export: &Export<F>,
-    answers: Option<&F::Handle>,
-    name: &VolumeName,
-    record: &Record,
-) -> Result<State> {
-    let answer = match answers {
-        Some(answers) => read_in(export, answers, &Record::file(name)?).await?,
-        None => None,
-    };
-    state_of(export, record, answer.as_ref()).await
-}
-
-/// Like [`state`], with the agent's report on the volume.
+/// Returns the state of the limits of a volume with this record, by the agent's report on the volume.
 pub async fn state_of<F: Fs>(export: &Export<F>, record: &Record, answer: Option<&Answer>) -> Result<State> {
     let wanted = record.limits();
     if !wanted.any() {

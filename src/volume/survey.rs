@@ -7,6 +7,7 @@ use crate::export::Export;
 use crate::export::fs::Fs;
 use crate::volume::health::{self, Condition};
 use crate::volume::id::VolumeName;
+use crate::volume::quota::Reports;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 
@@ -26,23 +27,25 @@ pub struct Looked {
 /// is still being filled.
 pub fn looks<F: Fs>(
     export: &Export<F>,
+    reports: &Reports<F>,
     names: Vec<VolumeName>,
 ) -> impl Stream<Item = Result<(VolumeName, Option<Looked>)>> {
     let look = move |read: Result<_>| async move {
         let (name, record) = read?;
-        look(export, name, record).await
+        look(export, reports, name, record).await
     };
     Record::read_or_skip_each(export, names).map(look).buffered(LOOKS)
 }
 
 async fn look<F: Fs>(
     export: &Export<F>,
+    reports: &Reports<F>,
     name: VolumeName,
     record: Option<Record>,
 ) -> Result<(VolumeName, Option<Looked>)> {
     let Some(record) = record.filter(|record| !record.pending) else { return Ok((name, None)) };
     let directory = export.find_dir(&export.fs().root(), record.path()?).await?.is_some();
-    let of_limits = health::of_limits(export, &name, &record).await?;
+    let of_limits = health::of_limits(export, reports, &name, &record).await?;
     let conditions = health::of_volume(&record.id, directory).into_iter().chain(of_limits).collect();
     Ok((name, Some(Looked { record, conditions })))
 }

@@ -17,6 +17,7 @@ use crate::nfs::condition::Severity;
 use crate::nfs::source::Source;
 use crate::volume::id::VolumeName;
 use crate::volume::kubernetes::KubernetesNames;
+use crate::volume::quota::Reports;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
 use crate::volume::survey;
@@ -187,7 +188,8 @@ impl Round {
         let after = self.last.take();
         self.last = names.last().cloned();
         let mut ill = Vec::new();
-        let mut looks = pin!(survey::looks(export, names));
+        let reports = Reports::find(export).await?;
+        let mut looks = pin!(survey::looks(export, &reports, names));
         while let Some(next) = looks.next().await {
             let (name, looked) = match next {
                 Err(error) if is_of_one_volume(&error) => {

@@ -20,6 +20,7 @@ use crate::service::proto::csi;
 use crate::volume::find;
 use crate::volume::health::{self, Condition};
 use crate::volume::id::{VolumeId, VolumeName};
+use crate::volume::quota::Reports;
 use crate::volume::record::Record;
 use crate::volume::survey::{self, Looked};
 use crate::volume::whole_export::WholeExport;
@@ -46,8 +47,9 @@ impl<C: Connect> Controller<C> {
         let look = |export: Arc<Export<C::Fs>>| async move {
             let found = find::get(&export, id).await?;
             let mut conditions: Vec<_> = health::of_volume(id, found.directory).into_iter().collect();
-            if let (Some(name), Some(record)) = (id.name(), &found.record) {
-                conditions.extend(health::of_limits(&export, &name, record).await?);
+            if let (Some(name), Some(record)) = (id.name(), found.record.filter(|record| record.limits().any())) {
+                let reports = Reports::find(&export).await?;
+                conditions.extend(health::of_limits(&export, &reports, &name, &record).await?);
             }
             conditions.extend(health::of_export(&export).await?);
             Ok(conditions)
@@ -159,7 +161,8 @@ async fn survey<F: Fs>(export: &Export<F>, mut names: Vec<VolumeName>, room: usi
     let of_export = &health::of_export(export).await?;
     let total = names.len();
     names.truncate(work);
-    let mut looks = pin!(survey::looks(export, names));
+    let reports = Reports::find(export).await?;
+    let mut looks = pin!(survey::looks(export, &reports, names));
     while survey.unhealthy.len() <= room
         && let Some((name, found)) = looks.try_next().await?
     {
