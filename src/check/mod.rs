@@ -10,18 +10,18 @@ mod quotas;
 mod repair;
 mod report;
 mod snapshots;
+mod volumes;
 
 pub use repair::repair;
 pub use report::{Report, Settings, run};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::pin::pin;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
 use crate::check::progress::Progress;
+use crate::check::volumes::{Volume, Volumes};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name, Status};
@@ -29,11 +29,6 @@ use crate::nfs::source::SubDir;
 use crate::snapshot::archive;
 use crate::volume::id::VolumeName;
 use crate::volume::parameters::ARCHIVED;
-use crate::volume::record::Record;
-use crate::volume::record_file::RecordFile as _;
-
-/// How many directories are looked at at the same time.
-const LOOKS: usize = 16;
 
 /// Something on an export that is inconsistent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -262,23 +257,22 @@ pub async fn check<F: Fs>(export: &Export<F>) -> Result<Vec<Finding>> {
 /// Like [`check`]. Notes in `progress` how far it is.
 pub(crate) async fn check_with<F: Fs>(export: &Export<F>, progress: &Progress) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    let records = records(export, progress, &mut findings).await?;
-    let mut recorded: BTreeSet<String> = records.values().map(|record| record.id.sub_dir.as_str().to_owned()).collect();
-    directories(export, &records, progress, &mut findings).await?;
+    let volumes = Volumes::read(export, progress, &mut findings).await?;
+    volumes.check_directories(export, progress, &mut findings).await?;
     let layout = export.layout().await?;
+    let mut kept = Vec::new();
     if let Some(layout) = &layout {
         progress.begin("checking owners of directories", 0);
-        for (_, sub_dir) in directory_owners::check(export, layout, &records, progress, &mut findings).await? {
-            recorded.insert(sub_dir.as_str().to_owned());
-        }
+        kept = directory_owners::check(export, layout, &volumes, progress, &mut findings).await?;
     }
     progress.begin("looking for directories without a record", 0);
-    unrecorded(export, &recorded, progress, &mut findings).await?;
+    let recorded = volumes.iter().map(Volume::sub_dir).chain(kept.iter().map(|(_, sub_dir)| sub_dir.as_str()));
+    unrecorded(export, &recorded.collect(), progress, &mut findings).await?;
     if let Some(layout) = layout {
         progress.begin("checking snapshots", 0);
-        snapshots::check(export, &layout, &records, progress, &mut findings).await?;
-        progress.begin("checking limits", records.len());
-        quotas::check(export, &records, progress, &mut findings).await?;
+        snapshots::check(export, &layout, &volumes, progress, &mut findings).await?;
+        progress.begin("checking limits", volumes.len());
+        quotas::check(export, &volumes, progress, &mut findings).await?;
         let text = |names: Vec<Name>| names.into_iter().map(|name| name.to_string());
         let staging = text(export.names(&layout.staging).await?);
         findings.extend(staging.map(|entry| Finding::StagingLeftover { entry }));
@@ -289,74 +283,11 @@ pub(crate) async fn check_with<F: Fs>(export: &Export<F>, progress: &Progress) -
     Ok(findings)
 }
 
-/// Reads the records of all volumes.
-async fn records<F: Fs>(
-    export: &Export<F>,
-    progress: &Progress,
-    findings: &mut Vec<Finding>,
-) -> Result<BTreeMap<VolumeName, Record>> {
-    let names = Record::names(export).await?;
-    progress.begin("reading records of volumes", names.len());
-    let mut reads = pin!(Record::read_each(export, names));
-    let mut records = BTreeMap::new();
-    while let Some((name, read)) = reads.next().await {
-        progress.step();
-        match read {
-            Ok(Some(record)) => {
-                if record.pending {
-                    findings.push(Finding::VolumePending { volume: name.to_string() });
-                }
-                records.insert(name, record);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                let file = Record::file(&name)?.to_string();
-                findings.push(Finding::RecordUnreadable { file, reason: error.to_string() });
-            }
-        }
-    }
-    Ok(records)
-}
-
-/// Adds volumes whose directories do not exist, or are on another file system.
-async fn directories<F: Fs>(
-    export: &Export<F>,
-    records: &BTreeMap<VolumeName, Record>,
-    progress: &Progress,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
-    progress.begin("looking at directories of volumes", records.len());
-    let mut wanted = Vec::new();
-    for (name, record) in records.iter().filter(|(_, record)| !record.pending) {
-        wanted.push((name.to_string(), record.id.sub_dir.to_string(), record.path()?));
-    }
-    let looks = stream::iter(wanted).map(async |(volume, directory, path)| {
-        let found = is_there(export, path).await?;
-        progress.step();
-        Ok::<_, Error>(match found {
-            Some(true) => None,
-            Some(false) => Some(Finding::DirectoryMissing { volume, directory }),
-            None => Some(Finding::OtherFileSystem { directory }),
-        })
-    });
-    let found: Vec<Option<Finding>> = looks.buffered(LOOKS).try_collect().await?;
-    findings.extend(found.into_iter().flatten());
-    Ok(())
-}
-
-/// Whether there is a directory at `path`; `None` if another file system is mounted on the way.
-async fn is_there<F: Fs>(export: &Export<F>, path: impl IntoIterator<Item = Name>) -> Result<Option<bool>> {
-    match export.find_dir(&export.fs().root(), path).await {
-        Err(Error::Export { status: Status::XDev, .. }) => Ok(None),
-        found => Ok(Some(found?.is_some())),
-    }
-}
-
 /// Adds directories that neither belong to a recorded volume nor contain one, and file systems that are mounted inside
 /// the export.
 async fn unrecorded<F: Fs>(
     export: &Export<F>,
-    recorded: &BTreeSet<String>,
+    recorded: &BTreeSet<&str>,
     progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
@@ -369,7 +300,7 @@ async fn unrecorded<F: Fs>(
                 continue;
             }
             let path = format!("{above}{text}");
-            if recorded.contains(&path) {
+            if recorded.contains(path.as_str()) {
                 continue;
             }
             let (child, attr) = match export.find(&dir, &name).await {
@@ -385,7 +316,7 @@ async fn unrecorded<F: Fs>(
                 continue;
             }
             let inside = format!("{path}/");
-            if recorded.range(inside.clone()..).next().is_some_and(|sub_dir| sub_dir.starts_with(&inside)) {
+            if recorded.range(inside.as_str()..).next().is_some_and(|sub_dir| sub_dir.starts_with(&inside)) {
                 open.push((child, inside));
             } else if !is_archive(export, &path).await? {
                 findings.push(Finding::DirectoryUnrecorded { directory: path });

@@ -10,12 +10,11 @@ use tokio::time::{Instant, sleep};
 
 use super::{Finding, check as check_all};
 use crate::check::progress::Progress;
+use crate::check::volumes::{Volume, Volumes};
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Status, gone};
-use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
-use crate::volume::limits::Quota;
 use crate::volume::quota::{self, Reports, State};
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
@@ -30,23 +29,22 @@ const POLL: Duration = Duration::from_millis(200);
 /// Adds volumes whose sizes are not enforced, limits that should not exist, and volumes that share a project ID.
 pub(super) async fn check<F: Fs>(
     export: &Export<F>,
-    records: &BTreeMap<VolumeName, Record>,
+    volumes: &Volumes,
     progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let reports = Reports::find(export).await?;
-    let sharing = shared(records);
+    let sharing = shared(volumes);
     let mut projects: BTreeMap<u32, BTreeSet<&VolumeName>> = BTreeMap::new();
-    for (volume, record) in records.iter().filter(|(_, record)| !record.pending) {
+    for volume in volumes.iter().filter(|volume| !volume.is_pending) {
         progress.step();
-        let required = record.attributes.quota.is_some_and(Quota::is_required);
-        if !reports.has_agent && !required {
+        if !reports.has_agent && !volume.is_quota_required {
             continue;
         }
-        let not_in_force =
-            |reason: &str| Finding::LimitNotInForce { volume: volume.to_string(), reason: reason.into() };
-        let answer = reports.answer(export, volume).await?;
-        let state = match quota::state_of(export, record, answer.as_ref()).await {
+        let name = &volume.name;
+        let not_in_force = |reason: &str| Finding::LimitNotInForce { volume: name.to_string(), reason: reason.into() };
+        let answer = reports.answer(export, name).await?;
+        let state = match quota::state_of(export, volume.limits, volume.path()?, answer.as_ref()).await {
             Err(Error::Export { status: Status::XDev, .. }) => {
                 State::Refused("it is on another file system".to_owned())
             }
@@ -55,7 +53,7 @@ pub(super) async fn check<F: Fs>(
         match state {
             State::Unlimited | State::InForce(_) => {}
             // Several volumes have this directory, and only one of them can have the limit.
-            State::Refused(_) if sharing.contains(&record.id.sub_dir) => {}
+            State::Refused(_) if sharing.contains(volume.sub_dir()) => {}
             State::Refused(reason) => findings.push(not_in_force(&reason)),
             State::Open if !reports.has_agent => findings.push(not_in_force("no agent ever worked on that export")),
             State::Open => {
@@ -63,7 +61,7 @@ pub(super) async fn check<F: Fs>(
             }
         }
         if let Some(answer) = answer {
-            projects.entry(answer.project).or_default().insert(volume);
+            projects.entry(answer.project).or_default().insert(name);
         }
     }
     for (project, volumes) in projects {
@@ -74,8 +72,8 @@ pub(super) async fn check<F: Fs>(
     }
     for volume in quota::answered(export).await? {
         // A record that cannot be read may ask for limits.
-        let wants = match records.get(&volume) {
-            Some(record) => record.limits().any(),
+        let wants = match volumes.get(&volume) {
+            Some(volume) => volume.limits.any(),
             None => !matches!(Record::read(export, &volume).await, Ok(None)),
         };
         if !wants {
@@ -86,9 +84,9 @@ pub(super) async fn check<F: Fs>(
 }
 
 /// The directories that several volumes have.
-fn shared(records: &BTreeMap<VolumeName, Record>) -> BTreeSet<&SubDir> {
+fn shared(volumes: &Volumes) -> BTreeSet<&str> {
     let mut seen = BTreeSet::new();
-    records.values().map(|record| &record.id.sub_dir).filter(|sub_dir| !seen.insert(*sub_dir)).collect()
+    volumes.iter().map(Volume::sub_dir).filter(|sub_dir| !seen.insert(*sub_dir)).collect()
 }
 
 /// Whether the agent has to repair this finding.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::Finding;
 use crate::check::groups::Groups;
 use crate::check::progress::Progress;
+use crate::check::volumes::Volumes;
 use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
@@ -12,22 +13,21 @@ use crate::export::layout::Layout;
 use crate::snapshot::in_use;
 use crate::snapshot::record::{Record, State};
 use crate::volume::id::VolumeName;
-use crate::volume::record::Record as VolumeRecord;
 use crate::volume::record_file::RecordFile as _;
 
 /// Adds what is inconsistent in `.csi-nfs/snapshots`.
 pub(super) async fn check<F: Fs>(
     export: &Export<F>,
     layout: &Layout<F>,
-    volumes: &BTreeMap<VolumeName, VolumeRecord>,
+    volumes: &Volumes,
     progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let mut entries: BTreeSet<Name> = export.names(&layout.snapshots).await?.into_iter().collect();
     let groups = Groups::take(export, &mut entries, findings).await?;
     let mut records = BTreeMap::new();
-    let mut shown: BTreeSet<(VolumeName, &VolumeName)> =
-        volumes.iter().filter_map(|(name, record)| Some((record.backing_snapshot.clone()?, name))).collect();
+    let mut shown: BTreeSet<(&VolumeName, &VolumeName)> =
+        volumes.iter().filter_map(|volume| Some((volume.backing_snapshot.as_deref()?, &volume.name))).collect();
     let files: Vec<Name> = entries.iter().filter(|entry| Record::of_file(entry).is_some()).cloned().collect();
     for file in files {
         progress.step();
@@ -57,7 +57,7 @@ pub(super) async fn check<F: Fs>(
             for note in export.names(&dir).await? {
                 if in_use::shows(export, &note, &name).await? {
                     live = true;
-                    shown.retain(|(of, volume)| *of != name || volume.as_str().as_bytes() != note.as_bytes());
+                    shown.retain(|(of, volume)| **of != name || volume.as_str().as_bytes() != note.as_bytes());
                 } else {
                     findings.push(Finding::NoteStale { note: format!("{notes}/{note}") });
                 }

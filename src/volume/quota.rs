@@ -118,7 +118,8 @@ impl<F: Fs> Reports<F> {
         if !record.limits().any() {
             return Ok(State::Unlimited);
         }
-        state_of(export, record, self.answer(export, name).await?.as_ref()).await
+        let answer = self.answer(export, name).await?;
+        state_of(export, record.limits(), record.path()?, answer.as_ref()).await
     }
 }
 
@@ -261,7 +262,7 @@ pub async fn wait<F: Fs>(export: &Export<F>, name: &VolumeName, record: &Record,
             Some(_) => answer_in(export, answers, name).await?,
             None => answer(export, name).await?,
         };
-        state_of(export, record, answer.as_ref()).await
+        state_of(export, record.limits(), record.path()?, answer.as_ref()).await
     };
     match poll(look, in_force, until).await? {
         State::InForce(_) => Ok(()),
@@ -286,9 +287,13 @@ pub enum State {
     Open,
 }
 
-/// Returns the state of the limits of a volume with this record, by the agent's report on the volume.
-pub async fn state_of<F: Fs>(export: &Export<F>, record: &Record, answer: Option<&Answer>) -> Result<State> {
-    let wanted = record.limits();
+/// Returns the state of the limits that a volume at `path` should have, by the agent's report on the volume.
+pub async fn state_of<F: Fs>(
+    export: &Export<F>,
+    wanted: Limits,
+    path: Vec<Name>,
+    answer: Option<&Answer>,
+) -> Result<State> {
     if !wanted.any() {
         return Ok(State::Unlimited);
     }
@@ -299,7 +304,7 @@ pub async fn state_of<F: Fs>(export: &Export<F>, record: &Record, answer: Option
     if answer.limits != wanted {
         return Ok(State::Open);
     }
-    let Some(dir) = export.find_dir(&export.fs().root(), record.id.sub_dir.names()).await? else {
+    let Some(dir) = export.find_dir(&export.fs().root(), path).await? else {
         return Ok(State::Open);
     };
     let figures = match export.fs().statfs(&dir).await {

@@ -147,8 +147,8 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
     fn names<F: Fs>(export: &Export<F>) -> impl Future<Output = Result<Vec<VolumeName>>> + Send {
         async move {
             let Some(layout) = export.layout().await? else { return Ok(Vec::new()) };
-            let files = export.names(Self::directory(&layout)).await?;
-            let mut names: Vec<VolumeName> = files.iter().filter_map(Self::of_file).collect();
+            let mut names = Vec::new();
+            export.each_entry(Self::directory(&layout), |entry| names.extend(Self::of_file(&entry.name))).await?;
             names.sort_unstable();
             Ok(names)
         }
