@@ -1,13 +1,13 @@
 //! Deleted directories are renamed into `.csi-nfs/trash` and removed in the background, by the process that put them
 //! there or by the next one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::Export;
@@ -30,6 +30,10 @@ const BATCH: usize = 32;
 /// many calls that delete volumes may be running, and they come first.
 const QUIET: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// For how long the trash is looked at again and again after a move whose answer did not come: a server that comes back
+/// may carry it out by then.
+const UNSURE: Duration = Duration::from_secs(600);
+
 /// What the clearing of a trash is called among the work that is under way on an export.
 const CLEARING: &str = "trash";
 
@@ -42,6 +46,8 @@ pub struct Signal {
     notify: Notify,
     waiting: AtomicU64,
     clearing: UnderWay,
+    /// When something was last put into the trash or not.
+    unsure: Mutex<Option<Instant>>,
 }
 
 impl Signal {
@@ -49,6 +55,17 @@ impl Signal {
     pub fn added(&self) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         self.notify.notify_one();
+    }
+
+    /// Records that the server has not said whether it has put something into the trash.
+    fn perhaps_added(&self) {
+        *self.unsure.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.notify.notify_one();
+    }
+
+    /// Whether something may come into the trash unnoticed.
+    fn is_unsure(&self) -> bool {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|since| since.elapsed() < UNSURE)
     }
 
     /// Waits until something was put into the trash since the last time and the calls that did so are over ([`QUIET`]).
@@ -80,7 +97,12 @@ pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) ->
             Ok(true)
         }
         Err(Status::NoEnt) => Ok(false),
-        Err(status) => Err(failed(status)),
+        Err(status) => {
+            if matches!(status, Status::TimedOut | Status::Stuck) {
+                export.trash.perhaps_added();
+            }
+            Err(failed(status))
+        }
     }
 }
 
@@ -310,7 +332,7 @@ pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
     }
     loop {
         let left = match clear(&export).await {
-            Ok(left) => left > 0,
+            Ok(left) => left > 0 || export.trash.is_unsure(),
             Err(error) => {
                 tracing::warn!(export = %export.source(), %error, "the trash is not cleared; will be tried again");
                 true
@@ -329,84 +351,4 @@ pub async fn keep_clear<F: Fs>(export: Arc<Export<F>>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::export::fs::SetAttr;
-    use crate::testing::crash_harness::reach;
-    use crate::testing::log::Log;
-    use crate::testing::memory::{MemoryServer, Node};
-
-    const NOBODY: u32 = 65534;
-
-    async fn discarded(server: &MemoryServer) {
-        let export = reach(server);
-        export.make_layout().await.unwrap();
-        assert!(discard(&export, &export.fs().root(), &Name::new("v").unwrap()).await.unwrap());
-        assert_eq!(clear(&export).await.unwrap(), 0);
-        assert!(server.tree().below(".csi-nfs/trash").paths().is_empty(), "{:?}", server.tree().paths());
-    }
-
-    #[tokio::test]
-    async fn a_tree_that_keeps_its_owner_out_is_removed_where_root_is_squashed() {
-        let server = MemoryServer::new();
-        let fs = server.client();
-        let open = SetAttr { mode: Some(0o777), ..SetAttr::default() };
-        fs.setattr(&fs.root(), open).await.unwrap();
-        let mut path = "v".to_owned();
-        // Deeper than the trash walks at once: what is below goes to the trash itself.
-        for level in 0..2 * DEPTH {
-            server.plant(&path, Node::directory([0o555, 0o000, 0o311][level % 3]).owned_by(NOBODY, NOBODY)).unwrap();
-            server.plant(format!("{path}/file"), Node::file(0o444, "go").owned_by(NOBODY, NOBODY)).unwrap();
-            path += "/d";
-        }
-        server.set_root_squash(true);
-        discarded(&server).await;
-    }
-
-    #[tokio::test]
-    async fn a_directory_whose_first_pages_are_empty_is_removed() {
-        let server = MemoryServer::new();
-        server.plant("v", Node::directory(0o755)).unwrap();
-        (0..99).for_each(|number| server.plant(format!("v/{number}"), Node::file(0o600, "")).unwrap());
-        (0..98).for_each(|number| server.remove(format!("v/{number}")).unwrap());
-        discarded(&server).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_clearing_that_takes_long_says_how_far_it_is() {
-        let (log, _logging) = Log::captured();
-        let server = MemoryServer::new();
-        server.plant("v/sub", Node::directory(0o755)).unwrap();
-        (0..999).for_each(|number| server.plant(format!("v/sub/{number}"), Node::file(0o600, "")).unwrap());
-        let export = reach(&server);
-        assert!(discard(&export, &export.fs().root(), &Name::new("v").unwrap()).await.unwrap());
-        assert_eq!(export.trash.clearing(), None);
-        export.fs().delay(Duration::from_millis(400));
-        let look = async {
-            tokio::time::sleep(TELL).await;
-            let early = export.trash.clearing().unwrap().done.entries;
-            tokio::time::sleep(TELL).await;
-            (early, export.trash.clearing().unwrap().done.entries)
-        };
-        let (cleared, (early, late)) = tokio::join!(clear(&export), look);
-        assert_eq!(cleared, Ok(0));
-        assert!(0 < early && early < late && late < 1001, "{early} {late}");
-        assert_eq!(export.trash.clearing(), None);
-        let text = log.text();
-        let told = text.lines().find(|line| line.contains("clearing the trash")).unwrap();
-        assert!(told.contains("left=1") && told.contains("entries in 30s"), "{told}");
-    }
-
-    #[tokio::test]
-    async fn the_entries_that_wait_in_the_trash_are_counted() {
-        let server = MemoryServer::new();
-        let export = reach(&server);
-        for (name, waiting) in [("v", 1), ("w", 2)] {
-            server.plant(name, Node::directory(0o755)).unwrap();
-            assert!(discard(&export, &export.fs().root(), &Name::new(name).unwrap()).await.unwrap());
-            assert_eq!(export.trash.waiting(), waiting);
-        }
-        clear(&export).await.unwrap();
-        assert_eq!(export.trash.waiting(), 0);
-    }
-}
+mod tests;
