@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Name, gone};
+use crate::export::fs::{Entry, Fs, Name, gone};
 use crate::export::layout::Layout;
 use crate::nfs::text::excerpt;
 use crate::volume::id::VolumeName;
@@ -146,11 +146,22 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
     /// The names of all objects with a record on an export, sorted.
     fn names<F: Fs>(export: &Export<F>) -> impl Future<Output = Result<Vec<VolumeName>>> + Send {
         async move {
-            let Some(layout) = export.layout().await? else { return Ok(Vec::new()) };
             let mut names = Vec::new();
-            export.each_entry(Self::directory(&layout), |entry| names.extend(Self::of_file(&entry.name))).await?;
+            Self::each_name(export, |name| names.push(name)).await?;
             names.sort_unstable();
             Ok(names)
+        }
+    }
+
+    /// Gives the names of all objects with a record on an export to `take`, in no particular order.
+    fn each_name<F: Fs>(
+        export: &Export<F>,
+        mut take: impl FnMut(VolumeName) + Send,
+    ) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let Some(layout) = export.layout().await? else { return Ok(()) };
+            let take = |entry: Entry| Self::of_file(&entry.name).into_iter().for_each(&mut take);
+            export.each_entry(Self::directory(&layout), take).await
         }
     }
 }

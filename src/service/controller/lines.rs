@@ -17,6 +17,13 @@ impl Lines {
         self.0.push('\n');
     }
 
+    /// Sorts lines without notes that were pushed in any order.
+    pub(super) fn sort(&mut self) {
+        let mut lines: Vec<&str> = self.0.split_inclusive('\n').collect();
+        lines.sort_unstable_by_key(|line| line.trim_end_matches('\n'));
+        self.0 = lines.concat();
+    }
+
     /// The volumes behind `after`, with their notes.
     pub(super) fn behind(&self, after: Option<&VolumeName>) -> impl Iterator<Item = (VolumeName, &str)> {
         self.0[self.end_of(after)..].lines().filter_map(|line| {
@@ -82,6 +89,16 @@ mod tests {
 
     fn volumes() -> impl Strategy<Value = Map> {
         proptest::collection::btree_map("[a-cé!]{1,4}", "[a-z#]{0,3}", 0..30)
+    }
+
+    #[test]
+    fn lines_are_sorted_as_their_names_are() {
+        let names = ["a b", "é", "a", "a!", "b", "a\u{a0}"];
+        let (mut sorted, mut lines) = (names.map(named), Lines::default());
+        sorted.sort();
+        names.iter().for_each(|name| lines.push(&named(name), ""));
+        lines.sort();
+        assert!(lines.behind(None).map(|(name, _)| name).eq(sorted));
     }
 
     proptest! {
