@@ -64,9 +64,10 @@ pub struct Submitted<T> {
 }
 
 impl<T> Submitted<T> {
-    /// Whether the call has begun.
-    pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Relaxed)
+    /// Tells whether the call has begun, also while its result is waited for.
+    pub fn begun(&self) -> impl Fn() -> bool + use<T> {
+        let begun = self.begun.clone();
+        move || begun.load(Ordering::Relaxed)
     }
 
     /// Waits for the result. Cancel-safe. A panic in the call continues here. Returns `None` if the process is shutting
@@ -209,24 +210,24 @@ mod tests {
     async fn calls_of_one_owner_leave_threads_to_others_and_do_not_count_for_ever() {
         let threads = Threads::for_owners(6);
         let (release_one, one) = hang(&threads, "one", 10);
-        assert_eq!(one.iter().filter(|call| call.has_begun()).count(), 4);
+        assert_eq!(one.iter().filter(|call| call.begun()()).count(), 4);
         assert_eq!(threads.submit(of("other"), || 7).result().await, Some(7));
         // A call is told before its thread is free.
         while threads.free() < 2 {
             tokio::task::yield_now().await;
         }
         let (release_two, two) = hang(&threads, "two", 10);
-        assert_eq!(two.iter().filter(|call| call.has_begun()).count(), 2, "these are all");
+        assert_eq!(two.iter().filter(|call| call.begun()()).count(), 2, "these are all");
         let third = threads.submit(of("third"), || 7);
         assert_eq!(threads.stuck(), 0);
-        assert!(!third.has_begun() && !threads.is_stuck(&"one".into()));
+        assert!(!third.begun()() && !threads.is_stuck(&"one".into()));
         tokio::time::sleep(OVERDUE).await;
         assert_eq!(threads.stuck(), 6);
         threads.start_waiting();
         let mut third = third;
         assert_eq!(third.result().await, Some(7), "the overdue calls of the others do not stop it");
         assert!(threads.is_stuck(&"one".into()) && !threads.is_stuck(&"third".into()));
-        assert_eq!(one.iter().filter(|call| call.has_begun()).count(), 4, "no more calls of an owner than before");
+        assert_eq!(one.iter().filter(|call| call.begun()()).count(), 4, "no more calls of an owner than before");
         drop((release_one, release_two));
         for mut call in one.into_iter().chain(two) {
             assert_eq!(call.result().await, Some(false));

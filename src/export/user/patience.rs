@@ -5,20 +5,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use crate::error::Error;
 use crate::mount::reachability::Reachability;
 use crate::mount::thread_limits::OVERDUE;
-use crate::nfs::source::Server;
 use crate::nfs::status::{FsResult, Status};
 use crate::nfs4::client::Client;
 use crate::nfs4::compound::Compound;
 use crate::nfs4::session::{Answer, Caller};
 
-/// How long a caller waits before each check whether the server answers. An answer may be 1 s old, and a check may take
-/// 2 s, so a caller learns within 5 s that a server is gone.
-const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long a caller waits in all. After a restart a server lets nobody in for its grace period, which is 90 s by default.
 pub const LONGEST: Duration = Duration::from_secs(120);
 /// The same for a client that is being made.
@@ -65,19 +60,12 @@ impl Patience {
 
     /// Waits for something that the server has to answer, until `is_vain` says that it is in vain.
     pub(super) async fn wait<T>(&self, is_vain: impl Fn() -> bool, work: impl Future<Output = T>) -> Result<T, Waited> {
-        let (begun, server, mut work) = (Instant::now(), Server::from(self.address), std::pin::pin!(work));
-        loop {
-            if let Ok(done) = timeout(PATIENCE, &mut work).await {
-                return Ok(done);
-            }
-            if begun.elapsed() >= self.longest || is_vain() {
-                return Err(Waited::InVain);
-            }
-            tokio::select! {
-                done = &mut work => return Ok(done),
-                answer = self.reachability.check(&server, self.port) => answer.map(drop).map_err(gone)?,
-            }
-        }
+        let begun = Instant::now();
+        let go_on = || match begun.elapsed() >= self.longest || is_vain() {
+            true => Err(Waited::InVain),
+            false => Ok(()),
+        };
+        self.reachability.while_it_answers((&self.address.into(), self.port), work, go_on, Waited::Gone).await
     }
 
     /// Lets a client carry out a request.
@@ -97,12 +85,5 @@ impl Patience {
         let in_vain = || caller.waits() && client.is_stuck(OVERDUE);
         // Only the end of the runtime ends the task early.
         self.wait(in_vain, done).await?.unwrap_or(Err(Status::Io))
-    }
-}
-
-fn gone(error: Error) -> Waited {
-    match error {
-        Error::Unreachable { reason, .. } => Waited::Gone(reason),
-        other => Waited::Gone(other.to_string()),
     }
 }

@@ -36,9 +36,6 @@ use crate::nfs::status::Status;
 
 /// The maximum number of threads in the kernel for one address.
 pub const THREADS: usize = 12;
-/// How long a caller waits before each check whether the server answers. An answer may be 1 s old, and a check may take
-/// 2 s, so a caller learns within 5 s that a server is gone.
-const PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Makes blocking calls on one server, for one of its exports if it is known which. Clones share the gate.
 #[derive(Debug, Clone)]
@@ -185,21 +182,13 @@ impl Gate {
     /// Waits for a call while the server answers, and answers for the export.
     async fn while_alive<T>(&self, mut call: Submitted<T>) -> Result<Option<T>, Stalled> {
         let Some(reachability) = &self.0.reachability else { return Ok(call.result().await) };
-        loop {
-            if let Ok(done) = timeout(PATIENCE, call.result()).await {
-                return Ok(done);
-            }
+        let has_begun = call.begun();
+        let go_on = || {
             self.0.threads.start_waiting();
-            self.check_export(call.has_begun())?;
-            tokio::select! {
-                done = call.result() => return Ok(done),
-                answer = reachability.check(&self.0.server, self.0.port) => match answer {
-                    Ok(_) => {}
-                    Err(Error::Unreachable { reason, .. }) => return Err(self.stalled(reason)),
-                    Err(other) => return Err(self.stalled(other.to_string())),
-                },
-            }
-        }
+            self.check_export(has_begun())
+        };
+        let server = (&self.0.server, self.0.port);
+        reachability.while_it_answers(server, call.result(), go_on, |reason| self.stalled(reason)).await
     }
 
     /// Returns [`Stalled`] for a call that waits in vain.

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::*;
+use crate::mount::reachability::PATIENCE;
 use crate::nfs::source::Share;
 use crate::testing::fake_server::{Behaviour, Server as Fake};
 

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +21,9 @@ use crate::nfs::source::Server;
 
 /// How long a check may take, with name resolution.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a caller waits for something before each check whether the server answers. An answer may be 1 s old, and a
+/// check may take 2 s, so a caller learns within 5 s that a server is gone.
+pub const PATIENCE: Duration = Duration::from_millis(1500);
 /// How long an answer is reused.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long a server is remembered after a caller last asked about it.
@@ -104,6 +108,33 @@ impl Reachability {
     pub async fn check(self: &Arc<Self>, server: &Server, port: u16) -> Result<IpAddr> {
         let answered = self.answer(server, port).await.and_then(|answer| answer.result);
         answered.map_err(|reason| Error::Unreachable { server: server.to_string(), port, reason })
+    }
+
+    /// Waits for something that a server has to answer, for as long as the server answers. Before each check, `go_on` says
+    /// whether to wait any longer.
+    ///
+    /// # Errors
+    /// What `go_on` returns, or what `gone` makes of the reason why the server does not answer.
+    pub async fn while_it_answers<T, E>(
+        self: &Arc<Self>,
+        (server, port): (&Server, u16),
+        work: impl Future<Output = T>,
+        mut go_on: impl FnMut() -> Result<(), E>,
+        gone: impl FnOnce(String) -> E,
+    ) -> Result<T, E> {
+        let mut work = pin!(work);
+        loop {
+            if let Ok(done) = timeout(PATIENCE, &mut work).await {
+                return Ok(done);
+            }
+            go_on()?;
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                answer = self.answer(server, port) => if let Err(reason) = answer.and_then(|answer| answer.result) {
+                    return Err(gone(reason));
+                },
+            }
+        }
     }
 
     /// Returns all addresses that a server has now, whether they answer or not, or none if its name cannot be resolved.
