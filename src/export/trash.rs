@@ -245,20 +245,17 @@ async fn remove_entries<F: Fs>(
     if entries.is_empty() {
         return Ok(Removal::Empty);
     }
-    let (entries, names): (Vec<Entry>, Vec<Entry>) =
+    let (others, files): (Vec<Entry>, Vec<Entry>) =
         entries.into_iter().partition(|entry| matches!(entry.kind, None | Some(Kind::Directory)));
-    let names: Vec<Name> = names.into_iter().map(|entry| entry.name).collect();
-    let mut batches: Vec<Batch> = names.chunks(BATCH).map(|names| Batch::Names(names.to_vec())).collect();
-    batches.extend(entries.into_iter().map(Batch::Entry));
+    let files: Vec<Name> = files.into_iter().map(|entry| entry.name).collect();
+    let mut batches: Vec<Vec<Name>> = files.chunks(BATCH).map(<[Name]>::to_vec).collect();
+    // Most directories have entries, and the removal of others would end there.
+    batches.extend(others.into_iter().map(|entry| vec![entry.name]));
     let full: Vec<Option<Name>> = stream::iter(batches)
-        .map(|batch| {
+        .map(|names| {
             let (dir, away, removed) = (dir.clone(), away.cloned(), removed.clone());
-            let remove = fs.in_one_go(|fs| async move {
-                match batch {
-                    Batch::Names(names) => remove_names(&fs, &dir, &names, &removed).await,
-                    Batch::Entry(entry) => remove_entry(&fs, &dir, entry, away.as_ref(), &removed).await,
-                }
-            });
+            let remove =
+                fs.in_one_go(|fs| async move { remove_names(&fs, &dir, &names, away.as_ref(), &removed).await });
             async { remove.await? }
         })
         .buffer_unordered(WORKERS)
@@ -272,53 +269,24 @@ async fn remove_entries<F: Fs>(
     }
 }
 
-/// What is removed in one go.
-enum Batch {
-    /// Names that were not those of directories when they were listed.
-    Names(Vec<Name>),
-    /// An entry that is a directory, or may be one.
-    Entry(Entry),
-}
-
-/// Removes what has these names. Returns the name of a directory that is not empty and took the place of something.
-async fn remove_names<F: Fs>(fs: &F, dir: &F::Handle, names: &[Name], removed: &Progress) -> FsResult<Option<Name>> {
-    let (gone, done) = fs.remove(dir, names).await;
-    (0..gone).for_each(|_| removed.entry());
-    match done {
-        Err(Status::NotEmpty) => Ok(names.get(gone).cloned()),
-        done => done.map(|()| None),
-    }
-}
-
-/// Removes one entry. Returns its name if it is a directory that is not empty; with `away`, such a directory is moved
+/// Removes what has these names, up to a directory that is not empty. Returns the name of that; with `away`, it is moved
 /// there instead.
-async fn remove_entry<F: Fs>(
+async fn remove_names<F: Fs>(
     fs: &F,
     dir: &F::Handle,
-    entry: Entry,
+    names: &[Name],
     away: Option<&F::Handle>,
     removed: &Progress,
 ) -> FsResult<Option<Name>> {
-    let name = entry.name;
-    let count = |()| {
-        removed.entry();
-        None
-    };
-    if entry.kind != Some(Kind::Directory) {
-        match fs.unlink(dir, &name).await {
-            Err(Status::IsDir) => {}
-            done => return gone(done).map(count),
+    let (cleared, done) = fs.remove(dir, names).await;
+    removed.entries(cleared as u64);
+    match (done, names.get(cleared), away) {
+        (Err(Status::NotEmpty), Some(full), Some(trash)) => {
+            let trashed = Name::new(Uuid::new_v4().to_string())?;
+            gone(owner_access::rename(fs, (dir, full), (trash, &trashed)).await).map(|()| None)
         }
-    }
-    match fs.rmdir(dir, &name).await {
-        Err(Status::NotEmpty) => match away {
-            Some(trash) => {
-                let trashed = Name::new(Uuid::new_v4().to_string())?;
-                gone(owner_access::rename(fs, (dir, &name), (trash, &trashed)).await).map(|()| None)
-            }
-            None => Ok(Some(name)),
-        },
-        done => gone(done).map(count),
+        (Err(Status::NotEmpty), full, None) => Ok(full.cloned()),
+        (done, ..) => done.map(|()| None),
     }
 }
 
