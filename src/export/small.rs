@@ -83,7 +83,7 @@ impl<F: Fs> Export<F> {
         };
         let written = write.await;
         if let Err(status) = written
-            && status != Status::TimedOut
+            && !status.is_unanswered()
             && let Err(left) = self.fs.unlink(staging, half).await
         {
             // The export may be full, for example.

@@ -98,7 +98,7 @@ pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) ->
         }
         Err(Status::NoEnt) => Ok(false),
         Err(status) => {
-            if matches!(status, Status::TimedOut | Status::Stuck) {
+            if status.is_unanswered() {
                 export.trash.perhaps_added();
             }
             Err(failed(status))

@@ -81,7 +81,8 @@ pub enum Status {
     /// The server did not answer in time.
     #[error("the server does not answer")]
     TimedOut,
-    /// The server answers, but has not answered earlier calls for this export for some time. This call was not made.
+    /// The server answers, but has not answered earlier calls for this export for some time. This call was not made, or it
+    /// has no answer either.
     #[error("the server answers, but not for this export")]
     Stuck,
     /// NFS4ERR_IO.
@@ -93,6 +94,11 @@ pub enum Status {
 }
 
 impl Status {
+    /// Whether there is no answer: the server may or may not carry out the call, and another call has to wait, too.
+    pub fn is_unanswered(self) -> bool {
+        matches!(self, Self::TimedOut | Self::Stuck)
+    }
+
     /// The status for an errno(3).
     pub fn from_errno(errno: i32) -> Self {
         use rustix::io::Errno;

@@ -91,7 +91,7 @@ async fn make_in_place<F: Fs>(
     };
     let placed = place.await;
     if let Err(status) = placed
-        && status != Status::TimedOut
+        && !status.is_unanswered()
         && let Err(left) = fs.rmdir(&layout.staging, &staged).await
     {
         // Setting the owner fails, for example, if the server squashes root.

@@ -214,8 +214,7 @@ impl Round {
 
 /// Whether a look at another volume may succeed: the export answers.
 fn is_of_one_volume(error: &Error) -> bool {
-    matches!(error, Error::Export { status, .. }
-        if !matches!(status, Status::TimedOut | Status::Stuck | Status::Stale))
+    matches!(error, Error::Export { status, .. } if !status.is_unanswered() && *status != Status::Stale)
 }
 
 #[cfg(test)]

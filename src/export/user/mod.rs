@@ -137,7 +137,9 @@ impl UserFs {
         how: How<'_>,
     ) -> FsResult<(UserHandle, Attr)> {
         match self.opened(dir, name, mode, how).await {
-            Err(status) if !matches!(status, Status::NoEnt | Status::NotDir | Status::Stale | Status::TimedOut) => {
+            Err(status)
+                if !status.is_unanswered() && !matches!(status, Status::NoEnt | Status::NotDir | Status::Stale) =>
+            {
                 match self.lookup(dir, name).await {
                     Ok((_, attr)) => Err(not_regular(attr.kind).unwrap_or(status)),
                     Err(_) => Err(status),

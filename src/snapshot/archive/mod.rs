@@ -132,7 +132,7 @@ pub async fn find_in<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Opt
     match only_archive(export, name).await {
         Ok(Some(found)) if !is_volumes(export, name).await? => Ok(Some(found)),
         Ok(_) => Ok(None),
-        Err(status @ Status::TimedOut) => Err(export.failed(format!("looking at directory `{name}`"), status)),
+        Err(status) if status.is_unanswered() => Err(export.failed(format!("looking at directory `{name}`"), status)),
         Err(status) => {
             let export = export.source();
             tracing::debug!(%export, directory = %name, %status, "cannot tell whether this directory is a snapshot");
