@@ -10,7 +10,6 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt as _};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::operations;
 use crate::processes::Processes;
 use crate::run::Run;
 use crate::support::{Driver, Lab, Place, Share, csi, requests};
@@ -58,7 +57,6 @@ struct Others {
 pub async fn run(lab: &Lab) {
     let share = lab.share(Place::Xfs);
     let (mut calls, mut others) = ([(); CLIENTS.len()].map(|()| Calls::default()), Others::default());
-    let mut needs = Vec::new();
     for (client, calls) in CLIENTS.into_iter().zip(&mut calls) {
         let driver = Driver::with(&["-v=0", &format!("--client={client}")]).await;
         let resident = || driver.proc_status("VmRSS") as f64 / 1024.0;
@@ -70,10 +68,8 @@ pub async fn run(lab: &Lab) {
             others.processes.measure(&share, CALLS);
         }
         calls.memory.1 = resident();
-        needs.push((client, operations::measure(&driver, &share).await));
     }
     report(&calls, &others);
-    operations::report(needs);
     keep(&calls, &others);
 }
 

@@ -1,5 +1,5 @@
 //! `make bench`: the speed of the driver on real NFS servers. `make bench BENCH=copies` runs one part: `calls`,
-//! `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `slow`, `crowded`, `trash` and `million` only
+//! `requests`, `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `slow`, `crowded`, `trash` and `million` only
 //! run when they are named. With `CSI_NFS_E2E_RUNS=FOLDER` it keeps the figures of the pictures there. `RTT=0.4` gives the
 //! network a round trip of so many milliseconds, and `FLUSH=10` the disk of the XFS export flushes that take so long.
 //! `VOLUMES` and `FILES` are the sizes of the parts that only run when they are named, and `CSI_NFS_CLIENT` is the only
@@ -41,6 +41,9 @@ async fn main() {
     let wanted = |name| part.as_deref().is_none_or(|part| part == name);
     if wanted("calls") {
         calls::run(&lab).await;
+    }
+    if wanted("requests") {
+        operations::run(&lab).await;
     }
     if wanted("scale") {
         scale::run(&lab).await;

@@ -2,10 +2,15 @@
 
 use std::fs;
 
-use crate::support::{Driver, Share, requests};
+use futures_util::stream::{self, StreamExt as _};
 
-/// The number of sequential calls of each kind.
-const CALLS: u64 = 100;
+use crate::CLIENTS;
+use crate::support::{Driver, Lab, Place, Share, requests};
+
+/// The number of calls of each kind.
+const CALLS: usize = 100;
+/// The number of concurrent calls.
+const IN_FLIGHT: usize = 64;
 
 /// The operations of NFS 4.2, in the order of their numbers (RFC 7862, section 13), from 3 on.
 const NAMES: &str = "ACCESS CLOSE COMMIT CREATE DELEGPURGE DELEGRETURN GETATTR GETFH LINK LOCK LOCKT LOCKU LOOKUP LOOKUPP \
@@ -60,41 +65,46 @@ impl Needs {
     }
 }
 
-/// The needs of CreateVolume, CreateSnapshot of an empty volume, and DeleteVolume, of a driver that knows the share. What
-/// clears the trash later is no part of them.
-pub async fn measure(driver: &Driver, share: &Share) -> [(&'static str, Needs); 3] {
-    let (mut volumes, mut snapshots) = (Vec::new(), Vec::new());
-    let before = Served::until_now();
-    for n in 0..CALLS {
-        volumes.push(driver.create(requests::create(share, &format!("counted-{n}"))).await.unwrap().volume_id);
+/// Measures and prints.
+pub async fn run(lab: &Lab) {
+    let share = lab.share(Place::Xfs);
+    println!("\nWhat a call asks of the server, on average of {CALLS}; {} are not shown.\n", FRAME.join(", "));
+    println!("{:42} {:8} {:>8} {:>8}  operations", "", "client", "requests", "COMMIT");
+    for client in CLIENTS {
+        let driver = Driver::with(&["-v=0", &format!("--client={client}")]).await;
+        // The first call makes what the others find.
+        driver.delete(&driver.create(requests::create(&share, "first")).await.unwrap().volume_id).await.unwrap();
+        let in_flight = format!("{IN_FLIGHT} in flight");
+        for (how, at_once) in [("one at a time", 1), (in_flight.as_str(), IN_FLIGHT)] {
+            for (call, Needs { requests, commits, operations }) in measure(&driver, &share, at_once).await {
+                let row = format!("{call}, {how}");
+                println!("{row:42} {client:8} {requests:>8.1} {commits:>8.1}  {operations}");
+            }
+        }
     }
-    let create = Needs::since(&before);
+}
+
+/// The needs of CreateVolume, CreateSnapshot of an empty volume, and DeleteVolume. What clears the trash later is no part
+/// of them.
+async fn measure(driver: &Driver, share: &Share, at_once: usize) -> [(&'static str, Needs); 3] {
+    share.trash_is_empty().await;
     let before = Served::until_now();
-    for (n, id) in volumes.iter().enumerate() {
-        let request = requests::snapshot(id, &format!("counted-{n}"));
-        snapshots.push(driver.take_whole(request).await.unwrap().snapshot_id);
-    }
-    let snapshot = Needs::since(&before);
+    let create = async |n| driver.create(requests::create(share, &format!("counted-{n}"))).await.unwrap().volume_id;
+    let volumes: Vec<String> = stream::iter(0..CALLS).map(create).buffer_unordered(at_once).collect().await;
+    let created = Needs::since(&before);
+    let before = Served::until_now();
+    let take = async |(n, id): (usize, &String)| {
+        driver.take_whole(requests::snapshot(id, &format!("counted-{n}"))).await.unwrap().snapshot_id
+    };
+    let snapshots: Vec<String> = stream::iter(volumes.iter().enumerate()).map(take).buffer_unordered(at_once).collect().await;
+    let taken = Needs::since(&before);
     for id in snapshots {
         driver.drop_snapshot(&id).await.unwrap();
     }
     share.trash_is_empty().await;
     let before = Served::until_now();
-    for id in volumes {
-        driver.delete(&id).await.unwrap();
-    }
-    let delete = Needs::since(&before);
-    share.trash_is_empty().await;
-    [("CreateVolume", create), ("DeleteVolume", delete), ("CreateSnapshot, empty", snapshot)]
-}
-
-/// Prints what the driver needs with each client.
-pub fn report(needs: impl IntoIterator<Item = (&'static str, [(&'static str, Needs); 3])>) {
-    println!("\nWhat a call asks of the server, on average of {CALLS}; {} are not shown.\n", FRAME.join(", "));
-    println!("{:24} {:8} {:>8} {:>8}  operations", "", "client", "requests", "COMMIT");
-    for (client, calls) in needs {
-        for (call, Needs { requests, commits, operations }) in calls {
-            println!("{call:24} {client:8} {requests:>8.1} {commits:>8.1}  {operations}");
-        }
-    }
+    let delete = async |id: &String| driver.delete(id).await.unwrap();
+    stream::iter(&volumes).map(delete).buffer_unordered(at_once).collect::<Vec<()>>().await;
+    let deleted = Needs::since(&before);
+    [("CreateVolume", created), ("DeleteVolume", deleted), ("CreateSnapshot, empty", taken)]
 }

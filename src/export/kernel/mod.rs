@@ -27,6 +27,7 @@ use std::time::Duration;
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::export::features::{Feature, Features};
@@ -53,6 +54,9 @@ pub struct KernelFs {
     mount: Mount,
     way: Way,
     locks_are_shared: bool,
+    /// A LOCK or LOCKU changes the state that the next one names (RFC 8881, section 9.1.4). The kernel sends two of them at
+    /// once, and repeats the one that the server refuses, with its old state, until the other is answered.
+    lock_turns: Arc<Mutex<()>>,
     version: Option<Arc<str>>,
     features: Features,
 }
@@ -76,8 +80,8 @@ impl KernelFs {
     pub fn new(root: Held<OwnedFd>, gate: Gate, locks_are_shared: bool) -> Self {
         let mount = Arc::new(root);
         let root = KernelHandle::new(Kind::Directory, Descriptor::Root(Arc::clone(&mount)));
-        let (version, features) = Default::default();
-        Self { root, mount, way: Way::Gate(gate), locks_are_shared, version, features }
+        let (lock_turns, version, features) = Default::default();
+        Self { root, mount, way: Way::Gate(gate), locks_are_shared, lock_turns, version, features }
     }
 
     /// The same, whose mount has this version of NFS.
@@ -346,11 +350,13 @@ impl Fs for KernelFs {
 
     async fn try_lock(&self, file: &KernelHandle, key: u64, mode: LockMode) -> FsResult<bool> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
+        let _turn = self.lock_turns.lock().await;
         self.call("try_lock", move || calls::lock(file.as_fd(), byte, mode)).await
     }
 
     async fn unlock(&self, file: &KernelHandle, key: u64) -> FsResult<()> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
+        let _turn = self.lock_turns.lock().await;
         self.call("unlock", move || calls::unlock(file.as_fd(), byte)).await
     }
 
