@@ -96,7 +96,8 @@ async fn measure(driver: &Driver, share: &Share, at_once: usize) -> [(&'static s
     let take = async |(n, id): (usize, &String)| {
         driver.take_whole(requests::snapshot(id, &format!("counted-{n}"))).await.unwrap().snapshot_id
     };
-    let snapshots: Vec<String> = stream::iter(volumes.iter().enumerate()).map(take).buffer_unordered(at_once).collect().await;
+    let snapshots: Vec<String> =
+        stream::iter(volumes.iter().enumerate()).map(take).buffer_unordered(at_once).collect().await;
     let taken = Needs::since(&before);
     for id in snapshots {
         driver.drop_snapshot(&id).await.unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::export::features::Features;
 use crate::export::fs::{
-    Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status,
+    Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status, Step,
 };
 use crate::export::kernel::{KernelFs, KernelHandle};
 use crate::export::pool::Connect;
@@ -110,6 +110,16 @@ impl From<KernelHandle> for ExportHandle {
 impl From<UserHandle> for ExportHandle {
     fn from(handle: UserHandle) -> Self {
         Self::User(handle)
+    }
+}
+
+impl ExportHandle {
+    fn kernel(&self) -> Option<KernelHandle> {
+        if let Self::Kernel(handle) = self { Some(handle.clone()) } else { None }
+    }
+
+    fn user(&self) -> Option<UserHandle> {
+        if let Self::User(handle) = self { Some(handle.clone()) } else { None }
     }
 }
 
@@ -272,14 +282,17 @@ impl Fs for ExportFs {
         by!(self, dir => fs.write_file(dir, name, mode, content))
     }
 
-    async fn replace_file(
-        &self,
-        (from_dir, from): (&ExportHandle, &Name),
-        (to_dir, to): (&ExportHandle, &Name),
-        mode: u32,
-        content: Vec<u8>,
-    ) -> FsResult<()> {
-        by!(self, from_dir, to_dir => fs.replace_file((from_dir, from), (to_dir, to), mode, content))
+    async fn in_order(&self, steps: &[Step<ExportHandle>]) -> (usize, FsResult<()>) {
+        match self {
+            Self::Kernel(fs) => match steps.iter().map(|step| step.on(ExportHandle::kernel)).collect() {
+                Some::<Vec<_>>(steps) => once(fs.in_order(&steps)).await,
+                None => (0, Err(Status::Stale)),
+            },
+            Self::User(fs) => match steps.iter().map(|step| step.on(ExportHandle::user)).collect() {
+                Some::<Vec<_>>(steps) => once(fs.in_order(&steps)).await,
+                None => (0, Err(Status::Stale)),
+            },
+        }
     }
 
     async fn rename(&self, from_dir: &ExportHandle, from: &Name, to_dir: &ExportHandle, to: &Name) -> FsResult<()> {

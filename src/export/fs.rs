@@ -83,6 +83,49 @@ pub enum Seek {
     Hole,
 }
 
+/// A step of [`Fs::in_order`]. A place is a directory and a name in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step<H> {
+    /// [`Fs::mkdir`].
+    Mkdir { at: (H, Name), mode: u32 },
+    /// Creates a regular file with that content at `staged`, and gives it the place `to`: [`Fs::write_file`] and
+    /// [`Fs::rename`]. Fails with [`Status::Exist`] if something is at `staged`. After another failure, a part of the file
+    /// may be there.
+    Replace { staged: (H, Name), to: (H, Name), mode: u32, content: Vec<u8> },
+    /// [`Fs::rename`].
+    Rename { from: (H, Name), to: (H, Name) },
+    /// [`Fs::remove`] of one name.
+    Remove { at: (H, Name) },
+}
+
+impl<H> Step<H> {
+    /// The same on handles of another kind; `None` if one of its handles has no counterpart.
+    pub fn on<G>(&self, handle: impl Fn(&H) -> Option<G>) -> Option<Step<G>> {
+        let place = |(dir, name): &(H, Name)| Some((handle(dir)?, name.clone()));
+        Some(match self {
+            Self::Mkdir { at, mode } => Step::Mkdir { at: place(at)?, mode: *mode },
+            Self::Replace { staged, to, mode, content } => {
+                Step::Replace { staged: place(staged)?, to: place(to)?, mode: *mode, content: content.clone() }
+            }
+            Self::Rename { from, to } => Step::Rename { from: place(from)?, to: place(to)? },
+            Self::Remove { at } => Step::Remove { at: place(at)? },
+        })
+    }
+}
+
+/// One step, by the operations that it stands for.
+async fn take<F: Fs>(fs: &F, step: &Step<F::Handle>) -> FsResult<()> {
+    match step {
+        Step::Mkdir { at: (dir, name), mode } => fs.mkdir(dir, name, *mode).await.map(drop),
+        Step::Replace { staged: (staging, staged), to: (dir, name), mode, content } => {
+            fs.write_file(staging, staged, *mode, content.clone()).await?;
+            fs.rename(staging, staged, dir, name).await
+        }
+        Step::Rename { from: (from_dir, from), to: (to_dir, to) } => fs.rename(from_dir, from, to_dir, to).await,
+        Step::Remove { at: (dir, name) } => fs.remove(dir, std::slice::from_ref(name)).await.1,
+    }
+}
+
 /// Returns [`Status::Inval`] if `mode` has more than the permission bits, which is all that a new object may get.
 pub(crate) fn check_new_mode(mode: u32) -> FsResult<()> {
     if mode <= 0o777 { Ok(()) } else { Err(Status::Inval) }
@@ -319,19 +362,16 @@ pub trait Fs: Clone + Send + Sync + 'static {
         }
     }
 
-    /// Creates a regular file with that content at `staged`, a directory and a name in it, and gives it the place `to`:
-    /// [`Fs::write_file`] and [`Fs::rename`]. Returns [`Status::Exist`] if something is at `staged`. After another
-    /// failure, a part of the file may be there.
-    fn replace_file(
-        &self,
-        staged: (&Self::Handle, &Name),
-        to: (&Self::Handle, &Name),
-        mode: u32,
-        content: Vec<u8>,
-    ) -> impl Future<Output = FsResult<()>> + Send {
+    /// Carries out steps, each after the one before it, up to the first that fails. Returns how many are done, and why the
+    /// next one is not. After [`Status::is_unanswered`], it and further ones may be done, or will be.
+    fn in_order(&self, steps: &[Step<Self::Handle>]) -> impl Future<Output = (usize, FsResult<()>)> + Send {
         async move {
-            self.write_file(staged.0, staged.1, mode, content).await?;
-            self.rename(staged.0, staged.1, to.0, to.1).await
+            for (done, step) in steps.iter().enumerate() {
+                if let Err(status) = take(self, step).await {
+                    return (done, Err(status));
+                }
+            }
+            (steps.len(), Ok(()))
         }
     }
 

@@ -1,12 +1,15 @@
 //! Small files of the driver, which are read and replaced as a whole.
 
 use crate::error::Result;
-use crate::export::fs::{Attr, Fs, Name, OpenMode, Status};
+use crate::export::fs::{Attr, Fs, Name, OpenMode, Status, Step};
 use crate::export::{Export, SMALL};
 
 /// How often a small file is read again after ESTALE, which means that the file was replaced meanwhile. This happens if
 /// the reader does not hold the file's lock.
 const REPLACED: usize = 4;
+
+/// The mode of small files.
+const MODE: u32 = 0o600;
 
 impl<F: Fs> Export<F> {
     /// The content of a small file of the driver; `None` if there is no such file.
@@ -49,16 +52,32 @@ impl<F: Fs> Export<F> {
     /// old content or the new, never a part. The caller holds the lock of the volume that the file is named after.
     pub async fn write_small(&self, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
         let layout = self.make_layout().await?;
-        self.replace_small((&layout.staging, name), (dir, name), 0o600, content).await
+        self.replace_small((&layout.staging, name), (dir, name), MODE, content).await
     }
 
     /// Like [`Self::write_small`], for a file that is not named after the lock that the caller holds. In staging it is
     /// named after `lock`.
     pub async fn write_small_under(&self, lock: &str, dir: &F::Handle, name: &Name, content: Vec<u8>) -> Result<()> {
+        let (staging, staged) = self.staged_under(lock).await?;
+        self.replace_small((&staging, &staged), (dir, name), MODE, content).await
+    }
+
+    /// The step that does what [`Self::write_small_under`] does, if nothing is in its way.
+    pub async fn step_under(
+        &self,
+        lock: &str,
+        dir: &F::Handle,
+        name: Name,
+        content: Vec<u8>,
+    ) -> Result<Step<F::Handle>> {
+        Ok(Step::Replace { staged: self.staged_under(lock).await?, to: (dir.clone(), name), mode: MODE, content })
+    }
+
+    async fn staged_under(&self, lock: &str) -> Result<(F::Handle, Name)> {
         let layout = self.make_layout().await?;
         let staged =
             Name::new(format!("{lock}.json")).map_err(|e| self.failed(format!("naming `{lock}` in staging"), e))?;
-        self.replace_small((&layout.staging, &staged), (dir, name), 0o600, content).await
+        Ok((layout.staging.clone(), staged))
     }
 
     /// Like [`Self::write_small`], staged at `staged` (a directory and a name in it), where nobody else writes at the
@@ -71,12 +90,14 @@ impl<F: Fs> Export<F> {
         content: Vec<u8>,
     ) -> Result<()> {
         let (staging, half) = staged;
+        let (staged, to) = ((staging.clone(), half.clone()), (dir.clone(), name.clone()));
+        let replace = [Step::Replace { staged, to, mode, content }];
         let write = async {
-            match self.fs.replace_file(staged, (dir, name), mode, content.clone()).await {
+            match self.fs.in_order(&replace).await.1 {
                 // A process that crashed here left the file, so nobody writes to it now.
                 Err(Status::Exist) => {
                     self.fs.unlink(staging, half).await?;
-                    self.fs.replace_file(staged, (dir, name), mode, content).await
+                    self.fs.in_order(&replace).await.1
                 }
                 replaced => replaced,
             }

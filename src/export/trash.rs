@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::Export;
 use crate::error::Result;
-use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, first_entries, gone};
+use crate::export::fs::{Entry, Fs, FsResult, Kind, Name, Status, Step, first_entries, gone};
 use crate::export::locks::Guard;
 use crate::export::owner_access;
 use crate::export::progress::{Figures, Progress, TELL, UnderWay, told};
@@ -103,6 +103,34 @@ pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) ->
             }
             Err(failed(status))
         }
+    }
+}
+
+/// [`discard`], and then a further step, in one request where the client can. Returns whether both is done. If not, the
+/// caller goes on step by step, and meets what is in the way.
+///
+/// # Errors
+/// If the server has not answered.
+pub async fn discard_and<F: Fs>(
+    export: &Export<F>,
+    dir: &F::Handle,
+    name: &Name,
+    then: Step<F::Handle>,
+) -> Result<bool> {
+    let layout = export.make_layout().await?;
+    let failed = |status| export.failed(format!("moving `{name}` into the trash"), status);
+    let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
+    let (from, to) = ((dir.clone(), name.clone()), (layout.trash.clone(), trashed));
+    let (done, ended) = export.fs().in_order(&[Step::Rename { from, to }, then]).await;
+    if done > 0 {
+        export.trash.added();
+    }
+    match ended {
+        Err(status) if status.is_unanswered() => {
+            export.trash.perhaps_added();
+            Err(failed(status))
+        }
+        ended => Ok(ended.is_ok()),
     }
 }
 

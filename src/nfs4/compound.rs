@@ -45,6 +45,20 @@ impl Compound {
         self.changes.unwrap_or(self.count)
     }
 
+    /// The number of operations.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// These operations, and after them those of `rest`.
+    pub fn then(mut self, rest: &Self) -> Self {
+        self.changes = self.changes.or(rest.changes.map(|before| self.count + before));
+        self.count += rest.count;
+        self.takes_long |= rest.takes_long;
+        self.operations.0.extend_from_slice(&rest.operations.0);
+        self
+    }
+
     /// Whether the request changes something, so that the server has to remember its answer.
     pub fn changes(&self) -> bool {
         self.changes.is_some()

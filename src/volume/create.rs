@@ -89,14 +89,18 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     let change = overcommit::begin(export, &create.name, wanted.overcommit, capacity).await?;
     claims::claim(export, &id, Some(&neighbours.way)).await?;
     let kept = kept::holds(export, &id.sub_dir, &neighbours).await?;
-    let was_there = directory::make(export, &create.name, &id.sub_dir, wanted).await?;
-    let adopted = match &neighbours.same {
-        Some(_) => directory_owners::is_adopted(export, &id.sub_dir, &neighbours).await?,
-        // An empty directory may be this volume's own, from an earlier call that was interrupted.
-        None => was_there && directory::has_content(export, &id.sub_dir).await?,
-    };
-    let record = new(create, id, capacity, kept || adopted);
-    record.write(export).await?;
+    let mut record = new(create, id, capacity, false);
+    let alone = neighbours.same.is_none() && !kept;
+    if !(alone && directory::make_and_record(export, &record.id.sub_dir, wanted, &record).await?) {
+        let was_there = directory::make(export, &create.name, &record.id.sub_dir, wanted).await?;
+        let adopted = match &neighbours.same {
+            Some(_) => directory_owners::is_adopted(export, &record.id.sub_dir, &neighbours).await?,
+            // An empty directory may be this volume's own, from an earlier call that was interrupted.
+            None => was_there && directory::has_content(export, &record.id.sub_dir).await?,
+        };
+        record.adopted = kept || adopted;
+        record.write(export).await?;
+    }
     change.end(export).await?;
     if let Err(error) = quota::enforced_where_required(export, &create.name, &record, until).await {
         delete::undo(export, &record.id, &create.name, lock).await?;

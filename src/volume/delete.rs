@@ -82,6 +82,14 @@ pub async fn delete<F: Fs>(
             let own: Vec<VolumeName> = neighbours.kept.iter().filter(|kept| me == Some(kept)).cloned().collect();
             kept::forget(export, &id.sub_dir, &own).await?;
         }
+        Fate::Removed(How::Trashed)
+            if let Some(name) = me
+                && neighbours.kept.is_empty()
+                && discard_and_forget(export, id, name).await? =>
+        {
+            claims::release(export, id, Some(&neighbours.way)).await?;
+            return Ok(None);
+        }
         Fate::Removed(how) => {
             remove(export, id, how, record.is_some()).await?;
             kept::forget(export, &id.sub_dir, &neighbours.kept).await?;
@@ -194,6 +202,21 @@ async fn remove<F: Fs>(export: &Export<F>, id: &VolumeId, how: How, recorded: bo
     // parents.
     let removes = leaving.map_or(moved, Leaving::leave);
     if removes { remove_empty(export, &place.parents).await } else { Ok(()) }
+}
+
+/// Moves a volume's directory into the trash and removes the record, both in one request where the client can. Returns
+/// whether both is done. If not, the caller goes on step by step. So it does for a directory that is not directly in the
+/// share: without the record, a retry would leave those above it.
+async fn discard_and_forget<F: Fs>(export: &Export<F>, id: &VolumeId, name: &VolumeName) -> Result<bool> {
+    let (above, directory) = directory::split(&id.sub_dir)?;
+    if !above.is_empty() {
+        return Ok(false);
+    }
+    let change = overcommit::begin(export, name, None, 0).await?;
+    let forget = Record::removal(export, name).await?;
+    let done = trash::discard_and(export, &export.fs().root(), &directory, forget).await?;
+    change.end(export).await?;
+    Ok(done)
 }
 
 /// Removes a volume's record and its claim on its directory. `way` is what the caller has seen of the way to the claim.

@@ -2,12 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Kind, Name, SetAttr, Status};
+use crate::export::fs::{Fs, Kind, Name, SetAttr, Status, Step};
 use crate::export::owner_access;
 use crate::nfs::source::SubDir;
 use crate::volume::id::VolumeName;
 use crate::volume::parameters::Attributes;
 use crate::volume::record::Record;
+use crate::volume::record_file::RecordFile as _;
 
 /// The default mode of a volume's directory, and the mode of the directories that are created above it.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -54,6 +55,34 @@ pub(super) async fn make<F: Fs>(
     export.despite_removals(|| make_in_place(export, name, sub_dir, attributes)).await
 }
 
+/// Like [`make`], and then writes the volume's record, both in one request where the client can. Returns whether both is
+/// done. If not, the caller goes on step by step, and meets what is in the way.
+pub(super) async fn make_and_record<F: Fs>(
+    export: &Export<F>,
+    sub_dir: &SubDir,
+    attributes: Attributes,
+    record: &Record,
+) -> Result<bool> {
+    let Some(mode) = plain(attributes) else { return Ok(false) };
+    let make = || async {
+        let at = make_parent(export, sub_dir).await?;
+        let (done, ended) = export.fs().in_order(&[Step::Mkdir { at, mode }, record.writing(export).await?]).await;
+        match ended {
+            Err(status) if status.is_unanswered() || (done, status) == (0, Status::Stale) => {
+                Err(export.failed(format!("creating directory `{sub_dir}` and its record"), status))
+            }
+            ended => Ok(ended.is_ok()),
+        }
+    };
+    export.despite_removals(make).await
+}
+
+/// The mode of a directory that is made at once with all that `attributes` set; `None` if that takes several steps.
+fn plain(attributes: Attributes) -> Option<u32> {
+    let mode = attributes.mode.unwrap_or(DIRECTORY_MODE);
+    (attributes.uid.is_none() && attributes.gid.is_none() && mode <= 0o777).then_some(mode)
+}
+
 async fn make_in_place<F: Fs>(
     export: &Export<F>,
     name: &VolumeName,
@@ -63,9 +92,7 @@ async fn make_in_place<F: Fs>(
     let fs = export.fs();
     let failed = |status| export.failed(format!("creating directory `{sub_dir}`"), status);
     let (parent, last) = make_parent(export, sub_dir).await?;
-    let mode = attributes.mode.unwrap_or(DIRECTORY_MODE);
-    let plain = attributes.uid.is_none() && attributes.gid.is_none() && mode <= 0o777;
-    if plain {
+    if let Some(mode) = plain(attributes) {
         match fs.mkdir(&parent, &last, mode).await {
             Err(Status::Exist) => {}
             made => return made.map(|_| false).map_err(failed),
@@ -84,7 +111,7 @@ async fn make_in_place<F: Fs>(
         Err(Status::Exist) => fs.lookup(&layout.staging, &staged).await.map_err(failed)?,
         made => made.map_err(failed)?,
     };
-    let attr = SetAttr { mode: Some(mode), ..set_attr(attributes) };
+    let attr = SetAttr { mode: attributes.mode.or(Some(DIRECTORY_MODE)), ..set_attr(attributes) };
     let place = async {
         fs.setattr(&directory, attr).await?;
         owner_access::rename(fs, (&layout.staging, &staged), (&parent, &last)).await

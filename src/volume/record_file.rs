@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Entry, Fs, Name, gone};
+use crate::export::fs::{Entry, Fs, Name, Step, gone};
 use crate::export::layout::Layout;
 use crate::nfs::text::excerpt;
 use crate::volume::id::VolumeName;
@@ -126,11 +126,34 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
     /// Writes the record, and replaces an existing one. The caller holds the lock ([`lock_name`](Self::lock_name)).
     fn write<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<()>> + Send {
         async move {
-            let nameless = || Error::Internal(format!("{} {} has no name for its record", Self::OF, self.identifier()));
-            let (name, bytes) = (self.name().ok_or_else(nameless)?, self.encode()?);
+            let (name, bytes) = self.named()?;
             let layout = export.make_layout().await?;
             let (lock, file) = (Self::lock_name(&name), Self::file(&name)?);
             export.write_small_under(&lock, Self::directory(&layout), &file, bytes).await
+        }
+    }
+
+    /// The step that writes the record. The caller holds the lock.
+    fn writing<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<Step<F::Handle>>> + Send {
+        async move {
+            let (name, bytes) = self.named()?;
+            let layout = export.make_layout().await?;
+            let (lock, file) = (Self::lock_name(&name), Self::file(&name)?);
+            export.step_under(&lock, Self::directory(&layout), file, bytes).await
+        }
+    }
+
+    /// The object's name, and the bytes of the file.
+    fn named(&self) -> Result<(VolumeName, Vec<u8>)> {
+        let nameless = || Error::Internal(format!("{} {} has no name for its record", Self::OF, self.identifier()));
+        Ok((self.name().ok_or_else(nameless)?, self.encode()?))
+    }
+
+    /// The step that removes the record of `name`, if there is one. The caller holds the lock.
+    fn removal<F: Fs>(export: &Export<F>, name: &VolumeName) -> impl Future<Output = Result<Step<F::Handle>>> + Send {
+        async move {
+            let layout = export.make_layout().await?;
+            Ok(Step::Remove { at: (Self::directory(&layout).clone(), Self::file(name)?) })
         }
     }
 

@@ -2,9 +2,9 @@
 
 use crate::export::fs::{Fs as _, FsResult, Name, OpenMode, Seek, Status};
 use crate::export::user::handle::UserHandle;
-use crate::export::user::{UserFs, at, is_at, not_empty, not_regular, other_project};
+use crate::export::user::{UserFs, at, is_at, not_regular};
 use crate::nfs4::attributes::Values;
-use crate::nfs4::attributes::attribute::{FSID, NUMLINKS, SIZE, TYPE};
+use crate::nfs4::attributes::attribute::{FSID, SIZE, TYPE};
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::{Compound, How};
 use crate::nfs4::results::{Failure, Results};
@@ -93,39 +93,14 @@ pub(super) async fn write_file(fs: &UserFs, dir: &UserHandle, name: &Name, mode:
     fs.ask(compound, |results| is_written(fs, results, content.len())).await
 }
 
-/// [`write_file`] and RENAME in one request.
-pub(super) async fn replace_file(
+/// OPEN of a new file, WRITE and CLOSE.
+pub(super) fn with_content(
     fs: &UserFs,
-    (staging, staged): (&UserHandle, &Name),
-    (dir, name): (&UserHandle, &Name),
+    dir: &UserHandle,
+    name: &Name,
     mode: u32,
     content: &[u8],
-) -> FsResult<()> {
-    if content.len() > fs.0.write as usize {
-        write_file(fs, staging, staged, mode, content).await?;
-        return fs.rename(staging, staged, dir, name).await;
-    }
-    let written = with_content(fs, staging, staged, mode, content)?.put(staging.directory()?).save();
-    let compound = written.put(dir.directory()?).attributes(&[NUMLINKS]).rename(staged, name);
-    let renamed = fs.ask(compound, |results| {
-        is_written(fs, results, content.len())?;
-        results.put()?;
-        results.save()?;
-        is_at(results)?;
-        match results.rename() {
-            // Another client may have the replaced file open, and has to be told first.
-            Err(Failure::Code(Code::DELAY)) => Ok(false),
-            renamed => renamed.map(|()| true).map_err(not_empty),
-        }
-    });
-    match renamed.await.map_err(other_project)? {
-        true => Ok(()),
-        false => fs.rename(staging, staged, dir, name).await,
-    }
-}
-
-/// OPEN of a new file, WRITE and CLOSE.
-fn with_content(fs: &UserFs, dir: &UserHandle, name: &Name, mode: u32, content: &[u8]) -> FsResult<Compound> {
+) -> FsResult<Compound> {
     let (client, values) = (&fs.0.client, Values::mode(mode));
     let open = at(dir.directory()?).open(client.client_id(), client.new_owner(), true, How::Guarded(&values), name);
     Ok(open.handle().write(StateId::CURRENT, 0, true, content).close(StateId::CURRENT))
@@ -134,7 +109,13 @@ fn with_content(fs: &UserFs, dir: &UserHandle, name: &Name, mode: u32, content: 
 /// The results of [`with_content`].
 fn is_written(fs: &UserFs, results: &mut Results<'_>, length: usize) -> FsResult<()> {
     is_at(results)?;
-    let (state, at) = (results.open()?, results.handle()?);
+    let state = results.open()?;
+    has_content(fs, results, state, length)
+}
+
+/// The results of [`with_content`] after OPEN.
+pub(super) fn has_content(fs: &UserFs, results: &mut Results<'_>, state: StateId, length: usize) -> FsResult<()> {
+    let at = results.handle()?;
     let written = results.write().and_then(|written| results.close().map(|()| written));
     match written {
         Ok((count, _)) if count as usize == length => Ok(()),

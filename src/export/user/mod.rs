@@ -30,6 +30,7 @@ mod locks;
 mod many;
 mod operations;
 mod patience;
+mod steps;
 mod xattrs;
 
 /// An export of one server. A clone refers to the same export.

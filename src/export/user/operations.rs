@@ -3,12 +3,10 @@
 use crate::export::features::{Feature, Features};
 use crate::export::fs::{
     Attr, Cookie, Entry, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, SYMLINK_MAX, Seek, SetAttr,
-    Status, check_new_mode, check_special, check_symlink_target,
+    Status, Step, check_new_mode, check_special, check_symlink_target,
 };
 use crate::export::user::handle::UserHandle;
-use crate::export::user::{
-    UserFs, at, content, copies, in_parts, is_at, locks, many, not_empty, other_project, xattrs,
-};
+use crate::export::user::{UserFs, at, content, copies, in_parts, is_at, locks, many, other_project, steps, xattrs};
 use crate::nfs4::attributes::attribute::{
     FILEID, FILES_AVAIL, FILES_FREE, FILES_TOTAL, NUMLINKS, RDATTR_ERROR, SPACE_AVAIL, SPACE_FREE, SPACE_TOTAL, TYPE,
 };
@@ -208,27 +206,12 @@ impl Fs for UserFs {
         content::write_file(self, dir, name, mode, &content).await
     }
 
-    async fn replace_file(
-        &self,
-        staged: (&UserHandle, &Name),
-        to: (&UserHandle, &Name),
-        mode: u32,
-        content: Vec<u8>,
-    ) -> FsResult<()> {
-        check_new_mode(mode)?;
-        content::replace_file(self, staged, to, mode, &content).await
+    async fn in_order(&self, steps: &[Step<UserHandle>]) -> (usize, FsResult<()>) {
+        steps::in_order(self, steps).await
     }
 
     async fn rename(&self, from_dir: &UserHandle, from: &Name, to_dir: &UserHandle, to: &Name) -> FsResult<()> {
-        let compound =
-            at(from_dir.directory()?).save().put(to_dir.directory()?).attributes(&[NUMLINKS]).rename(from, to);
-        let renamed = self.ask(compound, |results| {
-            is_at(results)?;
-            results.save()?;
-            is_at(results)?;
-            results.rename().map_err(not_empty)
-        });
-        renamed.await.map_err(other_project)
+        steps::rename(self, &(from_dir.clone(), from.clone()), &(to_dir.clone(), to.clone())).await
     }
 
     async fn unlink(&self, dir: &UserHandle, name: &Name) -> FsResult<()> {

@@ -106,6 +106,7 @@ all! {
         a_directory_does_not_move_into_itself,
         only_an_empty_directory_is_removed,
         names_are_removed_up_to_a_directory_with_entries,
+        steps_are_carried_out_in_order_up_to_the_first_that_fails,
         a_removed_directory_is_stale,
         a_file_is_written_whole_and_takes_its_place,
         a_removed_file_is_gone_by_name;

@@ -1,7 +1,7 @@
 //! RENAME and REMOVE.
 
 use super::*;
-use crate::export::fs::OpenMode;
+use crate::export::fs::{OpenMode, Step};
 
 pub(super) async fn a_rename_replaces_like_by_like_alone<F: Fs>(fs: &F, dir: &F::Handle) {
     const DONE: FsResult<()> = Ok(());
@@ -54,8 +54,10 @@ pub(super) async fn a_rename_replaces_like_by_like_alone<F: Fs>(fs: &F, dir: &F:
 pub(super) async fn a_file_is_written_whole_and_takes_its_place<F: Fs>(fs: &F, dir: &F::Handle) {
     let (staging, place) = (mkdir(fs, dir, "staging").await, mkdir(fs, dir, "place").await);
     let (half, record) = (name("half"), name("record"));
-    let replace =
-        async |content: &[u8]| fs.replace_file((&staging, &half), (&place, &record), 0o640, content.to_vec()).await;
+    let replace = async |content: &[u8]| {
+        let (staged, to) = ((staging.clone(), half.clone()), (place.clone(), record.clone()));
+        fs.in_order(&[Step::Replace { staged, to, mode: 0o640, content: content.to_vec() }]).await.1
+    };
     // The last one is longer than the largest WRITE on the wire.
     for content in [b"first".to_vec(), Vec::new(), vec![b'x'; 3_333_333]] {
         replace(&content).await.unwrap();
@@ -75,6 +77,48 @@ pub(super) async fn a_file_is_written_whole_and_takes_its_place<F: Fs>(fs: &F, d
     fs.unlink(&staging, &half).await.unwrap();
     becomes(Ok(()), async || fs.rmdir(dir, &name("place")).await).await;
     assert_eq!(replace(b"new").await, Err(Status::Stale));
+}
+
+pub(super) async fn steps_are_carried_out_in_order_up_to_the_first_that_fails<F: Fs>(fs: &F, dir: &F::Handle) {
+    let at = |text: &str| (dir.clone(), name(text));
+    let make = |text: &str| Step::Mkdir { at: at(text), mode: 0o750 };
+    let write = |text: &str| Step::Replace {
+        staged: at("half"),
+        to: at(text),
+        mode: 0o600,
+        content: text.repeat(100).into_bytes(),
+    };
+    let (rename, remove) =
+        (|from, to| Step::Rename { from: at(from), to: at(to) }, |text: &str| Step::Remove { at: at(text) });
+    let whole = [make("d"), write("f"), rename("d", "e"), remove("gone"), remove("f"), make("d"), write("g")];
+    assert_eq!(fs.in_order(&whole).await, (7, Ok(())));
+    assert_eq!(names(fs, dir).await, ["d", "e", "g"]);
+    assert_eq!(fs.lookup(dir, &name("d")).await.unwrap().1.mode, 0o750);
+    assert_eq!(fs.read_file(dir, &name("g"), 1000).await.unwrap(), "g".repeat(100).into_bytes());
+    file(fs, &fs.lookup(dir, &name("e")).await.unwrap().0, "inside", "").await;
+
+    for (step, refused) in [
+        (make("d"), Status::Exist),
+        (write("d"), Status::IsDir),
+        (rename("gone", "h"), Status::NoEnt),
+        (rename("d", "e"), Status::NotEmpty),
+        (remove("e"), Status::NotEmpty),
+    ] {
+        let case = format!("{step:?}");
+        assert_eq!(fs.in_order(&[step.clone(), make("never")]).await, (0, Err(refused)), "{case}");
+        fs.in_order(&[remove("half")]).await.1.unwrap();
+        assert_eq!(fs.in_order(&[make("first"), step, make("never")]).await, (1, Err(refused)), "{case}");
+        assert_eq!(fs.in_order(&[remove("half"), remove("first")]).await, (2, Ok(())), "{case}");
+    }
+    // More than a request has operations for, and content for which it is too short.
+    let mut many: Vec<_> = (0..40).flat_map(|n| [make(&format!("m{n}")), write("g")]).collect();
+    let long = vec![b'x'; 1_111_111];
+    many.push(Step::Replace { staged: at("half"), to: at("long"), mode: 0o600, content: long.clone() });
+    many.extend((0..40).map(|n| remove(&format!("m{n}"))));
+    assert_eq!(fs.in_order(&many).await, (121, Ok(())));
+    assert_eq!(names(fs, dir).await, ["d", "e", "g", "long"]);
+    assert!(fs.read_file(dir, &name("long"), long.len()).await.unwrap() == long);
+    assert_eq!(fs.in_order(&[]).await, (0, Ok(())));
 }
 
 pub(super) async fn a_directory_moves_with_all_that_is_in_it<F: Fs>(fs: &F, dir: &F::Handle) {

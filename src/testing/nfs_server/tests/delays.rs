@@ -1,9 +1,10 @@
 //! A server that delays what it is asked for, or does not answer.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
-use crate::export::fs::{SetAttr, Status, Time};
+use crate::export::fs::{SetAttr, Status, Step, Time};
 use crate::mount::thread_limits::OVERDUE;
 use crate::nfs4::codes::op;
 use crate::testing::nfs_server::session::SLOTS;
@@ -55,9 +56,35 @@ async fn a_file_that_is_delayed_on_its_way_to_its_place_is_moved_there_by_a_furt
     let root = fs.root();
     server.on(op::RENAME, 3, Fault::Fail(Code::DELAY));
     let (staged, record) = (name("staged"), name("record"));
-    fs.replace_file((&root, &staged), (&root, &record), 0o600, b"content".to_vec()).await.unwrap();
+    let (staged_at, to) = ((root.clone(), staged.clone()), (root.clone(), record.clone()));
+    let replace = Step::Replace { staged: staged_at, to, mode: 0o600, content: b"content".to_vec() };
+    assert_eq!(fs.in_order(&[replace]).await, (1, Ok(())));
     assert_eq!(fs.read_file(&root, &record, 100).await.unwrap(), b"content");
     assert_eq!(fs.lookup(&root, &staged).await.map(drop), Err(Status::NoEnt));
+}
+
+#[rstest::rstest]
+#[tokio::test]
+async fn steps_that_are_delayed_after_others_are_carried_out_by_further_requests(
+    #[values(op::PUTFH, op::GETATTR, op::CREATE, op::OPEN, op::RENAME, op::REMOVE)] operation: u32,
+    #[values(0, 1, 2, 3)] passed: usize,
+) {
+    let server = NfsServer::start(&MemoryServer::new()).await;
+    let fs = client(&server).await;
+    let at = |text: &str| (fs.root(), name(text));
+    let steps = [
+        Step::Mkdir { at: at("first"), mode: 0o700 },
+        Step::Replace { staged: at("staged"), to: at("one"), mode: 0o600, content: b"one".to_vec() },
+        Step::Mkdir { at: at("second"), mode: 0o700 },
+        Step::Replace { staged: at("staged"), to: at("two"), mode: 0o600, content: b"two".to_vec() },
+        Step::Rename { from: at("first"), to: at("third") },
+        Step::Remove { at: at("second") },
+    ];
+    server.after(passed, operation, 2, Fault::Fail(Code::DELAY));
+    assert_eq!(fs.in_order(&steps).await, (steps.len(), Ok(())));
+    let listed = fs.readdir(&fs.root(), 0).await.unwrap().entries.into_iter();
+    let names: BTreeSet<String> = listed.map(|entry| entry.name.to_string()).collect();
+    assert!(names.iter().eq(["one", "third", "two"]), "{names:?}");
 }
 
 #[rstest::rstest]

@@ -1,7 +1,7 @@
 //! Every operation is carried out exactly once, whatever happens to the connection.
 
 use super::*;
-use crate::export::fs::{FsResult, LockMode, OpenMode, SetAttr};
+use crate::export::fs::{FsResult, LockMode, OpenMode, SetAttr, Step};
 use crate::testing::memory::Tree;
 
 /// Everything that the driver does on an export. Returns what each operation answered.
@@ -13,7 +13,15 @@ async fn work(fs: &UserFs) -> FsResult<Vec<String>> {
     answers.push(format!("{:?}", fs.write_file(&dir, &name("record"), 0o600, b"other".to_vec()).await));
     fs.rename(&dir, &name("record"), &root, &name("moved")).await?;
     answers.push(format!("{:?}", fs.read_file(&root, &name("moved"), 100).await?));
-    fs.replace_file((&dir, &name("new")), (&root, &name("moved")), 0o600, b"replaced".to_vec()).await?;
+    let (staged, to) = ((dir.clone(), name("new")), (root.clone(), name("moved")));
+    let steps = [
+        Step::Mkdir { at: (dir.clone(), name("first")), mode: 0o700 },
+        Step::Replace { staged, to, mode: 0o600, content: b"replaced".to_vec() },
+        Step::Rename { from: (dir.clone(), name("first")), to: (root.clone(), name("second")) },
+        Step::Remove { at: (root.clone(), name("second")) },
+        Step::Mkdir { at: (root.clone(), name("moved")), mode: 0o700 },
+    ];
+    answers.push(format!("{:?}", fs.in_order(&steps).await));
     answers.push(format!("{:?}", fs.read_file(&root, &name("moved"), 100).await?));
     fs.setattr(&dir, SetAttr { mode: Some(0o2770), uid: Some(7), ..SetAttr::default() }).await?;
     fs.symlink(&dir, &name("link"), b"target").await?;
