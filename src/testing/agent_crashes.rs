@@ -124,7 +124,8 @@ async fn remove(export: &Export<MemoryFs>, name: &str) -> Result<()> {
     let id = VolumeId::parse(&format!("nfs#export#{name}##")).unwrap();
     let policy = DeletePolicy { default: OnDelete::Delete, replace_archive: false };
     let lock = lock(export, &id).await?;
-    delete::delete(export, &id, policy, &lock).await.map(drop)
+    let found = delete::find(export, &id, &lock).await?;
+    delete::delete(export, &id, policy, found, &lock).await.map(drop)
 }
 
 async fn expand(export: &Export<MemoryFs>, name: &str, bytes: i64) -> Result<u64> {

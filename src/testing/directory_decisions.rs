@@ -3,7 +3,7 @@
 
 use crate::check::{Finding, check};
 use crate::error::Error;
-use crate::testing::crash_harness::{Call as _, connect, settle};
+use crate::testing::crash_harness::{Call as _, Connection, connect, settle};
 use crate::testing::memory::{MemoryServer, Node};
 use crate::testing::volume_crashes::Call::{self, Create as Make, Decide, Delete, Write};
 use crate::volume::delete::{self, DeletePolicy};
@@ -27,6 +27,12 @@ async fn after(calls: &[Call]) -> MemoryServer {
         settle(&export).await;
     }
     server
+}
+
+async fn delete(export: &Connection, id: &VolumeId, policy: DeletePolicy) {
+    let lock = lock(export, id).await.unwrap();
+    let found = delete::find(export, id, &lock).await.unwrap();
+    delete::delete(export, id, policy, found, &lock).await.unwrap();
 }
 
 async fn has(path: &str, calls: &[Call]) -> bool {
@@ -55,7 +61,7 @@ async fn the_drivers_default_is_no_reason_to_delete_what_was_kept_and_none_to_ke
     let id = VolumeId::parse("nfs#export#v##").unwrap();
     for default in [OnDelete::Delete, OnDelete::Archive, OnDelete::Retain] {
         let policy = DeletePolicy { default, replace_archive: true };
-        delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
+        delete(&export, &id, policy).await;
         assert!(server.tree().has("v/data"), "{default:?}");
     }
 }
@@ -152,7 +158,7 @@ async fn an_empty_directory_never_replaces_an_archive_that_has_content() {
     let id = VolumeId::parse(V).unwrap();
     let archive = async |server: &MemoryServer| {
         let export = connect(server);
-        delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
+        delete(&export, &id, policy).await;
         assert!(!server.tree().has("media"));
     };
     let server = after(&[make("v"), Write("media")]).await;
@@ -176,12 +182,12 @@ async fn a_file_in_an_archives_place_gives_way_to_content_but_not_to_an_empty_di
     let policy = DeletePolicy { default: OnDelete::Archive, replace_archive: true };
     let id = VolumeId::parse(V).unwrap();
     let export = connect(&server);
-    delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
+    delete(&export, &id, policy).await;
     assert!(!server.tree().has("media"));
     assert_eq!(server.tree().get("archived-media").unwrap().text(), "theirs");
     make("v").run(&export).await.unwrap();
     server.plant("media/data", Node::file(0o600, "later")).unwrap();
-    delete::delete(&export, &id, policy, &lock(&export, &id).await.unwrap()).await.unwrap();
+    delete(&export, &id, policy).await;
     assert_eq!(server.tree().get("archived-media/data").unwrap().text(), "later");
 }
 

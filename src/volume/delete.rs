@@ -42,8 +42,26 @@ pub async fn is_gone<F: Fs>(export: &Export<F>, id: &VolumeId) -> Result<bool> {
         })
 }
 
-/// Deletes a volume. Succeeds if the volume does not exist. Does not delete a volume that is backed by a snapshot, but
-/// returns its record: the caller deletes the volume together with what the snapshot has noted of it.
+/// What a deletion finds of a volume.
+pub struct Found<F: Fs> {
+    /// The volume's own record.
+    pub record: Option<Record>,
+    /// The volumes with directories that overlap with the volume's, other than the one that has the volume's name.
+    neighbours: Result<Neighbours<F>>,
+}
+
+/// Finds what [`delete`] needs to know of a volume.
+pub async fn find<F: Fs>(export: &Export<F>, id: &VolumeId, lock: &Guard<F>) -> Result<Found<F>> {
+    let name = id.name();
+    let neighbours = directory_owners::neighbours(export, &id.sub_dir, name.as_ref(), lock);
+    // What a volume that is backed by a snapshot does not need is read at the same time.
+    let (record, neighbours) = join!(read_own(export, id), neighbours);
+    Ok(Found { record: record?, neighbours })
+}
+
+/// Deletes a volume, as it was found under the same lock. Succeeds if the volume does not exist. Does not delete a volume
+/// that is backed by a snapshot, but returns its record: the caller deletes the volume together with what the snapshot has
+/// noted of it.
 ///
 /// # Errors
 /// [`Error::Precondition`](crate::error::Error::Precondition) if the directory is inside another volume's directory or
@@ -52,13 +70,10 @@ pub async fn delete<F: Fs>(
     export: &Export<F>,
     id: &VolumeId,
     policy: DeletePolicy,
+    Found { record, neighbours }: Found<F>,
     lock: &Guard<F>,
 ) -> Result<Option<Record>> {
     let name = id.name();
-    // Most volumes have a record of their own.
-    let (record, neighbours) =
-        join!(read_own(export, id), directory_owners::neighbours(export, &id.sub_dir, name.as_ref(), lock));
-    let record = record?;
     if record.as_ref().is_some_and(|record| record.backing_snapshot.is_some()) {
         return Ok(record);
     }

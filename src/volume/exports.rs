@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::nfs::source::Source;
 use crate::volume::find::{self, read_own};
 use crate::volume::id::VolumeId;
 use crate::volume::lock::lock;
+use crate::volume::record::Record;
 
 /// The mount options that the driver's flags name.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +38,26 @@ pub struct Exports<C: Connect> {
     pool: Arc<Pool<C>>,
     /// Used if nothing else gives options.
     configured: Configured,
+}
+
+/// How an export was reached for a volume.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// The options of [`Exports::reach`]; `None` if these are the volume's.
+    by_trial: Option<MountOptions>,
+}
+
+impl Reached {
+    /// The options in the volume's record, if the export was reached with others.
+    pub fn others(&self, record: Option<&Record>) -> Result<Option<MountOptions>> {
+        match (&self.by_trial, record) {
+            (Some(used), Some(record)) if !record.mount_options.is_empty() => {
+                let recorded = MountOptions::parse("mountOptions", record.mount_options.iter().cloned())?;
+                Ok(Some(recorded).filter(|recorded| recorded != used))
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 impl<C: Connect> Exports<C> {
@@ -102,6 +124,31 @@ impl<C: Connect> Exports<C> {
     {
         let options = self.volume_options(id, secret).await?;
         self.on(&id.export(), &options, work).await
+    }
+
+    /// Runs `work` on the export of a volume, for which `work` reads the volume's record itself. So it asks [`Reached::others`]
+    /// before it changes anything, and returns the other options. Then it runs once more, with these.
+    pub async fn on_volume_or_again<T, W>(
+        &self,
+        id: &VolumeId,
+        secret: Option<&MountOptions>,
+        work: impl Fn(Arc<Export<C::Fs>>, Reached) -> W,
+    ) -> Result<T>
+    where
+        W: Future<Output = Result<ControlFlow<T, MountOptions>>>,
+    {
+        let share = id.export();
+        let (mut options, mut by_trial) = match secret {
+            Some(options) => (options.clone(), false),
+            None => (self.reach(&share).await?, true),
+        };
+        loop {
+            let reached = Reached { by_trial: by_trial.then(|| options.clone()) };
+            match self.on(&share, &options, |export| work(export, reached.clone())).await? {
+                ControlFlow::Break(done) => return Ok(done),
+                ControlFlow::Continue(others) => (options, by_trial) = (others, false),
+            }
+        }
     }
 
     /// Changes a volume under its lock. The caller may stop waiting for the lock. Once the change has started, it runs
@@ -183,9 +230,12 @@ impl<C: Connect> Exports<C> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::testing::crash_harness::connect;
     use crate::testing::memory::MemoryServer;
+    use crate::testing::memory_servers::{Process, Servers, export_of};
 
     #[tokio::test]
     async fn an_export_is_reached_with_the_secrets_options_or_else_the_recorded_ones_or_else_those_that_work() {
@@ -201,5 +251,33 @@ mod tests {
         assert_eq!(chosen(None, Some(&["vers=4.1"])).await, options("vers=4.1"));
         assert_eq!(chosen(None, Some(&[])).await, MountOptions::default());
         assert_eq!(chosen(None, None).await, MountOptions::default());
+    }
+    #[tokio::test]
+    async fn work_that_finds_other_options_in_the_record_is_done_again_with_these_and_not_if_a_secret_gives_some() {
+        let share = export_of("nfs");
+        let servers = Servers::new([(share.clone(), MemoryServer::new())].into(), ";vers=4.0;vers=4.1;vers=4.2");
+        let pool = Arc::new(Pool::new(Process::new(&servers), []));
+        let exports = Exports::new(pool, Configured::default());
+        let id = VolumeId::parse("nfs#export#v##").unwrap();
+        let options = |text: &str| MountOptions::parse("", [text]).unwrap();
+        let done_with = async |secret: Option<&MountOptions>, recorded: Option<&[&str]>| {
+            let record = recorded.map(|texts| Record {
+                mount_options: texts.iter().map(|&text| text.to_owned()).collect(),
+                ..Record::unrecorded(&id)
+            });
+            let times = Cell::new(0);
+            let work = |_, reached: Reached| {
+                times.set(times.get() + 1);
+                let (others, times) = (reached.others(record.as_ref()), times.get());
+                async move { Ok(others?.map_or(ControlFlow::Break(times), ControlFlow::Continue)) }
+            };
+            exports.on_volume_or_again(&id, secret, work).await.unwrap()
+        };
+        assert_eq!(done_with(None, None).await, 1);
+        assert_eq!(done_with(None, Some(&[])).await, 1);
+        assert_eq!(done_with(None, Some(&["vers=4.1"])).await, 2);
+        assert_eq!(done_with(None, Some(&["vers=4.1"])).await, 1, "they are known to work by now");
+        assert_eq!(done_with(None, Some(&["vers=4.0"])).await, 2);
+        assert_eq!(done_with(Some(&options("vers=4.2")), Some(&["vers=4.0"])).await, 1);
     }
 }
