@@ -21,7 +21,7 @@ use crate::mount::backoff::backoff;
 /// How many entries are removed at the same time, and how many removals run at the same time in each. A removal counts
 /// as a long call (see `mount/gate`), which leaves threads to the calls that somebody waits for.
 const ENTRIES: usize = 3;
-const WORKERS: usize = 4;
+const WORKERS: usize = 8;
 
 /// How many names are removed in one go: at most what a request has operations for.
 const BATCH: usize = 32;

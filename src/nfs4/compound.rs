@@ -59,6 +59,11 @@ impl Compound {
         self
     }
 
+    /// The same request, for which the server may need long.
+    pub fn long(self) -> Self {
+        Self { takes_long: true, ..self }
+    }
+
     /// Whether the request changes something, so that the server has to remember its answer.
     pub fn changes(&self) -> bool {
         self.changes.is_some()
@@ -211,9 +216,8 @@ impl Compound {
     }
 
     /// COPY of a part of the saved file to the same place in the current one, before the server answers.
-    pub fn copy(mut self, source: StateId, target: StateId, offset: u64, length: u64) -> Self {
-        self.takes_long = true;
-        self.writes(op::COPY, |to| {
+    pub fn copy(self, source: StateId, target: StateId, offset: u64, length: u64) -> Self {
+        self.long().writes(op::COPY, |to| {
             source.write(to);
             target.write(to);
             to.u64(offset).u64(offset).u64(length).bool(true).bool(true).u32(0);

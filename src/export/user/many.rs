@@ -13,7 +13,9 @@ const AROUND: usize = 3;
 
 /// REMOVE of each of `names`, and the results up to the first that fails, which is the last one.
 async fn each(fs: &UserFs, dir: &UserHandle, names: &[Name]) -> FsResult<Vec<FsResult<()>>> {
-    fs.ask(names.iter().fold(at(dir.directory()?), Compound::remove), |results| {
+    let compound = names.iter().fold(at(dir.directory()?), Compound::remove);
+    // The server has each removal on its disk before the next.
+    fs.ask(if names.len() > 1 { compound.long() } else { compound }, |results| {
         is_at(results)?;
         let mut done = Vec::with_capacity(names.len());
         while done.len() < names.len() && done.last().is_none_or(FsResult::is_ok) {
