@@ -134,12 +134,16 @@ pub(super) fn setattr(object: BorrowedFd<'_>, kind: Kind, set: SetAttr) -> FsRes
     Ok(())
 }
 
-/// mkdir(2), then opens the new directory.
-pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<(OwnedFd, Attr)> {
-    retry(|| rustix::fs::mkdirat(dir, name.as_bytes(), Mode::from_raw_mode(mode))).map_err(stale_if_removed(dir))?;
-    let made = open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)?;
-    let attr = seen(made.as_fd())?;
-    Ok((made, attr))
+/// mkdir(2).
+pub(super) fn mkdir(dir: BorrowedFd<'_>, name: &Name, mode: u32) -> FsResult<()> {
+    retry(|| rustix::fs::mkdirat(dir, name.as_bytes(), Mode::from_raw_mode(mode))).map_err(stale_if_removed(dir))
+}
+
+/// The directory of that name.
+pub(super) fn directory(dir: BorrowedFd<'_>, name: &Name) -> FsResult<(OwnedFd, Attr)> {
+    let found = open_below(dir, name.as_bytes(), OBJECT | OFlags::DIRECTORY, 0)?;
+    let attr = seen(found.as_fd())?;
+    Ok((found, attr))
 }
 
 /// open(2) of a new file.

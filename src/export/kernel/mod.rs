@@ -32,7 +32,7 @@ use tokio::time::sleep;
 
 use crate::export::features::{Feature, Features};
 use crate::export::fs::{
-    ACLS, Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status,
+    ACLS, Attr, Cookie, Fs, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, Seek, SetAttr, Status, Step,
     check_new_mode, check_special, check_symlink_target, lock_offset,
 };
 use crate::mount::gate::{Gate, Held};
@@ -45,6 +45,7 @@ mod calls;
 mod content;
 mod handle;
 mod objects;
+mod steps;
 mod xattrs;
 
 /// An export of one server, reached through a descriptor of its mount. A clone refers to the same export.
@@ -182,7 +183,11 @@ impl Fs for KernelFs {
     async fn mkdir(&self, dir: &KernelHandle, name: &Name, mode: u32) -> FsResult<(KernelHandle, Attr)> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        let (made, attr) = self.call("mkdir", move || calls::mkdir(dir.as_fd(), &name, mode)).await?;
+        let make = move || {
+            calls::mkdir(dir.as_fd(), &name, mode)?;
+            calls::directory(dir.as_fd(), &name)
+        };
+        let (made, attr) = self.call("mkdir", make).await?;
         Ok((self.place(Kind::Directory, made), attr))
     }
 
@@ -314,12 +319,14 @@ impl Fs for KernelFs {
     async fn write_file(&self, dir: &KernelHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         check_new_mode(mode)?;
         let (dir, name) = (dir.directory()?, name.clone());
-        self.call("write_file", move || {
-            let (file, _) = calls::create(dir.as_fd(), &name, mode)?;
-            calls::write(file.as_fd(), 0, &content)?;
-            calls::commit(file.as_fd())
-        })
-        .await
+        self.call("write_file", move || steps::write_file(dir.as_fd(), &name, mode, &content)).await
+    }
+
+    /// All steps run on one thread, as in [`Self::in_one_go`].
+    async fn in_order(&self, steps: &[Step<KernelHandle>]) -> (usize, FsResult<()>) {
+        let steps = steps.to_vec();
+        let carried_out = self.call("in_order", move || Ok(steps::in_order(&steps)));
+        carried_out.await.unwrap_or_else(|status| (0, Err(status)))
     }
 
     async fn rename(&self, from_dir: &KernelHandle, from: &Name, to_dir: &KernelHandle, to: &Name) -> FsResult<()> {
