@@ -213,27 +213,33 @@ async fn remove_tree<F: Fs>(fs: &F, trash: &F::Handle, name: &Name, removed: &Pr
         removed.entry();
         return Ok(());
     }
-    let mut path: Vec<Level<F>> =
-        vec![Level { dir: found.0, parent: trash.clone(), name: name.clone(), opened: false }];
+    let level = |dir, parent, name| Level { dir, parent, name, full: Vec::new(), opened: false };
+    let mut path: Vec<Level<F>> = vec![level(found.0, trash.clone(), name.clone())];
     loop {
         let away = (path.len() >= DEPTH).then_some(trash);
-        let Some(level) = path.last_mut() else { return Ok(()) };
-        match remove_entries(fs, &level.dir, away, removed).await {
+        let Some(here) = path.last_mut() else { return Ok(()) };
+        if let Some(name) = here.full.pop() {
+            match fs.lookup(&here.dir, &name).await {
+                Ok((child, attr)) if attr.kind == Kind::Directory => {
+                    let parent = here.dir.clone();
+                    path.push(level(child, parent, name));
+                }
+                Ok(_) | Err(Status::NoEnt) => {}
+                Err(status) => return Err(status),
+            }
+            continue;
+        }
+        match remove_entries(fs, &here.dir, away, removed).await {
             Ok(Removal::Empty) => {
-                gone(fs.rmdir(&level.parent, &level.name).await)?;
+                gone(fs.rmdir(&here.parent, &here.name).await)?;
                 removed.entry();
                 path.pop();
             }
-            Ok(Removal::Enter(child, name)) => {
-                let parent = level.dir.clone();
-                path.push(Level { dir: child, parent, name, opened: false });
-            }
-            Ok(Removal::Some) => {}
+            Ok(Removal::Some { full }) => here.full = full,
             Err(refused @ (Status::Access | Status::Perm)) => {
-                let mode = fs.getattr(&level.dir).await?.mode;
+                let mode = fs.getattr(&here.dir).await?.mode;
                 // Once: a tenant that still has the directory open may change the mode again, for ever.
-                if std::mem::replace(&mut level.opened, true) || !owner_access::let_owner_in(fs, &level.dir, mode).await
-                {
+                if std::mem::replace(&mut here.opened, true) || !owner_access::let_owner_in(fs, &here.dir, mode).await {
                     return Err(refused);
                 }
             }
@@ -247,18 +253,18 @@ struct Level<F: Fs> {
     dir: F::Handle,
     parent: F::Handle,
     name: Name,
+    /// Directories in it that have entries, which go first.
+    full: Vec<Name>,
     /// Whether its mode was changed to let the owner in.
     opened: bool,
 }
 
 /// How far the removal of a directory's entries is.
-enum Removal<F: Fs> {
+enum Removal {
     /// The directory is empty.
     Empty,
-    /// Some entries are removed.
-    Some,
-    /// This directory in it has entries, which go first.
-    Enter(F::Handle, Name),
+    /// Some entries are removed, and these directories have entries.
+    Some { full: Vec<Name> },
 }
 
 /// Removes the entries on a page of a directory, except directories that have entries. With `away`, it moves those
@@ -268,7 +274,7 @@ async fn remove_entries<F: Fs>(
     dir: &F::Handle,
     away: Option<&F::Handle>,
     removed: &Progress,
-) -> FsResult<Removal<F>> {
+) -> FsResult<Removal> {
     let entries = first_entries(fs, dir).await?;
     if entries.is_empty() {
         return Ok(Removal::Empty);
@@ -289,12 +295,7 @@ async fn remove_entries<F: Fs>(
         .buffer_unordered(WORKERS)
         .try_collect()
         .await?;
-    let Some(name) = full.into_iter().flatten().next() else { return Ok(Removal::Some) };
-    match fs.lookup(dir, &name).await {
-        Ok((child, _)) => Ok(Removal::Enter(child, name)),
-        Err(Status::NoEnt) => Ok(Removal::Some),
-        Err(status) => Err(status),
-    }
+    Ok(Removal::Some { full: full.into_iter().flatten().collect() })
 }
 
 /// Removes what has these names, up to a directory that is not empty. Returns the name of that; with `away`, it is moved

@@ -40,6 +40,27 @@ async fn a_directory_whose_first_pages_are_empty_is_removed() {
     discarded(&server).await;
 }
 
+#[tokio::test]
+async fn the_work_for_a_directory_is_the_same_however_many_are_beside_it() {
+    let work = async |directories: u64| {
+        let server = MemoryServer::new();
+        server.plant("v", Node::directory(0o755)).unwrap();
+        for number in 0..directories {
+            server.plant(format!("v/{number}"), Node::directory(0o755)).unwrap();
+            server.plant(format!("v/{number}/file"), Node::file(0o600, "")).unwrap();
+        }
+        let export = reach(&server);
+        export.make_layout().await.unwrap();
+        assert!(discard(&export, &export.fs().root(), &Name::new("v").unwrap()).await.unwrap());
+        let before = export.fs().operations();
+        assert_eq!(clear(&export).await.unwrap(), 0);
+        (export.fs().operations() - before) / directories
+    };
+    let (few, many) = (work(10).await, work(1000).await);
+    // Each listing begins with the names that are gone.
+    assert!(many <= 2 * few, "{many} operations for each of many directories, {few} for each of few");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clearing_that_takes_long_says_how_far_it_is() {
     let (log, _logging) = Log::captured();

@@ -15,7 +15,7 @@ const AROUND: usize = 3;
 async fn each(fs: &UserFs, dir: &UserHandle, names: &[Name]) -> FsResult<Vec<FsResult<()>>> {
     let compound = names.iter().fold(at(dir.directory()?), Compound::remove);
     // The server has each removal on its disk before the next.
-    fs.ask(if names.len() > 1 { compound.long() } else { compound }, |results| {
+    fs.ask(compound.long(), |results| {
         is_at(results)?;
         let mut done = Vec::with_capacity(names.len());
         while done.len() < names.len() && done.last().is_none_or(FsResult::is_ok) {
