@@ -8,7 +8,8 @@ use crate::table::Figure;
 use crate::units::written;
 
 /// The runs that are drawn, each a file of `e2e/pictures/runs`.
-pub const RUNS: [&str; 5] = ["calls", "calls-in-flight", "copies", "copies-by-files", "volumes"];
+pub const RUNS: [&str; 7] =
+    ["calls", "calls-in-flight", "copies", "copies-by-files", "volumes", "slow-server", "crowded"];
 
 /// A run.
 pub struct Run(Value);
