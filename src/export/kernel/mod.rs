@@ -27,8 +27,8 @@ use std::time::Duration;
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{sleep, timeout};
 
 use crate::export::features::{Feature, Features};
 use crate::export::fs::{
@@ -65,6 +65,10 @@ pub struct KernelFs {
 /// The first and the longest pause between attempts to open a file on which another client has a lease. All pauses
 /// together take two seconds.
 const RECALL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(1024));
+
+/// How long a LOCK or LOCKU waits for its turn. On an export that hangs all wait for the server instead, and so the gate
+/// learns that it hangs.
+const TURN: Duration = Duration::from_millis(500);
 
 /// Where the system calls of an operation run.
 #[derive(Debug, Clone)]
@@ -118,10 +122,20 @@ impl KernelFs {
         operation: &'static str,
         calls: impl FnOnce() -> FsResult<T> + Send + 'static,
     ) -> FsResult<T> {
+        self.run(move || slow::calls(operation, calls)).await?
+    }
+
+    /// Makes system calls where those of an operation are made.
+    async fn run<T: Send + 'static>(&self, calls: impl FnOnce() -> T + Send + 'static) -> FsResult<T> {
         match &self.way {
-            Way::Gate(gate) => gate.run(move || slow::calls(operation, calls)).await?,
-            Way::Here => slow::calls(operation, calls),
+            Way::Gate(gate) => Ok(gate.run(calls).await?),
+            Way::Here => Ok(calls()),
         }
+    }
+
+    /// A turn to ask for a lock or to give one back; `None` if those before take too long.
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        timeout(TURN, self.lock_turns.clone().lock_owned()).await.ok()
     }
 
     fn place(&self, kind: Kind, descriptor: OwnedFd) -> KernelHandle {
@@ -325,8 +339,7 @@ impl Fs for KernelFs {
     /// All steps run on one thread, as in [`Self::in_one_go`].
     async fn in_order(&self, steps: &[Step<KernelHandle>]) -> (usize, FsResult<()>) {
         let steps = steps.to_vec();
-        let carried_out = self.call("in_order", move || Ok(steps::in_order(&steps)));
-        carried_out.await.unwrap_or_else(|status| (0, Err(status)))
+        self.run(move || steps::in_order(&steps)).await.unwrap_or_else(|status| (0, Err(status)))
     }
 
     async fn rename(&self, from_dir: &KernelHandle, from: &Name, to_dir: &KernelHandle, to: &Name) -> FsResult<()> {
@@ -357,13 +370,13 @@ impl Fs for KernelFs {
 
     async fn try_lock(&self, file: &KernelHandle, key: u64, mode: LockMode) -> FsResult<bool> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
-        let _turn = self.lock_turns.lock().await;
+        let _turn = self.turn().await;
         self.call("try_lock", move || calls::lock(file.as_fd(), byte, mode)).await
     }
 
     async fn unlock(&self, file: &KernelHandle, key: u64) -> FsResult<()> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
-        let _turn = self.lock_turns.lock().await;
+        let _turn = self.turn().await;
         self.call("unlock", move || calls::unlock(file.as_fd(), byte)).await
     }
 
