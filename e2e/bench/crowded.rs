@@ -40,7 +40,7 @@ enum Growth {
 }
 
 /// What [`round`] measures, in its order: the unit, and how it should grow.
-const MEASURED: [(&str, &str, Growth); 24] = [
+const MEASURED: [(&str, &str, Growth); 22] = [
     ("CreateVolume, p50", "ms", Growth::None),
     ("DeleteVolume, p50", "ms", Growth::None),
     ("CreateSnapshot of an empty volume, p50", "ms", Growth::None),
@@ -52,11 +52,9 @@ const MEASURED: [(&str, &str, Growth); 24] = [
     ("resident at rest after the calls", "MiB", Growth::None),
     ("ListVolumes, the first page", "ms", Growth::None),
     ("ListVolumes, all pages", "s", Growth::WithVolumes),
-    ("its processor time in the driver", "s", Growth::WithVolumes),
     ("its requests, for each volume", "", Growth::None),
     ("resident at rest after it", "MiB", Growth::None),
     ("ControllerListVolumeHealth, all pages", "s", Growth::WithVolumes),
-    ("its processor time in the driver", "s", Growth::WithVolumes),
     ("its requests, for each volume", "", Growth::None),
     ("resident at rest after it", "MiB", Growth::None),
     ("csi-nfs check", "s", Growth::WithVolumes),
@@ -150,13 +148,9 @@ async fn round(driver: &mut Driver, share: &Share, client: &str, volumes: usize)
 
     let calls_resident = resident(of_this).await;
     let page = p50(each([list(of_this, String::new())]).await);
-    let before = driver.processor();
     let ([listed, list_requests], ()) = whole(volumes, list_all(of_this, volumes)).await;
-    let list_processor = driver.processor() - before;
     let list_resident = resident(of_this).await;
-    let before = driver.processor();
     let ([looked, look_requests], ()) = whole(volumes, look_at_all(of_this)).await;
-    let look_processor = driver.processor() - before;
     let look_resident = resident(of_this).await;
     let ([checked, check_requests], check_resident) = whole(volumes, check(share, client)).await;
     let [serves, works, requests] = restart(driver, share).await;
@@ -172,11 +166,9 @@ async fn round(driver: &mut Driver, share: &Share, client: &str, volumes: usize)
         calls_resident,
         page,
         listed,
-        list_processor,
         list_requests,
         list_resident,
         looked,
-        look_processor,
         look_requests,
         look_resident,
         checked,

@@ -151,15 +151,6 @@ impl Driver {
         status(&format!("/proc/{}/status", self.process.id()), key)
     }
 
-    /// The processor time that the driver has taken so far, in seconds (proc_pid_stat(5), utime and stime).
-    pub fn processor(&self) -> f64 {
-        const TICKS_A_SECOND: f64 = 100.0;
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let (_, fields) = stat.rsplit_once(") ").unwrap();
-        let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-        ticks as f64 / TICKS_A_SECOND
-    }
-
     /// What the driver's threads do in the kernel, for a message.
     pub fn threads(&self) -> String {
         processes::threads(self.process.id())
