@@ -19,8 +19,8 @@ ENTRIES ?=
 # Fuzzes only these targets, for example `make fuzz FUZZ="archive rpc"`, each for so many seconds.
 FUZZ ?=
 SECONDS_EACH ?= 60
-# Runs only one part of the benchmark: `calls`, `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`, `soak`, `slow`,
-# `crowded`, `trash`, `million`. The last four run only when they are named.
+# Runs only one part of the benchmark: `calls`, `requests`, `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup`,
+# `soak`, `slow`, `crowded`, `trash`, `million`. The last four run only when they are named.
 BENCH ?=
 # The number of volumes of `crowded` (100,000), and of files of `trash` and `million` (1,000,000), for a quick trial.
 export VOLUMES

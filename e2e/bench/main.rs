@@ -1,6 +1,6 @@
 //! `make bench`: the speed of the driver on real NFS servers. `make bench BENCH=copies` runs one part: `calls`,
-//! `requests`, `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `slow`, `crowded`, `trash` and `million` only
-//! run when they are named. With `CSI_NFS_E2E_RUNS=FOLDER` it keeps the figures of the pictures there. `RTT=0.4` gives the
+//! `requests`, `scale`, `quotas`, `copies`, `volumes`, `many`, `fsgroup` or `soak`; `slow`, `crowded`, `trash` and
+//! `million` only run when they are named. With `CSI_NFS_E2E_RUNS=FOLDER` it keeps the figures of the pictures there. `RTT=0.4` gives the
 //! network a round trip of so many milliseconds, and `FLUSH=10` the disk of the XFS export flushes that take so long.
 //! `VOLUMES` and `FILES` are the sizes of the parts that only run when they are named, and `CSI_NFS_CLIENT` is the only
 //! client that `crowded`, `trash` and `slow` measure.
