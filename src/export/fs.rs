@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::Future;
 
 use crate::export::features::Features;
+pub use crate::export::step::Step;
 pub use crate::nfs::attributes::{Attr, Kind, SetAttr, Time};
 pub use crate::nfs::name::Name;
 pub use crate::nfs::status::{FsResult, Status, gone};
@@ -81,36 +82,6 @@ pub enum Seek {
     Data,
     /// NFS4_CONTENT_HOLE. The end of a file counts as a hole.
     Hole,
-}
-
-/// A step of [`Fs::in_order`]. A place is a directory and a name in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step<H> {
-    /// [`Fs::mkdir`].
-    Mkdir { at: (H, Name), mode: u32 },
-    /// Creates a regular file with that content at `staged`, and gives it the place `to`: [`Fs::write_file`] and
-    /// [`Fs::rename`]. Fails with [`Status::Exist`] if something is at `staged`. After another failure, a part of the file
-    /// may be there.
-    Replace { staged: (H, Name), to: (H, Name), mode: u32, content: Vec<u8> },
-    /// [`Fs::rename`].
-    Rename { from: (H, Name), to: (H, Name) },
-    /// [`Fs::remove`] of one name.
-    Remove { at: (H, Name) },
-}
-
-impl<H> Step<H> {
-    /// The same on handles of another kind; `None` if one of its handles has no counterpart.
-    pub fn on<G>(&self, handle: impl Fn(&H) -> Option<G>) -> Option<Step<G>> {
-        let place = |(dir, name): &(H, Name)| Some((handle(dir)?, name.clone()));
-        Some(match self {
-            Self::Mkdir { at, mode } => Step::Mkdir { at: place(at)?, mode: *mode },
-            Self::Replace { staged, to, mode, content } => {
-                Step::Replace { staged: place(staged)?, to: place(to)?, mode: *mode, content: content.clone() }
-            }
-            Self::Rename { from, to } => Step::Rename { from: place(from)?, to: place(to)? },
-            Self::Remove { at } => Step::Remove { at: place(at)? },
-        })
-    }
 }
 
 /// One step, by the operations that it stands for.

@@ -16,6 +16,7 @@ pub mod progress;
 pub mod run_to_completion;
 pub mod seen;
 mod small;
+pub mod step;
 pub mod trash;
 pub mod user;
 
