@@ -36,11 +36,22 @@ impl<F: Fs> Content<F> {
         }
     }
 
-    /// The least size in bytes of a volume with this content; 0 if unknown.
+    /// The least size in bytes of a volume with this content, when the content was found; 0 if unknown.
     pub fn size(&self) -> u64 {
         match self {
             Self::Tree(tree) => tree.size,
             Self::Archive(archive) => archive.size(),
+        }
+    }
+
+    /// The same, now.
+    ///
+    /// # Errors
+    /// As [`Tree::size_now`].
+    pub(super) async fn size_now(&self) -> Result<u64> {
+        match self {
+            Self::Tree(tree) => tree.size_now().await,
+            Self::Archive(archive) => Ok(archive.size()),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::snapshot::jobs::Jobs;
 use crate::snapshot::lock::job;
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::{How, Tree};
-use crate::snapshot::{find, group, single};
+use crate::snapshot::{group, single};
 use crate::volume::exports::Exports;
 use crate::volume::id::VolumeId;
 
@@ -58,8 +58,6 @@ pub trait Taken: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<()>> + Send;
     /// Deletes the pending snapshot or group of that record. Does nothing if the record has changed.
     fn give_up<F: Fs>(export: &Export<F>, record: &Self::Record) -> impl Future<Output = Result<()>> + Send;
-    /// Reads the record, which must exist.
-    fn get<F: Fs>(&self, export: &Export<F>) -> impl Future<Output = Result<Self::Record>> + Send;
 }
 
 impl Taken for single::Create {
@@ -87,10 +85,6 @@ impl Taken for single::Create {
 
     async fn give_up<F: Fs>(export: &Export<F>, record: &Record) -> Result<()> {
         single::give_up(export, record).await
-    }
-
-    async fn get<F: Fs>(&self, export: &Export<F>) -> Result<Record> {
-        find::get(export, &self.name).await
     }
 }
 
@@ -133,10 +127,6 @@ impl Taken for group::Create {
     async fn give_up<F: Fs>(export: &Export<F>, record: &GroupRecord) -> Result<()> {
         group::give_up(export, record).await
     }
-
-    async fn get<F: Fs>(&self, export: &Export<F>) -> Result<GroupRecord> {
-        group::get(export, &self.name).await
-    }
 }
 
 /// A request for a snapshot or for a group of snapshots.
@@ -174,6 +164,8 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
         return Err(error);
     }
     let work = |export: Arc<Export<C::Fs>>| async move {
+        let ready =
+            async || Ok::<_, Error>(what.find(&export).await?.filter(|record| T::state(record) == State::Ready));
         let found = what.find(&export).await?;
         if let Some(record) = found.as_ref().filter(|record| T::state(record) == State::Ready) {
             return Ok(record.clone());
@@ -184,7 +176,7 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
             let given_up = export.clone();
             run_to_completion(async move { T::give_up(&given_up, &pending).await }).await?;
             // The copy may have ended meanwhile.
-            if let Some(ready) = what.find(&export).await?.filter(|record| T::state(record) == State::Ready) {
+            if let Some(ready) = ready().await? {
                 return Ok(ready);
             }
         }
@@ -203,7 +195,9 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
         match timeout(PATIENCE, jobs.join(key.clone(), of, copy).wait()).await {
             Ok(done) => {
                 done?;
-                what.get(&export).await
+                let gone =
+                    || Error::Interrupted("the snapshot was deleted just after it was taken; call again".to_owned());
+                ready().await?.ok_or_else(gone)
             }
             Err(_) => Ok(begun),
         }

@@ -204,7 +204,8 @@ pub async fn fill<F: Fs>(export: &Arc<Export<F>>, volume: &Create, content: &Con
     let (record, filled) = if directory::is_placed(export, &record).await? {
         (record, Ok(None))
     } else {
-        match fill::begin_anew(export, &record, volume, content.size()).await {
+        let anew = async { fill::begin_anew(export, &record, volume, content.size_now().await?).await };
+        match anew.await {
             Ok(anew) => {
                 let filled = match fill::check_free(export, &anew).await {
                     Ok(()) => content.fill(&stage, how).await.map(Some),

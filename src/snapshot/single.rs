@@ -135,7 +135,7 @@ pub(super) async fn fill_in<F: Fs>(stage: Stage<F>, name: &VolumeName, tree: &Tr
     let copied = match in_place {
         true => None,
         false => match stage.fill(tree, how).await {
-            Ok((_, copied)) => Some(copied),
+            Ok((_, size)) => Some(size),
             Err(error) => {
                 stage.discard().await?;
                 if !how.ending.is_cancelled() {
@@ -150,9 +150,8 @@ pub(super) async fn fill_in<F: Fs>(stage: Stage<F>, name: &VolumeName, tree: &Tr
         stage.discard().await?;
         return Err(deleted(name));
     }
-    if let Some(copied) = copied {
+    if let Some(size) = copied {
         // The volume may be another one than when the record was written, or may have been expanded.
-        let size = if tree.size == 0 { copied.bytes } else { tree.size };
         if record.size != size {
             // Before the rename: a retry that finds the tree in place counts nothing.
             record.size = size;

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::export::copy::{self, CopyError, Side, copy_tree};
 use crate::export::fs::{Attr, Fs, Name, Status};
 use crate::export::locks::Guard;
-use crate::export::progress::{Progress, Totals};
+use crate::export::progress::Progress;
 use crate::export::{Export, trash};
 use crate::snapshot::id::SnapshotId;
 use crate::snapshot::record::Record;
@@ -26,7 +26,7 @@ pub struct Tree<F: Fs> {
     pub path: Vec<Name>,
     /// The volume or snapshot.
     pub of: Of,
-    /// The least size in bytes of a volume with this content; 0 if unknown.
+    /// The least size in bytes of a volume with this content, when it was found; 0 if unknown.
     pub size: u64,
     /// The generation of the volume's or snapshot's record; `None` if it has no record.
     pub generation: Option<u64>,
@@ -42,12 +42,13 @@ pub enum Of {
 }
 
 impl Of {
-    /// The generation of the object's record now; `None` if it has no record.
-    async fn generation<F: Fs>(&self, export: &Export<F>) -> Result<Option<u64>> {
-        Ok(match self {
-            Self::Volume(id) => find::read_own(export, id).await?.and_then(|record| record.generation),
-            Self::Snapshot(id) => Record::read(export, &id.name).await?.and_then(|record| record.generation),
-        })
+    /// The size and the generation in the object's record now; 0 and `None` if it has no record.
+    async fn recorded<F: Fs>(&self, export: &Export<F>) -> Result<(u64, Option<u64>)> {
+        let recorded = match self {
+            Self::Volume(id) => find::read_own(export, id).await?.map(|record| (record.capacity, record.generation)),
+            Self::Snapshot(id) => Record::read(export, &id.name).await?.map(|record| (record.size, record.generation)),
+        };
+        Ok(recorded.unwrap_or_default())
     }
 }
 
@@ -102,6 +103,18 @@ impl<F: Fs> Tree<F> {
     /// [`Error::NotFound`].
     pub async fn check(&self) -> Result<()> {
         self.open().await.map(drop)
+    }
+
+    /// The size that the volume or snapshot has now: a volume may have been expanded since it was found.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if it is gone, or another one of the same name is in its place.
+    pub async fn size_now(&self) -> Result<u64> {
+        let (size, generation) = self.of.recorded(&self.export).await?;
+        match generation == self.generation {
+            true => Ok(size),
+            false => Err(Error::Interrupted(format!("{} was deleted during the copy; call again", self.what()))),
+        }
     }
 }
 
@@ -177,13 +190,14 @@ impl<F: Fs> Stage<F> {
         made.map(|(dir, _)| dir).map_err(|e| self.export.failed(format!("creating `{}` in staging", self.name), e))
     }
 
-    /// Copies a whole tree here, and returns the root of the copy and what was copied.
+    /// Copies a whole tree here. Returns the root of the copy, and the least size in bytes of a volume with this content:
+    /// the size that the volume or snapshot has after the copy, or what was copied if that is unknown.
     ///
     /// # Errors
     /// [`Error::NotFound`] if the tree was deleted or moved before the copy ended; [`Error::Interrupted`] if its volume
     /// or snapshot was, and its directory was kept or belongs to another of the same name, or if the copy was cancelled;
     /// [`Error::Export`] with the path that could not be copied.
-    pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<(F::Handle, Totals)> {
+    pub async fn fill(&self, source: &Tree<F>, how: &How) -> Result<(F::Handle, u64)> {
         let source = source.seen_from(&self.export);
         let (from, before) = source.open().await?;
         let to = self.make().await?;
@@ -204,21 +218,18 @@ impl<F: Fs> Stage<F> {
             }
         };
         self.check_in_place(&source, before.fileid).await?;
-        Ok((to, totals))
+        // The server may have given the directory of another volume the same file ID. Or a deletion kept the directory.
+        let size = source.size_now().await?;
+        Ok((to, if size == 0 { totals.bytes } else { size }))
     }
 
     async fn check_in_place(&self, source: &Tree<F>, fileid: u64) -> Result<()> {
         match source.open().await {
-            Ok((_, now)) if now.fileid == fileid => {}
+            Ok((_, now)) if now.fileid == fileid => Ok(()),
             Ok(_) | Err(Error::NotFound { .. }) => {
-                return Err(Error::not_found(source.what(), "it was deleted during the copy"));
+                Err(Error::not_found(source.what(), "it was deleted during the copy"))
             }
-            Err(error) => return Err(error),
-        }
-        // The server may have given the directory of another volume the same file ID. Or a deletion kept the directory.
-        match source.of.generation(&source.export).await? == source.generation {
-            true => Ok(()),
-            false => Err(Error::Interrupted(format!("{} was deleted during the copy; call again", source.what()))),
+            Err(error) => Err(error),
         }
     }
 

@@ -7,17 +7,18 @@ use futures_util::FutureExt as _;
 
 use crate::error::Error;
 use crate::export::fs::Status;
+use crate::snapshot::content::{self, Content};
 use crate::snapshot::group_record::GroupRecord;
 use crate::snapshot::record::Record as SnapshotRecord;
 use crate::snapshot::tree::{How, Tree};
-use crate::snapshot::{content, delete, find, group, single};
+use crate::snapshot::{create_volume, delete, find, group, single};
 use crate::testing::crash_harness::{Call as _, Connection, connect, reach, settle};
 use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::testing::snapshot_crashes::Call::{
     self, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot,
 };
 use crate::testing::snapshot_crashes::{id, named};
-use crate::testing::volume_crashes::modify;
+use crate::testing::volume_crashes::{expand, modify};
 use crate::volume::create::Create;
 use crate::volume::fill::{self, Begun};
 use crate::volume::lock::lock;
@@ -110,6 +111,48 @@ async fn a_copy_that_another_controller_has_completed_meanwhile_succeeds_with_th
     for _ in 0..2 {
         assert_eq!(single::fill(target, &named("s"), &trees[0], &How::default()).await, Ok(1000));
         assert_eq!(group::fill(target, &named("g"), &trees, &How::default()).await, Ok(()));
+    }
+}
+
+#[tokio::test]
+async fn a_copy_has_the_size_of_a_volume_that_was_expanded_after_it_was_found() {
+    let server = Call::prepared(&[Make("v"), Make("w")]).await;
+    let export = connect(&server);
+    let trees = [tree(&export, "v").await, tree(&export, "w").await];
+    let target = &trees[0].export;
+    single::begin(&export, &one(), &trees[0], Vec::new()).await.unwrap();
+    expand(&export, &id("v"), 5000).await.unwrap();
+    assert_eq!(single::fill(target, &named("s"), &trees[0], &How::default()).await, Ok(5000));
+    group::begin(&export, &both(), &trees, Vec::new()).await.unwrap();
+    expand(&export, &id("w"), 6000).await.unwrap();
+    group::fill(target, &named("g"), &trees, &How::default()).await.unwrap();
+    let group = group::get(&export, &named("g")).await.unwrap();
+    assert_eq!(group.members.iter().map(|member| member.size).collect::<Vec<_>>(), [5000, 6000]);
+    let (create, _) = begun(&export).await;
+    let [of_v, _] = trees.clone();
+    create_volume::fill(target, &create, &Content::Tree(of_v), &How::default()).await.unwrap();
+    assert_eq!(Record::read(&export, &named("c")).await.unwrap().unwrap().capacity, 5000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_what_another_controller_deletes_at_once_is_told_to_call_again() {
+    let calls = [
+        (Snapshot("s", "v"), DeleteSnapshot("s"), ".csi-nfs/snapshots/s.json"),
+        (Group("g", &["v", "w"]), DeleteGroup("g", MEMBERS), ".csi-nfs/snapshots/g.group"),
+    ];
+    for (take, delete, record) in calls {
+        let server = Call::prepared(&[Make("v"), Make("w")]).await;
+        let (export, other) = (connect(&server), connect(&server));
+        export.fs().delay(Duration::from_millis(10));
+        let delete = async {
+            while server.tree().get(record).is_none_or(|record| !record.text().contains("ready")) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            delete.run(&other).await.unwrap();
+        };
+        let within = tokio::time::timeout(Duration::from_secs(10), delete).map(Result::unwrap);
+        let (taken, ()) = tokio::join!(take.run(&export), within);
+        assert!(matches!(taken, Err(Error::Interrupted(_))), "{take:?}: {taken:?}");
     }
 }
 

@@ -61,14 +61,7 @@ impl crash_harness::Call for Call {
                 create(export, name, None, PROMISED / 2, Attributes { overcommit, ..Attributes::default() }).await
             }
             Delete(volume) => crash_harness::delete(export, &id(volume)).await,
-            Expand(volume, to) => {
-                let (id, range) = (id(volume), CapacityRange::new(*to, 0).unwrap());
-                let grow = |export: Arc<Export<MemoryFs>>, lock| {
-                    let id = id.clone();
-                    async move { change::expand(&export, &id, range, quota::patience(), &lock).await }
-                };
-                export.exports.change(&id, None, grow).await.map(|bytes| bytes.to_string())
-            }
+            Expand(volume, to) => expand(export, &id(volume), *to).await,
             Modify(volume) => {
                 let changes = Attributes { mode: Some(0o700), gid: Some(7), ..Attributes::default() };
                 modify(export, &id(volume), changes).await
@@ -121,6 +114,15 @@ impl crash_harness::Call for Call {
             _ => false,
         }
     }
+}
+
+pub(crate) async fn expand(export: &Connection, id: &VolumeId, bytes: i64) -> Result<String> {
+    let range = CapacityRange::new(bytes, 0).unwrap();
+    let grow = |export: Arc<Export<MemoryFs>>, lock| {
+        let id = id.clone();
+        async move { change::expand(&export, &id, range, quota::patience(), &lock).await }
+    };
+    export.exports.change(id, None, grow).await.map(|bytes| bytes.to_string())
 }
 
 pub(crate) async fn modify(export: &Connection, id: &VolumeId, changes: Attributes) -> Result<String> {
