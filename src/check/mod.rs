@@ -15,13 +15,12 @@ mod volumes;
 pub use repair::repair;
 pub use report::{Report, Settings, run};
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
 
 use crate::check::progress::Progress;
-use crate::check::volumes::{Volume, Volumes};
+use crate::check::volumes::Volumes;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Kind, Name, Status};
@@ -266,8 +265,9 @@ pub(crate) async fn check_with<F: Fs>(export: &Export<F>, progress: &Progress) -
         kept = directory_owners::check(export, layout, &volumes, progress, &mut findings).await?;
     }
     progress.begin("looking for directories without a record", 0);
-    let recorded = volumes.iter().map(Volume::sub_dir).chain(kept.iter().map(|(_, sub_dir)| sub_dir.as_str()));
-    unrecorded(export, &recorded.collect(), progress, &mut findings).await?;
+    let recorded = volumes.directories(kept.iter().map(|(_, sub_dir)| sub_dir.as_str()));
+    unrecorded(export, &recorded, progress, &mut findings).await?;
+    drop(recorded);
     if let Some(layout) = layout {
         progress.begin("checking snapshots", 0);
         snapshots::check(export, &layout, &volumes, progress, &mut findings).await?;
@@ -284,46 +284,60 @@ pub(crate) async fn check_with<F: Fs>(export: &Export<F>, progress: &Progress) -
 }
 
 /// Adds directories that neither belong to a recorded volume nor contain one, and file systems that are mounted inside
-/// the export.
+/// the export. `recorded` is sorted.
 async fn unrecorded<F: Fs>(
     export: &Export<F>,
-    recorded: &BTreeSet<&str>,
+    recorded: &[&str],
     progress: &Progress,
     findings: &mut Vec<Finding>,
 ) -> Result<()> {
     let mut open = vec![(export.fs().root(), String::new())];
     while let Some((dir, above)) = open.pop() {
-        for name in export.names(&dir).await? {
-            progress.step();
-            let text = name.to_string();
-            if above.is_empty() && (text == SubDir::PRIVATE || text.starts_with(ARCHIVED)) {
-                continue;
-            }
-            let path = format!("{above}{text}");
-            if recorded.contains(path.as_str()) {
-                continue;
-            }
-            let (child, attr) = match export.find(&dir, &name).await {
-                Ok(Some(found)) => found,
-                Ok(None) => continue,
-                Err(Error::Export { status: Status::XDev, .. }) => {
-                    findings.push(Finding::OtherFileSystem { directory: path });
+        let mut next = Some(0);
+        // Page by page: there may be very many.
+        while let Some(at) = next {
+            let page = export.page(&dir, at).await?;
+            for entry in page.entries {
+                progress.step();
+                let text = entry.name.to_string();
+                if above.is_empty() && (text == SubDir::PRIVATE || text.starts_with(ARCHIVED)) {
                     continue;
                 }
-                Err(error) => return Err(error),
-            };
-            if attr.kind != Kind::Directory {
-                continue;
+                let path = format!("{above}{text}");
+                if recorded.binary_search(&path.as_str()).is_err()
+                    && let Some(child) = unrecorded_directory(export, &dir, &entry.name, &path, findings).await?
+                {
+                    let inside = format!("{path}/");
+                    let below = recorded.partition_point(|sub_dir| *sub_dir < inside.as_str());
+                    if recorded.get(below).is_some_and(|sub_dir| sub_dir.starts_with(&inside)) {
+                        open.push((child, inside));
+                    } else if !is_archive(export, &path).await? {
+                        findings.push(Finding::DirectoryUnrecorded { directory: path });
+                    }
+                }
             }
-            let inside = format!("{path}/");
-            if recorded.range(inside.as_str()..).next().is_some_and(|sub_dir| sub_dir.starts_with(&inside)) {
-                open.push((child, inside));
-            } else if !is_archive(export, &path).await? {
-                findings.push(Finding::DirectoryUnrecorded { directory: path });
-            }
+            next = page.next;
         }
     }
     Ok(())
+}
+
+/// The directory of that name; `None` if there is none, or if another file system begins there, which is told.
+async fn unrecorded_directory<F: Fs>(
+    export: &Export<F>,
+    dir: &F::Handle,
+    name: &Name,
+    path: &str,
+    findings: &mut Vec<Finding>,
+) -> Result<Option<F::Handle>> {
+    match export.find(dir, name).await {
+        Ok(found) => Ok(found.filter(|(_, attr)| attr.kind == Kind::Directory).map(|(child, _)| child)),
+        Err(Error::Export { status: Status::XDev, .. }) => {
+            findings.push(Finding::OtherFileSystem { directory: path.to_owned() });
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the directory is a snapshot of csi-driver-nfs.

@@ -4,13 +4,14 @@
 //! time it checks a volume. This module compares the agent's answers, and the server's figures for each volume.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::{Finding, check as check_all};
 use crate::check::progress::Progress;
-use crate::check::volumes::{Volume, Volumes};
+use crate::check::volumes::Volumes;
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Status, gone};
@@ -85,8 +86,8 @@ pub(super) async fn check<F: Fs>(
 
 /// The directories that several volumes have.
 fn shared(volumes: &Volumes) -> BTreeSet<&str> {
-    let mut seen = BTreeSet::new();
-    volumes.iter().map(Volume::sub_dir).filter(|sub_dir| !seen.insert(*sub_dir)).collect()
+    let all = volumes.directories(iter::empty());
+    all.array_windows().filter(|[one, next]| one == next).map(|[one, _]| *one).collect()
 }
 
 /// Whether the agent has to repair this finding.

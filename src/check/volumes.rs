@@ -98,6 +98,13 @@ impl Volumes {
         self.0.iter()
     }
 
+    /// The directories of all volumes, and of `others`, sorted.
+    pub(super) fn directories<'a>(&'a self, others: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        let mut directories: Vec<&str> = self.iter().map(Volume::sub_dir).chain(others).collect();
+        directories.sort_unstable();
+        directories
+    }
+
     pub(super) fn get(&self, name: &VolumeName) -> Option<&Volume> {
         self.0.binary_search_by(|volume| volume.name.cmp(name)).ok().and_then(|at| self.0.get(at))
     }

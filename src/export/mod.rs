@@ -29,7 +29,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::nfs::source::Source;
-use fs::{Attr, Entry, Fs, FsStat, Kind, LockMode, Name, Status};
+use fs::{Attr, Cookie, Entry, Fs, FsStat, Kind, LockMode, Name, Page, Status};
 use layout::Layout;
 use lock_waits::Wait;
 use locks::{LockFile, Locks, Part};
@@ -277,11 +277,16 @@ impl<F: Fs> Export<F> {
     pub async fn each_entry(&self, dir: &F::Handle, take: impl FnMut(Entry)) -> Result<()> {
         let (mut take, mut cookie) = (take, Some(0));
         while let Some(from) = cookie {
-            let page = self.fs.readdir(dir, from).await.map_err(|e| self.failed("listing a directory", e))?;
+            let page = self.page(dir, from).await?;
             page.entries.into_iter().for_each(&mut take);
             cookie = page.next;
         }
         Ok(())
+    }
+
+    /// A page of a directory's entries, from a position on; 0 is the beginning.
+    pub async fn page(&self, dir: &F::Handle, from: Cookie) -> Result<Page> {
+        self.fs.readdir(dir, from).await.map_err(|e| self.failed("listing a directory", e))
     }
 
     /// Whether a directory is empty.

@@ -52,6 +52,7 @@ impl Code {
     pub const XDEV: Self = Self(18);
     pub const INVAL: Self = Self(22);
     pub const BADHANDLE: Self = Self(10_001);
+    pub const BAD_COOKIE: Self = Self(10_003);
     pub const NOTSUPP: Self = Self(10_004);
     pub const DELAY: Self = Self(10_008);
     pub const SAME: Self = Self(10_009);
@@ -108,7 +109,7 @@ impl Code {
             Self::DENIED | Self::LOCKED => Status::Locked,
             Self::SYMLINK => Status::Symlink,
             Self::WRONG_TYPE => Status::WrongType,
-            Self::OPENMODE => Status::Inval,
+            Self::OPENMODE | Self::BAD_COOKIE => Status::Inval,
             Self::DELAY | Self::GRACE => Status::TimedOut,
             _ => Status::Io,
         }

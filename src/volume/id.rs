@@ -37,7 +37,7 @@ serde_as_text!(VolumeId, VolumeId::parse);
 /// The name that a caller gives to a volume: one path component of at most 128 bytes. It names the record and, by
 /// default, the volume's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct VolumeName(String);
+pub struct VolumeName(Box<str>);
 
 impl VolumeName {
     /// CSI's limit for strings, in bytes.
@@ -55,7 +55,7 @@ impl VolumeName {
         if text.contains('#') || text.chars().any(char::is_control) || Name::new(text).is_err() {
             return bad("a name is one path component, without `#` and control characters");
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The name.

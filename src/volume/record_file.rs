@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Entry, Fs, Name, Step, gone};
+use crate::export::fs::{Cookie, Entry, Fs, Name, Status, Step, gone};
 use crate::export::layout::Layout;
 use crate::nfs::text::excerpt;
 use crate::volume::id::VolumeName;
@@ -169,22 +169,44 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
     /// The names of all objects with a record on an export, sorted.
     fn names<F: Fs>(export: &Export<F>) -> impl Future<Output = Result<Vec<VolumeName>>> + Send {
         async move {
-            let mut names = Vec::new();
-            Self::each_name(export, |name| names.push(name)).await?;
+            let (mut names, mut next) = (Vec::new(), Some(0));
+            let Some(layout) = export.layout().await? else { return Ok(names) };
+            while let Some(at) = next {
+                let page = export.page(Self::directory(&layout), at).await?;
+                names.extend(page.entries.iter().filter_map(|entry| Self::of_file(&entry.name)));
+                next = page.next;
+            }
             names.sort_unstable();
             Ok(names)
         }
     }
 
-    /// Gives the names of all objects with a record on an export to `take`, in no particular order.
-    fn each_name<F: Fs>(
+    /// The names of the first `most` objects that have a record behind the position `from` in the directory of records,
+    /// each with the position behind it, in the server's order. A position stays valid for other processes.
+    ///
+    /// # Errors
+    /// [`Error::Token`] if the server does not know the position, or no longer.
+    fn some_names<F: Fs>(
         export: &Export<F>,
-        mut take: impl FnMut(VolumeName) + Send,
-    ) -> impl Future<Output = Result<()>> + Send {
+        from: Cookie,
+        most: usize,
+    ) -> impl Future<Output = Result<Vec<(VolumeName, Cookie)>>> + Send {
         async move {
-            let Some(layout) = export.layout().await? else { return Ok(()) };
-            let take = |entry: Entry| Self::of_file(&entry.name).into_iter().for_each(&mut take);
-            export.each_entry(Self::directory(&layout), take).await
+            let (mut some, mut next) = (Vec::new(), Some(from));
+            let Some(layout) = export.layout().await? else { return Ok(some) };
+            while let (Some(at), true) = (next, some.len() < most) {
+                let page = match export.page(Self::directory(&layout), at).await {
+                    Err(Error::Export { status: Status::Inval, .. }) if at == from && from != 0 => {
+                        return Err(Error::Token(format!("{} does not know the position any more", export.source())));
+                    }
+                    page => page?,
+                };
+                let named = |entry: Entry| Some((Self::of_file(&entry.name)?, entry.cookie));
+                some.extend(page.entries.into_iter().filter_map(named));
+                next = page.next;
+            }
+            some.truncate(most);
+            Ok(some)
         }
     }
 }

@@ -2,7 +2,6 @@
 //! kept.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::{Fs, Status};
+use crate::export::fs::{Cookie, Fs, Status};
 use crate::nfs::condition::Severity;
 use crate::nfs::source::Source;
 use crate::volume::id::VolumeName;
@@ -47,7 +46,8 @@ pub struct VolumeWatch(Mutex<BTreeMap<Source, Kept>>);
 /// What is kept of an export.
 #[derive(Debug, Default)]
 struct Kept {
-    ill: BTreeMap<VolumeName, Ill>,
+    /// Each with the beginning of the round that has seen it last.
+    ill: BTreeMap<VolumeName, (Ill, Instant)>,
     /// The last whole round, and when it ended.
     whole: Option<(Tally, SystemTime)>,
     /// Conditions of the round under way that are not kept.
@@ -76,7 +76,7 @@ impl VolumeWatch {
         let (mut told, mut room) = (Told::default(), MOST);
         for (share, kept) in self.all().iter() {
             told.cut += kept.left_out.max(kept.whole.as_ref().map_or(0, |(tally, _)| tally.left_out));
-            for ill in kept.ill.values() {
+            for (ill, _) in kept.ill.values() {
                 let conditions = ill.conditions.len();
                 if conditions > room {
                     told.cut += conditions as u64;
@@ -109,22 +109,23 @@ impl VolumeWatch {
         self.all().remove(share);
     }
 
-    /// Notes what a slice has found: that replaces what was known of its volumes.
+    /// Notes what a slice has found: that replaces what was known of its volumes. After the last slice, what is known of
+    /// volumes that the round has not met is forgotten.
     fn note(&self, share: &Source, slice: Slice, tally: &mut Tally) {
         let mut all = self.all();
         let kept = all.entry(share.clone()).or_default();
-        let from = slice.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let until = slice.until.map_or(Bound::Unbounded, Bound::Included);
-        let looked: Vec<VolumeName> = kept.ill.range((from, until)).map(|(name, _)| name.clone()).collect();
-        looked.iter().for_each(|name| drop(kept.ill.remove(name)));
-        let mut room = MOST.saturating_sub(kept.ill.values().map(|ill| ill.conditions.len()).sum());
+        slice.looked.iter().for_each(|name| drop(kept.ill.remove(name)));
+        if slice.is_last {
+            kept.ill.retain(|_, (_, round)| *round == slice.round);
+        }
+        let mut room = MOST.saturating_sub(kept.ill.values().map(|(ill, _)| ill.conditions.len()).sum());
         for (name, ill) in slice.ill {
             ill.conditions.iter().for_each(|(reason, _)| *tally.volumes.entry(reason).or_default() += 1);
             if ill.conditions.len() > room {
                 tally.left_out += ill.conditions.len() as u64;
             } else {
                 room -= ill.conditions.len();
-                kept.ill.insert(name, ill);
+                kept.ill.insert(name, (ill, slice.round));
             }
         }
         kept.left_out = tally.left_out;
@@ -138,13 +139,12 @@ impl VolumeWatch {
     }
 }
 
-/// What was found in a range of names.
+/// What was found of some volumes.
 struct Slice {
-    /// The last volume before it; `None` for the first slice of a round.
-    after: Option<VolumeName>,
-    /// Its last volume; `None` for the last slice of a round.
-    until: Option<VolumeName>,
+    looked: Vec<VolumeName>,
     ill: Vec<(VolumeName, Ill)>,
+    /// When the round began.
+    round: Instant,
     is_last: bool,
 }
 
@@ -152,10 +152,8 @@ struct Slice {
 #[derive(Debug)]
 pub struct Round {
     begun: Instant,
-    /// The volumes that are left to look at; `None` before the first slice.
-    left: Option<std::vec::IntoIter<VolumeName>>,
-    /// The last volume that was looked at.
-    last: Option<VolumeName>,
+    /// Where the next slice begins in the directory of records.
+    at: Cookie,
     tally: Tally,
 }
 
@@ -169,7 +167,7 @@ impl Default for Round {
 impl Round {
     /// The round that begins at `begun`.
     fn at(begun: Instant) -> Self {
-        Self { begun, left: None, last: None, tally: Tally::default() }
+        Self { begun, at: 0, tally: Tally::default() }
     }
 
     /// When the next slice is due.
@@ -179,17 +177,24 @@ impl Round {
 
     /// Looks at the next slice, and notes what it has found. After the last one, another round is due a while later.
     pub async fn slice<F: Fs>(&mut self, export: &Export<F>, watch: &VolumeWatch) -> Result<()> {
-        if self.left.is_none() {
+        if self.at == 0 {
             self.begun = Instant::now();
-            self.left = Some(Record::names(export).await?.into_iter());
         }
-        let names: Vec<VolumeName> = self.left.iter_mut().flatten().take(SLICE).collect();
-        let is_last = self.left.as_ref().is_none_or(|left| left.len() == 0);
-        let after = self.last.take();
-        self.last = names.last().cloned();
+        // One more shows that the round goes on.
+        let mut some = match Record::some_names(export, self.at, SLICE + 1).await {
+            Err(error @ Error::Token(_)) => {
+                *self = Self::at(self.begun);
+                return Err(error);
+            }
+            some => some?,
+        };
+        let is_last = some.len() <= SLICE;
+        some.truncate(SLICE);
+        self.at = some.last().map_or(self.at, |(_, position)| *position);
+        let looked: Vec<VolumeName> = some.into_iter().map(|(name, _)| name).collect();
         let mut ill = Vec::new();
         let reports = Reports::find(export).await?;
-        let mut looks = pin!(survey::looks(export, &reports, names));
+        let mut looks = pin!(survey::looks(export, &reports, looked.clone()));
         while let Some(next) = looks.next().await {
             let (name, looked) = match next {
                 Err(error) if is_of_one_volume(&error) => {
@@ -203,8 +208,7 @@ impl Round {
             let names = looked.record.kubernetes.unwrap_or_default();
             ill.push((name, Ill { volume: looked.record.id.to_string(), names, conditions }));
         }
-        let until = self.last.clone().filter(|_| !is_last);
-        watch.note(export.source(), Slice { after, until, ill, is_last }, &mut self.tally);
+        watch.note(export.source(), Slice { looked, ill, round: self.begun, is_last }, &mut self.tally);
         if is_last {
             *self = Self::at(self.begun + ROUND);
         }

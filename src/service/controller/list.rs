@@ -1,13 +1,13 @@
 //! Pages of a list over several exports.
 //!
-//! A list is sorted by export and name. A token names the last volume or snapshot that the pages so far have covered.
-//! So it stays valid after a restart, and when entries are created or deleted meanwhile.
+//! A list is sorted by export. A token says where the pages so far have ended: behind a name, or at a position of the
+//! server in the directory of records. So it stays valid after a restart, and when entries are created or deleted
+//! meanwhile, and a page costs the same however many volumes an export has.
 //!
 //! A page is bounded whatever the caller asks for ([`PAGE`], [`MESSAGE`]), as CSI allows ("max_entries").
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::ready;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -19,6 +19,7 @@ use prost::Message;
 use super::Controller;
 use crate::error::{Error, Result};
 use crate::export::Export;
+use crate::export::fs::Cookie;
 use crate::export::pool::Connect;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::{Server, Share, Source};
@@ -38,26 +39,32 @@ impl<C: Connect> Controller<C> {
     pub(super) async fn list(&self, request: csi::ListVolumesRequest) -> Result<csi::ListVolumesResponse> {
         let (start, mut page) = (Token::parse(&request.starting_token)?, Page::new(request.max_entries)?);
         for (share, options) in self.reachable(&start, None).await? {
-            let (names, after, room) = (&self.names, start.last_of(&share), page.room());
-            let names = |export: Arc<Export<C::Fs>>| async move { names.some(&export, after, room).await };
-            let Some(names) = listed(&share, self.exports.on(&share, &options, names).await) else { continue };
-            if !page.take(&share, names.into_iter().map(|name| (name, options.clone()))) {
+            // One more than fits shows that the list goes on.
+            let (from, most) = (start.cookie_of(&share), page.room() + 1);
+            let names = |export: Arc<Export<C::Fs>>| async move { Record::some_names(&export, from, most).await };
+            let names = match self.exports.on(&share, &options, names).await {
+                Err(error @ Error::Token(_)) => return Err(error),
+                names => listed(&share, names).unwrap_or_default(),
+            };
+            let named = |(name, cookie)| (Position::At(cookie), (name, options.clone()));
+            if !page.take(&share, names.into_iter().map(named)) {
                 break;
             }
         }
         let mut entries = Vec::with_capacity(page.entries.len());
         for on_one in page.entries.chunk_by(|(one, ..), (next, ..)| one == next) {
-            let Some((share, _, options)) = on_one.first() else { continue };
+            let Some((share, _, (_, options))) = on_one.first() else { continue };
             let read = |export: Arc<Export<C::Fs>>| async move {
-                let names = on_one.iter().map(|(_, name, _)| name.clone()).collect();
-                let entry = |(name, record): (VolumeName, Option<Record>)| {
-                    // A volume that was deleted meanwhile, or that is still being filled, is not listed.
-                    let record = record.filter(|record| !record.pending);
-                    ready(Ok(record.map(|record| (share.clone(), name, entry(&record)))))
-                };
-                Record::read_or_skip_each(&export, names).try_filter_map(entry).try_collect::<Vec<_>>().await
+                let names = on_one.iter().map(|(_, _, (name, _))| name.clone()).collect();
+                Record::read_or_skip_each(&export, names).try_collect::<Vec<_>>().await
             };
-            entries.extend(self.exports.on(share, options, read).await?);
+            let read = self.exports.on(share, options, read).await?;
+            // A volume that was deleted meanwhile, or that is still being filled, is not listed.
+            let whole = read.into_iter().zip(on_one).filter_map(|((_, record), (_, position, _))| {
+                let record = record.filter(|record| !record.pending)?;
+                Some((share.clone(), position.clone(), entry(&record)))
+            });
+            entries.extend(whole);
         }
         let (entries, next) = in_a_message(entries, page.next);
         Ok(csi::ListVolumesResponse { entries, next_token: text(next.as_ref()) })
@@ -118,18 +125,18 @@ fn entry(record: &Record) -> csi::list_volumes_response::Entry {
 /// The entries that fit into one message, and where the list continues: behind them, or else at `next`. One entry
 /// always fits.
 pub(super) fn in_a_message<E: Message>(
-    entries: Vec<(Source, VolumeName, E)>,
+    entries: Vec<(Source, Position, E)>,
     next: Option<Token>,
 ) -> (Vec<E>, Option<Token>) {
     let (mut fit, mut bytes, mut last) = (Vec::new(), 0, None);
-    for (share, name, entry) in entries {
+    for (share, position, entry) in entries {
         // An entry's tag and length take at most 6 bytes.
         bytes += entry.encoded_len() + 6;
         if bytes > MESSAGE && !fit.is_empty() {
             return (fit, last);
         }
         fit.push(entry);
-        last = Some(Token::behind(&share, &name));
+        last = Some(Token::new(&share, position));
     }
     (fit, next)
 }
@@ -139,14 +146,23 @@ pub(super) fn text(next: Option<&Token>) -> String {
     next.map_or_else(String::new, Token::to_string)
 }
 
-/// Where a list continues.
+/// A position in the list of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Token(Option<(Source, VolumeName)>);
+pub enum Position {
+    /// Behind this name, in a list that is sorted by name.
+    Behind(VolumeName),
+    /// At this position of the server in the directory of records.
+    At(Cookie),
+}
+
+/// Where a list continues: at a position on an export; `None` at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token(Option<(Source, Position)>);
 
 impl Token {
-    /// The list continues behind this name on this export.
-    pub fn behind(share: &Source, name: &VolumeName) -> Self {
-        Self(Some((share.clone(), name.clone())))
+    /// The list continues there on this export.
+    pub fn new(share: &Source, position: Position) -> Self {
+        Self(Some((share.clone(), position)))
     }
 
     /// Parses a token. The empty token is the start of the list.
@@ -160,12 +176,14 @@ impl Token {
         let bad = || Error::Token("not a token of this driver".to_owned());
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| bad())?;
         let text = String::from_utf8(bytes).map_err(|_| bad())?;
-        let [server, share, name] = text.split('#').collect::<Vec<_>>()[..] else { return Err(bad()) };
-        let parsed = || -> Result<_> {
-            let source = Source::share(Server::parse("", server)?, Share::parse_bare("", share)?);
-            Ok((source, VolumeName::parse("", name)?))
+        let parts: Vec<&str> = text.split('#').collect();
+        let (server, share, position) = match parts[..] {
+            [server, share, name] => (server, share, VolumeName::parse("", name).map(Position::Behind)),
+            [server, share, "", cookie] => (server, share, cookie.parse().map(Position::At).map_err(|_| bad())),
+            _ => return Err(bad()),
         };
-        parsed().map(|last| Self(Some(last))).map_err(|_| bad())
+        let source = || Ok(Source::share(Server::parse("", server)?, Share::parse_bare("", share)?));
+        source().and_then(|source| Ok(Self(Some((source, position?))))).map_err(|_: Error| bad())
     }
 
     /// Whether the list continues after this export.
@@ -173,26 +191,40 @@ impl Token {
         self.0.as_ref().is_some_and(|(last, _)| last > share)
     }
 
-    /// The last name of this export that was returned. The list continues with the next name.
+    /// The last name of this export that was returned, in a list that is sorted by name.
     pub fn last_of(&self, share: &Source) -> Option<&VolumeName> {
-        self.0.as_ref().filter(|(last, _)| last == share).map(|(_, name)| name)
+        match self.0.as_ref().filter(|(last, _)| last == share) {
+            Some((_, Position::Behind(name))) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The position of the server from which this export's list goes on; 0 is its beginning.
+    pub fn cookie_of(&self, share: &Source) -> Cookie {
+        match self.0.as_ref().filter(|(last, _)| last == share) {
+            Some((_, Position::At(cookie))) => *cookie,
+            _ => 0,
+        }
     }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((share, name)) = &self.0 else { return Ok(()) };
-        let text = format!("{}#{}#{name}", share.server, share.share.as_str());
+        let Some((Source { server, share, .. }, position)) = &self.0 else { return Ok(()) };
+        let text = match position {
+            Position::Behind(name) => format!("{server}#{}#{name}", share.as_str()),
+            Position::At(cookie) => format!("{server}#{}##{cookie}", share.as_str()),
+        };
         f.write_str(&URL_SAFE_NO_PAD.encode(text))
     }
 }
 
-/// A page of a list: volumes, and data for each.
+/// A page of a list: volumes or snapshots, and data for each.
 #[derive(Debug)]
 pub struct Page<T> {
     max: usize,
-    /// The export, the name, and the data.
-    pub entries: Vec<(Source, VolumeName, T)>,
+    /// The export, the position behind the entry, and the data.
+    pub entries: Vec<(Source, Position, T)>,
     /// Where the list continues; `None` if this is the last page.
     pub next: Option<Token>,
 }
@@ -211,14 +243,14 @@ impl<T> Page<T> {
         self.max - self.entries.len()
     }
 
-    /// Adds volumes of an export, which are sorted by name. Returns false if the page is full and volumes are left.
-    pub fn take(&mut self, share: &Source, volumes: impl IntoIterator<Item = (VolumeName, T)>) -> bool {
-        for (name, entry) in volumes {
+    /// Adds entries of an export, in its order. Returns false if the page is full and entries are left.
+    pub fn take(&mut self, share: &Source, entries: impl IntoIterator<Item = (Position, T)>) -> bool {
+        for (position, entry) in entries {
             if self.room() == 0 {
-                self.next = self.entries.last().map(|(share, name, _)| Token::behind(share, name));
+                self.next = self.entries.last().map(|(share, position, _)| Token::new(share, position.clone()));
                 return false;
             }
-            self.entries.push((share.clone(), name, entry));
+            self.entries.push((share.clone(), position, entry));
         }
         true
     }
@@ -234,8 +266,12 @@ mod tests {
         Source::share(Server::parse("server", server).unwrap(), Share::parse("share", "/export").unwrap())
     }
 
-    fn named(names: &[&str]) -> Vec<(VolumeName, ())> {
-        names.iter().map(|name| (VolumeName::parse("name", name).unwrap(), ())).collect()
+    fn behind(name: &str) -> Position {
+        Position::Behind(VolumeName::parse("name", name).unwrap())
+    }
+
+    fn named(names: &[&str]) -> Vec<(Position, ())> {
+        names.iter().map(|name| (behind(name), ())).collect()
     }
 
     #[test]
@@ -246,7 +282,11 @@ mod tests {
         let token = Token::parse(&text(page.next.as_ref())).unwrap();
         assert!(token.is_after(&source("a")) && !token.is_after(&source("b")) && !token.is_after(&source("c")));
         assert_eq!(token.last_of(&source("b")).unwrap().as_str(), "v2");
-        assert_eq!(token.last_of(&source("c")), None);
+        assert_eq!((token.last_of(&source("c")), token.cookie_of(&source("b"))), (None, 0));
+        let token = Token::new(&source("b"), Position::At(u64::MAX));
+        assert_eq!(Token::parse(&token.to_string()), Ok(token.clone()));
+        assert_eq!(token.last_of(&source("b")), None);
+        assert_eq!(["a", "b"].map(|server| token.cookie_of(&source(server))), [0, u64::MAX]);
     }
 
     #[test]
@@ -270,25 +310,23 @@ mod tests {
         let mut page = Page::new(asked).unwrap();
         assert!(!page.take(&source("a"), named(&names)));
         assert_eq!(page.entries.len(), entries);
-        let last = VolumeName::parse("name", names[entries - 1]).unwrap();
-        assert_eq!(page.next, Some(Token::behind(&source("a"), &last)));
+        assert_eq!(page.next, Some(Token::new(&source("a"), behind(names[entries - 1]))));
     }
 
     #[test]
     fn a_message_stays_under_four_mebibytes_and_the_token_leads_to_what_did_not_fit() {
         let volume = csi::Volume { volume_id: "x".repeat(10_000), ..Default::default() };
         let entry = csi::list_volumes_response::Entry { volume: Some(volume), status: None };
-        let name = |n: usize| VolumeName::parse("name", &format!("v{n:05}")).unwrap();
-        let entries = (0..PAGE).map(|n| (source("a"), name(n), entry.clone())).collect();
+        let entries = (0..PAGE).map(|n| (source("a"), Position::At(n as u64), entry.clone())).collect();
         let (entries, next) = in_a_message(entries, None);
-        assert_eq!(next, Some(Token::behind(&source("a"), &name(entries.len() - 1))));
+        assert_eq!(next, Some(Token::new(&source("a"), Position::At(entries.len() as u64 - 1))));
         let message = csi::ListVolumesResponse { entries, next_token: text(next.as_ref()) };
         assert!((2 << 20..4 << 20).contains(&message.encoded_len()), "{}", message.encoded_len());
     }
 
     #[test]
     fn an_invalid_token_is_rejected() {
-        for text in ["x", "invalid-token", "!", "YQ", "YSNiI2MjZA"] {
+        for text in ["x", "invalid-token", "!", "YQ", "YSNiI2MjZA", "YSMvYiMjeA"] {
             assert!(matches!(Token::parse(text), Err(Error::Token(_))), "{text}");
         }
     }

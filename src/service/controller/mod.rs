@@ -4,7 +4,6 @@ mod groups;
 mod health;
 mod lines;
 pub(crate) mod list;
-mod names;
 mod snapshots;
 mod volumes;
 mod whole_exports;
@@ -48,7 +47,6 @@ pub struct Controller<C: Connect> {
     settings: Settings,
     /// The running copies.
     jobs: Arc<Jobs>,
-    names: names::Names,
     surveyed: health::Surveyed,
 }
 
@@ -56,7 +54,7 @@ impl<C: Connect> Controller<C> {
     /// A controller for the exports of `pool` that runs its copies in `jobs`.
     pub fn new(pool: Arc<Pool<C>>, settings: Settings, jobs: Arc<Jobs>) -> Self {
         let exports = Exports::new(pool, settings.mount_options.clone());
-        Self { exports, settings, jobs, names: names::Names::default(), surveyed: health::Surveyed::default() }
+        Self { exports, settings, jobs, surveyed: health::Surveyed::default() }
     }
 }
 

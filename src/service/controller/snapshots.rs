@@ -9,7 +9,7 @@ use crate::export::pool::Connect;
 use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::service::call_span;
-use crate::service::controller::list::{self, Page, Token};
+use crate::service::controller::list::{self, Page, Position, Token};
 use crate::service::int64;
 use crate::service::proto::csi;
 use crate::snapshot::create_snapshot::{CreateSnapshot, create_snapshot};
@@ -90,11 +90,12 @@ impl<C: Connect> Controller<C> {
                 Err(error) if must.as_ref() == Some(&share) => return Err(error),
                 found => list::listed(&share, found),
             };
-            if !page.take(&share, found.unwrap_or_default()) {
+            let found = found.unwrap_or_default().into_iter().map(|(name, found)| (Position::Behind(name), found));
+            if !page.take(&share, found) {
                 break;
             }
         }
-        let answered = |(share, name, (found, source))| (share, name, entry(answer(&found, source)));
+        let answered = |(share, position, (found, source))| (share, position, entry(answer(&found, source)));
         let (entries, next) = list::in_a_message(page.entries.into_iter().map(answered).collect(), page.next);
         Ok(csi::ListSnapshotsResponse { entries, next_token: list::text(next.as_ref()) })
     }

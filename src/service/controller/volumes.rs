@@ -59,7 +59,6 @@ impl<C: Connect> Controller<C> {
         let (share, may_show) = (parameters.export, read_only && parameters.show_snapshots);
         let asked = CreateVolume { volume, share, options, secret, may_show, waits };
         let record = create_volume(&self.exports, &self.jobs, &asked).await?;
-        self.names.forget(&asked.share);
         Ok(answer(&record))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::service::controller::list::{PAGE, Token};
+use crate::service::controller::list::{PAGE, Position, Token};
 
 /// A little more than a page.
 const MANY: usize = PAGE + 20;
@@ -47,7 +47,9 @@ async fn a_survey_of_healthy_volumes_looks_at_so_many_in_a_call_and_goes_on_by_i
     let (unhealthy, end) = lab.unhealthy(0, &token).await;
     assert_eq!(unhealthy, [("a#export#v1010##".to_owned(), vec!["DirectoryMissing".to_owned()])]);
     assert_eq!(end, "");
-    // All that was seen is told of when the server is gone, page by page.
+    // All that was seen is told of when the server is gone, page by page. What was seen by another list that has only
+    // begun takes nothing away.
+    lab.unhealthy(0, "").await;
     lab.servers.gone.store(true, Ordering::Relaxed);
     let (first, token) = lab.unhealthy(0, "").await;
     let (second, end) = lab.unhealthy(0, &token).await;
@@ -70,17 +72,24 @@ async fn a_survey_that_ends_with_an_export_goes_on_with_the_next() {
 }
 
 #[tokio::test]
-async fn a_page_has_the_volumes_that_this_controller_made_since_the_page_before_it() {
+async fn pages_go_on_for_another_controller_and_have_each_volume_once_that_is_there_all_the_time() {
     let lab = Lab::new("");
-    for name in ["a", "c", "e"] {
+    for name in ["a", "b", "c", "d"] {
         lab.create("a", name, &[]).await.unwrap();
     }
-    let (first, token) = lab.list(1, "").await.unwrap();
-    assert_eq!(first, ["a#export#a##"]);
-    lab.create("a", "b", &[]).await.unwrap();
-    lab.delete("a#export#c##").await.unwrap();
-    assert_eq!(lab.list(1, &token).await.unwrap().0, ["a#export#b##"]);
-    assert_eq!(lab.list(0, &token).await.unwrap().0, ["a#export#b##", "a#export#e##"]);
+    let (mut listed, token) = lab.list(1, "").await.unwrap();
+    let mut left = ["a", "b", "c", "d"].map(|name| format!("a#export#{name}##")).to_vec();
+    left.retain(|id| !listed.contains(id));
+    lab.delete(&left.pop().unwrap()).await.unwrap();
+    let other = lab.other();
+    other.create("a", "new", &[]).await.unwrap();
+    let rest = other.list(0, &token).await.unwrap();
+    assert_eq!((rest.0.contains(&listed[0]), rest.1.as_str()), (false, ""));
+    listed.extend(rest.0);
+    listed.retain(|id| !id.contains("new"));
+    left.push(listed[0].clone());
+    assert_eq!(listed.iter().collect::<BTreeSet<_>>(), left.iter().collect());
+    assert_eq!(listed.len(), left.len());
 }
 
 #[tokio::test]
@@ -120,7 +129,7 @@ async fn an_export_that_is_gone_is_left_out_of_lists_of_others() {
     // A later page, on which there is nothing but the lost export, is the end.
     let (_, token) = lab.list(1, "").await.unwrap();
     assert_eq!(lab.list(1, &token).await.unwrap(), (vec!["b#export#w##".to_owned()], String::new()));
-    let end = Token::behind(&export_of("b"), &VolumeName::parse("", "w").unwrap());
+    let end = Token::new(&export_of("b"), Position::At(i64::MAX as u64));
     assert_eq!(lab.list(1, &end.to_string()).await.unwrap(), (vec![], String::new()));
 }
 
