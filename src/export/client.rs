@@ -128,6 +128,19 @@ fn once<'a, T>(future: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Futur
     Box::pin(future)
 }
 
+/// Carries out steps by the client whose handles `handle` gives.
+async fn in_order_of<F: Fs>(
+    fs: &F,
+    steps: &[Step<ExportHandle>],
+    handle: impl Fn(&ExportHandle) -> Option<F::Handle>,
+) -> (usize, FsResult<()>) {
+    let of_client: Option<Vec<_>> = steps.iter().map(|step| step.on(&handle)).collect();
+    match of_client {
+        Some(steps) => fs.in_order(&steps).await,
+        None => (0, Err(Status::Stale)),
+    }
+}
+
 /// Calls an operation of the client that the export and the handles are of. A handle of the other client is one of
 /// another connection.
 macro_rules! by {
@@ -284,14 +297,8 @@ impl Fs for ExportFs {
 
     async fn in_order(&self, steps: &[Step<ExportHandle>]) -> (usize, FsResult<()>) {
         match self {
-            Self::Kernel(fs) => match steps.iter().map(|step| step.on(ExportHandle::kernel)).collect() {
-                Some::<Vec<_>>(steps) => once(fs.in_order(&steps)).await,
-                None => (0, Err(Status::Stale)),
-            },
-            Self::User(fs) => match steps.iter().map(|step| step.on(ExportHandle::user)).collect() {
-                Some::<Vec<_>>(steps) => once(fs.in_order(&steps)).await,
-                None => (0, Err(Status::Stale)),
-            },
+            Self::Kernel(fs) => once(in_order_of(fs, steps, ExportHandle::kernel)).await,
+            Self::User(fs) => once(in_order_of(fs, steps, ExportHandle::user)).await,
         }
     }
 

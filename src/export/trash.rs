@@ -86,12 +86,18 @@ impl Signal {
     }
 }
 
+/// A new place in the trash.
+async fn place<F: Fs>(export: &Export<F>) -> Result<(F::Handle, Name)> {
+    let trashed =
+        Name::new(Uuid::new_v4().to_string()).map_err(|e| export.failed("naming an entry of the trash", e))?;
+    Ok((export.make_layout().await?.trash.clone(), trashed))
+}
+
 /// Moves `name` in `dir` into the trash. Returns whether it was there.
 pub async fn discard<F: Fs>(export: &Export<F>, dir: &F::Handle, name: &Name) -> Result<bool> {
-    let layout = export.make_layout().await?;
     let failed = |status| export.failed(format!("moving `{name}` into the trash"), status);
-    let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
-    match owner_access::rename(export.fs(), (dir, name), (&layout.trash, &trashed)).await {
+    let (trash, trashed) = place(export).await?;
+    match owner_access::rename(export.fs(), (dir, name), (&trash, &trashed)).await {
         Ok(()) => {
             export.trash.added();
             Ok(true)
@@ -117,10 +123,8 @@ pub async fn discard_and<F: Fs>(
     name: &Name,
     then: Step<F::Handle>,
 ) -> Result<bool> {
-    let layout = export.make_layout().await?;
     let failed = |status| export.failed(format!("moving `{name}` into the trash"), status);
-    let trashed = Name::new(Uuid::new_v4().to_string()).map_err(failed)?;
-    let (from, to) = ((dir.clone(), name.clone()), (layout.trash.clone(), trashed));
+    let (from, to) = ((dir.clone(), name.clone()), place(export).await?);
     let (done, ended) = export.fs().in_order(&[Step::Rename { from, to }, then]).await;
     if done > 0 {
         export.trash.added();

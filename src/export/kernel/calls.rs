@@ -7,17 +7,13 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
 use rustix::fs::{
     Advice, AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, SeekFrom, Statx, StatxAttributes, StatxFlags, Timespec,
     Timestamps, Uid,
 };
 use rustix::io::Errno;
 
-use crate::export::fs::{
-    Attr, Cookie, Entry, FsResult, FsStat, Kind, LockMode, Name, OpenMode, Page, SetAttr, Status, Time,
-};
+use crate::export::fs::{Attr, Cookie, Entry, FsResult, FsStat, Kind, Name, OpenMode, Page, SetAttr, Status, Time};
 use crate::mount::beneath;
 
 /// Opens an object as a place only: no device is touched, no FIFO is waited for, and no symbolic link is followed.
@@ -333,37 +329,6 @@ pub(super) fn statfs(dir: BorrowedFd<'_>) -> FsResult<FsStat> {
         available_bytes: bytes(stat.f_bavail),
         total_inodes: stat.f_files,
         free_inodes: stat.f_ffree,
-    })
-}
-
-/// fcntl(2), F_OFD_SETLK of one byte. Returns whether the lock was granted.
-pub(super) fn lock(file: BorrowedFd<'_>, byte: i64, mode: LockMode) -> FsResult<bool> {
-    let mode = match mode {
-        LockMode::Shared => libc::F_RDLCK,
-        LockMode::Exclusive => libc::F_WRLCK,
-    };
-    match set_lock(file, byte, mode) {
-        Err(Errno::AGAIN | Errno::ACCESS) => Ok(false),
-        set => set.map(|()| true).map_err(Status::from),
-    }
-}
-
-/// fcntl(2), F_OFD_SETLK with F_UNLCK of one byte.
-pub(super) fn unlock(file: BorrowedFd<'_>, byte: i64) -> FsResult<()> {
-    set_lock(file, byte, libc::F_UNLCK).map_err(Status::from)
-}
-
-fn set_lock(file: BorrowedFd<'_>, byte: i64, what: i32) -> Result<(), Errno> {
-    let lock = libc::flock {
-        l_type: what as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: byte,
-        l_len: 1,
-        l_pid: 0,
-    };
-    rustix::io::retry_on_intr(|| match fcntl(file, FcntlArg::F_OFD_SETLK(&lock)) {
-        Ok(_) => Ok(()),
-        Err(errno) => Err(Errno::from_raw_os_error(errno as i32)),
     })
 }
 

@@ -27,8 +27,7 @@ use std::time::Duration;
 use nix::libc;
 use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, OwnedMutexGuard};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::export::features::{Feature, Features};
 use crate::export::fs::{
@@ -38,12 +37,14 @@ use crate::export::fs::{
 use crate::mount::gate::{Gate, Held};
 use crate::mount::slow;
 use handle::{Descriptor, File, Mount};
+use locks::Turns;
 
 pub use handle::KernelHandle;
 
 mod calls;
 mod content;
 mod handle;
+mod locks;
 mod objects;
 mod steps;
 mod xattrs;
@@ -55,9 +56,7 @@ pub struct KernelFs {
     mount: Mount,
     way: Way,
     locks_are_shared: bool,
-    /// A LOCK or LOCKU changes the state that the next one names (RFC 8881, section 9.1.4). The kernel sends two of them at
-    /// once, and repeats the one that the server refuses, with its old state, until the other is answered.
-    lock_turns: Arc<Mutex<()>>,
+    lock_turns: Turns,
     version: Option<Arc<str>>,
     features: Features,
 }
@@ -65,10 +64,6 @@ pub struct KernelFs {
 /// The first and the longest pause between attempts to open a file on which another client has a lease. All pauses
 /// together take two seconds.
 const RECALL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(1024));
-
-/// How long a LOCK or LOCKU waits for its turn. On an export that hangs all wait for the server instead, and so the gate
-/// learns that it hangs.
-const TURN: Duration = Duration::from_millis(500);
 
 /// Where the system calls of an operation run.
 #[derive(Debug, Clone)]
@@ -131,11 +126,6 @@ impl KernelFs {
             Way::Gate(gate) => Ok(gate.run(calls).await?),
             Way::Here => Ok(calls()),
         }
-    }
-
-    /// A turn to ask for a lock or to give one back; `None` if those before take too long.
-    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
-        timeout(TURN, self.lock_turns.clone().lock_owned()).await.ok()
     }
 
     fn place(&self, kind: Kind, descriptor: OwnedFd) -> KernelHandle {
@@ -370,14 +360,14 @@ impl Fs for KernelFs {
 
     async fn try_lock(&self, file: &KernelHandle, key: u64, mode: LockMode) -> FsResult<bool> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
-        let _turn = self.turn().await;
-        self.call("try_lock", move || calls::lock(file.as_fd(), byte, mode)).await
+        let _turn = self.lock_turns.next().await;
+        self.call("try_lock", move || locks::lock(file.as_fd(), byte, mode)).await
     }
 
     async fn unlock(&self, file: &KernelHandle, key: u64) -> FsResult<()> {
         let (file, byte) = (file.file(true)?, lock_offset(key));
-        let _turn = self.turn().await;
-        self.call("unlock", move || calls::unlock(file.as_fd(), byte)).await
+        let _turn = self.lock_turns.next().await;
+        self.call("unlock", move || locks::unlock(file.as_fd(), byte)).await
     }
 
     fn locks_are_shared(&self) -> bool {
