@@ -275,10 +275,10 @@ impl Share {
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
-    /// Waits until the driver's trash is empty.
+    /// Waits until the driver's trash is empty. A disk that flushes slowly takes its time for each entry.
     pub async fn trash_is_empty(&self) {
         let trash = self.path.join(".csi-nfs/trash");
-        super::wait::until("clearing the trash", Duration::from_secs(60), || {
+        super::wait::until("clearing the trash", Duration::from_secs(600), || {
             fs::read_dir(&trash).map_or(true, |mut entries| entries.next().is_none()).then_some(())
         })
         .await;
