@@ -111,7 +111,7 @@ async fn archives_and_trees_are_listed_in_pages_together_and_volumes_are_no_snap
             break;
         }
     }
-    assert_eq!(seen, [id(&share, "a"), b, id(&share, "c")]);
+    assert_eq!(seen, [b, id(&share, "a"), id(&share, "c")]);
     let tenants = format!("{}#{}#own#own#backup", share.server, share.share.trim_matches('/'));
     driver.drop_snapshot(&tenants).await.unwrap();
     assert_eq!(fs::read(inner.join("backup.tar.gz")).unwrap(), b"a tenant's");

@@ -39,7 +39,9 @@ pub fn fill(volume: &Path) {
 
 pub async fn listed(driver: &Driver, request: csi::ListSnapshotsRequest) -> Vec<String> {
     let answer = driver.controller().list_snapshots(request).await.unwrap().into_inner();
-    answer.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect()
+    let mut ids: Vec<_> = answer.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id).collect();
+    ids.sort();
+    ids
 }
 
 #[tokio::test]

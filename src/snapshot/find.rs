@@ -1,14 +1,14 @@
 //! Finds snapshots and groups by their identifiers (CSI `GetSnapshot`), and lists the snapshots of an export (CSI
 //! `ListSnapshots`).
 
-use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::{Error, Result};
 use crate::export::Export;
-use crate::export::fs::Fs;
+use crate::export::fs::{Cookie, Fs};
 use crate::export::pool::Connect;
 use crate::nfs::options::MountOptions;
 use crate::snapshot::group_record::GroupRecord;
@@ -21,6 +21,8 @@ use crate::volume::record_file::{RecordFile as _, or_skip};
 
 /// How many snapshots [`list`] reads at the same time.
 const READS: usize = 16;
+/// How many names of snapshots it has at a time.
+const NAMES: usize = 1000;
 
 /// A snapshot that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,33 +122,87 @@ pub async fn read<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option
     }
 }
 
-/// Lists the snapshots of an export that are ready, sorted by name, each with the identifier of its source volume.
-///
-/// The list starts behind the name `after` and has at most `room` + 1 snapshots. If `source` is given, the list has
-/// only snapshots of that volume.
-pub async fn list<F: Fs>(
+/// A place in the list of an export's snapshots. First come those with a record, then the archives of csi-driver-nfs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// At this position of the server in the directory of records; 0 is the beginning.
+    Records(Cookie),
+    /// Behind the archive of this name.
+    Archives(VolumeName),
+}
+
+/// A snapshot of a list: the place behind it, what was found, and the identifier of its source volume.
+pub type Listed = (Place, (Found, String));
+
+/// Lists the snapshots of an export that are ready, from a place on: at most `room` + 1. If `source` is given, the list
+/// has only snapshots of that volume.
+pub async fn list<F: Fs>(export: &Export<F>, from: Place, source: Option<&str>, room: usize) -> Result<Vec<Listed>> {
+    let most = room.saturating_add(1);
+    let (mut listed, after) = match from {
+        Place::Records(from) => (records(export, from, source, most).await?, None),
+        Place::Archives(last) => (Vec::new(), Some(last)),
+    };
+    if listed.len() < most {
+        listed.extend(archives(export, after.as_ref(), source, most - listed.len()).await?);
+    }
+    Ok(listed)
+}
+
+async fn records<F: Fs>(
+    export: &Export<F>,
+    mut from: Cookie,
+    source: Option<&str>,
+    most: usize,
+) -> Result<Vec<Listed>> {
+    let mut listed = Vec::new();
+    let look = async |(name, behind): (VolumeName, Cookie)| {
+        let record = or_skip(export, read(export, &name).await)?.filter(|record| record.state == State::Ready);
+        of_source(export, Place::Records(behind), record.map(Found::Own), source).await
+    };
+    while listed.len() < most {
+        let names = Record::some_names(export, from, (most - listed.len()).min(NAMES)).await?;
+        let Some((_, last)) = names.last() else { break };
+        from = *last;
+        let found = stream::iter(names).map(look).buffered(READS).try_filter_map(|found| ready(Ok(found)));
+        listed.extend(found.try_collect::<Vec<_>>().await?);
+    }
+    Ok(listed)
+}
+
+/// An archive with the name of a recorded snapshot is not listed, and is found only by its identifier.
+async fn archives<F: Fs>(
     export: &Export<F>,
     after: Option<&VolumeName>,
     source: Option<&str>,
-    room: usize,
-) -> Result<Vec<(VolumeName, (Found, String))>> {
-    // Each name, and whether a snapshot of that name has a record. A name is listed once: an archive with the name of a
-    // recorded snapshot is not listed, and is found only by its identifier.
-    let archives = archive::names(export).await?.into_iter().map(|name| (name, false));
-    let mut names: BTreeMap<VolumeName, bool> = archives.collect();
-    names.extend(Record::names(export).await?.into_iter().map(|name| (name, true)));
-    names.retain(|name, _| after.is_none_or(|last| name > last));
-    let look = async |(name, recorded): (VolumeName, bool)| {
-        let found = match recorded {
-            true => or_skip(export, read(export, &name).await)?
-                .filter(|record| record.state == State::Ready)
-                .map(Found::Own),
-            false => archive::find_in(export, &name).await?.map(Found::Archive),
-        };
-        let Some(found) = found else { return Ok(None) };
-        let of = found.source(export).await?;
-        Ok(source.is_none_or(|source| of == source).then_some((name, (found, of))))
+    most: usize,
+) -> Result<Vec<Listed>> {
+    let mut names = archive::names(export).await?;
+    names.retain(|name| after.is_none_or(|last| name > last));
+    let look = async |name: VolumeName| {
+        let mut found = archive::find_in(export, &name).await?;
+        if found.is_some() && is_recorded(export, &name).await? {
+            found = None;
+        }
+        of_source(export, Place::Archives(name), found.map(Found::Archive), source).await
     };
-    let found = stream::iter(names).map(look).buffered(READS).try_filter_map(|found| std::future::ready(Ok(found)));
-    found.take(room.saturating_add(1)).try_collect().await
+    let found = stream::iter(names).map(look).buffered(READS).try_filter_map(|found| ready(Ok(found)));
+    found.take(most).try_collect().await
+}
+
+/// Whether a snapshot of that name has a record, even one that cannot be read.
+async fn is_recorded<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<bool> {
+    let Some(layout) = export.layout().await? else { return Ok(false) };
+    Ok(export.find(&layout.snapshots, &Record::file(name)?).await?.is_some())
+}
+
+/// What was found, if it is a snapshot of the volume `source`.
+async fn of_source<F: Fs>(
+    export: &Export<F>,
+    place: Place,
+    found: Option<Found>,
+    source: Option<&str>,
+) -> Result<Option<Listed>> {
+    let Some(found) = found else { return Ok(None) };
+    let of = found.source(export).await?;
+    Ok(source.is_none_or(|source| of == source).then_some((place, (found, of))))
 }

@@ -8,9 +8,10 @@ use crate::error::{Error, Result};
 use crate::nfs::source::SubDir;
 use crate::snapshot::create_snapshot::{CreateSnapshot, Taken, create_snapshot};
 use crate::snapshot::delete_snapshot::{delete_group, delete_snapshot};
+use crate::snapshot::find::{self, Found, Place};
 use crate::snapshot::id::{GroupId, KnownId, SnapshotId};
 use crate::snapshot::record::State;
-use crate::snapshot::{content, find, group, single};
+use crate::snapshot::{content, group, single};
 use crate::testing::crash_harness::{self, Call as _, Connection, connect, seen, settle};
 use crate::testing::memory::{Crash, MemoryServer, Node};
 use crate::volume::access::CapacityRange;
@@ -94,8 +95,14 @@ impl crash_harness::Call for Call {
                 crash_harness::delete(export, &id).await
             }
             List => {
-                let listed = find::list(export, None, None, usize::MAX).await?;
-                Ok(format!("{:?}", listed.into_iter().map(|(name, _)| name).collect::<Vec<_>>()))
+                let listed = find::list(export, Place::Records(0), None, usize::MAX).await?;
+                let name = |(_, (found, _)): find::Listed| match found {
+                    Found::Own(record) => record.id.name,
+                    Found::Archive(found) => found.id.name,
+                };
+                let mut names: Vec<VolumeName> = listed.into_iter().map(name).collect();
+                names.sort();
+                Ok(format!("{names:?}"))
             }
         }
     }

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt as _;
 
 use super::lines::Lines;
 use super::{Controller, existing_volume, secret_options};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export::Export;
 use crate::export::fs::{Cookie, Fs};
 use crate::export::pool::Connect;
@@ -76,9 +76,8 @@ impl<C: Connect> Controller<C> {
             };
             let survey = match self.exports.on(&share, &options, look).await {
                 Ok(survey) => survey,
-                Err(error @ Error::Token(_)) => return Err(error),
                 Err(error) => {
-                    let Some(why) = list::listed(&share, health::from_error(error)) else { continue };
+                    let Some(why) = list::listed(&share, health::from_error(error))? else { continue };
                     if !page.take(&share, self.surveyed.inaccessible(&share, start.last_of(&share), &why)) {
                         break;
                     }

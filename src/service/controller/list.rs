@@ -42,10 +42,7 @@ impl<C: Connect> Controller<C> {
             // One more than fits shows that the list goes on.
             let (from, most) = (start.cookie_of(&share), page.room() + 1);
             let names = |export: Arc<Export<C::Fs>>| async move { Record::some_names(&export, from, most).await };
-            let names = match self.exports.on(&share, &options, names).await {
-                Err(error @ Error::Token(_)) => return Err(error),
-                names => listed(&share, names).unwrap_or_default(),
-            };
+            let names = listed(&share, self.exports.on(&share, &options, names).await)?.unwrap_or_default();
             let named = |(name, cookie)| (Position::At(cookie), (name, options.clone()));
             if !page.take(&share, names.into_iter().map(named)) {
                 break;
@@ -110,8 +107,14 @@ impl<C: Connect> Controller<C> {
 }
 
 /// What was found on an export. If it cannot be listed, logs why and returns `None`: the list has the other exports.
-pub(super) fn listed<T>(share: &Source, found: Result<T>) -> Option<T> {
-    found.inspect_err(|error| leave_out(share, error)).ok()
+///
+/// # Errors
+/// [`Error::Token`]: the caller has to list again.
+pub(super) fn listed<T>(share: &Source, found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Err(error @ Error::Token(_)) => Err(error),
+        found => Ok(found.inspect_err(|error| leave_out(share, error)).ok()),
+    }
 }
 
 fn leave_out(share: &Source, error: &Error) {

@@ -14,7 +14,7 @@ use crate::service::int64;
 use crate::service::proto::csi;
 use crate::snapshot::create_snapshot::{CreateSnapshot, create_snapshot};
 use crate::snapshot::delete_snapshot::delete_snapshot;
-use crate::snapshot::find::{self, Found};
+use crate::snapshot::find::{self, Found, Place};
 use crate::snapshot::id::KnownId;
 use crate::snapshot::parameters::Parameters;
 use crate::snapshot::record::State;
@@ -84,13 +84,16 @@ impl<C: Connect> Controller<C> {
         let of = self.export_of(source).await?;
         let must = of.as_ref().map(|(share, _)| share.clone());
         for (share, options) in self.reachable(&start, of).await? {
-            let (after, room) = (start.last_of(&share), page.room());
-            let list = |export: Arc<Export<C::Fs>>| async move { find::list(&export, after, source, room).await };
+            let (from, room) = (place(&start, &share), page.room());
+            let list = |export: Arc<Export<C::Fs>>| {
+                let from = from.clone();
+                async move { find::list(&export, from, source, room).await }
+            };
             let found = match self.exports.on(&share, &options, list).await {
                 Err(error) if must.as_ref() == Some(&share) => return Err(error),
-                found => list::listed(&share, found),
+                found => list::listed(&share, found)?,
             };
-            let found = found.unwrap_or_default().into_iter().map(|(name, found)| (Position::Behind(name), found));
+            let found = found.unwrap_or_default().into_iter().map(|(place, found)| (position(place), found));
             if !page.take(&share, found) {
                 break;
             }
@@ -107,6 +110,18 @@ impl<C: Connect> Controller<C> {
         };
         let options = self.exports.reach(&share).await?;
         Ok(Some((share, options)))
+    }
+}
+
+/// Where the snapshots of an export go on.
+fn place(start: &Token, share: &Source) -> Place {
+    start.last_of(share).map_or_else(|| Place::Records(start.cookie_of(share)), |last| Place::Archives(last.clone()))
+}
+
+fn position(place: Place) -> Position {
+    match place {
+        Place::Records(cookie) => Position::At(cookie),
+        Place::Archives(last) => Position::Behind(last),
     }
 }
 

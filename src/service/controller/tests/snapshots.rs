@@ -1,5 +1,6 @@
 //! Snapshots, restores and clones.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::time::Duration;
 
@@ -286,20 +287,33 @@ async fn a_retry_finds_the_complete_volume_although_the_export_of_its_source_is_
 }
 
 #[tokio::test]
-async fn snapshots_are_listed_in_pages_that_miss_nothing() {
+async fn snapshots_are_listed_in_pages_that_miss_nothing_and_archives_come_last() {
     let lab = Lab::new("");
     let v = lab.create("a", "v", &[]).await.unwrap();
+    let mut all = BTreeSet::new();
     for name in ["s", "t", "u"] {
-        lab.snapshot(&v, name, &[]).await.unwrap();
+        all.insert(lab.snapshot(&v, name, &[]).await.unwrap().snapshot_id);
     }
-    let (mut listed, mut starting_token) = (Vec::new(), String::new());
-    for _ in 0..3 {
-        let request = csi::ListSnapshotsRequest { max_entries: 1, starting_token, ..Default::default() };
-        let page = Rpc::list_snapshots(&lab.controller, Request::new(request)).await.unwrap().into_inner();
-        listed.extend(page.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id));
-        starting_token = page.next_token;
+    // A recorded snapshot has the name of the first one.
+    for name in ["s", "old", "older"] {
+        lab.server("a").plant(format!("{name}/v.tar"), Node::file(0o600, "")).unwrap();
     }
-    assert_eq!((listed, starting_token.as_str()), (lab.snapshots("").await, ""));
+    all.extend(["old", "older"].map(|name| format!("a#export#{name}#{name}#v")));
+    for max_entries in 1..=6 {
+        let (mut listed, mut starting_token) = (Vec::new(), String::new());
+        for _ in 0..all.len() {
+            let request = csi::ListSnapshotsRequest { max_entries, starting_token, ..Default::default() };
+            let page = Rpc::list_snapshots(&lab.controller, Request::new(request)).await.unwrap().into_inner();
+            listed.extend(page.entries.into_iter().map(|entry| entry.snapshot.unwrap().snapshot_id));
+            starting_token = page.next_token;
+            if starting_token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(starting_token, "");
+        assert_eq!(listed[3..], ["a#export#old#old#v", "a#export#older#older#v"]);
+        assert_eq!((listed.len(), listed.into_iter().collect::<BTreeSet<_>>()), (all.len(), all.clone()));
+    }
 }
 
 #[tokio::test(start_paused = true)]
