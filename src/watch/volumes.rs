@@ -190,7 +190,7 @@ impl Round {
         };
         let is_last = some.len() <= SLICE;
         some.truncate(SLICE);
-        self.at = some.last().map_or(self.at, |(_, position)| *position);
+        let end = some.last().map_or(self.at, |(_, position)| *position);
         let looked: Vec<VolumeName> = some.into_iter().map(|(name, _)| name).collect();
         let mut ill = Vec::new();
         let reports = Reports::find(export).await?;
@@ -209,6 +209,8 @@ impl Round {
             ill.push((name, Ill { volume: looked.record.id.to_string(), names, conditions }));
         }
         watch.note(export.source(), Slice { looked, ill, round: self.begun, is_last }, &mut self.tally);
+        // Only now: a slice that failed is looked at again, and what is known of its volumes stays.
+        self.at = end;
         if is_last {
             *self = Self::at(self.begun + ROUND);
         }
@@ -228,7 +230,7 @@ mod tests {
     use super::*;
     use crate::testing::crash_harness::{Connection, connect, create};
     use crate::testing::create;
-    use crate::testing::memory::{MemoryServer, Node};
+    use crate::testing::memory::{Crash, MemoryServer, Node};
     use crate::volume::create::Create;
     use crate::volume::kubernetes::{CLAIM, NAMESPACE, VOLUME};
 
@@ -269,6 +271,29 @@ mod tests {
         make(&on, "v").await;
         round(&on, &watch).await;
         assert_eq!((watch.told(), watch.counts()), (Told::default(), vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_fails_is_repeated_and_takes_nothing_away() {
+        let server = MemoryServer::new();
+        let (on, watch) = (connect(&server), VolumeWatch::default());
+        make(&on, "v").await;
+        server.remove("v").unwrap();
+        round(&on, &watch).await;
+        let told = watch.told();
+        assert_eq!(told.ill.len(), 1);
+        for operation in 0.. {
+            tokio::time::advance(ROUND).await;
+            let (cut_off, mut round) = (connect(&server), Round::default());
+            cut_off.fs().crash_at(operation, Crash::BeforeEffect);
+            if round.slice(&cut_off, &watch).await.is_ok() {
+                assert!(operation > 3);
+                break;
+            }
+            assert_eq!(watch.told(), told);
+            round.slice(&on, &watch).await.unwrap();
+            assert_eq!(watch.told(), told, "cut off at operation {operation}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
