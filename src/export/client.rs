@@ -162,11 +162,6 @@ fn either<H: Into<ExportHandle>>((handle, attr): (H, Attr)) -> (ExportHandle, At
     (handle.into(), attr)
 }
 
-/// What may have been made, by either client.
-fn perhaps<H: Into<ExportHandle>>(made: Option<(H, Attr)>) -> Option<(ExportHandle, Attr)> {
-    made.map(either)
-}
-
 impl Fs for ExportFs {
     type Handle = ExportHandle;
 
@@ -267,12 +262,18 @@ impl Fs for ExportFs {
         by!(self, source, target => fs.copy(source, target, offset, length))
     }
 
-    async fn clone_entry(
+    async fn clone_entries(
         &self,
-        (from_dir, from): (&ExportHandle, &Name),
-        (to_dir, to): (&ExportHandle, &Name),
-    ) -> FsResult<Option<(ExportHandle, Attr)>> {
-        by!(self, from_dir, to_dir => fs.clone_entry((from_dir, from), (to_dir, to)).map(perhaps))
+        from: &ExportHandle,
+        to: &ExportHandle,
+        names: &[Name],
+    ) -> Vec<FsResult<Option<Attr>>> {
+        match (self, from, to) {
+            (Self::User(fs), ExportHandle::User(from), ExportHandle::User(to)) => {
+                once(fs.clone_entries(from, to, names)).await
+            }
+            _ => Vec::new(),
+        }
     }
 
     async fn list_xattrs(&self, object: &ExportHandle) -> FsResult<Vec<Vec<u8>>> {

@@ -277,19 +277,21 @@ pub trait Fs: Clone + Send + Sync + 'static {
         length: u64,
     ) -> impl Future<Output = FsResult<u64>> + Send;
 
-    /// Copies a file to a new name on the same export, in fewer requests than the single operations take: content (CLONE),
-    /// owner, mode, times and access control list, on stable storage. Returns the copy, and what the file was.
+    /// Copies files to the same names in another directory of the export, in fewer requests than the single operations take:
+    /// content (CLONE), owner, mode, times and access control list, on stable storage. Returns what each file was, in the
+    /// order of the names, up to the first that is an error.
     ///
-    /// Returns `None` if the caller has to copy the entry in steps: if it is anything but a regular file with one name and
-    /// without extended attributes, if something is at `to`, or if the client or the server cannot do this. Then it did
-    /// nothing, or made an empty file at `to`.
-    fn clone_entry(
+    /// There is `None`, or nothing at the end, for what the caller has to copy in steps: anything but a regular file with one
+    /// name and without extended attributes, a file whose name is taken in `to`, and whatever the client or the server cannot
+    /// do. Then nothing was done with it, or an empty file was made in `to`.
+    fn clone_entries(
         &self,
-        from: (&Self::Handle, &Name),
-        to: (&Self::Handle, &Name),
-    ) -> impl Future<Output = FsResult<Option<(Self::Handle, Attr)>>> + Send {
-        let _ = (from, to);
-        std::future::ready(Ok(None))
+        from: &Self::Handle,
+        to: &Self::Handle,
+        names: &[Name],
+    ) -> impl Future<Output = Vec<FsResult<Option<Attr>>>> + Send {
+        let _ = (from, to, names);
+        std::future::ready(Vec::new())
     }
 
     /// LISTXATTRS (RFC 8276) of a regular file or a directory: the names of extended attributes that tenants can set

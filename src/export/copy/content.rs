@@ -12,9 +12,10 @@ use futures_util::future;
 use tokio::time::Instant;
 
 use super::Copy;
+use crate::export::copy::directory::{Dir, Pair};
 use crate::export::copy::entry::Place;
 use crate::export::copy::error::{CopyError, Side, Stop};
-use crate::export::fs::{Attr, Fs, Seek, Status};
+use crate::export::fs::{Attr, Fs, Kind, Name, Seek, Status};
 
 /// The size of one read and one write.
 const CHUNK: u64 = 1 << 20;
@@ -57,17 +58,29 @@ impl<F: Fs> Copy<F> {
         attr.size <= CHUNK || self.shared.ways.cloned.load(Ordering::Relaxed)
     }
 
-    /// Copies a file at once, if the client and the server can.
-    pub(super) async fn clone_entry(&self, place: &Place<'_, F>) -> Result<Option<F::Handle>, CopyError> {
+    /// Copies files at once, as far as the client and the server can. Says of each entry whether it is copied.
+    pub(super) async fn clone_entries(
+        &self,
+        dir: &Dir<F>,
+        pair: &Pair<F>,
+        entries: &[(Name, Kind)],
+    ) -> Result<Vec<bool>, CopyError> {
+        let mut copied = vec![false; entries.len()];
         if !self.shared.ways.clone.load(Ordering::Relaxed) {
-            return Ok(None);
+            return Ok(copied);
         }
-        let (pair, name) = (place.pair, place.name);
-        let cloned = self.target.clone_entry((&pair.source, name), (&pair.target, name)).await;
-        let Some((made, attr)) = place.target(CLONING, cloned)? else { return Ok(None) };
-        self.shared.ways.cloned.store(true, Ordering::Relaxed);
-        self.shared.progress.bytes(attr.size);
-        Ok(Some(made))
+        let files = entries.iter().enumerate().filter(|(_, (_, kind))| *kind == Kind::File);
+        let (numbers, names): (Vec<usize>, Vec<Name>) = files.map(|(number, (name, _))| (number, name.clone())).unzip();
+        let cloned = self.target.clone_entries(&pair.source, &pair.target, &names).await;
+        for ((number, name), cloned) in numbers.into_iter().zip(&names).zip(cloned) {
+            if let Some(attr) = (Place { dir, pair, name }).target(CLONING, cloned)? {
+                self.shared.ways.cloned.store(true, Ordering::Relaxed);
+                self.shared.progress.bytes(attr.size);
+                self.shared.progress.entry();
+                copied[number] = true;
+            }
+        }
+        Ok(copied)
     }
 
     /// Copies to `target` the content that `file` had when it was opened, onto stable storage. Returns the size to set

@@ -29,7 +29,7 @@ pub(super) enum Job<F: Fs> {
 
 /// The place of an entry.
 pub(super) struct Place<'a, F: Fs> {
-    dir: &'a Dir<F>,
+    pub(super) dir: &'a Dir<F>,
     pub(super) pair: &'a Pair<F>,
     pub(super) name: &'a Name,
 }
@@ -80,8 +80,12 @@ impl<F: Fs> Copy<F> {
             Job::Entries { dir, pair, entries } => {
                 let job = (Arc::clone(&dir), pair.clone());
                 let at_once = self.in_one_go(move |copy| async move {
-                    let mut later = Vec::new();
-                    for (name, kind) in entries {
+                    let (mut later, cloned) = (Vec::new(), copy.clone_entries(&job.0, &job.1, &entries).await?);
+                    for ((name, kind), cloned) in entries.into_iter().zip(cloned) {
+                        if cloned {
+                            job.0.entry_done(name);
+                            continue;
+                        }
                         let place = Place { dir: &job.0, pair: &job.1, name: &name };
                         match copy.entry(&place, kind, Pace::AtOnce).await? {
                             Some(kind) => later.push((name, kind)),
@@ -124,7 +128,6 @@ impl<F: Fs> Copy<F> {
     async fn attempt(&self, place: &Place<'_, F>, kind: Kind, pace: Pace) -> Result<Outcome<F>, Stop> {
         let Place { pair, name, .. } = place;
         match kind {
-            Kind::File if let Some(made) = self.clone_entry(place).await? => Ok(Outcome::Copied(made)),
             Kind::File => match self.source.open(&pair.source, name, OpenMode::Read).await {
                 Ok((_, attr)) if pace == Pace::AtOnce && (attr.links > 1 || !self.is_quick(&attr)) => {
                     Ok(Outcome::Later(kind))

@@ -33,6 +33,9 @@ mod patience;
 mod steps;
 mod xattrs;
 
+/// The operations of a request besides those of its work: SEQUENCE.
+const AROUND: u32 = 1;
+
 /// An export of one server. A clone refers to the same export.
 #[derive(Debug, Clone)]
 pub struct UserFs(Arc<Inner>);

@@ -177,12 +177,8 @@ impl Fs for UserFs {
         copies::copy(self, source, target, offset, length).await
     }
 
-    async fn clone_entry(
-        &self,
-        from: (&UserHandle, &Name),
-        to: (&UserHandle, &Name),
-    ) -> FsResult<Option<(UserHandle, Attr)>> {
-        copies::clone_entry(self, from, to).await
+    async fn clone_entries(&self, from: &UserHandle, to: &UserHandle, names: &[Name]) -> Vec<FsResult<Option<Attr>>> {
+        copies::clone_entries(self, from, to, names).await
     }
 
     async fn list_xattrs(&self, object: &UserHandle) -> FsResult<Vec<Vec<u8>>> {

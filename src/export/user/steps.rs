@@ -3,14 +3,11 @@
 use crate::export::fs::{FsResult, Kind, Name, Status, Step, check_new_mode};
 use crate::export::user::content::{has_content, with_content, write_file};
 use crate::export::user::handle::UserHandle;
-use crate::export::user::{UserFs, at, is_at, not_empty, other_project};
+use crate::export::user::{AROUND, UserFs, at, is_at, not_empty, other_project};
 use crate::nfs4::attributes::Values;
 use crate::nfs4::attributes::attribute::NUMLINKS;
 use crate::nfs4::compound::{Compound, New};
 use crate::nfs4::results::Results;
-
-/// The operations of a request before those of the steps: SEQUENCE.
-const AROUND: u32 = 1;
 
 /// Why a request ends at a step.
 enum End {

@@ -106,42 +106,48 @@ pub(super) async fn a_clone_or_a_copy_is_the_same_or_nothing<F: Fs>(fs: &F, dir:
     }
 }
 
-pub(super) async fn an_entry_is_cloned_with_all_that_it_has_or_is_left_to_others<F: Fs>(fs: &F, dir: &F::Handle) {
+pub(super) async fn entries_are_cloned_with_all_that_they_have_or_are_left_to_others<F: Fs>(fs: &F, dir: &F::Handle) {
     let to = mkdir(fs, dir, "to").await;
-    file(fs, dir, "content", "content").await;
-    file(fs, dir, "empty", "").await;
-    sparse(fs, dir, "sparse").await;
-    for (n, text) in ["content", "empty", "sparse"].into_iter().enumerate() {
-        let from = name(text);
-        let (object, _) = fs.lookup(dir, &from).await.unwrap();
-        let time = |seconds| Some(Time { seconds, nanoseconds: 123_456_000 });
-        let set =
-            SetAttr { mode: Some([0o640, 0o4755, 0o600][n]), atime: time(7), mtime: time(9), ..SetAttr::default() };
-        fs.setattr(&object, set).await.unwrap();
-        let attr = fs.getattr(&object).await.unwrap();
-        let content = fs.read_file(dir, &from, usize::MAX).await.unwrap();
-        match fs.clone_entry((dir, &from), (&to, &from)).await.unwrap() {
-            Some((copy, seen)) => {
-                let made = fs.getattr(&copy).await.unwrap();
-                let of = |attr: Attr| (attr.kind, attr.size, attr.mode, attr.uid, attr.gid, attr.mtime);
-                assert_eq!((of(made), of(seen)), (of(attr), of(attr)), "{text}");
-                assert!(made.atime == seen.atime && made.used <= attr.used && made.links == 1, "{text}: {made:?}");
-                assert!(fs.read_file(&to, &from, usize::MAX).await.unwrap() == content, "{text}");
-            }
-            None => assert!(
-                fs.lookup(&to, &from).await.is_ok_and(|(_, made)| made.size == 0) || names(fs, &to).await.is_empty()
-            ),
-        }
+    for number in 0..9 {
+        file(fs, dir, &format!("{number}"), &"content".repeat(number)).await;
     }
-    // What is there stays, and other things than files are left to others.
-    file(fs, &to, "taken", "taken").await;
-    assert!(fs.clone_entry((dir, &name("content")), (&to, &name("taken"))).await.unwrap().is_none());
-    assert_eq!(fs.read_file(&to, &name("taken"), 100).await.unwrap(), b"taken");
+    sparse(fs, dir, "sparse").await;
     fs.symlink(dir, &name("link"), b"content").await.unwrap();
-    fs.link(&fs.lookup(dir, &name("empty")).await.unwrap().0, dir, &name("second")).await.unwrap();
-    for text in ["to", "link", "second", "missing"] {
-        assert!(fs.clone_entry((dir, &name(text)), (&to, &name("other"))).await.unwrap().is_none(), "{text}");
-        assert_eq!(answer(fs.lookup(&to, &name("other")).await), Err(Status::NoEnt), "{text}");
+    file(fs, dir, "first", "two names").await;
+    fs.link(&fs.lookup(dir, &name("first")).await.unwrap().0, dir, &name("second")).await.unwrap();
+    file(fs, dir, "taken", "another").await;
+    file(fs, &to, "taken", "taken").await;
+    let plain = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "sparse"];
+    for (number, text) in plain.into_iter().enumerate() {
+        let (object, _) = fs.lookup(dir, &name(text)).await.unwrap();
+        let time = |seconds| Some(Time { seconds, nanoseconds: 123_456_000 });
+        let mode = Some([0o640, 0o4755, 0o600][number % 3]);
+        let set = SetAttr { mode, atime: time(7), mtime: time(9), ..SetAttr::default() };
+        fs.setattr(&object, set).await.unwrap();
+    }
+    // Others are on the way, first and last.
+    let names =
+        ["link", "0", "1", "2", "to", "3", "first", "4", "5", "taken", "6", "7", "missing", "8", "sparse", "second"];
+    let names = names.map(name);
+    let cloned = fs.clone_entries(dir, &to, &names).await;
+    let mut rest = cloned.into_iter();
+    for name in &names {
+        let (seen, made) = (rest.next().unwrap_or(Ok(None)).unwrap(), fs.lookup(&to, name).await);
+        let is_plain = plain.iter().any(|text| text.as_bytes() == name.as_bytes());
+        match (seen, made) {
+            (Some(seen), Ok((_, made))) if is_plain => {
+                let attr = fs.lookup(dir, name).await.unwrap().1;
+                let of = |attr: Attr| (attr.kind, attr.size, attr.mode, attr.uid, attr.gid, attr.mtime);
+                assert_eq!((of(made), of(seen)), (of(attr), of(attr)), "{name}");
+                assert!(made.atime == seen.atime && made.used <= attr.used && made.links == 1, "{name}: {made:?}");
+                let contents = (fs.read_file(dir, name, usize::MAX).await, fs.read_file(&to, name, usize::MAX).await);
+                assert!(contents.0.is_ok() && contents.0 == contents.1, "{name}");
+            }
+            (None, Ok((_, made))) if is_plain => assert_eq!(made.size, 0, "{name}"),
+            (None, Ok(_)) => assert_eq!(fs.read_file(&to, name, 100).await.unwrap(), b"taken", "{name}"),
+            (None, Err(status)) => assert_eq!(status, Status::NoEnt, "{name}"),
+            (seen, made) => panic!("{name}: {seen:?}, {made:?}"),
+        }
     }
 }
 

@@ -93,7 +93,7 @@ all! {
         a_size_is_set_by_who_may_write,
         holes_are_told_or_all_is_data,
         a_clone_or_a_copy_is_the_same_or_nothing,
-        an_entry_is_cloned_with_all_that_it_has_or_is_left_to_others,
+        entries_are_cloned_with_all_that_they_have_or_are_left_to_others,
         extended_attributes_are_kept_where_there_are_any;
     objects:
         every_kind_of_object_is_made,

@@ -212,7 +212,7 @@ async fn a_server_that_ends_each_connection_is_not_asked_without_a_pause() {
 #[case::at_the_attributes(op::SETATTR, 2, Some(7))]
 #[case::at_the_end(op::CLOSE, 1, Some(7))]
 #[tokio::test]
-async fn a_file_whose_clone_is_delayed_is_whole_or_left_to_others(
+async fn a_file_whose_clone_is_delayed_is_whole_or_left_to_others_and_the_next_is_cloned(
     #[case] operation: u32,
     #[case] times: usize,
     #[case] expected: Option<u64>,
@@ -221,18 +221,24 @@ async fn a_file_whose_clone_is_delayed_is_whole_or_left_to_others(
     let server = NfsServer::start(&export).await;
     let process = process();
     let fs = connected(&process, server.address, "vers=4.2").await.unwrap();
-    let (root, from, to) = (fs.root(), name("from"), name("to"));
-    fs.write_file(&root, &from, 0o640, b"content".to_vec()).await.unwrap();
-    let (file, _) = fs.lookup(&root, &from).await.unwrap();
+    let (root, names) = (fs.root(), ["first", "next"].map(name));
+    let (to, _) = fs.mkdir(&root, &name("to"), 0o700).await.unwrap();
     let mtime = Some(Time { seconds: 7, nanoseconds: 0 });
-    fs.setattr(&file, SetAttr { uid: Some(7), mtime, ..SetAttr::default() }).await.unwrap();
+    for name in &names {
+        fs.write_file(&root, name, 0o640, b"content".to_vec()).await.unwrap();
+        let (file, _) = fs.lookup(&root, name).await.unwrap();
+        fs.setattr(&file, SetAttr { uid: Some(7), mtime, ..SetAttr::default() }).await.unwrap();
+    }
     server.on(operation, times, Fault::Fail(Code::DELAY));
-    let cloned = fs.clone_entry((&root, &from), (&root, &to)).await.unwrap();
-    assert_eq!(cloned.map(|(_, attr)| attr.size), expected);
-    let (_, made) = fs.lookup(&root, &to).await.unwrap();
-    match expected {
-        Some(size) => assert_eq!((made.size, made.uid, made.mode, Some(made.mtime)), (size, 7, 0o640, mtime)),
-        None => assert_eq!(made.size, 0),
+    let cloned = fs.clone_entries(&root, &to, &names).await;
+    let sizes: Vec<_> = cloned.into_iter().map(|one| one.unwrap().map(|attr| attr.size)).collect();
+    assert_eq!(sizes, [expected, Some(7)]);
+    for (name, expected) in names.iter().zip(sizes) {
+        let (_, made) = fs.lookup(&to, name).await.unwrap();
+        match expected {
+            Some(size) => assert_eq!((made.size, made.uid, made.mode, Some(made.mtime)), (size, 7, 0o640, mtime)),
+            None => assert_eq!(made.size, 0),
+        }
     }
     drop(fs);
     process.ended().await;

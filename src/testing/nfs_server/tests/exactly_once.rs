@@ -39,8 +39,11 @@ async fn work(fs: &UserFs) -> FsResult<Vec<String>> {
     answers.push(format!("{:?}", fs.try_lock(&other, 5, LockMode::Exclusive).await?));
     answers.push(format!("{:?}", fs.read(&other, 0, 10).await?));
 
-    let cloned = fs.clone_entry((&root, &name("moved")), (&dir, &name("clone"))).await?;
-    answers.push(format!("{:?}", cloned.map(|(_, attr)| attr.size)));
+    let cloned = fs.clone_entries(&root, &dir, &["moved", "second", "linked"].map(name)).await;
+    answers.push(format!(
+        "{:?}",
+        cloned.into_iter().map(|one| Ok(one?.map(|attr| attr.size))).collect::<FsResult<Vec<_>>>()?
+    ));
 
     fs.mkdir(&root, &name("empty"), 0o700).await?;
     let listed = fs.readdir(&root, 0).await?.entries;
