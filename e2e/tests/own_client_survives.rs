@@ -273,7 +273,7 @@ async fn locked(share: &Share) {
 }
 
 /// The request of a CreateVolume by which it holds locks and has begun to make something.
-const MIDDLE: usize = 4;
+const MIDDLE: usize = 2;
 
 #[tokio::test]
 async fn a_killed_controllers_locks_are_its_successors_at_once() {

@@ -292,6 +292,14 @@ impl Fs for ExportFs {
         by!(self, dir => fs.read_file(dir, name, limit))
     }
 
+    async fn read_file_if_lacking(
+        &self,
+        (dir, name, limit): (&ExportHandle, &Name, usize),
+        (lacking, names): (&ExportHandle, &[Name]),
+    ) -> FsResult<Option<FsResult<Vec<u8>>>> {
+        by!(self, dir, lacking => fs.read_file_if_lacking((dir, name, limit), (lacking, names)))
+    }
+
     async fn write_file(&self, dir: &ExportHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         by!(self, dir => fs.write_file(dir, name, mode, content))
     }

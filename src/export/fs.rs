@@ -319,6 +319,17 @@ pub trait Fs: Clone + Send + Sync + 'static {
         }
     }
 
+    /// Reads a file like [`Fs::read_file`] if the same request shows that the directory `lacking` has few entries, and none
+    /// of `names`. After `None`, the caller has to read the file and to look for the names.
+    fn read_file_if_lacking(
+        &self,
+        file: (&Self::Handle, &Name, usize),
+        lacking: (&Self::Handle, &[Name]),
+    ) -> impl Future<Output = FsResult<Option<FsResult<Vec<u8>>>>> + Send {
+        let _ = (file, lacking);
+        std::future::ready(Ok(None))
+    }
+
     /// Creates a regular file with that content, on stable storage when this returns: [`Fs::create`], [`Fs::write`] and
     /// [`Fs::commit`]. After a failure, a part of the file may be there.
     fn write_file(

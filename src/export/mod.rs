@@ -59,6 +59,8 @@ pub struct Export<F: Fs> {
     pub(crate) emptying: emptying::Emptying,
     /// When a change last found no index of promised bytes (`volume/overcommit.rs`).
     pub(crate) unindexed: seen::Seen,
+    /// When `.csi-nfs/paths` was last seen to have more names than one request shows (`volume/claims.rs`).
+    pub(crate) many_paths: seen::Seen,
     space: Mutex<Option<(FsStat, Instant)>>,
 }
 
@@ -77,6 +79,7 @@ impl<F: Fs> Export<F> {
             trash: trash::Signal::default(),
             emptying: emptying::Emptying::default(),
             unindexed: seen::Seen::default(),
+            many_paths: seen::Seen::default(),
             space: Mutex::default(),
         }
     }

@@ -4,7 +4,6 @@
 //! steps are claim, directory, record and limit. In this order, a retried call completes what a crash interrupted. A
 //! volume exists as soon as its record does.
 
-use tokio::join;
 use tokio::time::Instant;
 
 use crate::error::{Error, Result};
@@ -68,10 +67,7 @@ pub async fn create<F: Fs>(export: &Export<F>, create: &Create, until: Instant, 
     let id = create.id(export)?;
     let wanted = create.asked.or(create.defaults);
     // What a retry does not need is read at the same time: a new volume waits for one answer less.
-    let (record, neighbours) = join!(
-        Record::read(export, &create.name),
-        directory_owners::neighbours(export, &id.sub_dir, Some(&create.name), lock)
-    );
+    let (record, neighbours) = directory_owners::record_and_neighbours(export, &create.name, &id.sub_dir, lock).await;
     if let Some(record) = record? {
         check_same(create, &id, &record)?;
         // The directory was created before the record, but somebody may have removed it by hand since.

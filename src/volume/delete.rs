@@ -1,6 +1,5 @@
 //! Deletes volumes (CSI `DeleteVolume`). The volume's directory is moved to the trash, kept, or archived.
 
-use tokio::join;
 use uuid::Uuid;
 
 use crate::error::Result;
@@ -11,7 +10,6 @@ use crate::export::{Export, owner_access, trash};
 use crate::nfs::source::SubDir;
 use crate::volume::claims::{self, Way};
 use crate::volume::directory_owners::{self, Neighbours};
-use crate::volume::find::read_own;
 use crate::volume::id::{VolumeId, VolumeName};
 use crate::volume::lock::lock_archives;
 use crate::volume::on_delete::OnDelete;
@@ -52,11 +50,12 @@ pub struct Found<F: Fs> {
 
 /// Finds what [`delete`] needs to know of a volume.
 pub async fn find<F: Fs>(export: &Export<F>, id: &VolumeId, lock: &Guard<F>) -> Result<Found<F>> {
-    let name = id.name();
-    let neighbours = directory_owners::neighbours(export, &id.sub_dir, name.as_ref(), lock);
     // What a volume that is backed by a snapshot does not need is read at the same time.
-    let (record, neighbours) = join!(read_own(export, id), neighbours);
-    Ok(Found { record: record?, neighbours })
+    let (record, neighbours) = match id.name() {
+        Some(name) => directory_owners::record_and_neighbours(export, &name, &id.sub_dir, lock).await,
+        None => (Ok(None), directory_owners::neighbours(export, &id.sub_dir, None, lock).await),
+    };
+    Ok(Found { record: record?.filter(|record| record.id.sub_dir == id.sub_dir), neighbours })
 }
 
 /// Deletes a volume, as it was found under the same lock. Succeeds if the volume does not exist. Does not delete a volume

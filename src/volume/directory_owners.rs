@@ -7,6 +7,8 @@
 //!
 //! The caller holds the volume's lock (`lock.rs`).
 
+use tokio::join;
+
 use crate::error::{Error, Result};
 use crate::export::Export;
 use crate::export::fs::{Fs, Name};
@@ -90,6 +92,30 @@ pub async fn neighbours<F: Fs>(
     lock: &Guard<F>,
 ) -> Result<Neighbours<F>> {
     export.despite_removals(|| find_neighbours(export, sub_dir, me, lock)).await
+}
+
+/// The record of the volume `name`, and its [`neighbours`] in the directory `sub_dir`: all that a call asks for under its lock,
+/// in one request where that is enough.
+pub async fn record_and_neighbours<F: Fs>(
+    export: &Export<F>,
+    name: &VolumeName,
+    sub_dir: &SubDir,
+    lock: &Guard<F>,
+) -> (Result<Option<Record>>, Result<Neighbours<F>>) {
+    let alone = async || {
+        let record = claims::record_if_none(export, name).await?;
+        let Some((record, layout)) = record.zip(export.layout().await?) else { return Ok(None) };
+        let way = Way { nodes: vec![layout.paths.clone()], own: Vec::new() };
+        Ok(Some((record, Neighbours { way, ..Neighbours::default() })))
+    };
+    if sub_dir.as_str() == name.as_str() {
+        match alone().await {
+            Ok(Some((record, neighbours))) => return (Ok(record), Ok(neighbours)),
+            Ok(None) => {}
+            Err(error) => return (Err(error), Ok(Neighbours::default())),
+        }
+    }
+    join!(Record::read(export, name), neighbours(export, sub_dir, Some(name), lock))
 }
 
 async fn find_neighbours<F: Fs>(

@@ -4,11 +4,14 @@ use crate::export::fs::{Fs as _, FsResult, Name, OpenMode, Seek, Status};
 use crate::export::user::handle::UserHandle;
 use crate::export::user::{UserFs, at, is_at, not_regular};
 use crate::nfs4::attributes::Values;
-use crate::nfs4::attributes::attribute::{FSID, SIZE, TYPE};
+use crate::nfs4::attributes::attribute::{FSID, NUMLINKS, SIZE, TYPE};
 use crate::nfs4::codes::Code;
 use crate::nfs4::compound::{Compound, How};
-use crate::nfs4::results::{Failure, Results};
+use crate::nfs4::results::{Failure, Listed, Listing, Results};
 use crate::nfs4::state::StateId;
+
+/// The most bytes of names in the answer to a READDIR for a directory that has few or is of no use: some twenty.
+const FEW: u32 = 1 << 10;
 
 /// READ, until `length` or the end of the file.
 pub(super) async fn read(fs: &UserFs, file: &UserHandle, offset: u64, length: usize) -> FsResult<Vec<u8>> {
@@ -56,30 +59,61 @@ pub(super) async fn write(fs: &UserFs, file: &UserHandle, offset: u64, data: &[u
 
 /// LOOKUP, GETATTR and READ in one request. A larger file than one READ takes is opened and read.
 pub(super) async fn read_file(fs: &UserFs, dir: &UserHandle, name: &Name, limit: usize) -> FsResult<Vec<u8>> {
-    let count = u32::try_from(limit).unwrap_or(u32::MAX).min(fs.0.read);
-    let found = at(dir.directory()?).lookup(name.as_bytes()).attributes(&[TYPE, SIZE, FSID]);
-    let compound = found.read(StateId::ANONYMOUS, 0, count);
-    let whole = fs.ask(compound, |results| {
-        is_at(results)?;
-        results.lookup()?;
-        let attributes = results.attributes()?;
-        if attributes.fsid != Some(fs.0.fsid) {
-            return Err(Status::XDev);
-        }
-        let (kind, size) = attributes.kind.zip(attributes.size).ok_or(Status::Io)?;
-        match not_regular(kind) {
-            Some(status) => return Err(status),
-            None if size > limit as u64 => return Err(Status::FBig),
-            None => {}
-        }
-        let (data, end) = results.data(count as usize)?;
-        Ok((end || data.len() == limit).then(|| data.to_vec()))
-    });
+    let whole = fs.ask(reading(fs, at(dir.directory()?), name, limit), |results| content(fs, results, limit));
     if let Some(content) = whole.await? {
         return Ok(content);
     }
     let (file, attr) = fs.open(dir, name, OpenMode::Read).await?;
     if attr.size > limit as u64 { Err(Status::FBig) } else { read(fs, &file, 0, limit).await }
+}
+
+/// READDIR of a directory, and what [`read_file`] asks for. With a LOOKUP for each name there would be a request for each: one
+/// ends at the first name that is not there.
+pub(super) async fn read_file_if_lacking(
+    fs: &UserFs,
+    (dir, name, limit): (&UserHandle, &Name, usize),
+    (lacking, names): (&UserHandle, &[Name]),
+) -> FsResult<Option<FsResult<Vec<u8>>>> {
+    let listed = at(lacking.directory()?).readdir(0, [0; 8], FEW, &[]);
+    let found = listed.put(dir.directory()?).attributes(&[NUMLINKS]);
+    fs.ask(reading(fs, found, name, limit), |results| {
+        is_at(results)?;
+        let Listed { entries, last } = results.readdir()?;
+        let is_one = |entry: &Listing<'_>| names.iter().any(|name| name.as_bytes() == entry.name);
+        if !last || entries.iter().any(is_one) {
+            return Ok(None);
+        }
+        Ok(content(fs, results, limit).transpose())
+    })
+    .await
+}
+
+/// Reads a file of the current directory.
+fn reading(fs: &UserFs, at: Compound, name: &Name, limit: usize) -> Compound {
+    at.lookup(name.as_bytes()).attributes(&[TYPE, SIZE, FSID]).read(StateId::ANONYMOUS, 0, count(fs, limit))
+}
+
+/// The results of [`reading`], from those of [`at`] on. There is `None` if the file needs another READ.
+fn content(fs: &UserFs, results: &mut Results<'_>, limit: usize) -> FsResult<Option<Vec<u8>>> {
+    is_at(results)?;
+    results.lookup()?;
+    let attributes = results.attributes()?;
+    if attributes.fsid != Some(fs.0.fsid) {
+        return Err(Status::XDev);
+    }
+    let (kind, size) = attributes.kind.zip(attributes.size).ok_or(Status::Io)?;
+    match not_regular(kind) {
+        Some(status) => return Err(status),
+        None if size > limit as u64 => return Err(Status::FBig),
+        None => {}
+    }
+    let (data, end) = results.data(count(fs, limit) as usize)?;
+    Ok((end || data.len() == limit).then(|| data.to_vec()))
+}
+
+/// The bytes of one READ.
+fn count(fs: &UserFs, limit: usize) -> u32 {
+    u32::try_from(limit).unwrap_or(u32::MAX).min(fs.0.read)
 }
 
 /// OPEN, WRITE to stable storage, and CLOSE in one request. More than one WRITE takes is written in parts.

@@ -197,6 +197,14 @@ impl Fs for UserFs {
         content::read_file(self, dir, name, limit).await
     }
 
+    async fn read_file_if_lacking(
+        &self,
+        file: (&UserHandle, &Name, usize),
+        lacking: (&UserHandle, &[Name]),
+    ) -> FsResult<Option<FsResult<Vec<u8>>>> {
+        content::read_file_if_lacking(self, file, lacking).await
+    }
+
     async fn write_file(&self, dir: &UserHandle, name: &Name, mode: u32, content: Vec<u8>) -> FsResult<()> {
         check_new_mode(mode)?;
         content::write_file(self, dir, name, mode, &content).await

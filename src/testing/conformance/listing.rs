@@ -53,6 +53,28 @@ pub(super) async fn a_listing_goes_on_where_it_was_while_entries_are_removed<F: 
     assert_eq!(list(fs, dir).await, []);
 }
 
+pub(super) async fn a_file_is_read_if_a_directory_lacks_names<F: Fs>(fs: &F, dir: &F::Handle) {
+    let (lacking, names) = (mkdir(fs, dir, "lacking").await, ["a", "b"].map(name));
+    let read =
+        async |text: &str, limit| fs.read_file_if_lacking((dir, &name(text), limit), (&lacking, &names)).await.unwrap();
+    file(fs, dir, "file", "content").await;
+    let tells = read("file", 100).await.is_some();
+    let told = |answer| tells.then_some(answer);
+    file(fs, &lacking, "other", "").await;
+    assert_eq!(read("file", 100).await, told(Ok(b"content".to_vec())));
+    assert_eq!(read("file", 6).await, told(Err(Status::FBig)));
+    assert_eq!(read("lacking", 100).await, told(Err(Status::IsDir)));
+    assert_eq!(read("missing", 100).await, told(Err(Status::NoEnt)));
+    for there in &names {
+        fs.symlink(&lacking, there, b"target").await.unwrap();
+        assert_eq!(read("file", 100).await, None, "{there} is there");
+        fs.unlink(&lacking, there).await.unwrap();
+        assert_eq!(read("file", 100).await, told(Ok(b"content".to_vec())), "{there} is gone");
+    }
+    fill(fs, &lacking).await;
+    assert_eq!(read("file", 100).await, None, "one request shows too few");
+}
+
 pub(super) async fn the_figures_of_the_file_system_make_sense<F: Fs>(fs: &F, dir: &F::Handle) {
     let stat = fs.statfs(dir).await.unwrap();
     assert!(stat.total_bytes > 0, "{stat:?}");

@@ -113,6 +113,7 @@ all! {
     listing:
         a_listing_has_every_entry_once,
         a_listing_goes_on_where_it_was_while_entries_are_removed,
+        a_file_is_read_if_a_directory_lacks_names,
         the_figures_of_the_file_system_make_sense;
     locks:
         a_byte_is_locked_by_one_at_a_time,

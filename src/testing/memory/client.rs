@@ -354,6 +354,18 @@ impl Fs for MemoryFs {
         self.operate(format!("readdir {dir:?} from {from}"), |state| state.readdir(dir.fileid, from)).await
     }
 
+    async fn read_file_if_lacking(
+        &self,
+        (dir, name, limit): (&MemoryHandle, &Name, usize),
+        (lacking, names): (&MemoryHandle, &[Name]),
+    ) -> FsResult<Option<FsResult<Vec<u8>>>> {
+        let Page { entries, next } = self.readdir(lacking, 0).await?;
+        if next.is_some() || entries.iter().any(|entry| names.contains(&entry.name)) {
+            return Ok(None);
+        }
+        Ok(Some(self.read_file(dir, name, limit).await))
+    }
+
     async fn statfs(&self, dir: &MemoryHandle) -> FsResult<FsStat> {
         self.operate(format!("statfs {dir:?}"), |state| state.statfs(dir.fileid)).await
     }
