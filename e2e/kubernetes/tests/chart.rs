@@ -217,3 +217,25 @@ fn classes_of_volume_attributes_are_left_out_before_the_version_that_brought_the
     }
     Ok(())
 }
+
+#[test]
+fn a_release_without_the_controller_has_none_of_the_objects_that_another_release_has() -> Result<()> {
+    let exports = r#"{"main":{"server":"nfs.example.org","share":"/share"}}"#;
+    let values = [
+        ("controller.enabled", "false"),
+        ("exports", exports),
+        ("storageClasses", r#"[{"name":"a","export":"main"}]"#),
+        ("volumeAttributesClasses", r#"[{"name":"a","parameters":{"onDelete":"retain"}}]"#),
+        ("snapshots.enabled", "true"),
+        ("volumeSnapshotClasses", r#"[{"name":"a"}]"#),
+        ("volumeGroupSnapshotClasses", r#"[{"name":"a"}]"#),
+    ];
+    let kinds =
+        ["CSIDriver", "StorageClass", "VolumeAttributesClass", "VolumeSnapshotClass", "VolumeGroupSnapshotClass"];
+    let (whole, apart) = (rendered(&values[1..])?, rendered(&values)?);
+    for kind in kinds.map(|kind| format!("kind: {kind}\n")) {
+        ensure!(whole.contains(&kind) && !apart.contains(&kind), "{kind}");
+    }
+    ensure!(apart.contains("kind: DaemonSet"), "{apart}");
+    Ok(())
+}
