@@ -83,18 +83,17 @@ pub async fn install_takeover() -> Result<()> {
     helm(&[&name[..], &["--wait", "--timeout=3m", "--values", &ours]].concat()).await
 }
 
-/// Installs the controller alone, with the driver's own client and without any privilege, in another namespace, and
-/// leaves the nodes to the release under test.
-pub async fn install_controller_apart(namespace: &str) -> Result<()> {
-    upgrade(&["--set", "controller.enabled=false"]).await?;
-    let values = ["deploy/examples/values.yaml", "e2e/kubernetes/values.yaml"].map(repository);
-    let [examples, ours] = values.map(|file| file.display().to_string());
-    let name = ["install", "controller", ".", "--wait", "--timeout=3m", "--values", &examples, "--values", &ours];
-    // The release under test has the classes and the snapshot controller.
-    let none = "storageClasses=[],volumeAttributesClasses=[],volumeSnapshotClasses=[],volumeGroupSnapshotClasses=[]";
-    let sets =
-        ["--set", "controller.client=own,node.enabled=false,snapshots.controller.install=false", "--set-json", none];
-    helm_in(&repository(""), namespace, &[&name[..], &sets].concat()).await
+/// Installs the controller and the classes alone, with the driver's own client and without any privilege, in another
+/// namespace, and leaves the nodes to the release under test. Both have the values of the files `more`, too.
+pub async fn install_controller_apart(namespace: &str, more: &[&str]) -> Result<()> {
+    let files = [&["deploy/examples/values.yaml", "e2e/kubernetes/values.yaml"], more].concat();
+    let files: Vec<_> = files.into_iter().map(|file| repository(file).display().to_string()).collect();
+    let values: Vec<&str> = files.iter().flat_map(|file| ["--values", file]).collect();
+    upgrade(&[&values[..], &["--set", "controller.enabled=false"]].concat()).await?;
+    let name = ["install", "controller", ".", "--wait", "--timeout=3m"];
+    // The release under test has the snapshot controller.
+    let sets = ["--set", "controller.client=own,node.enabled=false,snapshots.controller.install=false"];
+    helm_in(&repository(""), namespace, &[&name[..], &values, &sets].concat()).await
 }
 
 /// Uninstalls it, and gives the release under test its controller back.

@@ -6,6 +6,7 @@ pub mod machine;
 pub mod namespace;
 pub mod prometheus;
 pub mod template;
+pub mod tls;
 pub mod wait;
 pub mod writers;
 
