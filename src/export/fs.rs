@@ -320,7 +320,7 @@ pub trait Fs: Clone + Send + Sync + 'static {
     }
 
     /// Reads a file like [`Fs::read_file`] if the same request shows that the directory `lacking` has few entries, and none
-    /// of `names`. After `None`, the caller has to read the file and to look for the names.
+    /// of `names`, in whatever case. After `None`, the caller has to read the file and to look for the names.
     fn read_file_if_lacking(
         &self,
         file: (&Self::Handle, &Name, usize),

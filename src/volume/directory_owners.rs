@@ -243,9 +243,11 @@ fn join(path: &str, name: &Name) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::testing::crash_harness::connect;
-    use crate::testing::memory::MemoryServer;
+    use crate::testing::memory::{MemoryServer, Node};
     use crate::testing::volume_crashes::create;
     use crate::volume::id::VolumeId;
     use crate::volume::lock::lock;
@@ -268,5 +270,34 @@ mod tests {
         create(&two, "t", Some("team"), 0, Attributes::default()).await.unwrap();
         let again = lock(&one, &a).await.unwrap();
         assert_eq!(found(&a, &again).await.0.as_deref(), Some("t"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_look_is_enough_while_few_directories_have_claims_and_the_volumes_own_has_none() {
+        let server = MemoryServer::new();
+        let (one, two) = (connect(&server), connect(&server));
+        let id = VolumeId::parse("nfs#export#v##").unwrap();
+        let name = id.name().unwrap();
+        let look = async || {
+            let (lock, before) = (lock(&one, &id).await.unwrap(), one.fs().operations());
+            let (record, found) = record_and_neighbours(&one, &name, &id.sub_dir, &lock).await;
+            let (operations, found) = (one.fs().operations() - before, found.unwrap());
+            (record.unwrap().is_some(), found.same.map(|same| same.name.to_string()), operations)
+        };
+        create(&two, "v", None, 0, Attributes::default()).await.unwrap();
+        let alone = look().await;
+        assert_eq!((alone.0, &alone.1), (true, &None));
+        for number in 0..40 {
+            server.plant(format!(".csi-nfs/paths/{number}"), Node::directory(0o700)).unwrap();
+        }
+        let (first, then) = (look().await, look().await);
+        assert!(first.2 > then.2 && then.2 > alone.2, "{alone:?}, {first:?}, {then:?}");
+        for number in 0..40 {
+            server.remove(format!(".csi-nfs/paths/{number}")).unwrap();
+        }
+        create(&two, "t", Some("v"), 0, Attributes::default()).await.unwrap();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        let shared = look().await;
+        assert_eq!((shared.0, shared.1.as_deref()), (true, Some("t")));
     }
 }

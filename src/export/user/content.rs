@@ -79,7 +79,7 @@ pub(super) async fn read_file_if_lacking(
     fs.ask(reading(fs, found, name, limit), |results| {
         is_at(results)?;
         let Listed { entries, last } = results.readdir()?;
-        let is_one = |entry: &Listing<'_>| names.iter().any(|name| name.as_bytes() == entry.name);
+        let is_one = |entry: &Listing<'_>| names.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(entry.name));
         if !last || entries.iter().any(is_one) {
             return Ok(None);
         }

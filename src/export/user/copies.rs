@@ -125,8 +125,8 @@ pub(super) async fn clone_entries(
     done
 }
 
-/// PUTFH, LOOKUP, GETATTR and LISTXATTRS of as many of these files as a request takes, up to the first that is not there.
-/// There is `None` for anything but plain files. There is one result at least.
+/// PUTFH, LOOKUP, GETATTR and LISTXATTRS of as many of these files as a request takes, up to the first that is not there:
+/// one result at least. There is `None` for anything but plain files.
 async fn seen<'a>(fs: &UserFs, dir: &UserHandle, names: &'a [Name]) -> FsResult<Vec<Option<Plain<'a>>>> {
     let (dir, attributes): (_, Vec<u32>) =
         (dir.directory()?, OBJECT.into_iter().chain(fs.0.acls.then_some(ACL)).collect());
@@ -138,16 +138,11 @@ async fn seen<'a>(fs: &UserFs, dir: &UserHandle, names: &'a [Name]) -> FsResult<
     let at_once = (fs.0.client.limits().operations - AROUND - at(dir).count()) / one;
     let some = &names[..names.len().min(at_once.max(1) as usize)];
     fs.ask(some.iter().fold(at(dir), each), |results| {
-        let (mut seen, mut goes_on) = (Vec::new(), is_at(results).is_ok());
-        for name in some {
-            let file = if goes_on { plain(fs, results, name) } else { Err(Status::NoEnt) };
-            goes_on = file.is_ok();
-            seen.push(file.unwrap_or(None));
-            if !goes_on {
-                break;
-            }
+        let mut seen = Vec::with_capacity(some.len());
+        if is_at(results).is_ok() {
+            seen.extend(some.iter().map_while(|name| plain(fs, results, name).ok()));
         }
-        Ok(seen)
+        Ok(if seen.is_empty() { vec![None] } else { seen })
     })
     .await
 }
@@ -166,7 +161,8 @@ fn plain<'a>(fs: &UserFs, results: &mut Results<'_>, name: &'a Name) -> FsResult
     Ok(attr.map(|attr| Plain { name, at, attr, acl: attributes.acl }))
 }
 
-/// One request with as many of these files as it takes. There is one result at least.
+/// One request with as many of these files as it takes, up to the first of which nothing is made: one result at least. What
+/// the server delays is said by a request that begins with it, so that the session repeats it.
 async fn cloned(fs: &UserFs, dir: &UserHandle, files: &[&Plain<'_>]) -> Vec<FsResult<Option<Attr>>> {
     let (mut compound, mut sent) = (Compound::default(), 0);
     for file in files {
@@ -183,7 +179,9 @@ async fn cloned(fs: &UserFs, dir: &UserHandle, files: &[&Plain<'_>]) -> Vec<FsRe
         let mut made = Vec::with_capacity(sent);
         for file in &files[..sent] {
             let (one, goes_on) = made_of(fs, results, file);
-            made.push(one);
+            if made.is_empty() || !matches!(one, Made::Nothing) {
+                made.push(one);
+            }
             if !goes_on {
                 break;
             }

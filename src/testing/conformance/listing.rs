@@ -65,7 +65,8 @@ pub(super) async fn a_file_is_read_if_a_directory_lacks_names<F: Fs>(fs: &F, dir
     assert_eq!(read("file", 6).await, told(Err(Status::FBig)));
     assert_eq!(read("lacking", 100).await, told(Err(Status::IsDir)));
     assert_eq!(read("missing", 100).await, told(Err(Status::NoEnt)));
-    for there in &names {
+    // A server may take names for the same that differ in case.
+    for there in &["a", "b", "B"].map(name) {
         fs.symlink(&lacking, there, b"target").await.unwrap();
         assert_eq!(read("file", 100).await, None, "{there} is there");
         fs.unlink(&lacking, there).await.unwrap();

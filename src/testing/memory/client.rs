@@ -360,7 +360,8 @@ impl Fs for MemoryFs {
         (lacking, names): (&MemoryHandle, &[Name]),
     ) -> FsResult<Option<FsResult<Vec<u8>>>> {
         let Page { entries, next } = self.readdir(lacking, 0).await?;
-        if next.is_some() || entries.iter().any(|entry| names.contains(&entry.name)) {
+        let is_one = |entry: &Name| names.iter().any(|name| name.as_bytes().eq_ignore_ascii_case(entry.as_bytes()));
+        if next.is_some() || entries.iter().any(|entry| is_one(&entry.name)) {
             return Ok(None);
         }
         Ok(Some(self.read_file(dir, name, limit).await))
