@@ -41,6 +41,9 @@ pub const SMALL: usize = 64 << 10;
 /// level takes a few hundred bytes.
 pub const DEPTH: usize = 16_384;
 
+/// The most entries of a directory that are kept. The driver's directories have fewer, unless a server lists them without end.
+pub const LISTED: usize = 1 << 20;
+
 /// How often work starts over because a directory on its way was removed.
 const REMOVALS: usize = 8;
 
@@ -264,27 +267,29 @@ impl<F: Fs> Export<F> {
 
     /// All names in a directory, in no particular order.
     pub async fn names(&self, dir: &F::Handle) -> Result<Vec<Name>> {
-        let mut names = Vec::new();
-        self.each_entry(dir, |entry| names.push(entry.name)).await?;
-        Ok(names)
+        self.listed(dir, |entry| Some(entry.name)).await
     }
 
     /// All entries of a directory, in no particular order.
     pub async fn entries(&self, dir: &F::Handle) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
-        self.each_entry(dir, |entry| entries.push(entry)).await?;
-        Ok(entries)
+        self.listed(dir, Some).await
     }
 
-    /// Gives all entries of a directory to `take`, in no particular order. There may be very many.
-    pub async fn each_entry(&self, dir: &F::Handle, take: impl FnMut(Entry)) -> Result<()> {
-        let (mut take, mut cookie) = (take, Some(0));
-        while let Some(from) = cookie {
+    /// What `take` makes of the entries of a directory, in no particular order.
+    ///
+    /// # Errors
+    /// [`Status::FBig`] if it makes something of more than [`LISTED`].
+    pub async fn listed<T>(&self, dir: &F::Handle, take: impl Fn(Entry) -> Option<T>) -> Result<Vec<T>> {
+        let (mut listed, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
             let page = self.page(dir, from).await?;
-            page.entries.into_iter().for_each(&mut take);
-            cookie = page.next;
+            listed.extend(page.entries.into_iter().filter_map(&take));
+            if listed.len() > LISTED {
+                return Err(self.failed(format!("listing a directory with more than {LISTED} entries"), Status::FBig));
+            }
+            next = page.next;
         }
-        Ok(())
+        Ok(listed)
     }
 
     /// A page of a directory's entries, from a position on; 0 is the beginning.

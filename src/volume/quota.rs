@@ -142,7 +142,7 @@ async fn answer_in<F: Fs>(
 /// The volumes that the agent has reported on.
 pub async fn answered<F: Fs>(export: &Export<F>) -> Result<Vec<VolumeName>> {
     match directory(export, ANSWERS).await? {
-        Some(dir) => Ok(export.names(&dir).await?.iter().filter_map(Record::of_file).collect()),
+        Some(dir) => export.listed(&dir, |entry| Record::of_file(&entry.name)).await,
         None => Ok(Vec::new()),
     }
 }

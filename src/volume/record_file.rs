@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::export::Export;
 use crate::export::fs::{Cookie, Entry, Fs, Name, Status, Step, gone};
 use crate::export::layout::Layout;
+use crate::export::{Export, LISTED};
 use crate::nfs::text::excerpt;
 use crate::volume::id::VolumeName;
 
@@ -169,13 +169,8 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
     /// The names of all objects with a record on an export, sorted.
     fn names<F: Fs>(export: &Export<F>) -> impl Future<Output = Result<Vec<VolumeName>>> + Send {
         async move {
-            let (mut names, mut next) = (Vec::new(), Some(0));
-            let Some(layout) = export.layout().await? else { return Ok(names) };
-            while let Some(at) = next {
-                let page = export.page(Self::directory(&layout), at).await?;
-                names.extend(page.entries.iter().filter_map(|entry| Self::of_file(&entry.name)));
-                next = page.next;
-            }
+            let Some(layout) = export.layout().await? else { return Ok(Vec::new()) };
+            let mut names = export.listed(Self::directory(&layout), |entry| Self::of_file(&entry.name)).await?;
             names.sort_unstable();
             Ok(names)
         }
@@ -192,7 +187,7 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
         most: usize,
     ) -> impl Future<Output = Result<Vec<(VolumeName, Cookie)>>> + Send {
         async move {
-            let (mut some, mut next) = (Vec::new(), Some(from));
+            let (mut some, mut next, mut passed) = (Vec::new(), Some(from), 0);
             let Some(layout) = export.layout().await? else { return Ok(some) };
             while let (Some(at), true) = (next, some.len() < most) {
                 let page = match export.page(Self::directory(&layout), at).await {
@@ -201,6 +196,10 @@ pub trait RecordFile: Serialize + DeserializeOwned + Send + Sync {
                     }
                     page => page?,
                 };
+                passed += page.entries.len();
+                if passed > LISTED + most {
+                    return Err(export.failed("listing records among too many other files", Status::FBig));
+                }
                 let named = |entry: Entry| Some((Self::of_file(&entry.name)?, entry.cookie));
                 some.extend(page.entries.into_iter().filter_map(named));
                 next = page.next;

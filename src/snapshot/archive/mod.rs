@@ -166,8 +166,8 @@ fn found(id: ArchiveId, file: Name, gzip: bool, attr: &Attr) -> Found {
 /// The names on the share that may be directories of snapshots, sorted: all but the driver's own directory, archived
 /// volumes, and the names of recorded volumes.
 pub async fn names<F: Fs>(export: &Export<F>) -> Result<BTreeSet<VolumeName>> {
-    let mut names: BTreeSet<VolumeName> =
-        export.names(&export.fs().root()).await?.iter().filter_map(|name| VolumeName::of_file(name, "")).collect();
+    let named = export.listed(&export.fs().root(), |entry| VolumeName::of_file(&entry.name, "")).await?;
+    let mut names: BTreeSet<VolumeName> = named.into_iter().collect();
     names.retain(|name| name.as_str() != SubDir::PRIVATE && !name.as_str().starts_with(ARCHIVED));
     for volume in VolumeRecord::names(export).await? {
         names.remove(&volume);

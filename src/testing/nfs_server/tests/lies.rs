@@ -1,8 +1,12 @@
 //! A server that lies. The client answers with an error, in time, and keeps nothing that it did not ask for.
 
+use std::sync::Arc;
+
 use rstest::rstest;
 
 use super::*;
+use crate::error::Error;
+use crate::export::Export;
 use crate::export::fs::{FsResult, LockMode, OpenMode, Seek, Status};
 use crate::nfs4::attributes::attribute::{FSID, SIZE, TYPE};
 use crate::nfs4::attributes::bitmap;
@@ -142,6 +146,25 @@ async fn a_list_without_names_is_not_followed() {
     let before = server.requests();
     assert_eq!(ask(&fs, op::LISTXATTRS).await, Err(Status::Io));
     assert_eq!(server.requests() - before, 1);
+}
+
+#[tokio::test]
+async fn a_directory_without_end_is_an_error() {
+    let (_export, server, fs) = served().await;
+    let share = Source::share(source::Server::parse("server", "nfs").unwrap(), Share::parse("share", "/").unwrap());
+    let export = Export::new(share, fs, Arc::default());
+    let page = |cookie: u64| {
+        result(op::READDIR, |to| {
+            to.u64(0);
+            (0..1000).for_each(|_| _ = to.bool(true).u64(cookie).opaque(b"name").list(&[]).opaque(b""));
+            to.bool(false).bool(false);
+        })
+    };
+    for number in 0..1100 {
+        server.on(op::READDIR, 1, page(5 + number % 2));
+    }
+    let listed = export.names(&export.fs().root()).await;
+    assert!(matches!(listed, Err(Error::Export { status: Status::FBig, .. })), "{listed:?}");
 }
 
 #[tokio::test]
