@@ -20,7 +20,7 @@ use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::snapshot::content::tree_of_volume;
 use crate::snapshot::group_record::GroupRecord;
-use crate::snapshot::jobs::Jobs;
+use crate::snapshot::jobs::{self, Jobs};
 use crate::snapshot::lock::job;
 use crate::snapshot::record::{Record, State};
 use crate::snapshot::tree::{How, Tree};
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A snapshot of one volume, or a group of snapshots.
 pub trait Taken: Clone + Send + Sync + 'static {
     /// The record of the snapshot or group.
-    type Record: Clone + Send + Sync + 'static;
+    type Record: Clone + PartialEq + Send + Sync + 'static;
 
     /// The name of the copy job.
     fn job(&self) -> String;
@@ -193,8 +193,8 @@ pub async fn create_snapshot<C: Connect, T: Taken>(
         let (taken, target) = (what.clone(), export.clone());
         let copy = async move |how| taken.fill(&target, &trees, &how).await;
         match timeout(PATIENCE, jobs.join(key.clone(), of, copy).wait()).await {
-            Ok(done) => {
-                done?;
+            Ok(Err(error)) => Err(jobs::failed(error, &begun, what.find(&export)).await),
+            Ok(Ok(())) => {
                 let gone =
                     || Error::Interrupted("the snapshot was deleted just after it was taken; call again".to_owned());
                 ready().await?.ok_or_else(gone)

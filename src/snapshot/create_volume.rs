@@ -18,7 +18,7 @@ use crate::nfs::options::MountOptions;
 use crate::nfs::source::Source;
 use crate::snapshot::content::{self, Content};
 use crate::snapshot::copies::Key;
-use crate::snapshot::jobs::{Jobs, Running};
+use crate::snapshot::jobs::{self, Jobs, Running};
 use crate::snapshot::snapshot_backed;
 use crate::snapshot::tree::{How, Stage};
 use crate::volume::create::{Create, check_same, create};
@@ -101,11 +101,13 @@ pub async fn create_volume<C: Connect>(exports: &Exports<C>, jobs: &Arc<Jobs>, a
         };
         match (begin(&export, asked, content.as_ref()).await?, content) {
             (Begun::Whole(record), _) => return Ok(record),
-            (Begun::Pending(_), Some(content)) => {
+            (Begun::Pending(begun), Some(content)) => {
                 let (of, target, filled) = (vec![content.of()], export.clone(), asked.volume.clone());
                 let copy = async move |how| fill(&target, &filled, &content, &how).await;
                 let running = jobs.join(asked.key(), of, copy);
-                wait(running, asked).await?;
+                if let Err(error) = wait(running, asked).await {
+                    return Err(jobs::failed(error, &begun, Record::read(&export, name)).await);
+                }
             }
             (Begun::Pending(_), None) => {}
         }

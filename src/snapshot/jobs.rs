@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::export::copy::Options;
 use crate::export::progress::{Progress, TELL, told};
 use crate::nfs::source::Server;
+use crate::nfs::status::Status;
 use crate::snapshot::copies::{About, Copy, Key};
 use crate::snapshot::tree::How;
 use crate::snapshot::turns::{self, Place};
@@ -189,6 +190,22 @@ impl Jobs {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The error of a call whose copy has failed. A copy gives up the record with which it began. If `begun`, that of the call, is
+/// still there, then the copy was for an earlier one, which was deleted during the copy, and the call has to be repeated.
+pub async fn failed<R: PartialEq>(error: Error, begun: &R, now: impl Future<Output = Result<Option<R>>>) -> Error {
+    let is_final = match &error {
+        Error::UnderWay(_) | Error::Interrupted(_) | Error::Unreachable { .. } => false,
+        Error::Export { status, .. } => !status.is_unanswered() && *status != Status::Stale,
+        _ => true,
+    };
+    if is_final && now.await.is_ok_and(|now| now.as_ref() == Some(begun)) {
+        return Error::Interrupted(format!(
+            "the copy was begun anew while an earlier one went on, which has failed: {error}; call again"
+        ));
+    }
+    error
 }
 
 #[cfg(test)]

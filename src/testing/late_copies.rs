@@ -15,7 +15,7 @@ use crate::snapshot::{create_volume, delete, find, group, single};
 use crate::testing::crash_harness::{Call as _, Connection, connect, reach, settle};
 use crate::testing::memory::{Crash, MemoryFs, MemoryServer, Node};
 use crate::testing::snapshot_crashes::Call::{
-    self, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot,
+    self, Clone as CloneOf, Delete, DeleteGroup, DeleteSnapshot, Group, List, Make, Restore, Show, Snapshot,
 };
 use crate::testing::snapshot_crashes::{id, named};
 use crate::testing::volume_crashes::{expand, modify};
@@ -153,6 +153,45 @@ async fn who_takes_what_another_controller_deletes_at_once_is_told_to_call_again
         let within = tokio::time::timeout(Duration::from_secs(10), delete).map(Result::unwrap);
         let (taken, ()) = tokio::join!(take.run(&export), within);
         assert!(matches!(taken, Err(Error::Interrupted(_))), "{take:?}: {taken:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_begun_anew_during_a_copy_that_then_fails_is_given_up_by_the_call_or_the_call_is_repeated() {
+    let calls = [
+        (CloneOf("c", "v"), Delete("c"), ".csi-nfs/volumes/c.json"),
+        (Snapshot("s", "v"), DeleteSnapshot("s"), ".csi-nfs/snapshots/s.json"),
+    ];
+    for (make, delete, record) in calls {
+        let server = Call::prepared(&[Make("v")]).await;
+        for number in 0..200 {
+            server.plant(format!("v/{number}"), Node::file(0o640, "content")).unwrap();
+        }
+        let (export, other) = (connect(&server), connect(&server));
+        export.fs().delay(Duration::from_millis(10));
+        let begun = async || {
+            while !server.tree().has(record) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let again = async {
+            // The copy is under way.
+            while server.tree().below(".csi-nfs/staging").paths().len() < 20 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            delete.run(&other).await.unwrap();
+            let source_goes = async {
+                begun().await;
+                Delete("v").run(&other).await.unwrap();
+            };
+            tokio::join!(make.run(&export), source_goes).0
+        };
+        let (_, mut again) = tokio::join!(make.run(&export), again);
+        while let Err(Error::Interrupted(_)) = again {
+            again = make.run(&export).await;
+        }
+        assert!(matches!(again, Err(Error::NotFound { .. })), "{make:?}: {again:?}");
+        assert!(!server.tree().has(record), "{make:?} is left");
     }
 }
 
