@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -171,7 +171,7 @@ impl Lab {
         self.assert_alone();
         match outage {
             Outage::Stopped => ganesha("stop"),
-            Outage::Frozen => kill_process(ganesha_pid(), Signal::STOP).unwrap(),
+            Outage::Frozen => freeze(ganesha_pid()),
             Outage::CutOff => ganesha_link("down"),
         }
         Away(match outage {
@@ -292,6 +292,21 @@ fn check() {
 
 fn ganesha(what: &str) {
     run(Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/vm/ganesha"), [what]);
+}
+
+/// Stops a process. Until each of its threads has seen the signal, the others may still work.
+fn freeze(pid: Pid) {
+    kill_process(pid, Signal::STOP).unwrap();
+    let is_stopped = |task: fs::DirEntry| {
+        let status = fs::read_to_string(task.path().join("status"));
+        status.is_ok_and(|status| status.contains("\nState:\tT"))
+    };
+    let start = Instant::now();
+    let tasks = || fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).unwrap();
+    while !tasks().all(|task| is_stopped(task.unwrap())) {
+        assert!(start.elapsed() < Duration::from_secs(5), "a thread of {pid:?} does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn ganesha_pid() -> Pid {
