@@ -62,7 +62,7 @@ pub struct Export<F: Fs> {
     pub(crate) emptying: emptying::Emptying,
     /// When a change last found no index of promised bytes (`volume/overcommit.rs`).
     pub(crate) unindexed: seen::Seen,
-    /// When `.csi-nfs/paths` was last seen to have more names than one request shows (`volume/claims.rs`).
+    /// When `.csi-nfs/paths` was last seen to have more names than one request shows (`volume/directory_owners.rs`).
     pub(crate) many_paths: seen::Seen,
     space: Mutex<Option<(FsStat, Instant)>>,
 }

@@ -17,29 +17,22 @@
 //! go.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use tokio::time::Instant;
 use tokio::try_join;
 
 use crate::error::{Error, Result};
+use crate::export::Export;
 use crate::export::emptying::Leaving;
 use crate::export::fs::{Fs, Kind, Name, Status};
-use crate::export::{Export, SMALL};
 use crate::nfs::source::SubDir;
 use crate::volume::directory;
 use crate::volume::id::{VolumeId, VolumeName};
-use crate::volume::record::Record;
-use crate::volume::record_file::RecordFile as _;
 
 /// Where claims are, as told apart from directories of the share.
 const PATHS: &str = ".csi-nfs/paths";
 
 /// The suffix of a kept record's file. No volume's name contains `#`, so no claim has this suffix.
 const KEPT: &str = "#kept";
-
-/// How long nobody tries whether one request shows all of `.csi-nfs/paths` after one did not.
-const MANY_PATHS: Duration = Duration::from_secs(60);
 
 /// The file name of the kept record of the deleted volume `name`.
 pub fn kept_file(name: &VolumeName) -> Result<Name> {
@@ -98,24 +91,9 @@ impl<F: Fs> Default for Way<F> {
     }
 }
 
-/// The record of a volume whose directory has its name, if the same request shows that nobody has a claim on the directory or
-/// on one in it, and that it was not kept. After `None`, [`read`] and [`Record::read`] tell.
-pub async fn record_if_none<F: Fs>(export: &Export<F>, volume: &VolumeName) -> Result<Option<Option<Record>>> {
-    let Some(layout) = export.layout().await?.filter(|_| export.many_paths.within(MANY_PATHS).is_none()) else {
-        return Ok(None);
-    };
-    let (looked, node) = (Instant::now(), volume.file("")?);
-    let names: Vec<Name> = link_name(&node).into_iter().chain([node]).collect();
-    let (file, none) = (Record::file(volume)?, (&layout.paths, &names[..]));
-    match export.fs().read_file_if_lacking((Record::directory(&layout), &file, SMALL), none).await {
-        Ok(Some(Ok(bytes))) => Ok(Some(Some(Record::decode(volume, &bytes)?))),
-        Ok(Some(Err(Status::NoEnt))) => Ok(Some(None)),
-        // Other errors are those of the single requests, too.
-        _ => {
-            export.many_paths.record(looked);
-            Ok(None)
-        }
-    }
+/// The names by which a node has what there is of the directory `name`.
+pub fn names(name: Name) -> Vec<Name> {
+    link_name(&name).into_iter().chain([name]).collect()
 }
 
 /// Reads what there is of the directory `name`, whose parent directory has the node `above`.

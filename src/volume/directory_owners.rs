@@ -7,18 +7,24 @@
 //!
 //! The caller holds the volume's lock (`lock.rs`).
 
+use std::time::Duration;
+
 use tokio::join;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::export::Export;
-use crate::export::fs::{Fs, Name};
+use crate::export::fs::{Fs, Name, Status};
 use crate::export::locks::Guard;
+use crate::export::{Export, SMALL};
 use crate::nfs::source::SubDir;
 use crate::volume::claims::{self, Entries, Way};
 use crate::volume::directory;
 use crate::volume::id::VolumeName;
 use crate::volume::record::Record;
 use crate::volume::record_file::RecordFile as _;
+
+/// How long nobody tries whether one request shows all of `.csi-nfs/paths` after one did not.
+const MANY_PATHS: Duration = Duration::from_secs(60);
 
 /// The volumes whose directories overlap with a given directory.
 pub struct Neighbours<F: Fs> {
@@ -102,20 +108,35 @@ pub async fn record_and_neighbours<F: Fs>(
     sub_dir: &SubDir,
     lock: &Guard<F>,
 ) -> (Result<Option<Record>>, Result<Neighbours<F>>) {
-    let alone = async || {
-        let record = claims::record_if_none(export, name).await?;
-        let Some((record, layout)) = record.zip(export.layout().await?) else { return Ok(None) };
-        let way = Way { nodes: vec![layout.paths.clone()], own: Vec::new() };
-        Ok(Some((record, Neighbours { way, ..Neighbours::default() })))
-    };
     if sub_dir.as_str() == name.as_str() {
-        match alone().await {
+        match alone(export, name).await {
             Ok(Some((record, neighbours))) => return (Ok(record), Ok(neighbours)),
             Ok(None) => {}
             Err(error) => return (Err(error), Ok(Neighbours::default())),
         }
     }
     join!(Record::read(export, name), neighbours(export, sub_dir, Some(name), lock))
+}
+
+/// The record of a volume whose directory has its name, if the same request shows that nobody has a claim on the directory or
+/// on one in it, and that it was not kept. After `None`, [`claims::read`] and [`Record::read`] tell.
+async fn alone<F: Fs>(export: &Export<F>, name: &VolumeName) -> Result<Option<(Option<Record>, Neighbours<F>)>> {
+    let Some(layout) = export.layout().await?.filter(|_| export.many_paths.within(MANY_PATHS).is_none()) else {
+        return Ok(None);
+    };
+    let (looked, file, names) = (Instant::now(), Record::file(name)?, claims::names(name.file("")?));
+    let file = (Record::directory(&layout), &file, SMALL);
+    let record = match export.fs().read_file_if_lacking(file, (&layout.paths, &names)).await {
+        Ok(Some(Ok(bytes))) => Some(Record::decode(name, &bytes)?),
+        Ok(Some(Err(Status::NoEnt))) => None,
+        // Other errors are those of the single requests, too.
+        _ => {
+            export.many_paths.record(looked);
+            return Ok(None);
+        }
+    };
+    let way = Way { nodes: vec![layout.paths.clone()], own: Vec::new() };
+    Ok(Some((record, Neighbours { way, ..Neighbours::default() })))
 }
 
 async fn find_neighbours<F: Fs>(
@@ -243,8 +264,6 @@ fn join(path: &str, name: &Name) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::testing::crash_harness::connect;
     use crate::testing::memory::{MemoryServer, Node};
